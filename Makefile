@@ -1,0 +1,39 @@
+# make demo   sets up .venv, trains on embedded data, and says where the report is
+# make test   sets up .venv with the developers' tools, then lints and tests
+# make lint   the checks of `make test` without the tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: demo test lint
+
+demo: $(VENV)/installed
+	$(BIN)/fanogan demo --out demo
+	@echo "The report: $(CURDIR)/demo/report.html"
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# Stamps: an install is repeated only after one of the two files that decide it has changed.
+$(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing fanogan into $(VENV); the first time takes some minutes."
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing fanogan and its developers' tools into $(VENV); the first time takes some minutes."
+	$(INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+# A half-made environment is removed: its python would pass for a finished one next time.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "fanogan needs Python 3.11 or newer, and '$(PYTHON)' is not: name one with 'make PYTHON=/path/to/python3.11 …'."; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }

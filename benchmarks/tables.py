@@ -1,0 +1,123 @@
+"""What the benchmarks share: where data lies, where results go, and tables in the docs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fanogan import FAnoGAN
+from fanogan.evaluation import calibrated_row, compared_rows
+from fanogan.folders import write_whole
+from fanogan.metrics import trivial_scores
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs" / "benchmarks.md"
+
+
+def data_folder(argument: str | None) -> Path:
+    """The folder of the benchmark data: an argument, FANOGAN_DATA, or ../shared/data."""
+    folder = Path(argument or os.environ.get("FANOGAN_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        sys.exit(f"{folder}: no data here; give --data, or set FANOGAN_DATA")
+    return folder
+
+
+def commit() -> str:
+    """The commit that is checked out, marked where tracked sources differ from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "src", "benchmarks")
+    return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")
+
+
+def machine() -> str:
+    """The machine in words, without its name."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.split(":", 1)[1].strip()
+        for line in (info.read_text().splitlines() if info.exists() else [])
+        if line.startswith("model name")
+    ]
+    return f"{len(names) or os.cpu_count()} cores {names[0] if names else platform.machine()}"
+
+
+def conditions(**more: Any) -> dict[str, Any]:
+    """What a result must carry."""
+    return {
+        "commit": commit(),
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **more,
+    }
+
+
+def done(path: Path) -> dict[str, Any] | None:
+    """The result in a file, if it is there already."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def keep(path: Path, result: Mapping[str, Any]) -> None:
+    """Write a result whole or not at all."""
+    write_whole(path, json.dumps(result, indent=1).encode())
+
+
+def evaluated(
+    detector: FAnoGAN,
+    images: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[str] | None = None,
+    alpha: float = 0.05,
+) -> dict[str, Any]:
+    """The rows of a detector on labelled images, and what its calibrated threshold reaches."""
+    scores = detector.score(images)
+    untrained = detector.untrained().score(images).total
+    each = [trivial_scores(image / 255) for image in images]
+    trivial = {name: np.array([one[name] for one in each]) for name in each[0]}
+    terms = {"total": scores.total, "image": scores.image, "feature": scores.feature}
+    return {
+        "rows": compared_rows(labels, terms, untrained, trivial, groups),
+        "calibrated": calibrated_row(
+            labels, scores.total, detector.calibration.units.get("image"), alpha
+        ),
+        "n": len(labels),
+        "n_anomalous": int(labels.sum()),
+    }
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over seeds or classes, or the one value."""
+    mean = f"{np.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write_section(name: str, text: str, path: Path = DOCS) -> None:
+    """Put text between a section's markers in the docs, and print it."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    page = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
+    if begin not in page:
+        page += f"\n{begin}\n{end}\n"
+    before, rest = page.split(begin)
+    after = rest.split(end)[1]
+    write_whole(path, f"{before}{begin}\n{text}\n{end}{after}".encode())
+    print(text)

@@ -1,0 +1,354 @@
+"""How much is too much: p-values, thresholds and the colour scale, from held-out normals alone.
+
+Some of the normal subjects are held out of training (`split_subjects`) and scored by the trained
+model. A new score's conformal p-value is its rank among them, p = (1 + #{held out >= score}) /
+(n + 1) (Vovk, Gammerman and Shafer, *Algorithmic Learning in a Random World*, 2005; Bates et al.,
+*Testing for Outliers with Conformal p-values*, Annals of Statistics 2023). Where held-out and new
+normals are exchangeable, at most a share alpha of new normals has p <= alpha, whatever the
+distribution of the scores. Images of one subject resemble each other, so that promise holds for
+the subjects that were held out and is weaker than n suggests for others; `HeldOut.describe` says so
+where there are few. No anomaly is needed, and none is used.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FEW_SUBJECTS = 20
+"""With fewer held-out subjects than this, a description says that others may differ."""
+
+MAP_QUANTILE = 0.995
+"""The colour scale of maps ends at this quantile of the held-out normals' pixel residuals."""
+
+
+def held_out_needed(alpha: float) -> int:
+    """Return how many held-out units a false-positive rate needs: ceil(1 / alpha) - 1.
+
+    Args:
+        alpha: The wanted false-positive rate, in (0, 1).
+
+    Returns:
+        The smallest n for which the smallest possible p-value, 1 / (n + 1), is at most alpha.
+
+    Raises:
+        ValueError: alpha is not between 0 and 1.
+    """
+    _check_rate(alpha)
+    # 1 / alpha may be rounded across an integer (1 / (1 / 49) > 49), so the p-value itself decides.
+    units = max(1, math.floor(1 / alpha) - 1)
+    while 1 / units > alpha:
+        units += 1
+    return units - 1
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Scores of normals held out of training, for one kind of unit (image or volume).
+
+    Attributes:
+        scores: (n,) float64, higher is more anomalous; kept as a read-only copy.
+        groups: (n,) the subject of each.
+
+    Raises:
+        ValueError: A score is not finite, or scores and groups differ in number.
+    """
+
+    scores: NDArray[np.float64]
+    groups: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Copy, freeze and check the fields."""
+        scores = np.array(self.scores, dtype=np.float64)
+        groups = tuple(str(group) for group in self.groups)
+        if scores.shape != (len(groups),):
+            raise ValueError(
+                f"held-out scores of shape {scores.shape} came with {len(groups)} subjects: "
+                "give one subject for each score"
+            )
+        if not np.isfinite(scores).all():
+            worst = groups[int(np.flatnonzero(~np.isfinite(scores))[0])]
+            raise ValueError(
+                f"a held-out score of subject {worst!r} is not finite: "
+                "look at this subject's images, or train again with a lower learning rate"
+            )
+        scores.setflags(write=False)
+        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "groups", groups)
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether scores and groups are the same, in the same order."""
+        if not isinstance(other, HeldOut):
+            return NotImplemented
+        return self.groups == other.groups and np.array_equal(self.scores, other.scores)
+
+    @property
+    def n(self) -> int:
+        """Number of held-out units."""
+        return len(self.groups)
+
+    @property
+    def n_subjects(self) -> int:
+        """Number of distinct subjects among them."""
+        return len(set(self.groups))
+
+    def p_value(self, score: float) -> float:
+        """Return the conformal p-value of one score, in [1 / (n + 1), 1]."""
+        return float(self.p_values([score])[0])
+
+    def p_values(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Return p = (1 + #{held out >= score}) / (n + 1) for each score.
+
+        Args:
+            scores: Array of any shape, higher is more anomalous.
+
+        Returns:
+            Array of the same shape, in [1 / (n + 1), 1].
+
+        Raises:
+            ValueError: A score is not a number.
+        """
+        wanted = np.asarray(scores, dtype=np.float64)
+        if np.isnan(wanted).any():
+            raise ValueError(
+                "a score is not a number, so it has no p-value: look at the image it came from"
+            )
+        at_least = self.n - np.searchsorted(np.sort(self.scores), wanted, side="left")
+        # A correctly rounded division equals the alpha that a user types for the same ratio, so
+        # that p <= alpha needs no tolerance: 1 / 20 and .05 are the same float.
+        return np.asarray((1 + at_least) / (self.n + 1), dtype=np.float64)
+
+    def threshold(self, alpha: float) -> float | None:
+        """Return the score above which, strictly, a unit is flagged at a false-positive rate.
+
+        It is the k-th largest held-out score, k being the largest integer with k / (n + 1) <=
+        alpha. A score equal to it is not flagged, since it counts that held-out score against
+        itself.
+
+        Args:
+            alpha: The wanted false-positive rate, in (0, 1).
+
+        Returns:
+            The threshold, or None where fewer than `held_out_needed(alpha)` were held out.
+
+        Raises:
+            ValueError: alpha is not between 0 and 1.
+        """
+        if not self._suffices(alpha):
+            return None
+        attainable = np.arange(1, self.n + 1) / (self.n + 1)
+        rank = int(np.searchsorted(attainable, alpha, side="right"))
+        return float(np.sort(self.scores)[self.n - rank])
+
+    def flag(self, score: float, alpha: float) -> bool | None:
+        """Tell whether one score's p-value is at most alpha; None where too few were held out."""
+        flags = self.flags([score], alpha)
+        return None if flags is None else flags[0]
+
+    def flags(self, scores: Sequence[float] | NDArray[Any], alpha: float) -> list[bool] | None:
+        """Tell for each score whether it is flagged, p <= alpha.
+
+        Args:
+            scores: (n,) scores, higher is more anomalous.
+            alpha: The wanted false-positive rate, in (0, 1).
+
+        Returns:
+            One bool a score, or None where fewer than `held_out_needed(alpha)` were held out: there
+            is then no flag at this level.
+
+        Raises:
+            ValueError: alpha is not between 0 and 1, or a score is not a number.
+        """
+        if not self._suffices(alpha):
+            return None
+        return [bool(p <= alpha) for p in self.p_values(scores)]
+
+    def describe(self, alpha: float, unit: str = "image") -> str:
+        """Say in one sentence what is flagged at a false-positive rate, and on what evidence.
+
+        Args:
+            alpha: The wanted false-positive rate, in (0, 1).
+            unit: What was scored, in the singular: 'image' or 'volume'.
+
+        Returns:
+            A sentence with n and the number of subjects.
+
+        Raises:
+            ValueError: alpha is not between 0 and 1.
+        """
+        evidence = (
+            f"{_counted(self.n, f'held-out {unit}')} of {_counted(self.n_subjects, 'subject')}"
+        )
+        threshold = self.threshold(alpha)
+        if threshold is None:
+            needed = held_out_needed(alpha)
+            return (
+                f"too few held out: {evidence}, {needed} {'is' if needed == 1 else 'are'} needed "
+                f"for a false-positive rate of {_percent(alpha)}, so no flag is given"
+            )
+        if self.n_subjects < FEW_SUBJECTS:
+            evidence += f"; within {_counted(self.n_subjects, 'subject')}: others may differ"
+        return (
+            f"above {threshold:.4g} is flagged: at most {_percent(alpha)} of normal {unit}s "
+            f"expected ({evidence})"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them, without loss."""
+        return {"scores": self.scores.tolist(), "groups": list(self.groups)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "HeldOut":
+        """Make it again from what `to_dict` returned."""
+        return cls(np.asarray(values["scores"], dtype=np.float64), tuple(values["groups"]))
+
+    def _suffices(self, alpha: float) -> bool:
+        return self.n >= held_out_needed(alpha)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What held-out normals say about scores and maps; saved with the model.
+
+    Attributes:
+        units: Held-out scores of each kind of unit, 'image' and 'volume'.
+        map_scale: Upper end of the fixed colour scale of maps, a pixel residual: the
+            `MAP_QUANTILE` quantile over all held-out pixels (see `ResidualHistogram`).
+
+    Raises:
+        ValueError: map_scale is not a positive number.
+    """
+
+    units: dict[str, HeldOut]
+    map_scale: float
+
+    def __post_init__(self) -> None:
+        """Check that the colour scale can be divided by."""
+        if not 0 < self.map_scale < math.inf:
+            raise ValueError(
+                f"a colour scale cannot end at {self.map_scale}: give a positive pixel residual"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them, without loss."""
+        units = {unit: held_out.to_dict() for unit, held_out in self.units.items()}
+        return {"units": units, "map_scale": float(self.map_scale)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
+        """Make it again from what `to_dict` returned."""
+        units = {unit: HeldOut.from_dict(held_out) for unit, held_out in values["units"].items()}
+        return cls(units, float(values["map_scale"]))
+
+
+def split_subjects(groups: Sequence[str], share: float = 0.1, seed: int = 0) -> NDArray[np.bool_]:
+    """Choose whole subjects to hold out of training for calibration.
+
+    The choice depends on the subjects' names and the seed alone: neither the order of the files,
+    nor the number of images of a subject, nor the version of a library changes it.
+
+    Args:
+        groups: (n,) the subject of each image or volume.
+        share: Share of the subjects to hold out, in (0, 1); rounded, at least one, never all.
+        seed: Another seed chooses other subjects.
+
+    Returns:
+        (n,) bool, True where held out.
+
+    Raises:
+        ValueError: There are fewer than two subjects, or the share is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"a share of {share} cannot be held out: give one between 0 and 1")
+    subjects = sorted(set(groups))
+    if len(subjects) < 2:
+        raise ValueError(
+            f"at least two subjects are needed, {_counted(len(subjects), 'subject')} found: "
+            "one is held out for calibration; add images of another subject, or name the "
+            "subjects with --groups"
+        )
+    count = min(max(1, round(share * len(subjects))), len(subjects) - 1)
+    held_out = set(sorted(subjects, key=lambda subject: _draw(subject, seed))[:count])
+    return np.array([group in held_out for group in groups], dtype=np.bool_)
+
+
+class ResidualHistogram:
+    """A streaming quantile of pixel residuals, |x - G(E(x))| of images in [-1, 1].
+
+    Memory is that of 20,000 counts however many pixels come by. A quantile is the upper edge of its
+    bin, at most 1/10,000 above the exact one, never below it, and so never 0.
+    """
+
+    UPPER = 2.0
+    BINS = 20_000
+
+    def __init__(self) -> None:
+        """Start with no pixel seen."""
+        self._counts = np.zeros(self.BINS, dtype=np.int64)
+
+    def update(self, residuals: ArrayLike) -> None:
+        """Count the pixels of one map.
+
+        Args:
+            residuals: Array of any shape, values in [0, 2]; a rounding error beyond is allowed.
+
+        Raises:
+            ValueError: A residual is not a number, negative, or above 2.
+        """
+        values = np.asarray(residuals, dtype=np.float64).ravel()
+        if values.size == 0:
+            return
+        width = self.UPPER / self.BINS
+        # Written so that NaN, which compares False with everything, fails too.
+        if not (values.min() >= -width and values.max() <= self.UPPER + width):
+            raise ValueError(
+                f"pixel residuals from {values.min()} to {values.max()} came, but they lie in "
+                "[0, 2] where image and reconstruction lie in [-1, 1]: look at the image for "
+                "values that are not numbers"
+            )
+        bins = np.clip((values / width).astype(np.int64), 0, self.BINS - 1)
+        self._counts += np.bincount(bins, minlength=self.BINS)
+
+    def quantile(self, q: float) -> float:
+        """Return the value that a share q of all residuals seen does not exceed.
+
+        Args:
+            q: The share, in (0, 1].
+
+        Returns:
+            The quantile, in (0, 2], at most 1/10,000 above the exact one (the smallest residual
+            with at least a share q at or below it).
+
+        Raises:
+            ValueError: q is outside (0, 1], or no pixel has been seen.
+        """
+        if not 0 < q <= 1:
+            raise ValueError(f"there is no quantile {q}: give a share above 0 and at most 1")
+        seen = np.cumsum(self._counts)
+        if seen[-1] == 0:
+            raise ValueError("no residual has been seen: update the histogram with a map first")
+        # .07 * 100 is a little above 7 in floats, and rounding it up would give the eighth pixel.
+        rank = max(1, math.ceil(q * int(seen[-1]) * (1 - 1e-12)))
+        return float((int(np.searchsorted(seen, rank)) + 1) * self.UPPER / self.BINS)
+
+
+def _draw(subject: str, seed: int) -> bytes:
+    """Return a number as good as random that depends on subject and seed alone."""
+    return hashlib.sha256(f"{seed}\n{subject}".encode(errors="surrogateescape")).digest()
+
+
+def _check_rate(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise ValueError(f"a false-positive rate of {alpha} is not possible: give one in (0, 1)")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g} %"

@@ -1,0 +1,59 @@
+"""The model card that is kept with every model: what it learnt from, how, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fanogan.calibration import HeldOut
+
+ALPHA = 0.05
+
+
+def model_card(facts: Mapping[str, Any]) -> str:
+    """The card as Markdown, from the facts of ``model.json``."""
+    data, recipe, seen = facts["fingerprint"], facts["recipe"], facts["preprocessing"]
+    window = seen["window"]
+    through = f"windows of {window[0]}×{window[1]} pixels" if window else "whole images"
+    held_out = "\n".join(
+        f"- {unit}s: {HeldOut.from_dict(values).describe(ALPHA, unit)}"
+        for unit, values in facts["calibration"]["units"].items()
+    )
+    warnings = "\n".join(f"- {warning}" for warning in facts["warnings"]) or "- none"
+    return f"""# Model card: {facts["detector"]}, recipe {recipe["name"]}
+
+Research use only, not a medical device.
+
+## What it learnt from
+
+- {data["images"]:,} normal images of {data["subjects"]:,} subjects, {seen["channels"]} channel(s),
+  {seen["depth"]}; grey values {seen["low"]:g} to {seen["high"]:g} become −1 to 1
+- {data["duplicates"]:,} of them exact duplicates
+- fingerprint (SHA-256 of the images' own): `{data["sha256"]}`
+- seed {facts["seed"]}
+
+## How
+
+- {through}, seen at {seen["sides"][0]}×{seen["sides"][1]}; width {recipe["width"]}, \
+latent {recipe["latent"]}
+- {recipe["critic_updates"]:,} critic updates, {recipe["critic_updates_per_round"]} a round;
+  {recipe["encoder_updates"]:,} encoder updates ({recipe["encoder_loss"]}, \
+{recipe["encoder_output"]} output)
+- fanogan {facts["fanogan"]}, torch {facts["libraries"]["torch"]}
+
+## Calibration, from {data["held_out_images"]:,} images of {data["held_out_subjects"]:,} subjects \
+held out
+
+{held_out}
+
+## Warnings
+
+{warnings}
+
+## Limits
+
+- It tells what differs from its training normals: another scanner, setting or population differs \
+too.
+- A low score is no proof of health: what is easy to reproduce (dark, smooth) can pass as normal.
+- Maps are coarse hints of where to look, not segmentations.
+"""

@@ -1,0 +1,297 @@
+"""Is this like what the model was trained on? A warning where it is not.
+
+Another scanner, another resolution or another export looks like disease to a detector that knows
+one kind of normal. What the training normals looked like is therefore saved with the model, and
+every scan to be scored is held against it. A warning changes no score: it tells the reader why one
+may be high. Its absence proves nothing: the grey histogram notices only what moves a frame further
+than the training normals differ among themselves, and knows nothing of sharpness or noise.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fanogan.scans import Scan
+
+BINS = 64
+"""Bins of the grey histogram over the model's own grey range, [0, 1] after encoding."""
+
+MARGIN = 1.5
+"""A histogram is outside when further from the mean than this times the furthest in training.
+
+The furthest of a few hundred normals is not the furthest there is: a new normal of the same scanner
+goes beyond it about once in as many images. Half as far again leaves room for that, and little for
+another scanner, whose gain or offset moves the whole histogram.
+"""
+
+SPACING_TOLERANCE = 0.05
+"""Share by which a spacing may leave the range seen in training."""
+
+MAX_SIZES = 50
+"""With more sizes than this in training, only their smallest and largest sides are kept."""
+
+_FRAME_PIXELS = 65_536
+_FRAMES_AT_ONCE = 64
+_FRAMES_KEPT = 16_384
+_AXES = ("frame", "row", "column")
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """What the training normals looked like.
+
+    Attributes:
+        sizes: Distinct (rows, columns), sorted; empty where there were more than `MAX_SIZES`.
+        rows: Fewest and most rows.
+        columns: Fewest and most columns.
+        spacing: Smallest and largest spacing in mm between frames, rows and columns; None for an
+            axis whose spacing no training scan told.
+        dtypes: Names of the pixel types as stored, 'uint8'.
+        channels: Numbers of channels.
+        histogram: (64,) mean over the frames of the share of pixels in each grey bin; the channels
+            of a colour image are pooled.
+        largest_distance: Largest 1-Wasserstein distance of a training frame's histogram from the
+            mean one, in shares of the grey range, in [0, 1].
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    spacing: tuple[tuple[float, float] | None, ...]
+    dtypes: tuple[str, ...]
+    channels: tuple[int, ...]
+    histogram: tuple[float, ...]
+    largest_distance: float
+
+    def warnings(self, scan: "Scan", frames01: NDArray[Any]) -> list[str]:
+        """Say in what way a scan lies outside the training normals.
+
+        Args:
+            scan: The scan as read, for its size, spacing and pixel type.
+            frames01: (frames, rows, columns) or (frames, rows, columns, channels), its grey values
+                as the model encodes them, in [0, 1].
+
+        Returns:
+            A sentence for each way, without the scan's name; empty where it is like them.
+
+        Raises:
+            ValueError: A grey value is not a number.
+        """
+        found = (
+            self._size_warning(scan),
+            self._dtype_warning(scan),
+            self._channels_warning(scan),
+            *self._spacing_warnings(scan),
+            self._grey_warning(scan, frames01),
+        )
+        return [warning for warning in found if warning is not None]
+
+    def _size_warning(self, scan: "Scan") -> str | None:
+        rows, columns = _size(scan)
+        if self.sizes:
+            inside = (rows, columns) in self.sizes
+        else:
+            inside = _within(rows, self.rows) and _within(columns, self.columns)
+        if inside:
+            return None
+        size = _size_text(rows, columns)
+        return f"size {size} is outside the training normals ({self._sizes_text()})"
+
+    def _sizes_text(self) -> str:
+        if 0 < len(self.sizes) <= 3:
+            return ", ".join(_size_text(*size) for size in self.sizes)
+        many = f"{len(self.sizes)} sizes of " if self.sizes else ""
+        return f"{many}{_range_text(self.rows)} rows, {_range_text(self.columns)} columns"
+
+    def _dtype_warning(self, scan: "Scan") -> str | None:
+        name = scan.pixels.dtype.name
+        if name in self.dtypes:
+            return None
+        return f"bit depth {name}, trained on {' and '.join(self.dtypes)}"
+
+    def _channels_warning(self, scan: "Scan") -> str | None:
+        channels = _channels(scan)
+        if channels in self.channels:
+            return None
+        noun = "channel" if channels == 1 else "channels"
+        return f"{channels} {noun}, trained on {' and '.join(map(str, self.channels))}"
+
+    def _spacing_warnings(self, scan: "Scan") -> Iterator[str]:
+        for axis, value, known in zip(_AXES, scan.spacing, self.spacing, strict=True):
+            if known is None or not _is_length(value):
+                continue
+            low, high = known
+            if not low * (1 - SPACING_TOLERANCE) <= value <= high * (1 + SPACING_TOLERANCE):
+                yield f"spacing {value:.3g} mm a {axis}, trained on {_range_text(known)}"
+
+    def _grey_warning(self, scan: "Scan", frames01: NDArray[Any]) -> str | None:
+        mean = np.asarray(self.histogram)
+        distances = _distances(_histograms(frames01, scan.name), mean)
+        # What moves less than one bin is not resolved by the histogram, and training images that
+        # are all alike would otherwise leave no room at all.
+        outside = int((distances > max(MARGIN * self.largest_distance, 1 / BINS)).sum())
+        if outside == 0:
+            return None
+        several = len(distances) > 1
+        which = f" of {outside:,} of {len(distances):,} frames" if several else ""
+        return (
+            f"grey histogram{which} outside the training normals "
+            f"(distance {'up to ' if several else ''}{distances.max():.2g}, "
+            f"largest seen {self.largest_distance:.2g}): another scanner looks like disease"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them, without loss."""
+        return {
+            "sizes": [list(size) for size in self.sizes],
+            "rows": list(self.rows),
+            "columns": list(self.columns),
+            "spacing": [None if known is None else list(known) for known in self.spacing],
+            "dtypes": list(self.dtypes),
+            "channels": list(self.channels),
+            "histogram": list(self.histogram),
+            "largest_distance": self.largest_distance,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Familiar":
+        """Make it again from what `to_dict` returned."""
+        return cls(
+            sizes=tuple((int(rows), int(columns)) for rows, columns in values["sizes"]),
+            rows=(int(values["rows"][0]), int(values["rows"][1])),
+            columns=(int(values["columns"][0]), int(values["columns"][1])),
+            spacing=tuple(
+                None if known is None else (float(known[0]), float(known[1]))
+                for known in values["spacing"]
+            ),
+            dtypes=tuple(values["dtypes"]),
+            channels=tuple(int(channels) for channels in values["channels"]),
+            histogram=tuple(float(share) for share in values["histogram"]),
+            largest_distance=float(values["largest_distance"]),
+        )
+
+
+class FamiliarBuilder:
+    """Gathers a `Familiar` from one training scan after the other.
+
+    Large frames are subsampled to about 65,000 pixels. The histograms of at most 16,384 frames are
+    kept, evenly thinned beyond that, so that memory stays at 8 MB; the mean counts every frame.
+    """
+
+    def __init__(self) -> None:
+        """Start with no scan seen."""
+        self._sizes: set[tuple[int, int]] = set()
+        self._spacing: list[tuple[float, float] | None] = [None, None, None]
+        self._dtypes: set[str] = set()
+        self._channels: set[int] = set()
+        self._frames = 0
+        self._total = np.zeros(BINS)
+        self._kept: list[NDArray[np.float64]] = []
+        self._every = 1
+
+    def add(self, scan: "Scan", frames01: NDArray[Any]) -> None:
+        """Add one training scan, or some of its frames.
+
+        Args:
+            scan: The scan as read, for its size, spacing and pixel type.
+            frames01: (frames, rows, columns) or (frames, rows, columns, channels), its grey values
+                as the model encodes them, in [0, 1].
+
+        Raises:
+            ValueError: A grey value is not a number.
+        """
+        histograms = _histograms(frames01, scan.name)
+        self._sizes.add(_size(scan))
+        self._dtypes.add(scan.pixels.dtype.name)
+        self._channels.add(_channels(scan))
+        for axis, value in enumerate(scan.spacing):
+            if _is_length(value):
+                low, high = self._spacing[axis] or (value, value)
+                self._spacing[axis] = (min(low, float(value)), max(high, float(value)))
+        for histogram in histograms:
+            self._keep(histogram)
+
+    def _keep(self, histogram: NDArray[np.float64]) -> None:
+        self._total += histogram
+        if self._frames % self._every == 0:
+            self._kept.append(histogram)
+        self._frames += 1
+        if len(self._kept) > _FRAMES_KEPT:
+            self._kept = self._kept[::2]
+            self._every *= 2
+
+    def build(self) -> Familiar:
+        """Return what the scans added so far looked like.
+
+        Raises:
+            ValueError: No frame has been added.
+        """
+        if self._frames == 0:
+            raise ValueError("no training image has been seen: add at least one scan first")
+        mean = self._total / self._frames
+        rows, columns = zip(*self._sizes, strict=True)
+        return Familiar(
+            sizes=tuple(sorted(self._sizes)) if len(self._sizes) <= MAX_SIZES else (),
+            rows=(min(rows), max(rows)),
+            columns=(min(columns), max(columns)),
+            spacing=tuple(self._spacing),
+            dtypes=tuple(sorted(self._dtypes)),
+            channels=tuple(sorted(self._channels)),
+            histogram=tuple(mean.tolist()),
+            largest_distance=float(_distances(np.stack(self._kept), mean).max()),
+        )
+
+
+def _histograms(frames01: NDArray[Any], name: str) -> NDArray[np.float64]:
+    """Return (frames, 64), the share of each frame's pixels in each grey bin."""
+    rows, columns = frames01.shape[1:3]
+    step = max(1, math.ceil(math.sqrt(rows * columns / _FRAME_PIXELS)))
+    shares = np.empty((len(frames01), BINS))
+    for start in range(0, len(frames01), _FRAMES_AT_ONCE):
+        some = frames01[start : start + _FRAMES_AT_ONCE, ::step, ::step]
+        flat = np.asarray(some, dtype=np.float32).reshape(len(some), -1)
+        if np.isnan(flat).any():
+            raise ValueError(f"{name} holds values that are not numbers: leave it out or repair it")
+        bins = (np.clip(flat, 0, 1) * BINS).astype(np.int64).clip(max=BINS - 1)
+        bins += BINS * np.arange(len(some))[:, None]
+        counts = np.bincount(bins.ravel(), minlength=BINS * len(some)).reshape(-1, BINS)
+        shares[start : start + len(some)] = counts / flat.shape[1]
+    return shares
+
+
+def _distances(histograms: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (frames,), 1-Wasserstein: the area between the cumulative histograms."""
+    distances: NDArray[np.float64] = np.abs(np.cumsum(histograms - mean, axis=1)).sum(axis=1)
+    return distances / BINS
+
+
+def _size(scan: "Scan") -> tuple[int, int]:
+    return int(scan.pixels.shape[1]), int(scan.pixels.shape[2])
+
+
+def _channels(scan: "Scan") -> int:
+    return int(scan.pixels.shape[3]) if scan.pixels.ndim == 4 else 1
+
+
+def _is_length(value: float | None) -> TypeGuard[float]:
+    """Tell whether a spacing is known; headers hold 0 and NaN where it is not."""
+    return value is not None and 0 < value < math.inf
+
+
+def _within(value: int, bounds: tuple[int, int]) -> bool:
+    return bounds[0] <= value <= bounds[1]
+
+
+def _size_text(rows: int, columns: int) -> str:
+    return f"{rows}×{columns}"
+
+
+def _range_text(bounds: tuple[float, float]) -> str:
+    """Return 'low-high', or one number where both read the same."""
+    low, high = (f"{v}" if isinstance(v, int) else f"{v:.3g}" for v in bounds)
+    return low if low == high else f"{low}-{high}"

@@ -1,0 +1,323 @@
+"""What is written to disk: the run folder (while it learns) and the model folder (what it learnt).
+
+Everything is written whole or not at all: under a temporary name, synced, then renamed. Weights
+and checkpoints are safetensors files, the rest is JSON and YAML: nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn, optim
+
+    State = Mapping[str, nn.Module | optim.Optimizer]
+
+FORMAT = 1
+
+
+class BadFolder(ValueError):
+    """A run or model folder that is missing, damaged or of another version, in one sentence."""
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: it can't be written; the file that was there before is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# --- model folder -------------------------------------------------------------------------------
+
+
+def write_model(
+    folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
+) -> None:
+    """Write a model folder: ``model.safetensors``, ``model.json`` and ``card.md``.
+
+    Raises:
+        OSError: it can't be written; a model that was there before is untouched.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    body = {"format": FORMAT, **facts, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    body["checksum"] = _checksum(body)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        write_whole(temporary / "model.safetensors", weights)
+        text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False)
+        write_whole(temporary / "model.json", text.encode())
+        write_whole(temporary / "card.md", card.encode())
+        temporary.chmod(0o777 & ~_umask())
+        replaced = temporary.with_name(temporary.name + ".old")
+        if folder.exists():
+            os.replace(folder, replaced)
+        os.replace(temporary, folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    plain = {key: value for key, value in body.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def model_folder(path: str | Path) -> Path:
+    """The model folder at ``path``, which may also be the run folder that holds it.
+
+    Raises:
+        BadFolder: there is none.
+    """
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / "model.json").exists():
+            return folder
+    if path.is_file():
+        raise BadFolder(f"{path}: is a file, not a model folder (a run's folder holds `model`)")
+    if (path / "config.yaml").exists():
+        raise BadFolder(
+            f"{path}: this run has no model yet; finish it with `fanogan fit --resume {path}`"
+        )
+    if (path / "model.safetensors").exists():
+        raise BadFolder(f"{path}: damaged, model.json is missing; copy the whole folder again")
+    raise BadFolder(f"{path}: no model here; `fanogan fit NORMALS --out RUN` makes one")
+
+
+def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and facts of a model folder, checked against its checksums.
+
+    Raises:
+        BadFolder: missing, damaged, or written by a newer version.
+    """
+    from safetensors.torch import load
+
+    folder = model_folder(path)
+    again = "copy the whole folder again from where it was made"
+    try:
+        body = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        version = body["format"]
+        checksum = body["checksum"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadFolder(f"{folder}: damaged, model.json can't be read; {again}") from None
+    if isinstance(version, int) and version > FORMAT:
+        raise BadFolder(
+            f"{folder}: format {version}, and this is fanogan {body.get('fanogan')}'s successor's; "
+            f"this version reads formats up to {FORMAT}: update fanogan"
+        )
+    if checksum != _checksum(body):
+        raise BadFolder(f"{folder}: damaged, model.json has changed since it was made; {again}")
+    try:
+        weights = (folder / "model.safetensors").read_bytes()
+    except OSError as error:
+        raise BadFolder(
+            f"{folder}: model.safetensors can't be read ({error.strerror}); {again}"
+        ) from None
+    if hashlib.sha256(weights).hexdigest() != body["weights_sha256"]:
+        raise BadFolder(
+            f"{folder}: damaged, model.safetensors has changed since it was made; {again}"
+        )
+    return load(weights), body
+
+
+# --- run folder ---------------------------------------------------------------------------------
+
+
+class RunFolder:
+    """Where a run keeps its settings, metrics, sample pictures and checkpoints."""
+
+    def __init__(self, path: str | Path, *, resume: bool = False):
+        """Open ``path`` for a new run, or for the run that it holds.
+
+        Raises:
+            BadFolder: a new run where one lies already, or nothing to resume.
+        """
+        self.path = Path(path)
+        exists = (self.path / "config.yaml").exists()
+        if self.path.exists() and not self.path.is_dir():
+            raise BadFolder(f"{self.path}: is a file; give --out a folder")
+        if resume and not exists:
+            raise BadFolder(f"{self.path}: no run here to resume (it has no config.yaml)")
+        if exists and not resume:
+            raise BadFolder(
+                f"{self.path}: holds a run already; go on with `fanogan fit --resume {self.path}`, "
+                "or give --out another folder"
+            )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every setting of the run.
+
+        Raises:
+            BadFolder: ``config.yaml`` is damaged.
+        """
+        try:
+            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            config = None
+        if not isinstance(config, dict):
+            raise BadFolder(f"{self.path / 'config.yaml'}: damaged, it can't be read")
+        return config
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Write the settings; the run exists from here on."""
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        write_whole(self.path / "config.yaml", text.encode())
+
+    def save_checkpoint(self, stage: str, step: int, state: State) -> None:
+        """Write all that an exact resume needs: networks, optimisers, and the step reached.
+
+        Random numbers are a function of seed, stage and step, so the step is their state too.
+        """
+        from safetensors.torch import save
+
+        data = save(_flatten(state), metadata={"step": str(step)})
+        write_whole(self.path / "checkpoints" / f"{stage}.safetensors", data)
+
+    def load_checkpoint(self, stage: str, state: State) -> int:
+        """Put the last checkpoint of a stage into ``state``; returns its step, 0 if there is none.
+
+        Raises:
+            BadFolder: the checkpoint is damaged or of other networks.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / "checkpoints" / f"{stage}.safetensors"
+        if not path.exists():
+            return 0
+        try:
+            with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                step = int(file.metadata()["step"])
+            _unflatten(tensors, state)
+        except (SafetensorError, KeyError, RuntimeError, OSError, ValueError) as error:
+            raise BadFolder(
+                f"{path}: damaged checkpoint ({type(error).__name__}); delete it to begin this "
+                "stage anew"
+            ) from None
+        return step
+
+    def metrics(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``, and the numbers to the TensorBoard events."""
+        line = json.dumps({"stage": stage, "step": step, **values})
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
+        for name, value in numbers.items():
+            self._events.add_scalar(f"{stage}/{name}", value, step)
+
+    def forget_metrics_after(self, stage: str, step: int) -> None:
+        """Drop the lines that a resumed run will write again (and a half-written last line)."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if entry["stage"] != stage or entry["step"] <= step:
+                kept.append(line + "\n")
+        write_whole(path, "".join(kept).encode())
+
+    def sample_grid(self, name: str, images: np.ndarray) -> None:
+        """Write images (n, C, H, W) in [−1, 1] as one PNG, eight a row."""
+        import io
+
+        from PIL import Image
+
+        grey = np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
+        grey = grey[: len(grey) // 8 * 8]
+        n, channels, rows, columns = grey.shape
+        grid = grey.reshape(-1, 8, channels, rows, columns).transpose(0, 3, 1, 4, 2)
+        grid = grid.reshape(n // 8 * rows, 8 * columns, channels)
+        picture = Image.fromarray(grid[..., 0] if channels == 1 else grid[..., :3])
+        buffer = io.BytesIO()
+        picture.resize((grid.shape[1] * 2, grid.shape[0] * 2), Image.Resampling.NEAREST).save(
+            buffer, "PNG"
+        )
+        write_whole(self.path / "samples" / f"{name}.png", buffer.getvalue())
+
+    @property
+    def _events(self) -> Any:
+        if not hasattr(self, "_writer"):
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.path / "events"))
+        return self._writer
+
+    def close(self) -> None:
+        """Flush the TensorBoard events."""
+        if hasattr(self, "_writer"):
+            self._writer.close()
+            del self._writer
+
+
+def _flatten(state: State) -> dict[str, Tensor]:
+    from torch import Tensor, nn
+
+    tensors = {}
+    for name, part in state.items():
+        if isinstance(part, nn.Module):
+            entries: Mapping[Any, Any] = {None: part.state_dict()}
+        else:
+            entries = part.state_dict()["state"]
+        for index, values in entries.items():
+            prefix = name if index is None else f"{name}.{index}"
+            for key, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"{prefix}.{key}"] = value.detach().cpu().contiguous()
+    return tensors
+
+
+def _unflatten(tensors: Mapping[str, Tensor], state: State) -> None:
+    from torch import nn
+
+    for name, part in state.items():
+        own = {
+            key.removeprefix(f"{name}."): tensor
+            for key, tensor in tensors.items()
+            if key.startswith(f"{name}.")
+        }
+        if isinstance(part, nn.Module):
+            part.load_state_dict(own)
+            continue
+        entries: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in own.items():
+            index, _, field = key.partition(".")
+            entries.setdefault(int(index), {})[field] = tensor
+        part.load_state_dict({"state": entries, "param_groups": part.state_dict()["param_groups"]})

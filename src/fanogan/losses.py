@@ -1,0 +1,73 @@
+"""What the networks strive for: each loss is an equation of the paper, a few lines long.
+
+x: images (B, C, H, W) in [−1, 1]; z: latents (B, d); G, D, E, f: the networks and D's features.
+Residuals come as one value an image, (B,), so that training averages them and scoring keeps them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fanogan.networks import Discriminator, Encoder, Generator
+from fanogan.recipes import EncoderLoss
+
+
+def gradient_penalty(discriminator: Discriminator, x: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """Mean of (‖∇D(x̃)‖₂ − 1)² at x̃ = x + α (fake − x): Gulrajani et al. 2017, Eq. 3.
+
+    One α ~ U(0, 1) a sample, (B, 1, 1, 1); the norm is over all of C, H, W.
+    """
+    mixed = (x + alpha * (fake - x)).requires_grad_()
+    (gradient,) = torch.autograd.grad(discriminator(mixed).sum(), mixed, create_graph=True)
+    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+
+
+def critic_values(discriminator: Discriminator, x: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """(D(x), D(fake)) in one pass: D has no batch statistics."""
+    real, generated = discriminator(torch.cat([x, fake])).chunk(2)
+    return real, generated
+
+
+def generator_loss(discriminator: Discriminator, fake: Tensor) -> Tensor:
+    """−E[D(G(z))]."""
+    return -discriminator(fake).mean()
+
+
+def image_residual(x: Tensor, x_hat: Tensor) -> Tensor:
+    """A_R = ‖x − x̂‖² / n of each image (Eqs. 2 and 4)."""
+    return (x - x_hat).square().flatten(1).mean(1)
+
+
+def feature_residual(features: Tensor, features_hat: Tensor) -> Tensor:
+    """A_D = ‖f(x) − f(x̂)‖² / n_d of each image (Eqs. 3 and 4)."""
+    return (features - features_hat).square().mean(1)
+
+
+def latent_residual(z: Tensor, z_hat: Tensor) -> Tensor:
+    """‖z − E(G(z))‖² / d of each latent (Eq. 1)."""
+    return (z - z_hat).square().mean(1)
+
+
+def encoder_terms(
+    kind: EncoderLoss, E: Encoder, G: Generator, D: Discriminator, x: Tensor, z: Tensor
+) -> dict[str, Tensor]:
+    """The terms of the encoder's loss before κ: Eq. 1 (ziz), Eq. 2 (izi) or Eq. 3 (izi_f).
+
+    ``ziz`` reads z alone, the others x alone.
+    """
+    if kind == "ziz":
+        return {"latent": latent_residual(z, E(G(z))).mean()}
+    x_hat = G(E(x))
+    terms = {"image": image_residual(x, x_hat).mean()}
+    if kind == "izi_f":
+        with torch.no_grad():
+            features = D.features(x)
+        terms["feature"] = feature_residual(features, D.features(x_hat)).mean()
+    return terms
+
+
+def encoder_loss(terms: dict[str, Tensor], kappa: float) -> Tensor:
+    """The sum of the terms, the feature residual weighted by κ."""
+    weights = {"feature": kappa}
+    return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()

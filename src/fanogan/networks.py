@@ -1,0 +1,229 @@
+"""The three networks: generator G, discriminator D (a Wasserstein critic) and encoder E.
+
+Residual networks of Gulrajani et al. (2017), as f-AnoGAN uses them (Schlegl et al. 2019, section
+3, Implementation details), for sides c·2^b with c in 4…7, any number of channels, width and latent
+size. The convolutions beside a change of size are computed by exact rearrangements, which need
+half the multiplications: an upsampling before a 3×3 convolution is one 4×4 transposed convolution,
+and a 2×2 mean after one is one 4×4 convolution with stride 2. The parameters stay 3×3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+LARGEST_SIDE = 256
+
+
+def blocks_of(sides: Sequence[int]) -> int:
+    """The number b of residual blocks for sides (rows, columns) = (c·2^b, c'·2^b), c, c' in 4…7.
+
+    Raises:
+        ValueError: sides that have no such b, or lie outside 16…256.
+    """
+    rows, columns = sides
+    for blocks in range(2, 7):
+        if all(side % 2**blocks == 0 and 4 <= side >> blocks <= 7 for side in (rows, columns)):
+            if max(sides) > LARGEST_SIDE:
+                break
+            return blocks
+    raise ValueError(
+        f"sides {rows}×{columns} don't fit: each must be c·2^b pixels with c in 4…7, the same b "
+        f"for both, from 16 to {LARGEST_SIDE} (such as 28, 32, 64, 96, 128, 224 or 64×112)"
+    )
+
+
+def channels_of(width: int, blocks: int) -> list[int]:
+    """Channels of D before its first block and after each: doubling from w, at most 8w."""
+    return [min(width * 2**block, 8 * width) for block in range(blocks + 1)]
+
+
+def fold(weight: Tensor) -> Tensor:
+    """The 4×4 kernel (…, 4, 4) whose taps sum a 3×3 kernel's over two shifts on each axis.
+
+    With stride 2 and padding 1 it is a 3×3 convolution then the sum over 2×2; turned by 180° it is,
+    transposed, nearest upsampling then a 3×3 convolution.
+    """
+    rows = F.pad(weight, (0, 0, 0, 1)) + F.pad(weight, (0, 0, 1, 0))
+    return F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))
+
+
+def conv3x3_then_mean_pool(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """``avg_pool2d(conv(x), 2)`` in one convolution: 16 multiply-adds an output, not 36."""
+    return F.conv2d(x, fold(conv.weight) / 4, conv.bias, stride=2, padding=1)
+
+
+def upsample_then_conv3x3(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """``conv(interpolate(x, scale_factor=2))`` in one convolution: 4 multiply-adds, not 9."""
+    kernel = fold(conv.weight).flip(2, 3).transpose(0, 1)
+    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+
+
+def layer_norm(channels: int) -> nn.Module:
+    """Layer norm over C, H, W with one scale and shift a channel."""
+    return nn.GroupNorm(1, channels, eps=1e-5)
+
+
+def batch_norm(channels: int) -> nn.Module:
+    """Batch norm with TensorFlow's constants, as the authors trained."""
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class DownBlock(nn.Module):
+    """Residual block that halves the sides, of D and E: (B, in, H, W) → (B, out, H/2, W/2)."""
+
+    def __init__(self, channels_in: int, channels_out: int, norm: Callable[[int], nn.Module]):
+        """Make the block; ``norm`` is ``layer_norm`` in D, ``batch_norm`` in E."""
+        super().__init__()
+        self.norm1 = norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_in, 3, padding=1, bias=False)
+        self.norm2 = norm(channels_in)
+        self.conv2 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm, ReLU, conv, norm, ReLU, conv, mean pool; beside it mean pool, conv1×1."""
+        y = self.conv1(F.relu(self.norm1(x)))
+        y = conv3x3_then_mean_pool(F.relu(self.norm2(y)), self.conv2)
+        return y + self.shortcut(F.avg_pool2d(x, 2))
+
+
+class UpBlock(nn.Module):
+    """Residual block that doubles the sides, of G: (B, in, H, W) → (B, out, 2H, 2W)."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        """Make the block."""
+        super().__init__()
+        self.norm1 = batch_norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.norm2 = batch_norm(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm, ReLU, upsample, conv, norm, ReLU, conv; beside it upsample, conv1×1."""
+        y = upsample_then_conv3x3(F.relu(self.norm1(x)), self.conv1)
+        y = self.conv2(F.relu(self.norm2(y)))
+        # A 1×1 convolution and an upsampling commute, and there are four times fewer pixels before.
+        return y + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
+
+
+class Generator(nn.Module):
+    """G: latent z (B, d) ~ N(0, I) → image (B, C, H, W) in (−1, 1)."""
+
+    def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128):
+        """Make G for sides (rows, columns).
+
+        Raises:
+            ValueError: sides that aren't c·2^b (see ``blocks_of``).
+        """
+        super().__init__()
+        blocks = blocks_of(sides)
+        stages = channels_of(width, blocks)[::-1]
+        self.latent = latent
+        self.base = (stages[0], sides[0] >> blocks, sides[1] >> blocks)
+        self.linear = nn.Linear(latent, math.prod(self.base))
+        self.blocks = nn.Sequential(
+            *(UpBlock(before, after) for before, after in zip(stages, stages[1:], strict=False))
+        )
+        self.norm = batch_norm(width)
+        self.conv = nn.Conv2d(width, channels, 3, padding=1)
+        initialise(self, strong=(self.conv,))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The image of a latent."""
+        x = self.linear(z).unflatten(1, self.base).contiguous(memory_format=torch.channels_last)
+        return torch.tanh(self.conv(F.relu(self.norm(self.blocks(x)))))
+
+
+class _Trunk(nn.Module):
+    """What D and E share: input convolution and residual blocks, flattened."""
+
+    def __init__(
+        self, sides: Sequence[int], channels: int, width: int, norm: Callable[[int], nn.Module]
+    ):
+        super().__init__()
+        blocks = blocks_of(sides)
+        stages = channels_of(width, blocks)
+        self.size = stages[-1] * (sides[0] >> blocks) * (sides[1] >> blocks)
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks = nn.Sequential(
+            *(DownBlock(a, b, norm) for a, b in zip(stages, stages[1:], strict=False))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return torch.flatten(self.blocks(self.conv(x)), 1)
+
+
+class Discriminator(nn.Module):
+    """D: image (B, C, H, W) in [−1, 1] → critic value (B,); higher is more real."""
+
+    def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64):
+        """Make D for sides (rows, columns).
+
+        Raises:
+            ValueError: sides that aren't c·2^b (see ``blocks_of``).
+        """
+        super().__init__()
+        self.trunk = _Trunk(sides, channels, width, layer_norm)
+        self.linear = nn.Linear(self.trunk.size, 1)
+        initialise(self)
+
+    def features(self, x: Tensor) -> Tensor:
+        """f(·) of Eqs. 3 and 4: the last residual sum (B, n_d), neither normed nor rectified."""
+        features: Tensor = self.trunk(x)
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The critic's value of each image."""
+        return self.linear(self.features(x)).squeeze(1)
+
+
+class Encoder(nn.Module):
+    """E: image (B, C, H, W) in [−1, 1] → latent (B, d), in (−1, 1) with tanh (appendix A.2)."""
+
+    def __init__(
+        self,
+        sides: Sequence[int],
+        channels: int = 1,
+        width: int = 64,
+        latent: int = 128,
+        output: Literal["tanh", "linear"] = "tanh",
+    ):
+        """Make E for sides (rows, columns).
+
+        Raises:
+            ValueError: sides that aren't c·2^b (see ``blocks_of``).
+        """
+        super().__init__()
+        self.trunk = _Trunk(sides, channels, width, batch_norm)
+        self.linear = nn.Linear(self.trunk.size, latent)
+        self.output = output
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The latent of an image."""
+        z = self.linear(self.trunk(x))
+        return torch.tanh(z) if self.output == "tanh" else z
+
+
+def initialise(network: nn.Module, strong: Sequence[nn.Conv2d] = ()) -> None:
+    """Xavier's uniform weights, gain √2 for the blocks' 3×3 convolutions and ``strong``; biases 0."""
+    inside = {
+        conv
+        for block in network.modules()
+        if isinstance(block, (UpBlock, DownBlock))
+        for conv in (block.conv1, block.conv2)
+    }
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            gain = math.sqrt(2) if layer in inside or layer in strong else 1.0
+            nn.init.xavier_uniform_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,179 @@
+"""From a scan's pixels to what the networks see, and back: saved with the model, used by all.
+
+A scan of 8 bits is taken as it is: x = 2·(x/255 − ½). More bits are mapped by the training normals'
+0.1 and 99.9 percentiles and kept as 16 bits. A piece of the image, the window, is then resampled
+to the sides of the networks; small images of one size are seen whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fanogan.networks import blocks_of
+from fanogan.recipes import Recipe
+from fanogan.scans import BadScan, Scan
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How a scan becomes what the networks see."""
+
+    depth: str  # dtype of the training normals, such as 'uint8'
+    low: float  # grey value that becomes −1
+    high: float  # grey value that becomes +1
+    channels: int
+    window: tuple[int, int] | None  # rows, columns of a piece; None: images are seen whole
+    sides: tuple[int, int]  # of the networks
+
+    @classmethod
+    def of(cls, scans: Sequence[Scan], recipe: Recipe) -> Preprocessing:
+        """Settle it from the training normals.
+
+        Raises:
+            BadScan: mixed channels, bit depths, or images smaller than the window.
+        """
+        first = scans[0]
+        channels = max(channels_of(scan) for scan in scans)
+        for scan in scans:
+            if channels_of(scan) != channels and not was_colour(scan):
+                colour = next(s for s in scans if channels_of(s) == channels)
+                raise BadScan(
+                    f"{scan.name} is grey and {colour.name} has {channels} channels: train on "
+                    "images of one kind"
+                )
+            if scan.pixels.dtype != first.pixels.dtype:
+                raise BadScan(
+                    f"{first.name} is {first.pixels.dtype} and {scan.name} is "
+                    f"{scan.pixels.dtype}: train on images of one bit depth"
+                )
+        window, sides = _geometry(scans, recipe)
+        low, high = _grey_range(scans)
+        if not high > low:
+            raise BadScan(
+                f"the training images hold one grey value ({low:g}) and nothing else: there is "
+                "nothing to learn from"
+            )
+        return cls(str(first.pixels.dtype), low, high, channels, window, sides)
+
+    @property
+    def levels(self) -> int:
+        """The largest stored value: 255, or 65,535 for more than 8 bits."""
+        return 255 if self.depth == "uint8" else 65535
+
+    def encode(self, scan: Scan) -> np.ndarray:
+        """The scan as it is kept in memory: (frames, C, H, W), uint8 or uint16.
+
+        Raises:
+            BadScan: other channels than the model's, a bit depth that can't be compared, or an
+                image smaller than the window.
+        """
+        pixels = scan.pixels if scan.pixels.ndim == 4 else scan.pixels[..., None]
+        if pixels.shape[-1] == 1 and self.channels > 1 and was_colour(scan):
+            pixels = np.repeat(pixels, self.channels, axis=-1)
+        if pixels.shape[-1] != self.channels:
+            raise BadScan(
+                f"{scan.name} has {pixels.shape[-1]} channel(s), the model was trained on "
+                f"{self.channels}"
+            )
+        rows, columns = pixels.shape[1:3]
+        if self.window and (rows < self.window[0] or columns < self.window[1]):
+            raise BadScan(
+                f"{scan.name} has {rows}×{columns} pixels, fewer than the window that the model "
+                f"looks through ({self.window[0]}×{self.window[1]})"
+            )
+        depth = str(pixels.dtype)
+        if depth == self.depth == "uint8":
+            stored = pixels
+        else:
+            if "uint8" in (depth, self.depth) and "uint16" not in (depth, self.depth):
+                raise BadScan(
+                    f"{scan.name} is {depth}, the model was trained on {self.depth}: their grey "
+                    f"values can't be compared; convert it to {self.depth}"
+                )
+            # The full ranges of 8 and 16 bits correspond; other depths hold values in one unit.
+            factor = {("uint16", "uint8"): 255 / 65535, ("uint8", "uint16"): 65535 / 255}
+            values = pixels.astype(np.float64) * factor.get((depth, self.depth), 1.0)
+            share = np.clip((values - self.low) / (self.high - self.low), 0, 1)
+            stored = np.round(share * self.levels).astype(
+                np.uint8 if self.levels == 255 else np.uint16
+            )
+        return np.ascontiguousarray(np.moveaxis(stored, -1, 1))
+
+    def to_network(self, stored: Tensor) -> Tensor:
+        """Stored pixels (…, H, W) of any integer type → float32 in [−1, 1]."""
+        return stored.to(torch.float32) * (2 / self.levels) - 1
+
+    def see(self, x: Tensor) -> Tensor:
+        """A window or whole image (B, C, h, w) → (B, C, *sides), what the networks see."""
+        if x.shape[-2:] == self.sides:
+            return x
+        return F.interpolate(x, size=self.sides, mode="bilinear", antialias=True)
+
+    def unsee(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Back from the networks' sides: (B, C, *sides) → (B, C, *size)."""
+        if x.shape[-2:] == tuple(size):
+            return x
+        return F.interpolate(x, size=tuple(size), mode="bilinear", antialias=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """The inverse of ``to_dict``."""
+        window = tuple(values["window"]) if values["window"] else None
+        return cls(**{**values, "window": window, "sides": tuple(values["sides"])})
+
+
+def channels_of(scan: Scan) -> int:
+    """The channels of a scan: 1 for grey."""
+    return scan.pixels.shape[3] if scan.pixels.ndim == 4 else 1
+
+
+def was_colour(scan: Scan) -> bool:
+    """Whether a grey scan was stored with equal colour channels."""
+    return any("grey stored as" in note for note in scan.notes)
+
+
+def _geometry(
+    scans: Iterable[Scan], recipe: Recipe
+) -> tuple[tuple[int, int] | None, tuple[int, int]]:
+    sizes = {scan.pixels.shape[1:3] for scan in scans}
+    rows, columns = next(iter(sizes))
+    if len(sizes) == 1 and rows <= recipe.window[0] and columns <= recipe.window[1]:
+        try:
+            blocks_of((rows, columns))
+        except ValueError:
+            return None, recipe.sides
+        as_they_are = rows <= recipe.sides[0] and columns <= recipe.sides[1]
+        return None, (rows, columns) if as_they_are else recipe.sides
+    for scan in scans:
+        rows, columns = scan.pixels.shape[1:3]
+        if rows < recipe.window[0] or columns < recipe.window[1]:
+            raise BadScan(
+                f"{scan.name} has {rows}×{columns} pixels, fewer than the window of the recipe "
+                f"({recipe.window[0]}×{recipe.window[1]}), and the images differ in size or are "
+                "too large to be seen whole: give a recipe with a smaller window"
+            )
+    return recipe.window, recipe.sides
+
+
+def _grey_range(scans: Sequence[Scan], most: int = 20_000_000) -> tuple[float, float]:
+    if scans[0].pixels.dtype == np.uint8:
+        low, high = min(s.pixels.min() for s in scans), max(s.pixels.max() for s in scans)
+        return (0.0, 255.0) if high > low else (float(low), float(high))
+    total = sum(scan.pixels.size for scan in scans)
+    step = -(-total // most)
+    values = np.concatenate([scan.pixels.reshape(-1)[::step] for scan in scans])
+    low, high = np.percentile(values.astype(np.float64), [0.1, 99.9])
+    if low == high:  # a few bright pixels on a flat ground
+        low, high = float(values.min()), float(values.max())
+    return float(low), float(high)

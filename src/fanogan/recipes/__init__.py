@@ -1,0 +1,179 @@
+"""A recipe is every setting of a training run; a YAML file holds what differs from its base."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import yaml
+
+EncoderLoss = Literal["izi_f", "izi", "ziz"]
+EncoderOutput = Literal["tanh", "linear"]
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+class BadRecipe(ValueError):
+    """A recipe that can't be read or that asks for something impossible, said in one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Every setting of a run. The defaults are the paper's (recipe ``paper``).
+
+    Sides are (rows, columns) in pixels. Lengths are counted in updates: ``critic_updates`` is
+    what the paper calls iterations. See ``docs/recipes.md`` for each field's source.
+    """
+
+    name: str = "paper"
+    about: str = ""
+    # What the network sees.
+    sides: tuple[int, int] = (64, 64)  # of the network
+    window: tuple[int, int] = (64, 64)  # of the piece of the image that is resampled to `sides`
+    flip: bool = True  # random horizontal flips in training; wrong for digits and chests
+    # Networks.
+    width: int = 64
+    latent: int = 128
+    encoder_output: EncoderOutput = "tanh"
+    # GAN training (section 2.1).
+    batch: int = 64
+    critic_updates: int = 100_000
+    critic_updates_per_round: int = 5
+    gan_rate: float = 1e-4
+    penalty: float = 10.0  # lambda
+    # Encoder training (section 2.2).
+    encoder_updates: int = 50_000
+    encoder_loss: EncoderLoss = "izi_f"
+    encoder_rate: float = 5e-5
+    kappa: float = 1.0
+    # How the run goes.
+    reestimate_statistics: bool = False  # batch-norm statistics, once after each stage
+    precision: Precision = "fp32"
+    tick: int = 100  # rounds (GAN) or updates (encoder) between two lines of metrics
+    checkpoint_minutes: float = 5.0
+    # What is held out, and what the score of a large image is.
+    held_out: float = 0.1  # share of the subjects
+    top: float = 0.05  # a large image scores the mean of this share of its window scores
+
+    def __post_init__(self) -> None:
+        """Refuse what can't work.
+
+        Raises:
+            BadRecipe: a number outside its range, or sides that the networks can't have.
+        """
+        from fanogan.networks import blocks_of
+
+        try:
+            blocks_of(self.sides)
+        except ValueError as error:
+            raise BadRecipe(f"recipe {self.name}: {error}") from None
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            may_be_zero = field.name in ("kappa", "checkpoint_minutes", "critic_updates")
+            if (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and (value < 0 or (value == 0 and not may_be_zero))
+            ):
+                raise BadRecipe(f"recipe {self.name}: {field.name} is {value}, it must be above 0")
+        if not (self.held_out < 1 and self.top <= 1):
+            raise BadRecipe(f"recipe {self.name}: held_out and top are shares, at most 1")
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of GAN training: one generator update (not in the first) and the critic's."""
+        return -(-self.critic_updates // self.critic_updates_per_round)
+
+    def but(self, **changes: Any) -> Recipe:
+        """The same recipe with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values, for YAML and JSON."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The recipe of plain values; what is missing has the paper's value.
+
+        Raises:
+            BadRecipe: an unknown field, or a value of the wrong type.
+        """
+        hints = get_type_hints(cls)
+        name = values.get("name", "without a name")
+        unknown = sorted(set(values) - set(hints))
+        if unknown:
+            raise BadRecipe(
+                f"recipe {name}: no such field as {', '.join(unknown)}; "
+                f"the fields are {', '.join(hints)}"
+            )
+        return cls(**{key: _typed(name, key, value, hints[key]) for key, value in values.items()})
+
+
+def _typed(name: str, key: str, value: Any, hint: Any) -> Any:
+    choices = get_args(hint) if getattr(hint, "__origin__", None) is Literal else ()
+    if choices:
+        if value in choices:
+            return value
+        raise BadRecipe(f"recipe {name}: {key} is {value!r}, it must be one of {choices}")
+    if hint == tuple[int, int]:
+        pair = (value, value) if isinstance(value, int) else value
+        if isinstance(pair, (list, tuple)) and [type(side) for side in pair] == [int, int]:
+            return tuple(pair)
+        raise BadRecipe(f"recipe {name}: {key} is {value!r}, it must be one number or two")
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 5e-5 as a string
+        except ValueError:
+            pass
+    if type(value) is not hint:
+        raise BadRecipe(f"recipe {name}: {key} is {value!r}, it must be of type {hint.__name__}")
+    return value
+
+
+def recipe_names() -> list[str]:
+    """The recipes that the package ships."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in files(__name__).iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_recipe(recipe: str | Path | Recipe) -> Recipe:
+    """A shipped recipe by its name, or one from a YAML file.
+
+    The file's key ``base`` names the recipe whose values it changes (default ``paper``).
+
+    Raises:
+        BadRecipe: no such recipe, or a file that isn't one.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    shipped = files(__name__) / f"{recipe}.yaml"
+    if str(recipe) in recipe_names():
+        text, name = shipped.read_text(encoding="utf-8"), str(recipe)
+    else:
+        path = Path(recipe)
+        if not path.is_file():
+            raise BadRecipe(
+                f"no recipe {str(recipe)!r}: give one of {', '.join(recipe_names())}, "
+                "or the path of a YAML file"
+            )
+        try:
+            text, name = path.read_text(encoding="utf-8"), path.stem
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadRecipe(f"{path}: can't be read as a recipe ({error})") from None
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise BadRecipe(f"{name}: not a YAML file ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise BadRecipe(f"{name}: a recipe is a list of 'field: value' lines")
+    base = values.pop("base", None)
+    inherited = load_recipe(base).to_dict() if base else {}
+    return Recipe.from_dict({**inherited, **values, "name": name})

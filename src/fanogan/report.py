@@ -1,0 +1,564 @@
+"""What a person sees: one self-contained HTML page of scores, or of an evaluation.
+
+A page holds its pictures and figures inside itself, loads nothing, and can be mailed, printed and opened without a
+network. Colours of residuals mean the same on every page of a model, because their scale comes from the held-out
+normals and never from the picture that is shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from fanogan.folders import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAGE_SIDE = 512  # px; a larger picture is downsampled for the page
+PIXELATED_SIDE = 128  # px; a smaller picture is shown with visible pixels
+OUTLINE_SIDE = 256  # px; a smaller overlay is enlarged first, so that the contour of a mask stays thin
+OUTLINE_COLOUR = (0, 229, 255)  # cyan: absent from grey pictures and from the colours of residuals
+STRONGEST_ALPHA = 0.85  # some anatomy stays visible under the strongest residual
+COLOUR_RANGE = (0.3, 0.95)  # of 'inferno': its darkest part would look like a shadow in the picture
+BINS = 40
+
+# Matplotlib wants fixed colours; these stand in for the page's, which change between light and dark.
+INK, NORMAL, ANOMALOUS, MUTED, LINE = (f"#01010{digit}" for digit in range(1, 6))
+PAGE_COLOURS = {
+    INK: "currentColor",
+    NORMAL: "var(--normal)",
+    ANOMALOUS: "var(--anomalous)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+}
+FIGURE_STYLE = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scored image as the gallery shows it.
+
+    Attributes:
+        name: Path of the image relative to the searched folder.
+        score: Anomaly score A = A_R + kappa * A_D; higher is more anomalous.
+        image_residual: The term A_R.
+        feature_residual: The term A_D.
+        p_value: Conformal p-value against the held-out normals, in (0, 1], or None without them.
+        flag: Whether the score lies above the calibrated threshold; None where too few are held out.
+        label: 1 anomalous, 0 normal, None unknown.
+        warnings: Sentences about this image, such as a size outside the training normals.
+        picture: (rows, columns) or (rows, columns, 3), uint8.
+        reconstruction: Like picture, or None.
+        residual: (rows, columns) float32, raw abs(x - x_hat) in network units, [0, 2], or None.
+        mask: (rows, columns) bool, ground truth, or None.
+    """
+
+    name: str
+    score: float
+    image_residual: float
+    feature_residual: float
+    p_value: float | None
+    flag: bool | None
+    label: int | None
+    warnings: tuple[str, ...]
+    picture: np.ndarray
+    reconstruction: np.ndarray | None
+    residual: np.ndarray | None
+    mask: np.ndarray | None
+
+
+def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarray:
+    """Lay a residual as a layer of colour over a picture.
+
+    Args:
+        picture: (rows, columns) or (rows, columns, 3), uint8.
+        residual: (rows, columns), abs(x - x_hat) in network units, [0, 2].
+        scale: The residual, in the same units, at which colour and opacity are strongest. Fixed by the held-out
+            normals, so that one residual has one colour in all pictures of a model.
+
+    Returns:
+        (rows, columns, 3) uint8. Where the residual is 0 the picture is unchanged.
+
+    Raises:
+        ValueError: The shapes differ, the picture isn't uint8 grey or RGB, or the scale is negative or not finite.
+    """
+    if not (math.isfinite(scale) and scale >= 0):
+        raise ValueError(f"The colour scale of residuals must be finite and not negative, but it is {scale}.")
+    base = _as_rgb(picture)
+    if residual.shape != base.shape[:2]:
+        raise ValueError(f"A residual of shape {residual.shape} doesn't fit a picture of {base.shape[:2]}.")
+    # Normals that are reconstructed exactly give scale 0: any residual is then at the strongest.
+    level = np.clip(residual / max(scale, 1e-12), 0, 1).astype(np.float32)
+    colour = _residual_colours()[np.rint(level * 255).astype(np.intp)]
+    alpha = STRONGEST_ALPHA * level[..., np.newaxis]
+    return np.asarray(np.rint(base + alpha * (colour - base)), dtype=np.uint8)
+
+
+def outline(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Draw the inner edge of a mask, one pixel wide, on a picture.
+
+    Args:
+        picture: (rows, columns) or (rows, columns, 3), uint8.
+        mask: (rows, columns) bool.
+
+    Returns:
+        (rows, columns, 3) uint8.
+
+    Raises:
+        ValueError: The shapes differ, or the picture isn't uint8 grey or RGB.
+    """
+    drawn = _as_rgb(picture)
+    if mask.shape != drawn.shape[:2]:
+        raise ValueError(f"A mask of shape {mask.shape} doesn't fit a picture of {drawn.shape[:2]}.")
+    inside = np.pad(mask.astype(bool), 1)
+    surrounded = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+    drawn[inside[1:-1, 1:-1] & ~surrounded] = OUTLINE_COLOUR
+    return drawn
+
+
+def write_score_report(
+    path: Path,
+    *,
+    title: str,
+    model: Mapping[str, str],
+    scale: float,
+    statement: str,
+    cases: Sequence[Case],
+    total: int,
+    scores: np.ndarray,
+    held_out: np.ndarray,
+    volumes: Sequence[Mapping[str, Any]] = (),
+    warnings: Sequence[str] = (),
+) -> None:
+    """Write the page of a scored folder, whole or not at all.
+
+    Args:
+        path: The HTML file.
+        title: Heading of the page.
+        model: Facts about the model, name to value.
+        scale: Colour scale of residuals, in network units, from the held-out normals.
+        statement: The sentence that says what the calibration allows to claim.
+        cases: Images for the gallery, the highest scores of all; any order.
+        total: How many images were scored.
+        scores: (total,) their scores.
+        held_out: (n,) scores of the held-out normals; may be empty.
+        volumes: Rows of the table of volumes; their keys are its columns.
+        warnings: Sentences about the whole run.
+
+    Raises:
+        ValueError: A picture, residual or mask doesn't fit the others.
+        OSError: The file can't be written.
+    """
+    series = [("held-out normals", held_out, NORMAL), ("scored images", scores, ANOMALOUS)]
+    caption = "Scores of the images of this report beside those of the held-out normals, relative frequency."
+    figures = [_figure("scores", caption, _histogram_figure(series, None))]
+    _write_page(
+        path,
+        title=title,
+        kind="Anomaly scores",
+        model=model,
+        scale=scale,
+        statement=statement,
+        gallery=_gallery(cases, total, scale, len(held_out)),
+        figures=figures,
+        volumes=_table(volumes),
+        warnings=warnings,
+        lead=f"{total:,} {'image' if total == 1 else 'images'} scored.",
+        alarms=[],
+        evaluation=None,
+    )
+
+
+def write_evaluation_report(
+    path: Path,
+    *,
+    title: str,
+    model: Mapping[str, str],
+    scale: float,
+    statement: str,
+    cases: Sequence[Case],
+    total: int,
+    evaluation: Mapping[str, Any],
+    scores: np.ndarray,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    warnings: Sequence[str] = (),
+) -> None:
+    """Write the page of an evaluation on labelled images, whole or not at all.
+
+    Args:
+        path: The HTML file.
+        title: Heading of the page.
+        model: Facts about the model, name to value.
+        scale: Colour scale of residuals, in network units, from the held-out normals.
+        statement: The sentence that says what the calibration allows to claim.
+        cases: Images for the gallery, the highest scores of all; any order.
+        total: How many images were scored.
+        evaluation: What `metrics.json` holds: rows (the method first), calibrated, pixel, roc, pixel_roc.
+        scores: (total,) scores.
+        labels: (total,) 1 anomalous, 0 normal.
+        held_out: (n,) scores of the held-out normals; may be empty.
+        warnings: Sentences about the whole run.
+
+    Raises:
+        ValueError: A picture, residual or mask doesn't fit the others.
+        OSError: The file can't be written.
+    """
+    _write_page(
+        path,
+        title=title,
+        kind="Evaluation",
+        model=model,
+        scale=scale,
+        statement=statement,
+        gallery=_gallery(cases, total, scale, len(held_out)),
+        figures=_evaluation_figures(evaluation, scores, labels),
+        volumes=None,
+        warnings=warnings,
+        lead=_lead(evaluation),
+        alarms=_alarms(evaluation),
+        evaluation=evaluation,
+    )
+
+
+def _write_page(path: Path, *, scale: float, **content: Any) -> None:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        number=_number, share=_share, percent=_percent, interval=_interval, cell=_cell, words=_words
+    )
+    source = files("fanogan").joinpath("templates", "report.html").read_text(encoding="utf-8")
+    page = environment.from_string(source).render(
+        scale=_number(scale), scale_bar=_data_uri(_scale_bar(scale)), **content
+    )
+    write_whole(Path(path), page.encode("utf-8"))
+
+
+# ---------------------------------------------------------------- what the numbers say
+
+
+def _lead(evaluation: Mapping[str, Any]) -> str:
+    method = evaluation["rows"][0]
+    unit, subjects = evaluation["unit"], evaluation["n_subjects"]
+    return (
+        f"{method['name']} reaches AUC {_share(method['auc'])} (95 % interval {_interval(method['auc_interval'])}) on "
+        f"{evaluation['n']:,} {unit}s of {subjects:,} subjects, of which {evaluation['n_anomalous']:,} "
+        f"({_percent(evaluation['prevalence'])}) are anomalous."
+    )
+
+
+def _best_honest(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    honest = [row for row in evaluation["rows"] if row["kind"] == "honest"]
+    return max(honest, key=lambda row: float(row["auc"]), default=None)
+
+
+def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
+    """Sentences that must not be missed: a result that a trivial score beats, or that is worse than chance."""
+    method, best, pixel = evaluation["rows"][0], _best_honest(evaluation), evaluation["pixel"]
+    alarms = []
+    if best is not None and best["auc"] > method["auc"]:
+        alarms.append(
+            f"A trivial score does better: {best['name']} reaches AUC {_share(best['auc'])}, "
+            f"{method['name']} {_share(method['auc'])}."
+        )
+    if method["auc"] < 0.5:
+        alarms.append(
+            f"The AUC is below 0.5 ({_share(method['auc'])}): normal {evaluation['unit']}s are mostly scored as more "
+            "anomalous than the anomalous ones."
+        )
+    if pixel and pixel["darkness_auc"] > pixel["auc"]:
+        alarms.append(
+            f"A trivial map does better: darkness reaches pixel AUC {_share(pixel['darkness_auc'])}, "
+            f"the residual {_share(pixel['auc'])}."
+        )
+    return alarms
+
+
+def _number(value: float | None) -> str:
+    """Four significant digits, for scores and thresholds."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:#.4g}".rstrip(".")
+
+
+def _share(value: float | None) -> str:
+    """Three decimals, for AUC and what else lies in [0, 1]."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _interval(bounds: Sequence[float] | None) -> str:
+    return "–" if bounds is None else f"{_share(bounds[0])} to {_share(bounds[1])}"
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.2g}"
+
+
+def _words(key: str) -> str:
+    return {"p_value": "p", "f_score": "F-score"}.get(key, key.replace("_", " "))
+
+
+def _cell(value: object, key: str = "") -> str:
+    """Text of a value in a table whose columns the caller chose."""
+    match value:
+        case None:
+            return "–"
+        case bool() | np.bool_():
+            return "yes" if value else "no"
+        case int() | np.integer():
+            return f"{value:,}"
+        case float() | np.floating():
+            return _p_value(float(value)) if key == "p_value" else _number(float(value))
+        case str():
+            return value
+        case Iterable():
+            return "; ".join(_cell(entry) for entry in value)
+    return str(value)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    texts = [key for key in keys if any(isinstance(row.get(key), str) for row in rows)]
+    return {"keys": keys, "texts": texts, "rows": rows} if rows else None
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _gallery(cases: Sequence[Case], total: int, scale: float, n_held_out: int) -> dict[str, Any]:
+    ordered = sorted(cases, key=lambda case: -case.score)
+    if len(ordered) == total:
+        extent = "the only image" if total == 1 else f"all {total:,} images"
+    else:
+        extent = f"the {len(ordered):,} highest of {total:,}"
+    return {
+        "extent": extent,
+        "cards": [_card(case, scale, n_held_out) for case in ordered],
+        "flagged": sum(case.flag is True for case in ordered),
+        "warned": sum(bool(case.warnings) for case in ordered),
+    }
+
+
+def _card(case: Case, scale: float, n_held_out: int) -> dict[str, Any]:
+    rows, columns = case.picture.shape[:2]
+    pictures = [(f"image {rows} × {columns}", f"image {case.name}", _shrink(case.picture))]
+    if case.reconstruction is not None:
+        pictures.append(("reconstruction", f"reconstruction of {case.name}", _shrink(case.reconstruction)))
+    if case.residual is not None:
+        marked = "" if case.mask is None else ", ground truth outlined"
+        layer = _marked_overlay(case, case.residual, scale)
+        pictures.append(("residual", f"residual of {case.name} in colour over the image{marked}", layer))
+    return {
+        "case": case,
+        "p": None if case.p_value is None else f"p = {_p_value(case.p_value)} (n = {n_held_out:,})",
+        "pixelated": max(rows, columns) < PIXELATED_SIDE,
+        "pictures": [
+            {"caption": caption, "alt": alt, "uri": _data_uri(pixels), "shape": pixels.shape}
+            for caption, alt, pixels in pictures
+        ],
+    }
+
+
+def _marked_overlay(case: Case, residual: np.ndarray, scale: float) -> np.ndarray:
+    # Checked on the full size first: after shrinking, an array of another shape could seem to fit.
+    if residual.shape != case.picture.shape[:2]:
+        raise ValueError(f"{case.name}: the residual's shape {residual.shape} isn't the image's {case.picture.shape}.")
+    layer = overlay(_shrink(case.picture), _shrink(residual.astype(np.float32)), scale)
+    if case.mask is None:
+        return layer
+    if case.mask.shape != case.picture.shape[:2]:
+        raise ValueError(f"{case.name}: the mask's shape {case.mask.shape} isn't the image's {case.picture.shape}.")
+    mask = _shrink(case.mask.astype(np.float32)) > 0
+    factor = max(1, OUTLINE_SIDE // max(layer.shape[:2]))
+    enlarged = [array.repeat(factor, axis=0).repeat(factor, axis=1) for array in (layer, mask)]
+    return outline(enlarged[0], enlarged[1])
+
+
+def _shrink(pixels: np.ndarray) -> np.ndarray:
+    """Downsample uint8 pictures or float32 maps to at most `PAGE_SIDE` on a side; smaller ones stay as they are."""
+    rows, columns = pixels.shape[:2]
+    factor = PAGE_SIDE / max(rows, columns)
+    if factor >= 1:
+        return pixels
+    size = (max(1, round(columns * factor)), max(1, round(rows * factor)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+
+
+def _as_rgb(picture: np.ndarray) -> np.ndarray:
+    """A new (rows, columns, 3) uint8 array of a grey or RGB picture."""
+    grey = picture.ndim == 2
+    if picture.dtype != np.uint8 or not (grey or (picture.ndim == 3 and picture.shape[2] == 3)):
+        raise ValueError(
+            f"A picture must be uint8, (rows, columns) or (rows, columns, 3), but this one is {picture.dtype} of "
+            f"shape {picture.shape}."
+        )
+    return np.repeat(picture[..., np.newaxis], 3, axis=2) if grey else picture.copy()
+
+
+@cache
+def _residual_colours() -> np.ndarray:
+    """(256, 3) float32 in [0, 255], from the weakest residual to the strongest."""
+    from matplotlib import colormaps
+
+    colours = colormaps["inferno"](np.linspace(*COLOUR_RANGE, 256))
+    return np.asarray(255 * colours[:, :3], dtype=np.float32)
+
+
+def _scale_bar(scale: float) -> np.ndarray:
+    """The residuals 0 to scale over black, mid-grey and white: (24, 256, 3) uint8."""
+    ground = np.repeat(np.array([0, 110, 220], dtype=np.uint8), 8)[:, np.newaxis].repeat(256, axis=1)
+    return overlay(ground, np.linspace(0, 1, 256)[np.newaxis].repeat(len(ground), axis=0) * scale, scale)
+
+
+def _data_uri(pixels: np.ndarray) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _evaluation_figures(
+    evaluation: Mapping[str, Any], scores: np.ndarray, labels: np.ndarray
+) -> list[dict[str, str]]:
+    method, calibrated = evaluation["rows"][0], evaluation["calibrated"]
+    curve = _roc_figure(evaluation["roc"], method["auc"], method["youden"], calibrated)
+    caption = "Receiver operating characteristic. Youden's point is chosen on the test labels."
+    figures = [_figure("roc", caption, curve)]
+    series = [("normal", scores[labels == 0], NORMAL), ("anomalous", scores[labels == 1], ANOMALOUS)]
+    caption = "Scores of normal and anomalous images on one axis, relative frequency of each (as Fig. B3 of the paper)."
+    figures.append(_figure("scores", caption, _histogram_figure(series, calibrated["threshold"])))
+    if evaluation["pixel"] and evaluation["pixel_roc"]:
+        pixel = evaluation["pixel"]
+        curve = _roc_figure(evaluation["pixel_roc"], pixel["auc"], pixel.get("youden"), None)
+        caption = "Pixel by pixel: the residual map against the ground-truth masks."
+        figures.append(_figure("pixels", caption, curve))
+    return figures
+
+
+def _figure(name: str, caption: str, drawing: Figure) -> dict[str, str]:
+    return {"caption": caption, "svg": _inline_svg(name, caption, drawing)}
+
+
+def _new_figure() -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(4.4, 3.3), layout="constrained")
+    return drawing, drawing.add_subplot()
+
+
+def _roc_figure(
+    curve: Mapping[str, Sequence[float]],
+    auc: float,
+    youden: Mapping[str, float] | None,
+    calibrated: Mapping[str, Any] | None,
+) -> Figure:
+    from matplotlib import rc_context
+
+    with rc_context(FIGURE_STYLE):
+        drawing, axes = _new_figure()
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot(curve["fpr"], curve["tpr"], color=ANOMALOUS, linewidth=1.8, label=f"AUC {_share(auc)}")
+        if youden is not None:
+            place = (1 - youden["specificity"], youden["sensitivity"])
+            label = "Youden's point, chosen on the test labels"
+            axes.plot(*place, "o", markersize=7, color=INK, fillstyle="none", label=label)
+        if calibrated is not None and calibrated["threshold"] is not None:
+            place = (calibrated["false_positive_rate"], calibrated["sensitivity"])
+            label = f"calibrated threshold, {_percent(calibrated['alpha'])} asked for"
+            axes.plot(*place, "D", markersize=6.5, color=NORMAL, label=label)
+        axes.set(xlabel="false-positive rate", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.legend(loc="lower right")
+    return drawing
+
+
+def _histogram_figure(series: Sequence[tuple[str, np.ndarray, str]], threshold: float | None) -> Figure:
+    from matplotlib import rc_context
+
+    present = [(name, values, colour) for name, values, colour in series if len(values)]
+    everything = np.concatenate([values for _, values, _ in present])
+    edges, logarithmic = _bins(everything)
+    with rc_context(FIGURE_STYLE):
+        drawing, axes = _new_figure()
+        for name, values, colour in present:
+            weights = np.full(len(values), 1 / len(values))
+            style = {"bins": edges, "weights": weights, "color": colour}
+            axes.hist(values, histtype="stepfilled", alpha=0.25, **style)
+            axes.hist(values, histtype="step", linewidth=1.4, label=f"{name} ({len(values):,})", **style)
+        if threshold is not None:
+            label = f"calibrated threshold {_number(threshold)}"
+            axes.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (5, 2)), label=label)
+        axes.set(xlabel="anomaly score", ylabel="relative frequency")
+        axes.set_xscale("log" if logarithmic else "linear")
+        axes.grid(axis="x", visible=False)
+        axes.legend(loc="upper right")
+    return drawing
+
+
+def _bins(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Edges of the bins and whether they're logarithmic: a few far outliers would press all else into one bin."""
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high > 20 * float(np.median(values)):
+        return np.geomspace(low, high, BINS + 1), True
+    if high - low <= 1e-9 * abs(high):
+        low, high = low - 0.5 * abs(low) - 1e-6, high + 0.5 * abs(high) + 1e-6
+    return np.linspace(low, high, BINS + 1), False
+
+
+def _inline_svg(name: str, description: str, drawing: Figure) -> str:
+    """SVG that takes its colours and letters from the page, with ids that no other figure on the page has."""
+    from html import escape
+
+    from markupsafe import Markup
+    from matplotlib import rc_context
+
+    stream = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({**FIGURE_STYLE, "svg.hashsalt": name}):
+        drawing.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, replacement in PAGE_COLOURS.items():
+        text = text.replace(colour, replacement)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1))

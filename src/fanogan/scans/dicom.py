@@ -1,0 +1,273 @@
+"""DICOM images, single-frame and multi-frame, by pydicom.
+
+Only the elements named here are ever read from a file, so that nothing about the patient can
+reach a name, a note, a log or a message; and pydicom's own messages, which may quote a file's
+content, are not passed on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fanogan.scans.scan import BadScan, Decoded, Pixels, Spacing, check_size, damaged
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_FRAME_ELEMENTS = [
+    "ModalityLUTSequence",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+]
+_FRAME_GROUPS = [
+    "PixelMeasuresSequence",
+    "PixelValueTransformationSequence",
+    "FrameVOILUTSequence",
+]
+_HEADER = [
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    *(
+        f"{colour}PaletteColorLookupTable{part}"
+        for colour in ("Red", "Green", "Blue")
+        for part in ("Descriptor", "Data")
+    ),
+    *_FRAME_ELEMENTS,
+]
+_PIXELS = [
+    "PixelData",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+]
+
+
+def read_dicom(path: Path) -> Decoded:
+    """Reads a DICOM image as a viewer would show it, with higher brighter.
+
+    Modality table or rescale, then the first window (VOI) where there is one, then MONOCHROME1
+    is inverted within the range that the header declares. Whole numbers stay integers.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (frames, rows, columns) or (frames, rows, columns, 3), a volume where there are several
+        frames, with the spacing in millimetres.
+
+    Raises:
+        BadScan: No image, too large, damaged, or a compression that no installed package reads.
+    """
+    try:
+        return _read(path)
+    except (BadScan, ImportError, OSError, MemoryError):
+        raise
+    except Exception:
+        # 'from None': pydicom's messages may quote the file's content.
+        raise damaged(str(path), "a DICOM image") from None
+
+
+def _read(path: Path) -> Decoded:
+    from pydicom.pixels.processing import apply_color_lut
+    from pydicom.pixels.utils import pixel_array
+
+    header = _elements(path, with_pixels=False)
+    frames = _check_header(str(path), header)
+    dataset = _elements(path, with_pixels=True)
+    if not any(keyword in dataset for keyword in _PIXELS[:3]):
+        raise _no_image(str(path))
+    _check_decodable(path, dataset)
+    pixels: Pixels = pixel_array(dataset)
+    pixels = pixels if frames > 1 else pixels[np.newaxis]
+    notes: tuple[str, ...] = ()
+    if header.PhotometricInterpretation == "PALETTE COLOR":
+        pixels, notes = apply_color_lut(pixels, dataset), ("palette converted to RGB",)
+    elif pixels.ndim == 3:
+        shown = [_shown(frame, _frame_header(header, i)) for i, frame in enumerate(pixels)]
+        pixels = np.stack(shown)
+    return Decoded(pixels, _spacing(_frame_header(header, 0)), frames > 1, notes)
+
+
+def _no_image(label: str) -> BadScan:
+    return BadScan(
+        f"{label} is a DICOM file without an image, or is cut short: "
+        "copy it again, or leave it out with --skip-bad"
+    )
+
+
+def _elements(path: Path, with_pixels: bool) -> Dataset:
+    """Reads the named elements of a file, and no others."""
+    from pydicom import dcmread
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    # force: files of before 1996 and of some archives have no preamble.
+    with path.open("rb") as file:
+        starts_as_part_10 = file.read(132)[128:] == b"DICM"
+    if starts_as_part_10 and _transfer_syntax(path) == DeflatedExplicitVRLittleEndian:
+        # pydicom would inflate it whole before its size could be checked.
+        raise BadScan(f"{path} is a deflated DICOM file: rewrite it uncompressed")
+    dataset = dcmread(
+        path,
+        stop_before_pixels=not with_pixels,
+        force=not starts_as_part_10,
+        specific_tags=_HEADER + _PIXELS if with_pixels else _HEADER,
+    )
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return dataset
+
+
+def _transfer_syntax(path: Path) -> str | None:
+    from pydicom.filereader import read_file_meta_info
+
+    syntax: str | None = read_file_meta_info(path).get("TransferSyntaxUID")
+    return syntax
+
+
+def _check_header(label: str, header: Dataset) -> int:
+    """Checks the declared size, and returns the number of frames."""
+    if "Rows" not in header or "Columns" not in header:
+        raise _no_image(label)
+    frames = int(header.get("NumberOfFrames") or 1)
+    bytes_per_sample = max(int(header.BitsAllocated) // 8, 1)
+    check_size(
+        label,
+        int(header.Rows),
+        int(header.Columns),
+        frames,
+        int(header.get("SamplesPerPixel") or 1) * bytes_per_sample,
+    )
+    return frames
+
+
+def _check_decodable(path: Path, dataset: Dataset) -> None:
+    """Raises BadScan where no installed package decodes the file's compression."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        is_available = get_decoder(syntax).is_available
+    except NotImplementedError:
+        is_available = False
+    if not is_available:
+        # A private UID could identify a site; a registered one has a name.
+        name = "" if syntax.is_private or syntax.name == syntax else f" ({syntax.name})"
+        raise BadScan(
+            f"{path} is a DICOM image of a compression that is not read{name}: "
+            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress it"
+        )
+
+
+def _frame_header(header: Dataset, index: int) -> Dataset:
+    """Returns the header with the functional groups of frame `index` written over it."""
+    from pydicom.dataset import Dataset
+
+    flat = Dataset()
+    flat.update(header)
+    flat.file_meta = header.file_meta
+    per_frame = header.get("PerFrameFunctionalGroupsSequence") or []
+    groups = [*(header.get("SharedFunctionalGroupsSequence") or [])[:1], *per_frame[index:][:1]]
+    for group in groups:
+        for sequence in _FRAME_GROUPS:
+            for item in (group.get(sequence) or [])[:1]:
+                flat.update({e.tag: e for e in item if e.keyword in _FRAME_ELEMENTS})
+    return flat
+
+
+def _shown(stored: Pixels, header: Dataset) -> Pixels:
+    """Applies modality table, window and MONOCHROME1 to one frame (rows, columns)."""
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+
+    low, high = _declared_range(header, stored)
+    is_whole = stored.dtype.kind in "ui"
+    pixels = apply_modality_lut(stored, header)
+    is_whole = is_whole and float(low).is_integer() and float(high).is_integer()
+    is_whole = is_whole and float(header.get("RescaleSlope") or 1).is_integer()
+    if is_whole:
+        pixels = np.rint(pixels).astype(np.int64)
+    if _has_window(header):
+        pixels = apply_voi_lut(pixels, header)
+        low, high = _range_after_window(header, low, high)
+        pixels = np.rint(pixels).astype(np.int64) if is_whole else pixels
+    if header.PhotometricInterpretation == "MONOCHROME1":
+        pixels = low + high - pixels
+    return _narrow(pixels, low, high)
+
+
+def _declared_range(header: Dataset, stored: Pixels) -> tuple[float, float]:
+    """Returns the least and greatest value that a pixel can have after the modality step."""
+    if stored.dtype.kind == "f":
+        return float(stored.min()), float(stored.max())
+    bits = int(header.BitsStored)
+    ends = np.array([0, 2**bits - 1], dtype=np.float64)
+    if header.PixelRepresentation == 1:
+        ends -= 2.0 ** (bits - 1)
+    if header.get("ModalityLUTSequence"):
+        return 0, 2 ** int(header.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+    if "RescaleSlope" in header and "RescaleIntercept" in header:
+        ends = ends * float(header.RescaleSlope) + float(header.RescaleIntercept)
+    return float(ends.min()), float(ends.max())
+
+
+def _has_window(header: Dataset) -> bool:
+    """Says whether there is a table or a window that can be applied; some have a width of 0."""
+    if header.get("VOILUTSequence"):
+        return True
+    widths = np.atleast_1d(np.asarray(header.get("WindowWidth") or 0, dtype=np.float64))
+    return header.get("WindowCenter") is not None and bool(widths[0] >= 1)
+
+
+def _range_after_window(header: Dataset, low: float, high: float) -> tuple[float, float]:
+    """Returns the range that the window's output has: a table's depth, or the input's range."""
+    if header.get("VOILUTSequence"):
+        return 0, 2 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    return low, high
+
+
+def _narrow(pixels: Pixels, low: float, high: float) -> Pixels:
+    """Stores whole numbers by the declared range, so that files of one scanner agree."""
+    if pixels.dtype.kind == "f":
+        return pixels.astype(np.float32)
+    if low >= 0 and high <= 255:
+        candidate: Any = np.uint8
+    else:
+        candidate = np.uint16 if low >= 0 else np.int16
+    limits = np.iinfo(candidate)
+    fits = limits.min <= pixels.min() and pixels.max() <= limits.max
+    return pixels.astype(candidate if fits else np.float32)
+
+
+def _spacing(header: Dataset) -> Spacing:
+    """Returns millimetres between frames, rows and columns; None where they are not given."""
+    between = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
+    within = header.get("PixelSpacing") or header.get("ImagerPixelSpacing") or (None, None)
+    rows, columns = (_length(value) for value in within)
+    return _length(between), rows, columns
+
+
+def _length(value: object) -> float | None:
+    """Returns a positive, finite length, and None for anything else."""
+    length = float(value) if isinstance(value, int | float) else 0.0
+    return length if np.isfinite(length) and length > 0 else None

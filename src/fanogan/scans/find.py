@@ -1,0 +1,269 @@
+"""Which files are meant, what they are called, and whose they are."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fanogan.scans.scan import BadScan
+
+EXTENSIONS = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"),
+    *(".npy", ".npz", ".dcm", ".dicom", ".nii", ".nii.gz"),
+)
+_READS = "reads " + ", ".join(EXTENSIONS)
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """A file that can be read as a scan.
+
+    Attributes:
+        path: The file.
+        name: Posix path relative to the searched folder, and ':key'; unique within a source.
+        group: The subject.
+        key: The array's name inside a .npz, where one was given.
+    """
+
+    path: Path
+    name: str
+    group: str
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A file, and where it lies below the folder that was searched."""
+
+    path: Path
+    relative: str
+    key: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.relative if self.key is None else f"{self.relative}:{self.key}"
+
+
+def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
+    """Finds the files to read, names them, and says whose they are.
+
+    Args:
+        source: A folder (searched recursively, without hidden files), a file, a glob, or a list
+            of these. 'file.npz:key' names an array inside a .npz.
+        groups: None: a file's subject is the first folder below the searched one, or the file
+            itself where there is none. A path ending in '.csv': a table with the columns `path`
+            (relative to the searched folder) and `subject`. Anything else: a regular expression
+            that is searched in the name, and whose first group, or whole match, is the subject.
+
+    Returns:
+        The sources in natural order (2 before 10) within each entry of a list, the entries in
+        the order given; each file once.
+
+    Raises:
+        BadScan: Nothing there, nothing of a known format, or a file without a subject.
+    """
+    entries = source if isinstance(source, list | tuple) else [source]
+    if not entries:
+        raise BadScan(f"no images in an empty list: give folders, files or globs ({_READS})")
+    found = _without_duplicates(item for entry in entries for item in _expand(entry))
+    subject = _subject_rule(groups)
+    names = _unique_names(found)
+    return [
+        ScanSource(item.path, name, subject(item, name), item.key)
+        for item, name in zip(found, names, strict=True)
+    ]
+
+
+def split_key(path: Path) -> tuple[Path, str | None]:
+    """Splits 'file.npz:key' into the file and the key; any other path has no key."""
+    match = re.fullmatch(r"(.+\.npz):([^/\\]+)", str(path), flags=re.IGNORECASE)
+    if match is None or path.exists():
+        return path, None
+    return Path(match[1]), match[2]
+
+
+def extension(path: Path) -> str:
+    """Returns the extension in lower case, '.nii.gz' as one."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def _expand(entry: Any) -> list[_Found]:
+    """Finds the files of one folder, file or glob."""
+    if not isinstance(entry, str | os.PathLike):
+        kind = type(entry).__name__
+        raise BadScan(f"a source of type {kind} is no path: give paths only, or arrays only")
+    text = os.fspath(entry)
+    path = Path(text)
+    if path.is_dir():
+        return _sorted_or_none(path, _walk(path, path))
+    file, key = split_key(path)
+    if file.exists():
+        if extension(file) not in EXTENSIONS:
+            raise BadScan(f"{file} has no extension of a known format: fanogan {_READS}")
+        return [_Found(file, file.name, key)]
+    if any(letter in text for letter in "*?["):
+        return _expand_glob(text)
+    raise BadScan(f"{text} does not exist: check the spelling of the path")
+
+
+def _expand_glob(pattern: str) -> list[_Found]:
+    """Finds what a glob matches; names are relative to its part without wildcards."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if any(letter in part for letter in "*?["))
+    root = Path(*parts[:fixed])
+    found: list[_Found] = []
+    for match in map(Path, glob.glob(pattern, recursive=True)):
+        if match.is_dir():
+            found += _walk(match, root)
+        elif extension(match) in EXTENSIONS:
+            found.append(_Found(match, match.relative_to(root).as_posix()))
+    return _sorted_or_none(Path(pattern), found)
+
+
+def _sorted_or_none(where: Path, found: Sequence[_Found] | Iterator[_Found]) -> list[_Found]:
+    """Sorts what was found, or raises BadScan where that is nothing."""
+    ordered = sorted(found, key=lambda item: _natural_key(item.relative))
+    if not ordered:
+        raise BadScan(f"no images in {where}: fanogan {_READS}")
+    return ordered
+
+
+def _walk(folder: Path, root: Path) -> Iterator[_Found]:
+    """Yields the readable files below a folder; links to folders are followed, once each."""
+    seen: set[str] = set()
+    for current, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        real = os.path.realpath(current)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(current, name)
+            if not name.startswith(".") and extension(path) in EXTENSIONS and path.is_file():
+                yield _Found(path, path.relative_to(root).as_posix())
+
+
+def _refuse(error: OSError) -> None:
+    """Turns a folder that cannot be listed into an error: os.walk would leave it out in silence."""
+    raise BadScan(
+        f"{error.filename} cannot be searched ({error.strerror}): check its permissions"
+    ) from error
+
+
+def _natural_key(name: str) -> tuple[object, ...]:
+    """Orders 'b2/a' before 'b10/a', folder by folder."""
+    parts = (re.split(r"([0-9]+)", part.lower()) for part in name.split("/"))
+    numbered = tuple(
+        tuple((int(piece), "") if i % 2 else (0, piece) for i, piece in enumerate(pieces))
+        for pieces in parts
+    )
+    return numbered, name
+
+
+def _without_duplicates(found: Iterator[_Found]) -> list[_Found]:
+    """Keeps the first of each file and key, links resolved."""
+    first: dict[tuple[str, str | None], _Found] = {}
+    for item in found:
+        first.setdefault((os.path.realpath(item.path), item.key), item)
+    return list(first.values())
+
+
+def _unique_names(found: list[_Found]) -> list[str]:
+    """Names each file by its relative path, and takes in more of the path where names collide."""
+    names = [item.name for item in found]
+    extra = 0
+    while len(set(names)) < len(names):
+        extra += 1
+        counts = Counter(names)
+        names = [
+            _longer_name(item, extra) if counts[name] > 1 else name
+            for item, name in zip(found, names, strict=True)
+        ]
+    return names
+
+
+def _longer_name(item: _Found, extra: int) -> str:
+    """Returns the name with `extra` more folders of the absolute path in front."""
+    absolute = Path(os.path.abspath(item.path)).as_posix().split("/")
+    longer = "/".join(absolute[-(len(item.relative.split("/")) + extra) :])
+    return replace(item, relative=longer).name
+
+
+def _subject_rule(groups: str | None) -> Callable[[_Found, str], str]:
+    """Returns the function that names a file's subject."""
+    if groups is None:
+        return _folder_or_self
+    if groups.lower().endswith(".csv"):
+        return _table_rule(groups)
+    return _pattern_rule(groups)
+
+
+def _folder_or_self(item: _Found, name: str) -> str:
+    folder, slash, _ = item.relative.partition("/")
+    return folder if slash else name
+
+
+def _table_rule(table: str) -> Callable[[_Found, str], str]:
+    subjects = _read_table(table)
+
+    def subject(item: _Found, name: str) -> str:
+        for candidate in (item.name, item.relative, name):
+            if candidate in subjects:
+                return subjects[candidate]
+        raise BadScan(f"{name} is not listed in {table}: add a row with its path and subject")
+
+    return subject
+
+
+def _read_table(table: str) -> dict[str, str]:
+    """Reads a CSV of path and subject."""
+    subjects: dict[str, str] = {}
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"path", "subject"} <= set(reader.fieldnames or ()):
+                raise BadScan(f"{table} has no columns 'path' and 'subject': add this header line")
+            for row in reader:
+                path, subject = _row(table, reader.line_num, row)
+                if subjects.setdefault(path, subject) != subject:
+                    raise BadScan(f"{table} gives {path} two subjects: leave one of the rows")
+    except OSError as error:
+        raise BadScan(f"{table} cannot be read ({error.strerror}): check the path") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BadScan(f"{table} is no CSV table in UTF-8: save it as one") from error
+    return subjects
+
+
+def _row(table: str, line: int, row: dict[str | Any, str | Any]) -> tuple[str, str]:
+    """Returns path and subject of a row, both filled in."""
+    path, subject = ((row[column] or "").strip() for column in ("path", "subject"))
+    if not path or not subject:
+        raise BadScan(f"{table} lacks a path or a subject in line {line}: fill it in")
+    return Path(path.replace("\\", "/")).as_posix(), subject
+
+
+def _pattern_rule(pattern: str) -> Callable[[_Found, str], str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise BadScan(
+            f"groups {pattern!r} is no regular expression ({error}): correct it"
+        ) from error
+
+    def subject(_: _Found, name: str) -> str:
+        match = compiled.search(name)
+        text = match and match[1 if compiled.groups else 0]
+        if not text:
+            raise BadScan(f"{name} does not match groups {pattern!r}, so its subject is unknown")
+        return text
+
+    return subject

@@ -1,0 +1,79 @@
+"""PNG, JPEG and BMP, by Pillow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fanogan.scans.scan import Decoded, Pixels, check_size, damaged, too_large
+
+_FORMATS = ("PNG", "JPEG", "BMP")
+_GREY_MODES = ("L", "LA", "I", "I;16", "I;16B", "I;16L")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def read_raster(path: Path) -> Decoded:
+    """Reads one PNG, JPEG or BMP.
+
+    One bit a pixel becomes grey, palettes and CMYK become RGB; sixteen bits stay sixteen; a
+    JPEG is turned as its EXIF orientation says. Resolution tags are ignored: they describe
+    printing and not the patient.
+
+    Args:
+        path: The file.
+
+    Returns:
+        One frame: (1, rows, columns) or (1, rows, columns, channels), uint8 or uint16.
+
+    Raises:
+        BadScan: The file is damaged, larger than 100 megapixels, or no such image.
+    """
+    label = str(path)
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            check_size(label, image.height, image.width)
+            pixels, notes = _pixels(path, image)
+    except Image.DecompressionBombError as error:
+        raise too_large(label, "a decompression bomb's size") from error
+    except UnidentifiedImageError as error:
+        raise damaged(label, "a PNG, JPEG or BMP image") from error
+    return Decoded(pixels[np.newaxis], notes=notes)
+
+
+def _pixels(path: Path, image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
+    """Decodes an opened image to (rows, columns[, channels]), with notes on what was changed."""
+    notes: tuple[str, ...] = ()
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes = (f"first of {frames} frames read",)
+    if image.format == "PNG" and _is_sixteen_bit_colour(path):
+        return _sixteen_bit_colour(path), notes
+    if image.format == "JPEG":
+        image = ImageOps.exif_transpose(image)
+    mode = image.mode
+    if mode == "1":
+        return np.asarray(image.convert("L")), (*notes, "one bit a pixel, read as 8-bit grey")
+    if mode in ("P", "PA"):
+        has_alpha = mode == "PA" or "transparency" in image.info
+        colours = image.convert("RGBA" if has_alpha else "RGB")
+        return np.asarray(colours), (*notes, "palette converted to RGB")
+    if mode not in (*_GREY_MODES, "RGB", "RGBA"):
+        return np.asarray(image.convert("RGB")), (*notes, f"{mode} converted to RGB")
+    return np.asarray(image), notes
+
+
+def _is_sixteen_bit_colour(path: Path) -> bool:
+    """Says whether a PNG has 16 bits and several channels, which Pillow would cut to 8 bits."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    return header.startswith(_PNG_SIGNATURE) and header[24] == 16 and header[25] in (2, 4, 6)
+
+
+def _sixteen_bit_colour(path: Path) -> Pixels:
+    """Decodes a 16-bit colour PNG to (rows, columns, channels) uint16."""
+    from imagecodecs import png_decode
+
+    pixels: Pixels = png_decode(path.read_bytes())
+    return pixels

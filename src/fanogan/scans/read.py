@@ -1,0 +1,205 @@
+"""Reading: one file by its content, or many in order."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fanogan.scans.arrays import array_scans, is_array_like, read_npy, read_npz
+from fanogan.scans.dicom import read_dicom
+from fanogan.scans.find import ScanSource, extension, find_scans, split_key
+from fanogan.scans.nifti import read_nifti
+from fanogan.scans.raster import read_raster
+from fanogan.scans.scan import BadScan, Decoded, Scan, damaged, finish
+from fanogan.scans.tiff import read_tiff
+
+logger = logging.getLogger(__name__)
+
+_HEAD_BYTES = 352
+
+_SIGNATURES = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"BM", "BMP"),
+    (b"\x93NUMPY", "npy"),
+    (b"PK", "npz"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+_READERS: dict[str, Callable[[Path], Decoded]] = {
+    "PNG": read_raster,
+    "JPEG": read_raster,
+    "BMP": read_raster,
+    "TIFF": read_tiff,
+    "DICOM": read_dicom,
+    "NIfTI": read_nifti,
+    "npy": read_npy,
+    "npz": read_npz,
+}
+_BY_EXTENSION = {".nii": "NIfTI", ".nii.gz": "NIfTI", ".dcm": "DICOM", ".dicom": "DICOM"}
+
+
+def read_scan(
+    path: str | Path, name: str | None = None, group: str | None = None, key: str | None = None
+) -> Scan:
+    """Reads one file; its content decides the format.
+
+    Args:
+        path: The file, or 'file.npz:key'.
+        name: The scan's name; the file's name where None.
+        group: The subject; the scan's name where None.
+        key: The array's name inside a .npz.
+
+    Returns:
+        The scan.
+
+    Raises:
+        BadScan: The file cannot be used; the message says why, and what to do.
+    """
+    path = Path(path)
+    if key is None:
+        path, key = split_key(path)
+    label = str(path) if key is None else f"{path}:{key}"
+    name = name or Path(label).name
+    kind = "an image"
+    try:
+        kind = _format_of(path)
+        decoded = read_npz(path, key) if kind == "npz" else _READERS[kind](path)
+        return finish(decoded, label, name, group or name)
+    except BadScan:
+        raise
+    except ImportError as error:
+        raise BadScan(
+            f"{label} is a {kind} file, which needs an extra: pip install 'fanogan[{kind.lower()}]'"
+        ) from error
+    except MemoryError as error:
+        raise BadScan(f"{label} does not fit into memory: split it into smaller files") from error
+    except OSError as error:
+        raise _unreadable(label, kind, error) from _cause(kind, error)
+    except Exception as error:
+        # Decoders raise whatever a damaged file leads them to (struct.error, KeyError, zlib.error,
+        # SyntaxError …), and a user wants the file's name rather than the decoder's traceback.
+        raise damaged(label, kind) from _cause(kind, error)
+
+
+def read_scans(
+    source: Any,
+    groups: str | None = None,
+    skip_bad: bool = False,
+    on_bad: Callable[[BadScan], None] | None = None,
+    workers: int = 2,
+) -> Iterator[Scan]:
+    """Reads many scans, in order, a few files ahead.
+
+    Args:
+        source: What `find_scans` takes; or an array, a tensor, or a list of arrays, as
+            `array_scans` takes them.
+        groups: Whose files these are, as `find_scans` says; not for arrays.
+        skip_bad: Go on after a file that cannot be used, with a warning in the log.
+        on_bad: Called with the error of each file skipped.
+        workers: Threads that read ahead; at most `workers` + 1 files wait in memory.
+
+    Returns:
+        An iterator over the scans.
+
+    Raises:
+        BadScan: Nothing found; a bad file, unless `skip_bad`; or nothing but bad files.
+    """
+    if is_array_like(source):
+        if groups is not None:
+            raise BadScan("groups name the subjects of files: leave them out for arrays")
+        return _good(array_scans(source), skip_bad, on_bad)
+    return _good(_read_ahead(find_scans(source, groups), max(workers, 1)), skip_bad, on_bad)
+
+
+def _format_of(path: Path) -> str:
+    """Names a file's format from its first bytes, and from its extension where they say nothing."""
+    if path.exists() and not path.is_file():
+        raise BadScan(f"{path} is no file: give an image, or search the folder with find_scans")
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    if not head:
+        raise BadScan(f"{path} is empty: copy it again, or leave it out with --skip-bad")
+    # Before the signatures: a DICOM file's preamble may hold another format's.
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    for signature, kind in _SIGNATURES:
+        if head.startswith(signature):
+            return kind
+    if extension(path) in _BY_EXTENSION:
+        return _BY_EXTENSION[extension(path)]
+    raise BadScan(
+        f"{path} is not an image of a known format, or its first bytes are damaged: "
+        "replace it, or leave it out with --skip-bad"
+    )
+
+
+def _cause(kind: str, error: Exception) -> Exception | None:
+    """Returns the cause to show: none for DICOM, whose errors may quote what is in the file."""
+    return None if kind == "DICOM" else error
+
+
+def _unreadable(label: str, kind: str, error: OSError) -> BadScan:
+    """Says in a sentence why the system, or a decoder, could not read a file."""
+    if isinstance(error, FileNotFoundError):
+        return BadScan(f"{label} does not exist: check the spelling of the path")
+    if isinstance(error, PermissionError):
+        return BadScan(f"{label} may not be read by this user: change its permissions")
+    # EINVAL: a decoder was led to a place before the start of the file.
+    if error.strerror and error.errno not in (None, errno.EINVAL):
+        return BadScan(f"{label} cannot be read ({error.strerror}): check the disk and the path")
+    return damaged(label, kind)
+
+
+def _read_or_error(source: ScanSource) -> Scan | BadScan:
+    try:
+        return read_scan(source.path, source.name, source.group, source.key)
+    except BadScan as error:
+        return error
+
+
+def _read_ahead(sources: list[ScanSource], workers: int) -> Iterator[Scan | BadScan]:
+    """Reads files by a few threads, and yields them in the order given."""
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="read-scan")
+    waiting: deque[Future[Scan | BadScan]] = deque()
+    remaining = iter(sources)
+    try:
+        for source in islice(remaining, workers):
+            waiting.append(pool.submit(_read_or_error, source))
+        while waiting:
+            result = waiting.popleft().result()
+            for source in islice(remaining, 1):
+                waiting.append(pool.submit(_read_or_error, source))
+            yield result
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _good(
+    results: Iterator[Scan | BadScan], skip_bad: bool, on_bad: Callable[[BadScan], None] | None
+) -> Iterator[Scan]:
+    """Yields the scans, and raises or reports the errors among them."""
+    first_error: BadScan | None = None
+    good = bad = 0
+    for result in results:
+        if isinstance(result, Scan):
+            good += 1
+            yield result
+            continue
+        if not skip_bad:
+            raise result
+        bad += 1
+        first_error = first_error or result
+        logger.warning("skipped: %s", result)
+        if on_bad is not None:
+            on_bad(result)
+    if first_error is not None and not good:
+        raise BadScan(f"none of {bad} images could be used; the first: {first_error}")

@@ -1,0 +1,244 @@
+"""What a scan is once it has been read, and the checks that every scan passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[Any]
+Spacing = tuple[float | None, float | None, float | None]
+
+MAX_FRAME_PIXELS = 100_000_000
+"""Rows times columns of one frame: larger ones are taken for decompression bombs."""
+
+MAX_BYTES = 4_000_000_000
+"""Decoded bytes of one file: the machine that trains has to hold several files at a time."""
+
+UNKNOWN_SPACING: Spacing = (None, None, None)
+ALPHA_NOTE = "alpha channel dropped"
+GREY_NOTE = "grey stored as RGB, read as grey"
+
+_KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
+
+
+class BadScan(ValueError):
+    """A scan that cannot be used; one sentence says which file, what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One scan, or one file of images, as stored.
+
+    Attributes:
+        pixels: (frames, rows, columns) or (frames, rows, columns, 3); uint8, uint16, int16 or
+            float32, in the file's own units; finite, and not constant. Higher is brighter.
+        name: Posix path relative to the searched folder, or 'image 00012' for arrays; unique
+            within a source.
+        group: The subject that the scan belongs to.
+        spacing: Millimetres between frames, rows and columns; None where the file does not say.
+        is_volume: True where the frames belong together (multi-page TIFF, NIfTI, multi-frame
+            DICOM); False where each frame is an image of its own (.npy, .npz, arrays).
+        notes: What was changed while reading, in plain words.
+    """
+
+    pixels: Pixels
+    name: str
+    group: str
+    spacing: Spacing = UNKNOWN_SPACING
+    is_volume: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a format's reader hands over: pixels and what is known of them, not yet checked.
+
+    `pixels` is (frames, rows, columns) or (frames, rows, columns, channels); the other
+    attributes are those of `Scan`.
+    """
+
+    pixels: Pixels
+    spacing: Spacing = UNKNOWN_SPACING
+    is_volume: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def damaged(label: str, what: str) -> BadScan:
+    """Returns the error for a file that is cut short or altered; `what` names its format."""
+    return BadScan(
+        f"{label} is damaged or cut short and cannot be read as {what}: "
+        "copy it again, or leave it out with --skip-bad"
+    )
+
+
+def check_size(
+    label: str, rows: int, columns: int, frames: int = 1, bytes_per_pixel: int = 1
+) -> None:
+    """Refuses sizes that no scan has, from the header alone, before anything is decoded.
+
+    Args:
+        label: The file, for the message.
+        rows: Rows of a frame.
+        columns: Columns of a frame.
+        frames: Frames in the file.
+        bytes_per_pixel: Bytes of one decoded pixel, all channels together.
+
+    Raises:
+        BadScan: No pixels, more than `MAX_FRAME_PIXELS` a frame, or more than `MAX_BYTES` in all.
+    """
+    if min(rows, columns, frames) < 1:
+        raise BadScan(
+            f"{label} holds no pixels (size {frames}×{rows}×{columns}): "
+            "replace it, or leave it out with --skip-bad"
+        )
+    if rows * columns > MAX_FRAME_PIXELS:
+        raise too_large(label, f"{rows:,}×{columns:,} pixels")
+    total = rows * columns * frames * bytes_per_pixel
+    if total > MAX_BYTES:
+        raise BadScan(
+            f"{label} would take {total / 1e9:,.1f} GB once decoded, more than the "
+            f"{MAX_BYTES / 1e9:.0f} GB that one file may have: split it into smaller files"
+        )
+
+
+def too_large(label: str, size: str) -> BadScan:
+    """Returns the error for a frame above `MAX_FRAME_PIXELS`; `size` says how large it is."""
+    return BadScan(
+        f"{label} declares {size}, more than the {MAX_FRAME_PIXELS // 1_000_000} megapixels that "
+        "a frame may have: crop or tile it, or leave it out with --skip-bad"
+    )
+
+
+def check_dtype(label: str, dtype: np.dtype[Any]) -> None:
+    """Raises BadScan unless `dtype` holds plain real numbers."""
+    if dtype.kind not in "buif":
+        kind = {"c": "complex numbers", "O": "Python objects"}.get(dtype.kind, f"dtype {dtype}")
+        raise BadScan(f"{label} holds {kind}: save plain integers or floats, one value a pixel")
+
+
+def stored_dtype(dtype: np.dtype[Any], low: float, high: float) -> np.dtype[Any]:
+    """Chooses the dtype that pixels are kept in.
+
+    Args:
+        dtype: The file's dtype: boolean, integer or float.
+        low: Smallest value.
+        high: Largest value.
+
+    Returns:
+        The same dtype where it is one of uint8, uint16, int16 and float32. Booleans become uint8
+        (0 and 255); wider integers uint16 or int16 where the values fit; all else float32.
+    """
+    native = dtype.newbyteorder("=")
+    if native in _KEPT_DTYPES:
+        return native
+    if native.kind == "b":
+        return np.dtype(np.uint8)
+    if native.kind in "ui":
+        for candidate in (np.uint16, np.int16):
+            limits = np.iinfo(candidate)
+            # A signed byte stays signed, or files of one scanner would differ in sign.
+            signed_byte = native == np.int8 and candidate is np.uint16
+            if limits.min <= low and high <= limits.max and not signed_byte:
+                return np.dtype(candidate)
+    return np.dtype(np.float32)
+
+
+def convert(pixels: Pixels, dtype: np.dtype[Any]) -> Pixels:
+    """Returns `pixels` as `dtype`, without a copy where nothing changes; True becomes 255."""
+    if pixels.dtype.kind == "b":
+        return pixels.astype(np.uint8) * np.uint8(255)
+    # float64 beyond float32's range becomes infinite, and check_finite then refuses it.
+    with np.errstate(over="ignore"):
+        return pixels.astype(dtype, copy=False)
+
+
+def check_finite(label: str, pixels: Pixels) -> None:
+    """Raises BadScan where float `pixels` hold NaN or infinite values."""
+    # The minimum and the maximum carry NaN and infinity along, without an array of booleans.
+    if pixels.dtype.kind == "f" and not np.isfinite([pixels.min(), pixels.max()]).all():
+        raise BadScan(
+            f"{label} holds NaN or infinite values: replace them by numbers, "
+            "or leave it out with --skip-bad"
+        )
+
+
+def is_constant(pixels: Pixels) -> bool:
+    """Says whether every pixel of (frames, rows, columns[, channels]) has the same value."""
+    first = pixels[0, 0, 0]
+    return all(bool((frame == first).all()) for frame in pixels)
+
+
+def channels_are_equal(pixels: Pixels) -> bool:
+    """Says whether the three channels of (..., 3) hold the same values."""
+    return np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(
+        pixels[..., 0], pixels[..., 2]
+    )
+
+
+def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels, tuple[str, ...]]:
+    """Leaves grey or three channels: a lone channel is squeezed, a second or fourth is alpha.
+
+    Args:
+        label: The file, for the message.
+        pixels: One image or a stack of them, with or without channels last.
+        axis_count: How many axes `pixels` has when channels are among them.
+
+    Returns:
+        A view of the pixels, and a note where alpha was dropped.
+
+    Raises:
+        BadScan: More than four channels.
+    """
+    if pixels.ndim < axis_count:
+        return pixels, ()
+    count = pixels.shape[-1]
+    if count > 4:
+        raise BadScan(
+            f"{label} has {count} channels: save grey (1), RGB (3) or RGB with alpha (4) images"
+        )
+    kept = pixels[..., 0] if count < 3 else pixels[..., :3]
+    return kept, (ALPHA_NOTE,) if count in (2, 4) else ()
+
+
+def finish(decoded: Decoded, label: str, name: str, group: str) -> Scan:
+    """Checks decoded pixels and makes them a `Scan`.
+
+    Args:
+        decoded: What the format's reader found.
+        label: The file, for messages.
+        name: The scan's name.
+        group: The scan's subject.
+
+    Returns:
+        The scan: alpha dropped, grey where the channels are equal, dtype as `stored_dtype` says.
+
+    Raises:
+        BadScan: No pixels, no plain numbers, NaN or infinity, or one value everywhere.
+    """
+    pixels = decoded.pixels
+    frames, rows, columns = pixels.shape[:3]
+    check_size(label, rows, columns, frames)
+    check_dtype(label, pixels.dtype)
+    pixels, notes = drop_alpha(label, pixels)
+    is_wide = pixels.dtype.kind in "ui" and pixels.dtype.itemsize > 2
+    low, high = (int(pixels.min()), int(pixels.max())) if is_wide else (0, 0)
+    pixels = convert(pixels, stored_dtype(pixels.dtype, low, high))
+    check_finite(label, pixels)
+    if is_constant(pixels):
+        raise BadScan(
+            f"{label} has the same value in every pixel, so there is nothing to learn or score: "
+            "replace it, or leave it out with --skip-bad"
+        )
+    if pixels.ndim == 4 and channels_are_equal(pixels):
+        pixels, notes = pixels[..., 0], (*notes, GREY_NOTE)
+    return Scan(
+        pixels=np.ascontiguousarray(pixels),
+        name=name,
+        group=group,
+        spacing=decoded.spacing,
+        is_volume=decoded.is_volume,
+        notes=decoded.notes + notes,
+    )

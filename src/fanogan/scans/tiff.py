@@ -1,0 +1,113 @@
+"""TIFF of one or many pages, 1 to 32 bits, integer or float, by tifffile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fanogan.scans.scan import BadScan, Decoded, Pixels, check_dtype, check_size, damaged
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
+
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_JPEG_COMPRESSIONS = (6, 7, 34892, 33007)
+
+
+def read_tiff(path: Path) -> Decoded:
+    """Reads all pages of a TIFF; previews marked as reduced are left out.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (pages, rows, columns) or (pages, rows, columns, channels), a volume where there are
+        several pages. Higher is brighter: 'white is zero' is inverted.
+
+    Raises:
+        BadScan: The file is damaged, too large, of pages that differ, or of a kind not read.
+    """
+    from tifffile import TiffFile
+
+    label = str(path)
+    with TiffFile(path) as file:
+        pages = [page.aspage() for page in file.pages]
+        pages = [page for page in pages if not page.is_reduced] or pages
+        _check_pages(label, pages, path.stat().st_size)
+        frames = [_frame(label, page) for page in pages]
+    notes = ("CMYK converted to RGB",) if pages[0].photometric == _CMYK else ()
+    if pages[0].photometric == _PALETTE:
+        notes = ("palette converted to RGB",)
+    return Decoded(np.stack(frames), is_volume=len(frames) > 1, notes=notes)
+
+
+def _check_pages(label: str, pages: list[TiffPage], file_size: int) -> None:
+    """Raises BadScan where pages are missing, too large, unequal, or point beyond the file."""
+    if not pages:
+        raise damaged(label, "a TIFF image")
+    first = pages[0]
+    if first.dtype is None:
+        raise BadScan(f"{label} holds samples that are no plain numbers: save it as 8 or 16 bits")
+    check_dtype(label, first.dtype)
+    for page in pages:
+        if (page.shape, page.dtype) != (first.shape, first.dtype):
+            raise BadScan(f"{label} has pages of different sizes or types: save each as a file")
+        check_size(
+            label,
+            page.imagelength,
+            page.imagewidth,
+            len(pages),
+            page.samplesperpixel * first.dtype.itemsize,
+        )
+        ends = (
+            start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=False)
+        )
+        if max(ends, default=0) > file_size:
+            raise damaged(label, "a TIFF image")
+
+
+def _frame(label: str, page: TiffPage) -> Pixels:
+    """Decodes one page to (rows, columns) or (rows, columns, channels)."""
+    pixels: Pixels = page.asarray()
+    if page.axes == "SYX":
+        pixels = np.moveaxis(pixels, 0, -1)
+    elif page.axes not in ("YX", "YXS"):
+        raise BadScan(f"{label} has pages with axes {page.axes}: save two-dimensional pages")
+    pixels = _grey_or_rgb(label, page, pixels)
+    alpha_free = 1 if page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) else 3
+    if pixels.ndim == 3 and pixels.shape[-1] - len(page.extrasamples) > alpha_free:
+        raise BadScan(f"{label} has {pixels.shape[-1]} channels: save it as grey or RGB")
+    return pixels
+
+
+def _grey_or_rgb(label: str, page: TiffPage, pixels: Pixels) -> Pixels:
+    """Turns a page's colour model into grey or RGB in which higher is brighter."""
+    model = page.photometric
+    if model in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+        return _scaled_grey(label, pixels, page.bitspersample, model == _WHITE_IS_ZERO)
+    if model == _PALETTE and page.colormap is not None:
+        colours: Pixels = (page.colormap[:, pixels] >> 8).astype(np.uint8)
+        return np.moveaxis(colours, 0, -1)
+    if model == _CMYK and pixels.dtype == np.uint8:
+        ink = pixels.astype(np.float32) / 255
+        return np.rint(255 * (1 - ink[..., :3]) * (1 - ink[..., 3:4])).astype(np.uint8)
+    if model == _RGB or (model == _YCBCR and page.compression in _JPEG_COMPRESSIONS):
+        return pixels
+    raise BadScan(f"{label} is a TIFF of a colour model that is not read: save it as grey or RGB")
+
+
+def _scaled_grey(label: str, pixels: Pixels, bits: int, white_is_zero: bool) -> Pixels:
+    """Spreads fewer than eight bits over 0 to 255, and inverts where zero means white."""
+    if pixels.dtype == np.bool_:
+        return np.logical_not(pixels) if white_is_zero else pixels
+    if pixels.dtype == np.uint8 and bits < 8:
+        pixels = (pixels * (255 // (2**bits - 1))).astype(np.uint8)
+        bits = 8
+    if not white_is_zero:
+        return pixels
+    if pixels.dtype.kind != "u":
+        raise BadScan(f"{label} stores signed values with white as zero: save black as zero")
+    inverted: Pixels = (2**bits - 1 - pixels).astype(pixels.dtype)
+    return inverted

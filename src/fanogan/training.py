@@ -1,0 +1,467 @@
+"""How the networks learn: ``train_gan`` (section 2.1), then ``train_encoder`` (section 2.2).
+
+Plain loops over Lightning Fabric. Lengths are counted in critic updates, encoder updates and
+rounds; a round is one generator update, skipped in the first, then the critic's. All random numbers
+come from (seed, stage, step), so a run that is killed and resumed ends bit-equal on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fanogan.folders import RunFolder
+from fanogan.losses import (
+    critic_values,
+    encoder_loss,
+    encoder_terms,
+    generator_loss,
+    gradient_penalty,
+)
+from fanogan.networks import Discriminator, Encoder, Generator
+from fanogan.patches import Patches, seeded
+from fanogan.recipes import Recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+log = logging.getLogger(__name__)
+
+HEALTH_IMAGES = 256
+REESTIMATE_BATCHES = 200
+SAMPLE_GRIDS = 10
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+
+
+def no_progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
+    """Called as (stage, step, steps, figures) while training; this one shows nothing."""
+
+
+class TrainingFailed(RuntimeError):
+    """Training can't go on, said in one sentence with what to try."""
+
+
+class TensorFlowRMSprop(torch.optim.Optimizer):
+    """RMSprop as TensorFlow 1 defines it, with which the authors trained the encoder.
+
+    ms ← .9 ms + .1 g², from ms = 1; p ← p − lr · g / √(ms + 1e-10). ``torch.optim.RMSprop`` starts
+    at 0, decays by .99 and adds its epsilon outside the root.
+    """
+
+    def __init__(self, params: Any, lr: float):
+        """Make it for parameters and a learning rate."""
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of all parameters."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            for p in parameters:
+                if p not in self.state:
+                    self.state[p]["mean_square"] = torch.ones_like(p)
+            gradients = [p.grad for p in parameters]
+            means = [self.state[p]["mean_square"] for p in parameters]
+            torch._foreach_mul_(means, 0.9)
+            torch._foreach_addcmul_(means, gradients, gradients, 0.1)
+            root = torch._foreach_add(means, 1e-10)
+            torch._foreach_sqrt_(root)
+            torch._foreach_addcdiv_(parameters, gradients, root, -group["lr"])
+
+
+@contextlib.contextmanager
+def statistics_untouched(network: nn.Module) -> Iterator[None]:
+    """Batch norms use the batch, and their running statistics stay as they are."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@torch.no_grad()
+def reestimate_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None:
+    """Set the running statistics of batch norms to their plain mean over ``batches``.
+
+    With momentum .01 they still hold 28 % of their initial values after 125 updates: too much for
+    a short recipe, whose encoder would then train on another generator.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    training = network.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative
+    network.train()
+    for batch in batches:
+        network(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    network.train(training)
+
+
+class _StopRequest:
+    """Turns Ctrl-C and SIGTERM into a request that the loop grants between two rounds."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: object) -> None:
+        if self.requested:  # asked twice: at once
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+class _Stage:
+    """One stage of a run: resume, checkpoints, metrics, and the checks that both stages share."""
+
+    def __init__(
+        self,
+        name: str,
+        steps: int,
+        state: dict[str, nn.Module | torch.optim.Optimizer],
+        recipe: Recipe,
+        fabric: Fabric,
+        run: RunFolder | None,
+        progress: Progress,
+    ):
+        self.name, self.steps, self.state = name, steps, state
+        self.recipe, self.fabric, self.progress = recipe, fabric, progress
+        self.run = run
+        self.first = run.load_checkpoint(name, state) if run else 0
+        if run and fabric.is_global_zero:
+            run.forget_metrics_after(name, self.first)
+        self.collected: dict[str, list[Tensor]] = {}
+        self.warned: set[str] = set()
+        self.stop = _StopRequest()
+        self.saved = self.started = time.monotonic()
+
+    def steps_left(self) -> Iterator[int]:
+        """Each step still to do; after each, checkpoint if it is time, stop if asked to."""
+        with self.stop:
+            for step in range(self.first, self.steps):
+                yield step
+                done = step + 1
+                self.progress(self.name, done, self.steps, {})
+                if done == self.steps:
+                    break
+                due = time.monotonic() - self.saved >= 60 * self.recipe.checkpoint_minutes
+                if due or self.stop.requested:
+                    self.checkpoint(done)
+                if self.stop.requested:
+                    raise KeyboardInterrupt
+
+    def finish(self) -> None:
+        """The last checkpoint, which holds the re-estimated statistics too."""
+        if self.first < self.steps:
+            self.checkpoint(self.steps)
+        if self.run:
+            self.run.close()
+        if self.stop.requested:
+            raise KeyboardInterrupt
+
+    def collect(self, **losses: Tensor) -> None:
+        """Keep losses, unread, for the next tick: reading one would wait for the device."""
+        for name, loss in losses.items():
+            self.collected.setdefault(name, []).append(loss.detach())
+
+    def tick_due(self, step: int) -> bool:
+        return (step + 1) % self.recipe.tick == 0 or step + 1 == self.steps
+
+    def means(self) -> dict[str, float]:
+        """The mean of each collected loss since the last tick.
+
+        Raises:
+            TrainingFailed: one isn't finite.
+        """
+        means = {k: float(torch.stack(v).mean()) for k, v in self.collected.items()}
+        self.collected = {}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                self.fail(f"the {name} is {value}")
+        return means
+
+    def report(self, step: int, figures: dict[str, float], **more: Any) -> None:
+        self.progress(self.name, step + 1, self.steps, figures)
+        if self.run and self.fabric.is_global_zero:
+            seconds = round(time.monotonic() - self.started, 1)
+            self.run.metrics(self.name, step + 1, {**figures, **more, "seconds": seconds})
+
+    def warn(self, key: str, sentence: str) -> list[str]:
+        """Log a warning the first time; returns it each time, for the metrics."""
+        if key not in self.warned:
+            self.warned.add(key)
+            log.warning(sentence)
+        return [sentence]
+
+    def checkpoint(self, step: int) -> None:
+        modules = [part for part in self.state.values() if isinstance(part, nn.Module)]
+        if not all(bool(torch.isfinite(p).all()) for m in modules for p in m.parameters()):
+            self.fail("a weight isn't finite")
+        if self.run and self.fabric.is_global_zero:
+            self.run.save_checkpoint(self.name, step, self.state)
+        self.saved = time.monotonic()
+
+    def fail(self, what: str) -> None:
+        kept = f" The checkpoint before it is kept in {self.run.path}." if self.run else ""
+        rate = "gan_rate" if self.name == "gan" else "encoder_rate"
+        precision = "" if self.recipe.precision == "fp32" else " and precision: fp32"
+        raise TrainingFailed(
+            f"training of the {self.name} broke down: {what}. Try a recipe with half the "
+            f"{rate} ({getattr(self.recipe, rate) / 2:g}){precision}, or look for broken images "
+            f"among the normals.{kept}"
+        )
+
+
+def _update(loss: Tensor, optimiser: torch.optim.Optimizer, fabric: Fabric) -> None:
+    """Back-propagate and step; with several processes, on the mean of their gradients."""
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    if fabric.world_size > 1:
+        gradients = [
+            p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None
+        ]
+        joined = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        mean = fabric.all_reduce(joined, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        parts = mean.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+    optimiser.step()
+
+
+def diversity(images: Tensor) -> float:
+    """Mean root-mean-square distance between two images of a batch (B, C, H, W)."""
+    flat = images.flatten(1).double()
+    return float(torch.pdist(flat).mean()) / math.sqrt(flat.shape[1])
+
+
+def train_gan(
+    G: Generator,
+    D: Discriminator,
+    normals: Patches,
+    held_out: Patches,
+    recipe: Recipe,
+    *,
+    fabric: Fabric,
+    seed: int = 0,
+    run: RunFolder | None = None,
+    progress: Progress = no_progress,
+) -> list[str]:
+    """Train G and D as a Wasserstein GAN with gradient penalty (Gulrajani et al. 2017).
+
+    Args:
+        G: the generator, trained in place and left in eval mode.
+        D: the critic, likewise.
+        normals: what it learns from.
+        held_out: normals that it doesn't learn from; only the health figures use them.
+        recipe: lengths, rates, penalty.
+        fabric: device, precision, processes.
+        seed: of all random numbers.
+        run: where metrics, samples and checkpoints go; a checkpoint there is resumed.
+        progress: called after each round.
+
+    Returns:
+        The health warnings of the trained networks.
+
+    Raises:
+        TrainingFailed: a loss or weight isn't finite.
+        KeyboardInterrupt: it was asked to stop, and has saved a checkpoint.
+    """
+    # --- networks and optimisers
+    device = fabric.device
+    G.to(device).train()
+    D.to(device).train()
+    adam_G = torch.optim.Adam(G.parameters(), recipe.gan_rate, betas=(0.0, 0.9), fused=True)
+    adam_D = torch.optim.Adam(D.parameters(), recipe.gan_rate, betas=(0.0, 0.9), fused=True)
+    state = {"generator": G, "discriminator": D, "adam_G": adam_G, "adam_D": adam_D}
+    stage = _Stage("gan", recipe.rounds, state, recipe, fabric, run, progress)
+    batch = recipe.batch // fabric.world_size
+    health = _GanHealth(G, D, normals, held_out, seed)
+
+    for round_ in stage.steps_left():
+        random = seeded(device, seed, "gan", round_, fabric.global_rank)
+
+        def latents(random: torch.Generator = random) -> Tensor:
+            return torch.randn(batch, G.latent, generator=random, device=device)
+
+        # --- generator update
+        if round_ > 0:
+            D.requires_grad_(False)
+            with fabric.autocast():
+                loss = generator_loss(D, G(latents()))
+            _update(loss, adam_G, fabric)
+            D.requires_grad_(True)
+
+        # --- critic updates, on fresh data; G's statistics don't move
+        left = recipe.critic_updates - round_ * recipe.critic_updates_per_round
+        for _ in range(min(recipe.critic_updates_per_round, left)):
+            x = normals.draw(batch, random)
+            with torch.no_grad(), statistics_untouched(G), fabric.autocast():
+                fake = G(latents()).float()
+            with fabric.autocast():
+                real, generated = critic_values(D, x, fake)
+            wasserstein = real.float().mean() - generated.float().mean()
+            alpha = torch.rand(batch, 1, 1, 1, generator=random, device=device)
+            penalty = gradient_penalty(D, x, fake, alpha)  # outside autocast: fp32
+            _update(recipe.penalty * penalty - wasserstein, adam_D, fabric)
+            stage.collect(wasserstein=wasserstein, penalty=penalty)
+
+        # --- health
+        if stage.tick_due(round_):
+            figures = {**stage.means(), **health.figures()}
+            late = round_ >= 0.2 * stage.steps
+            stage.report(round_, figures, warnings=health.warnings(figures, stage) if late else [])
+        grid_every = -(-stage.steps // SAMPLE_GRIDS)
+        last = round_ + 1 == stage.steps
+        if run and fabric.is_global_zero and ((round_ + 1) % grid_every == 0 or last):
+            run.sample_grid(f"round_{round_ + 1:06d}", health.samples[:64].cpu().numpy())
+
+    if recipe.reestimate_statistics and stage.first < stage.steps:
+        random = seeded(device, seed, "statistics of G")
+        reestimate_statistics(
+            G,
+            (
+                torch.randn(recipe.batch, G.latent, generator=random, device=device)
+                for _ in range(REESTIMATE_BATCHES)
+            ),
+        )
+    for buffer in G.buffers():  # each process has normed its own part of the batches
+        buffer.copy_(fabric.broadcast(buffer))
+    stage.finish()
+    G.eval()
+    D.eval()
+    return health.warnings(health.figures(), stage)
+
+
+class _GanHealth:
+    """What users of GANs miss most: is the critic honest, are the samples diverse?"""
+
+    def __init__(
+        self, G: Generator, D: Discriminator, normals: Patches, held_out: Patches, seed: int
+    ):
+        self.G, self.D = G, D
+        random = seeded(normals.device, seed, "health")
+        self.z = torch.randn(HEALTH_IMAGES, G.latent, generator=random, device=normals.device)
+        self.seen = normals.draw(HEALTH_IMAGES, random)
+        self.unseen = held_out.draw(HEALTH_IMAGES, random)
+        self.real_diversity = diversity(self.seen)
+
+    @property
+    @torch.no_grad()
+    def samples(self) -> Tensor:
+        with statistics_untouched(self.G):
+            images: Tensor = self.G(self.z)
+        return images
+
+    @torch.no_grad()
+    def figures(self) -> dict[str, float]:
+        """Wasserstein estimates on training and held-out normals, and the samples' diversity."""
+        samples = self.samples
+        seen, unseen, fake = (float(self.D(x).mean()) for x in (self.seen, self.unseen, samples))
+        ratio = diversity(samples) / self.real_diversity if self.real_diversity > 0 else 1.0
+        return {
+            "wasserstein_seen": seen - fake,
+            "wasserstein_held_out": unseen - fake,
+            "diversity": ratio,
+        }
+
+    def warnings(self, figures: Mapping[str, float], stage: _Stage) -> list[str]:
+        """Plain warnings; meaningful once a fifth of the training has passed."""
+        found: list[str] = []
+        if figures["diversity"] < 0.5:
+            found += stage.warn(
+                "collapse",
+                f"samples collapse: their diversity is {figures['diversity']:.2f} of the real "
+                "images'; look at the sample grids, and train longer or with a lower gan_rate",
+            )
+        seen, unseen = figures["wasserstein_seen"], figures["wasserstein_held_out"]
+        if unseen < 0.5 * seen:
+            found += stage.warn(
+                "overfit",
+                f"the critic overfits: it sets training normals {seen:.2f} apart from samples and "
+                f"held-out normals only {unseen:.2f}; more normals, or a shorter recipe",
+            )
+        return found
+
+
+def train_encoder(
+    E: Encoder,
+    G: Generator,
+    D: Discriminator,
+    normals: Patches,
+    held_out: Patches,
+    recipe: Recipe,
+    *,
+    fabric: Fabric,
+    seed: int = 0,
+    run: RunFolder | None = None,
+    progress: Progress = no_progress,
+) -> None:
+    """Train E into the latent space of a trained GAN (Eqs. 1, 2, 3: ``recipe.encoder_loss``).
+
+    G and D are left bit-equal, buffers included: they run in eval mode and take no gradients.
+    Arguments and errors as for ``train_gan``.
+    """
+    # --- networks and optimiser
+    device = fabric.device
+    for network in (G, D):
+        network.to(device).eval().requires_grad_(False)
+    E.to(device).train()
+    rmsprop = TensorFlowRMSprop(E.parameters(), recipe.encoder_rate)
+    state: dict[str, nn.Module | torch.optim.Optimizer] = {"encoder": E, "rmsprop": rmsprop}
+    stage = _Stage("encoder", recipe.encoder_updates, state, recipe, fabric, run, progress)
+    batch = recipe.batch // fabric.world_size
+    unseen = held_out.draw(HEALTH_IMAGES, seeded(device, seed, "encoder health"))
+    unseen_z = torch.randn(
+        HEALTH_IMAGES, G.latent, generator=seeded(device, seed, "encoder z"), device=device
+    )
+
+    for update in stage.steps_left():
+        # --- encoder update
+        random = seeded(device, seed, "encoder", update, fabric.global_rank)
+        x = normals.draw(batch, random)
+        z = torch.randn(batch, G.latent, generator=random, device=device)
+        with fabric.autocast():
+            terms = encoder_terms(recipe.encoder_loss, E, G, D, x, z)
+            loss = encoder_loss(terms, recipe.kappa)
+        _update(loss, rmsprop, fabric)
+        stage.collect(**terms)
+
+        # --- health
+        if stage.tick_due(update):
+            with torch.no_grad(), statistics_untouched(E):
+                held = encoder_terms(recipe.encoder_loss, E, G, D, unseen, unseen_z)
+            held_figures = {f"{name}_held_out": float(value) for name, value in held.items()}
+            stage.report(update, {**stage.means(), **held_figures})
+
+    if recipe.reestimate_statistics and stage.first < stage.steps:
+        random = seeded(device, seed, "statistics of E")
+        reestimate_statistics(
+            E, (normals.draw(recipe.batch, random) for _ in range(REESTIMATE_BATCHES))
+        )
+    stage.finish()
+    E.eval()

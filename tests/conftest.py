@@ -1,0 +1,17 @@
+"""What several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real scans; tests that need it are skipped where it is absent."""
+    folder = Path(os.environ.get("FANOGAN_DATA") or CHECKOUT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no folder of real scans at {folder}: name one in FANOGAN_DATA")
+    return folder
