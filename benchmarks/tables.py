@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,7 @@ def evaluated(
     """The rows of a detector on labelled images, and what its calibrated threshold reaches."""
     scores = detector.score(images)
     untrained = detector.untrained().score(images).total
-    each = [trivial_scores(image / 255) for image in images]
-    trivial = {name: np.array([one[name] for one in each]) for name in each[0]}
+    trivial = trivial_columns(images)
     terms = {"total": scores.total, "image": scores.image, "feature": scores.feature}
     return {
         "rows": compared_rows(labels, terms, untrained, trivial, groups),
@@ -99,10 +99,70 @@ def evaluated(
     }
 
 
+def trivial_columns(images: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores that need no learning, of 8-bit images: each (n,)."""
+    each = [trivial_scores(image / 255) for image in images]
+    return {name: np.array([one[name] for one in each]) for name in each[0]}
+
+
+def trained(detector: FAnoGAN, normals: Any, run: Path) -> float:
+    """Train, or go on with a training that was stopped; the minutes that it took this time."""
+    started = time.monotonic()
+    detector.fit(normals, out=run, resume=(run / "config.yaml").exists())
+    return (time.monotonic() - started) / 60
+
+
+def kept_results(folder: Path) -> list[dict[str, Any]]:
+    """The results of all seeds that are there, in the order of their seeds."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("seed*.json"))]
+    return sorted(found, key=lambda result: result["seed"])
+
+
+def column(results: Sequence[Mapping[str, Any]], name: str, key: str = "auc") -> list[float]:
+    """One figure of one row, of each result."""
+    return [row[key] for result in results for row in result["rows"] if row["name"] == name]
+
+
+def interval(edges: Sequence[float] | None) -> str:
+    """A confidence interval, or a dash where there is none."""
+    return f"{edges[0]:.3f} to {edges[1]:.3f}" if edges else "–"
+
+
+def circumstances(results: Sequence[Mapping[str, Any]], recipe: str) -> str:
+    """Recipe, seeds, time, machine and commit of results, as half a sentence."""
+    first = results[0]
+    minutes = np.mean([result["minutes"] for result in results])
+    return (
+        f"recipe `{recipe}`, seeds {', '.join(str(result['seed']) for result in results)}, "
+        f"last checkpoint, {minutes:.1f} minutes a seed on {first['machine']} with "
+        f"{first['threads']} thread(s), torch {first['torch']}, "
+        f"commit {', '.join(sorted({result['commit'] for result in results}))}"
+    )
+
+
+def reached(results: Sequence[Mapping[str, Any]]) -> str:
+    """What the calibrated threshold reaches, beside what was asked for, over all results."""
+    rows = [result["calibrated"] for result in results]
+    asked = f"Calibrated threshold, false-positive rate asked for {100 * rows[0]['alpha']:g} %: "
+    known = [row for row in rows if row["threshold"] is not None]
+    if not known:
+        return f"{asked}{rows[0]['note']}."
+    rates = {
+        key: [100 * row[key] for row in known] for key in ("false_positive_rate", "sensitivity")
+    }
+    said = [
+        f"{np.mean(values):.1f} % on average, from {min(values):.1f} % to {max(values):.1f} %"
+        for values in rates.values()
+    ]
+    return f"{asked}reached {said[0]}; sensitivity {said[1]}. Seed {results[0]['seed']}: " + (
+        f"{known[0]['note']}."
+    )
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean ± standard deviation over seeds or classes, or the one value."""
     mean = f"{np.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
+    return mean if len(set(values)) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -6,6 +6,7 @@ and checkpoints are safetensors files, the rest is JSON and YAML: nothing is eve
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     State = Mapping[str, nn.Module | optim.Optimizer]
 
 FORMAT = 1
+COPY_AGAIN = "copy the whole folder again from where it was made"
 
 
 class BadFolder(ValueError):
@@ -65,11 +67,14 @@ def write_model(
     """Write a model folder: ``model.safetensors``, ``model.json`` and ``card.md``.
 
     Raises:
+        BadFolder: something that isn't a model lies there.
         OSError: it can't be written; a model that was there before is untouched.
     """
     from safetensors.torch import save
 
     folder = Path(folder)
+    _refuse_to_replace(folder)
+    folder = folder.resolve()  # a link stays one
     folder.parent.mkdir(parents=True, exist_ok=True)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     body = {"format": FORMAT, **facts, "weights_sha256": hashlib.sha256(weights).hexdigest()}
@@ -77,18 +82,49 @@ def write_model(
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         write_whole(temporary / "model.safetensors", weights)
-        text = json.dumps(body, indent=1, sort_keys=True, allow_nan=False)
-        write_whole(temporary / "model.json", text.encode())
+        write_whole(temporary / "model.json", _text(body).encode())
         write_whole(temporary / "card.md", card.encode())
         temporary.chmod(0o777 & ~_umask())
-        replaced = temporary.with_name(temporary.name + ".old")
-        if folder.exists():
-            os.replace(folder, replaced)
-        os.replace(temporary, folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except BaseException:
+        _put_in_place(temporary, folder)
+    finally:
+        # By now what lies there is the model that was replaced, or what couldn't be written.
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+
+def _refuse_to_replace(folder: Path) -> None:
+    if folder.is_file():
+        raise BadFolder(f"{folder}: is a file, give the path of a folder for the model")
+    is_model = (folder / "model.json").exists() or (folder / "model.safetensors").exists()
+    if folder.is_dir() and any(folder.iterdir()) and not is_model:
+        raise BadFolder(f"{folder}: holds other files, give a new folder for the model")
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename a folder; where one lies already they change places, on Linux in a single step."""
+    if not folder.exists():
+        os.replace(temporary, folder)
+    elif not _exchanged(temporary, folder):
+        replaced = temporary.with_name(f"{temporary.name}.old")
+        os.replace(folder, replaced)
+        try:
+            os.replace(temporary, folder)
+        except BaseException:
+            os.replace(replaced, folder)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Let two paths change places at once, which Python's library doesn't offer; False: can't."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def _text(body: Mapping[str, Any]) -> str:
+    return json.dumps(body, indent=1, sort_keys=True, allow_nan=False)
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
@@ -108,12 +144,13 @@ def model_folder(path: str | Path) -> Path:
             return folder
     if path.is_file():
         raise BadFolder(f"{path}: is a file, not a model folder (a run's folder holds `model`)")
+    for folder in (path, path / "model"):
+        if (folder / "model.safetensors").exists():
+            raise BadFolder(f"{folder}: damaged, model.json is missing; {COPY_AGAIN}")
     if (path / "config.yaml").exists():
         raise BadFolder(
             f"{path}: this run has no model yet; finish it with `fanogan fit --resume {path}`"
         )
-    if (path / "model.safetensors").exists():
-        raise BadFolder(f"{path}: damaged, model.json is missing; copy the whole folder again")
     raise BadFolder(f"{path}: no model here; `fanogan fit NORMALS --out RUN` makes one")
 
 
@@ -126,29 +163,32 @@ def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors.torch import load
 
     folder = model_folder(path)
-    again = "copy the whole folder again from where it was made"
     try:
-        body = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        version = body["format"]
-        checksum = body["checksum"]
+        text = (folder / "model.json").read_text(encoding="utf-8")
+        body = json.loads(text)
+        version, checksum = body["format"], body["checksum"]
+        # The text too: another digit of a number may be lost in reading it.
+        is_whole = checksum == _checksum(body) and text == _text(body)
     except (OSError, ValueError, KeyError, TypeError):
-        raise BadFolder(f"{folder}: damaged, model.json can't be read; {again}") from None
+        raise BadFolder(f"{folder}: damaged, model.json can't be read; {COPY_AGAIN}") from None
     if isinstance(version, int) and version > FORMAT:
         raise BadFolder(
-            f"{folder}: format {version}, and this is fanogan {body.get('fanogan')}'s successor's; "
-            f"this version reads formats up to {FORMAT}: update fanogan"
+            f"{folder}: in model format {version}, this version reads formats up to {FORMAT}; "
+            f"update to fanogan {body.get('fanogan', 'of the machine that made it')} or newer"
         )
-    if checksum != _checksum(body):
-        raise BadFolder(f"{folder}: damaged, model.json has changed since it was made; {again}")
+    if not is_whole:
+        raise BadFolder(
+            f"{folder}: damaged, model.json has changed since it was made; {COPY_AGAIN}"
+        )
     try:
         weights = (folder / "model.safetensors").read_bytes()
     except OSError as error:
         raise BadFolder(
-            f"{folder}: model.safetensors can't be read ({error.strerror}); {again}"
+            f"{folder}: model.safetensors can't be read ({error.strerror}); {COPY_AGAIN}"
         ) from None
-    if hashlib.sha256(weights).hexdigest() != body["weights_sha256"]:
+    if hashlib.sha256(weights).hexdigest() != body.get("weights_sha256"):
         raise BadFolder(
-            f"{folder}: damaged, model.safetensors has changed since it was made; {again}"
+            f"{folder}: damaged, model.safetensors has changed since it was made; {COPY_AGAIN}"
         )
     return load(weights), body
 
@@ -204,7 +244,9 @@ class RunFolder:
         """
         from safetensors.torch import save
 
-        data = save(_flatten(state), metadata={"step": str(step)})
+        tensors = _flatten(state)
+        metadata = {"step": str(step), "sha256": _digest(step, tensors)}
+        data = save(tensors, metadata=metadata)
         write_whole(self.path / "checkpoints" / f"{stage}.safetensors", data)
 
     def load_checkpoint(self, stage: str, state: State) -> int:
@@ -219,9 +261,12 @@ class RunFolder:
         if not path.exists():
             return 0
         try:
-            with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                step = int(file.metadata()["step"])
+                metadata = file.metadata() or {}
+            step = int(metadata["step"])
+            if metadata["sha256"] != _digest(step, tensors):
+                raise ValueError("its checksum is another")
             _unflatten(tensors, state)
         except (SafetensorError, KeyError, RuntimeError, OSError, ValueError) as error:
             raise BadFolder(
@@ -255,17 +300,19 @@ class RunFolder:
         write_whole(path, "".join(kept).encode())
 
     def sample_grid(self, name: str, images: np.ndarray) -> None:
-        """Write images (n, C, H, W) in [−1, 1] as one PNG, eight a row."""
+        """Write images (n, C, H, W) in [−1, 1] as one PNG, eight a row, places left over grey."""
         import io
 
         from PIL import Image
 
         grey = np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
-        grey = grey[: len(grey) // 8 * 8]
         n, channels, rows, columns = grey.shape
-        grid = grey.reshape(-1, 8, channels, rows, columns).transpose(0, 3, 1, 4, 2)
-        grid = grid.reshape(n // 8 * rows, 8 * columns, channels)
-        picture = Image.fromarray(grid[..., 0] if channels == 1 else grid[..., :3])
+        across = min(n, 8)
+        left_over = np.full((-n % across, channels, rows, columns), 128, np.uint8)
+        grey = np.concatenate([grey, left_over])
+        grid = grey.reshape(-1, across, channels, rows, columns).transpose(0, 3, 1, 4, 2)
+        grid = grid.reshape(-1, across * columns, channels)
+        picture = Image.fromarray(grid[..., 0] if channels < 3 else grid[..., :3])
         buffer = io.BytesIO()
         picture.resize((grid.shape[1] * 2, grid.shape[0] * 2), Image.Resampling.NEAREST).save(
             buffer, "PNG"
@@ -285,6 +332,17 @@ class RunFolder:
         if hasattr(self, "_writer"):
             self._writer.close()
             del self._writer
+
+
+def _digest(step: int, tensors: Mapping[str, Tensor]) -> str:
+    """The checksum of a checkpoint: safetensors itself notices only a damaged header."""
+    import torch
+
+    digest = hashlib.sha256(str(step).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _flatten(state: State) -> dict[str, Tensor]:

@@ -13,14 +13,17 @@ from fanogan.networks import Discriminator, Encoder, Generator
 from fanogan.recipes import EncoderLoss
 
 
-def gradient_penalty(discriminator: Discriminator, x: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+def gradient_penalty(
+    discriminator: Discriminator, x: Tensor, fake: Tensor, alpha: Tensor
+) -> Tensor:
     """Mean of (‖∇D(x̃)‖₂ − 1)² at x̃ = x + α (fake − x): Gulrajani et al. 2017, Eq. 3.
 
     One α ~ U(0, 1) a sample, (B, 1, 1, 1); the norm is over all of C, H, W.
     """
     mixed = (x + alpha * (fake - x)).requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator(mixed).sum(), mixed, create_graph=True)
-    return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
+    norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return (norms - 1).square().mean()
 
 
 def critic_values(discriminator: Discriminator, x: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,7 +34,8 @@ def critic_values(discriminator: Discriminator, x: Tensor, fake: Tensor) -> tupl
 
 def generator_loss(discriminator: Discriminator, fake: Tensor) -> Tensor:
     """−E[D(G(z))]."""
-    return -discriminator(fake).mean()
+    values: Tensor = discriminator(fake)
+    return -values.mean()
 
 
 def image_residual(x: Tensor, x_hat: Tensor) -> Tensor:

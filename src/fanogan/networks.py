@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -90,7 +91,8 @@ class DownBlock(nn.Module):
         """Norm, ReLU, conv, norm, ReLU, conv, mean pool; beside it mean pool, conv1×1."""
         y = self.conv1(F.relu(self.norm1(x)))
         y = conv3x3_then_mean_pool(F.relu(self.norm2(y)), self.conv2)
-        return y + self.shortcut(F.avg_pool2d(x, 2))
+        shortcut: Tensor = self.shortcut(F.avg_pool2d(x, 2))
+        return y + shortcut
 
 
 class UpBlock(nn.Module):
@@ -107,8 +109,8 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm, ReLU, upsample, conv, norm, ReLU, conv; beside it upsample, conv1×1."""
-        y = upsample_then_conv3x3(F.relu(self.norm1(x)), self.conv1)
-        y = self.conv2(F.relu(self.norm2(y)))
+        inner = upsample_then_conv3x3(F.relu(self.norm1(x)), self.conv1)
+        y: Tensor = self.conv2(F.relu(self.norm2(inner)))
         # A 1×1 convolution and an upsampling commute, and there are four times fewer pixels before.
         return y + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
 
@@ -128,9 +130,7 @@ class Generator(nn.Module):
         self.latent = latent
         self.base = (stages[0], sides[0] >> blocks, sides[1] >> blocks)
         self.linear = nn.Linear(latent, math.prod(self.base))
-        self.blocks = nn.Sequential(
-            *(UpBlock(before, after) for before, after in zip(stages, stages[1:], strict=False))
-        )
+        self.blocks = nn.Sequential(*(UpBlock(before, after) for before, after in pairwise(stages)))
         self.norm = batch_norm(width)
         self.conv = nn.Conv2d(width, channels, 3, padding=1)
         initialise(self, strong=(self.conv,))
@@ -153,7 +153,7 @@ class _Trunk(nn.Module):
         self.size = stages[-1] * (sides[0] >> blocks) * (sides[1] >> blocks)
         self.conv = nn.Conv2d(channels, width, 3, padding=1)
         self.blocks = nn.Sequential(
-            *(DownBlock(a, b, norm) for a, b in zip(stages, stages[1:], strict=False))
+            *(DownBlock(before, after, norm) for before, after in pairwise(stages))
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,7 +182,8 @@ class Discriminator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The critic's value of each image."""
-        return self.linear(self.features(x)).squeeze(1)
+        values: Tensor = self.linear(self.features(x))
+        return values.squeeze(1)
 
 
 class Encoder(nn.Module):
@@ -209,12 +210,12 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The latent of an image."""
-        z = self.linear(self.trunk(x))
+        z: Tensor = self.linear(self.trunk(x))
         return torch.tanh(z) if self.output == "tanh" else z
 
 
 def initialise(network: nn.Module, strong: Sequence[nn.Conv2d] = ()) -> None:
-    """Xavier's uniform weights, gain √2 for the blocks' 3×3 convolutions and ``strong``; biases 0."""
+    """Xavier's uniform, gain √2 in the blocks' 3×3 convolutions and ``strong``; biases 0."""
     inside = {
         conv
         for block in network.modules()

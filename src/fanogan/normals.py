@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,7 @@ from fanogan.familiarity import Familiar, FamiliarBuilder
 from fanogan.preprocessing import Preprocessing
 from fanogan.recipes import Recipe
 from fanogan.scans import BadScan, Scan, read_scans
-
-log = logging.getLogger(__name__)
+from fanogan.scans.arrays import is_array_like
 
 FEW_IMAGES = 200
 FEW_SUBJECTS = 10
@@ -56,6 +55,7 @@ class Normals:
     fingerprint: dict[str, Any]
     warnings: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    origin: dict[str, Any] | None = None  # how to read them again; None: arrays in memory
 
     @classmethod
     def read(
@@ -88,24 +88,45 @@ class Normals:
             raise BadScan(str(error)) from None
         kept = [scan for scan, out in zip(scans, held, strict=True) if not out]
         held_out = [scan for scan, out in zip(scans, held, strict=True) if out]
-        preprocessing = Preprocessing.of(kept, recipe)
+        normals = cls.of(kept, held_out, recipe, bad)
+        return dataclasses.replace(normals, origin=_origin(source, groups, skip_bad))
+
+    @classmethod
+    def of(
+        cls,
+        kept: Sequence[Scan],
+        held_out: Sequence[Scan],
+        recipe: Recipe,
+        skipped: Sequence[str] = (),
+    ) -> Normals:
+        """Settle what is needed of scans that are split already.
+
+        Args:
+            kept: to learn from.
+            held_out: to calibrate with, of other subjects.
+            recipe: its sides and window.
+            skipped: what was wrong with files that were left out.
+
+        Raises:
+            BadScan: mixed images.
+        """
+        preprocessing = Preprocessing.of(kept, recipe, held_out)
         builder = FamiliarBuilder()
-        training = []
+        training: list[np.ndarray] = []
         for scan in kept:
             encoded = preprocessing.encode(scan)
             builder.add(scan, grey_shares(encoded, preprocessing))
             training.extend(encoded)
-        for scan in held_out:
-            preprocessing.encode(scan)  # what can't be scored is found now, not after training
-        fingerprint = _fingerprint(training, kept, held_out)
+        held = [image for scan in held_out for image in preprocessing.encode(scan)]
+        fingerprint = _fingerprint(training, held, kept, held_out)
         return cls(
             preprocessing,
             builder.build(),
             training,
-            held_out,
+            list(held_out),
             fingerprint,
             tuple(_warnings(fingerprint)),
-            tuple(bad),
+            tuple(skipped),
         )
 
     @property
@@ -132,25 +153,52 @@ def grey_shares(encoded: np.ndarray, preprocessing: Preprocessing) -> np.ndarray
     return np.moveaxis(encoded, 1, -1).astype(np.float32) / preprocessing.levels
 
 
+def _origin(source: Any, groups: str | None, skip_bad: bool) -> dict[str, Any] | None:
+    if is_array_like(source):
+        return None
+    paths = source if isinstance(source, list | tuple) else [source]
+    normals = [str(Path(path).absolute()) for path in paths]
+    return {"normals": normals, "groups": groups, "skip_bad": skip_bad}
+
+
 def _fingerprint(
-    training: Sequence[np.ndarray], kept: Sequence[Scan], held_out: Sequence[Scan]
+    training: Sequence[np.ndarray],
+    held: Sequence[np.ndarray],
+    kept: Sequence[Scan],
+    held_out: Sequence[Scan],
 ) -> dict[str, Any]:
-    digests = sorted(hashlib.sha256(image.tobytes()).hexdigest() for image in training)
+    """What the images are, without a name. Their order counts: training draws by it."""
+    digests, held_digests = ([_digest(image) for image in images] for images in (training, held))
+    seen = set(digests)
     return {
         "images": len(training),
         "subjects": len({scan.group for scan in kept}),
         "volumes": sum(scan.is_volume for scan in [*kept, *held_out]),
-        "held_out_images": sum(len(scan.pixels) for scan in held_out),
+        "held_out_images": len(held),
         "held_out_subjects": len({scan.group for scan in held_out}),
-        "duplicates": len(digests) - len(set(digests)),
-        "sha256": hashlib.sha256("".join(digests).encode()).hexdigest(),
+        "duplicates": len(digests) - len(seen),
+        "held_out_duplicates": sum(digest in seen for digest in held_digests),
+        "sha256": hashlib.sha256(
+            ",".join([*digests, "held out", *held_digests]).encode()
+        ).hexdigest(),
     }
+
+
+def _digest(image: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{image.dtype} {image.shape}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
 
 
 def _warnings(fingerprint: dict[str, Any]) -> Iterator[str]:
     images, subjects = fingerprint["images"], fingerprint["subjects"]
     if fingerprint["duplicates"]:
         yield f"{fingerprint['duplicates']:,} of {images:,} training images are exact duplicates"
+    if fingerprint["held_out_duplicates"]:
+        yield (
+            f"{fingerprint['held_out_duplicates']:,} of {fingerprint['held_out_images']:,} held-out "
+            "images are among the training images too: thresholds come out too low"
+        )
     if images < FEW_IMAGES:
         yield f"only {images} training images: the model may learn them by heart"
     if subjects < FEW_SUBJECTS:

@@ -46,12 +46,19 @@ class Patches:
             preprocessing: what gave them; its window is the patch, and None the whole image.
             flip: mirror each patch left to right with probability ½.
             device: where the buffer lies and patches are cut.
+
+        Raises:
+            ValueError: an image smaller than the window, or whole images of several sizes.
         """
         self.preprocessing = preprocessing
         self.flip = flip
         self.device = device
         rows, columns = preprocessing.window or images[0].shape[1:]
         self.rows, self.columns = rows, columns
+        for _, height, width in {image.shape for image in images}:
+            fits = height >= rows and width >= columns
+            if not fits or (preprocessing.window is None and (height, width) != (rows, columns)):
+                raise ValueError(f"no patches of {rows}×{columns} in an image of {height}×{width}")
         sizes = torch.tensor([image.shape for image in images], dtype=torch.int64, device=device)
         self.heights, self.widths = sizes[:, 1], sizes[:, 2]
         self.starts = sizes.prod(1).cumsum(0) - sizes.prod(1)
@@ -104,7 +111,8 @@ def score_windows(
     Args:
         x: the image (1, C, H, W) in [−1, 1].
         preprocessing: its window and sides.
-        score: windows as the networks see them (B, C, *sides) → (terms (B, t), maps (B, m, *sides)).
+        score: what windows (B, C, *sides), as the networks see them, give: terms (B, t) and maps
+            (B, m, *sides).
         batch: windows at a time.
 
     Returns:

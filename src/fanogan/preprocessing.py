@@ -8,7 +8,7 @@ to the sides of the networks; small images of one size are seen whole.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,17 +33,25 @@ class Preprocessing:
     sides: tuple[int, int]  # of the networks
 
     @classmethod
-    def of(cls, scans: Sequence[Scan], recipe: Recipe) -> Preprocessing:
+    def of(
+        cls, scans: Sequence[Scan], recipe: Recipe, held_out: Sequence[Scan] = ()
+    ) -> Preprocessing:
         """Settle it from the training normals.
+
+        Args:
+            scans: the training normals; the grey range is theirs alone.
+            recipe: its window and sides.
+            held_out: normals held out of training, which must be of the same kind.
 
         Raises:
             BadScan: mixed channels, bit depths, or images smaller than the window.
         """
         first = scans[0]
-        channels = max(channels_of(scan) for scan in scans)
-        for scan in scans:
+        normals = [*scans, *held_out]
+        channels = max(channels_of(scan) for scan in normals)
+        for scan in normals:
             if channels_of(scan) != channels and not was_colour(scan):
-                colour = next(s for s in scans if channels_of(s) == channels)
+                colour = next(s for s in normals if channels_of(s) == channels)
                 raise BadScan(
                     f"{scan.name} is grey and {colour.name} has {channels} channels: train on "
                     "images of one kind"
@@ -53,7 +61,7 @@ class Preprocessing:
                     f"{first.name} is {first.pixels.dtype} and {scan.name} is "
                     f"{scan.pixels.dtype}: train on images of one bit depth"
                 )
-        window, sides = _geometry(scans, recipe)
+        window, sides = _geometry(normals, recipe)
         low, high = _grey_range(scans)
         if not high > low:
             raise BadScan(
@@ -79,14 +87,15 @@ class Preprocessing:
             pixels = np.repeat(pixels, self.channels, axis=-1)
         if pixels.shape[-1] != self.channels:
             raise BadScan(
-                f"{scan.name} has {pixels.shape[-1]} channel(s), the model was trained on "
-                f"{self.channels}"
+                f"{scan.name} is {_kind(pixels.shape[-1])}, the model was trained on "
+                f"{_kind(self.channels)} images: convert it, or train on images of its kind"
             )
         rows, columns = pixels.shape[1:3]
         if self.window and (rows < self.window[0] or columns < self.window[1]):
             raise BadScan(
                 f"{scan.name} has {rows}×{columns} pixels, fewer than the window that the model "
-                f"looks through ({self.window[0]}×{self.window[1]})"
+                f"looks through ({self.window[0]}×{self.window[1]}): give the image in the size "
+                "that it was taken in"
             )
         depth = str(pixels.dtype)
         if depth == self.depth == "uint8":
@@ -138,13 +147,17 @@ def channels_of(scan: Scan) -> int:
     return scan.pixels.shape[3] if scan.pixels.ndim == 4 else 1
 
 
+def _kind(channels: int) -> str:
+    return {1: "grey", 3: "RGB"}.get(channels, f"of {channels} channels")
+
+
 def was_colour(scan: Scan) -> bool:
     """Whether a grey scan was stored with equal colour channels."""
     return any("grey stored as" in note for note in scan.notes)
 
 
 def _geometry(
-    scans: Iterable[Scan], recipe: Recipe
+    scans: Sequence[Scan], recipe: Recipe
 ) -> tuple[tuple[int, int] | None, tuple[int, int]]:
     sizes = {scan.pixels.shape[1:3] for scan in scans}
     rows, columns = next(iter(sizes))

@@ -1,8 +1,8 @@
 """What a person sees: one self-contained HTML page of scores, or of an evaluation.
 
-A page holds its pictures and figures inside itself, loads nothing, and can be mailed, printed and opened without a
-network. Colours of residuals mean the same on every page of a model, because their scale comes from the held-out
-normals and never from the picture that is shown.
+A page holds its pictures and figures inside itself, loads nothing, and can be mailed, printed and
+opened without a network. Colours of residuals mean the same on every page of a model, because their
+scale comes from the held-out normals and never from the picture that is shown.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 PAGE_SIDE = 512  # px; a larger picture is downsampled for the page
 PIXELATED_SIDE = 128  # px; a smaller picture is shown with visible pixels
-OUTLINE_SIDE = 256  # px; a smaller overlay is enlarged first, so that the contour of a mask stays thin
+OUTLINE_SIDE = 256  # px; a smaller overlay is enlarged first, to keep the contour of a mask thin
 OUTLINE_COLOUR = (0, 229, 255)  # cyan: absent from grey pictures and from the colours of residuals
 STRONGEST_ALPHA = 0.85  # some anatomy stays visible under the strongest residual
 COLOUR_RANGE = (0.3, 0.95)  # of 'inferno': its darkest part would look like a shadow in the picture
 BINS = 40
 
-# Matplotlib wants fixed colours; these stand in for the page's, which change between light and dark.
+# Matplotlib wants fixed colours; these stand in for the page's, which differ in light and dark.
 INK, NORMAL, ANOMALOUS, MUTED, LINE = (f"#01010{digit}" for digit in range(1, 6))
 PAGE_COLOURS = {
     INK: "currentColor",
@@ -44,7 +44,7 @@ PAGE_COLOURS = {
     MUTED: "var(--muted)",
     LINE: "var(--line)",
 }
-FIGURE_STYLE = {
+FIGURE_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
     "text.color": INK,
@@ -76,7 +76,7 @@ class Case:
         image_residual: The term A_R.
         feature_residual: The term A_D.
         p_value: Conformal p-value against the held-out normals, in (0, 1], or None without them.
-        flag: Whether the score lies above the calibrated threshold; None where too few are held out.
+        flag: Whether the score lies above the calibrated threshold; None with too few held out.
         label: 1 anomalous, 0 normal, None unknown.
         warnings: Sentences about this image, such as a size outside the training normals.
         picture: (rows, columns) or (rows, columns, 3), uint8.
@@ -105,20 +105,25 @@ def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarr
     Args:
         picture: (rows, columns) or (rows, columns, 3), uint8.
         residual: (rows, columns), abs(x - x_hat) in network units, [0, 2].
-        scale: The residual, in the same units, at which colour and opacity are strongest. Fixed by the held-out
-            normals, so that one residual has one colour in all pictures of a model.
+        scale: The residual, in the same units, at which colour and opacity are strongest. Fixed by
+            the held-out normals, so that one residual has one colour in all pictures of a model.
 
     Returns:
         (rows, columns, 3) uint8. Where the residual is 0 the picture is unchanged.
 
     Raises:
-        ValueError: The shapes differ, the picture isn't uint8 grey or RGB, or the scale is negative or not finite.
+        ValueError: The shapes differ, the picture isn't uint8 grey or RGB, or the scale is negative
+            or not finite.
     """
     if not (math.isfinite(scale) and scale >= 0):
-        raise ValueError(f"The colour scale of residuals must be finite and not negative, but it is {scale}.")
+        raise ValueError(
+            f"The colour scale of residuals must be finite and not negative, but it is {scale}."
+        )
     base = _as_rgb(picture)
     if residual.shape != base.shape[:2]:
-        raise ValueError(f"A residual of shape {residual.shape} doesn't fit a picture of {base.shape[:2]}.")
+        raise ValueError(
+            f"A residual of shape {residual.shape} doesn't fit a picture of {base.shape[:2]}."
+        )
     # Normals that are reconstructed exactly give scale 0: any residual is then at the strongest.
     level = np.clip(residual / max(scale, 1e-12), 0, 1).astype(np.float32)
     colour = _residual_colours()[np.rint(level * 255).astype(np.intp)]
@@ -141,7 +146,9 @@ def outline(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     drawn = _as_rgb(picture)
     if mask.shape != drawn.shape[:2]:
-        raise ValueError(f"A mask of shape {mask.shape} doesn't fit a picture of {drawn.shape[:2]}.")
+        raise ValueError(
+            f"A mask of shape {mask.shape} doesn't fit a picture of {drawn.shape[:2]}."
+        )
     inside = np.pad(mask.astype(bool), 1)
     surrounded = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
     drawn[inside[1:-1, 1:-1] & ~surrounded] = OUTLINE_COLOUR
@@ -170,7 +177,7 @@ def write_score_report(
         model: Facts about the model, name to value.
         scale: Colour scale of residuals, in network units, from the held-out normals.
         statement: The sentence that says what the calibration allows to claim.
-        cases: Images for the gallery, the highest scores of all; any order.
+        cases: Images for the gallery, any order; the page says whether they are the highest.
         total: How many images were scored.
         scores: (total,) their scores.
         held_out: (n,) scores of the held-out normals; may be empty.
@@ -182,7 +189,7 @@ def write_score_report(
         OSError: The file can't be written.
     """
     series = [("held-out normals", held_out, NORMAL), ("scored images", scores, ANOMALOUS)]
-    caption = "Scores of the images of this report beside those of the held-out normals, relative frequency."
+    caption = "Scores of the images of this report beside those of the held-out normals."
     figures = [_figure("scores", caption, _histogram_figure(series, None))]
     _write_page(
         path,
@@ -191,11 +198,11 @@ def write_score_report(
         model=model,
         scale=scale,
         statement=statement,
-        gallery=_gallery(cases, total, scale, len(held_out)),
+        gallery=_gallery(cases, scores, total, scale, len(held_out)),
         figures=figures,
         volumes=_table(volumes),
         warnings=warnings,
-        lead=f"{total:,} {'image' if total == 1 else 'images'} scored.",
+        lead=f"{_count(total, 'image')} scored.",
         alarms=[],
         evaluation=None,
     )
@@ -224,9 +231,10 @@ def write_evaluation_report(
         model: Facts about the model, name to value.
         scale: Colour scale of residuals, in network units, from the held-out normals.
         statement: The sentence that says what the calibration allows to claim.
-        cases: Images for the gallery, the highest scores of all; any order.
+        cases: Images for the gallery, any order; the page says whether they are the highest.
         total: How many images were scored.
-        evaluation: What `metrics.json` holds: rows (the method first), calibrated, pixel, roc, pixel_roc.
+        evaluation: What `metrics.json` holds: rows (the method first), calibrated,
+            pixel, roc, pixel_roc.
         scores: (total,) scores.
         labels: (total,) 1 anomalous, 0 normal.
         held_out: (n,) scores of the held-out normals; may be empty.
@@ -243,7 +251,7 @@ def write_evaluation_report(
         model=model,
         scale=scale,
         statement=statement,
-        gallery=_gallery(cases, total, scale, len(held_out)),
+        gallery=_gallery(cases, scores, total, scale, len(held_out)),
         figures=_evaluation_figures(evaluation, scores, labels),
         volumes=None,
         warnings=warnings,
@@ -256,9 +264,17 @@ def write_evaluation_report(
 def _write_page(path: Path, *, scale: float, **content: Any) -> None:
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(
-        number=_number, share=_share, percent=_percent, interval=_interval, cell=_cell, words=_words
+        number=_number,
+        share=_share,
+        percent=_percent,
+        pixel_facts=_pixel_facts,
+        interval=_interval,
+        cell=_cell,
+        words=_words,
     )
     source = files("fanogan").joinpath("templates", "report.html").read_text(encoding="utf-8")
     page = environment.from_string(source).render(
@@ -271,11 +287,13 @@ def _write_page(path: Path, *, scale: float, **content: Any) -> None:
 
 
 def _lead(evaluation: Mapping[str, Any]) -> str:
-    method = evaluation["rows"][0]
-    unit, subjects = evaluation["unit"], evaluation["n_subjects"]
+    method, n, subjects = evaluation["rows"][0], evaluation["n"], evaluation["n_subjects"]
+    # Without groups each image counts as a subject of its own, which says nothing about people.
+    of_subjects = f" of {_count(subjects, 'subject')}" if subjects < n else ""
     return (
-        f"{method['name']} reaches AUC {_share(method['auc'])} (95 % interval {_interval(method['auc_interval'])}) on "
-        f"{evaluation['n']:,} {unit}s of {subjects:,} subjects, of which {evaluation['n_anomalous']:,} "
+        f"{method['name']} reaches AUC {_share(method['auc'])} "
+        f"(95 % interval {_interval(method['auc_interval'])}) on "
+        f"{_count(n, evaluation['unit'])}{of_subjects}; {evaluation['n_anomalous']:,} "
         f"({_percent(evaluation['prevalence'])}) are anomalous."
     )
 
@@ -286,7 +304,7 @@ def _best_honest(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
-    """Sentences that must not be missed: a result that a trivial score beats, or that is worse than chance."""
+    """Sentences not to be missed: a trivial score is better, or chance is."""
     method, best, pixel = evaluation["rows"][0], _best_honest(evaluation), evaluation["pixel"]
     alarms = []
     if best is not None and best["auc"] > method["auc"]:
@@ -296,15 +314,19 @@ def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
         )
     if method["auc"] < 0.5:
         alarms.append(
-            f"The AUC is below 0.5 ({_share(method['auc'])}): normal {evaluation['unit']}s are mostly scored as more "
-            "anomalous than the anomalous ones."
+            f"The AUC is below 0.5 ({_share(method['auc'])}): normal {evaluation['unit']}s are "
+            "mostly scored as more anomalous than the anomalous ones."
         )
     if pixel and pixel["darkness_auc"] > pixel["auc"]:
         alarms.append(
-            f"A trivial map does better: darkness reaches pixel AUC {_share(pixel['darkness_auc'])}, "
-            f"the residual {_share(pixel['auc'])}."
+            "A trivial map does better: darkness reaches pixel AUC "
+            f"{_share(pixel['darkness_auc'])}, the residual {_share(pixel['auc'])}."
         )
     return alarms
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def _number(value: float | None) -> str:
@@ -351,6 +373,29 @@ def _cell(value: object, key: str = "") -> str:
     return str(value)
 
 
+def _pixel_facts(pixel: Mapping[str, Any]) -> dict[str, str]:
+    """Names and texts of the pixel-level numbers but Youden's, groups of them laid flat."""
+    names = {
+        "auc": "pixel AUC",
+        "darkness_auc": "pixel AUC of darkness, a trivial map",
+        "dice": "Dice",
+        "iou": "IoU",
+        "prevalence": "anomalous pixels",
+        "lesion_sensitivity": "share of lesions found",
+        "threshold": "threshold of the map",
+    }
+    texts = {"prevalence": _percent, "threshold": _number, "false_regions_per_image": _number}
+    groups = [value for key, value in pixel.items() if key != "youden" and isinstance(value, dict)]
+    plain = {key: value for key, value in pixel.items() if not isinstance(value, dict)}
+    return {
+        names.get(key, _words(key)): texts.get(key, _share)(value)
+        if isinstance(value, float)
+        else _cell(value)
+        for group in [plain, *groups]
+        for key, value in group.items()
+    }
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     texts = [key for key in keys if any(isinstance(row.get(key), str) for row in rows)]
@@ -360,29 +405,41 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 # ---------------------------------------------------------------- pictures
 
 
-def _gallery(cases: Sequence[Case], total: int, scale: float, n_held_out: int) -> dict[str, Any]:
+def _gallery(
+    cases: Sequence[Case], scores: np.ndarray, total: int, scale: float, n_held_out: int
+) -> dict[str, Any]:
     ordered = sorted(cases, key=lambda case: -case.score)
-    if len(ordered) == total:
-        extent = "the only image" if total == 1 else f"all {total:,} images"
-    else:
-        extent = f"the {len(ordered):,} highest of {total:,}"
     return {
-        "extent": extent,
+        "extent": _extent([case.score for case in ordered], scores, total),
         "cards": [_card(case, scale, n_held_out) for case in ordered],
         "flagged": sum(case.flag is True for case in ordered),
         "warned": sum(bool(case.warnings) for case in ordered),
     }
 
 
+def _extent(shown: Sequence[float], scores: np.ndarray, total: int) -> str:
+    """Which images a gallery holds: its scores, falling, beside those of all images."""
+    if len(shown) == total:
+        return "the only image" if total == 1 else f"all {total:,} images"
+    highest = np.sort(scores)[::-1][: len(shown)]
+    if np.allclose(shown, highest, rtol=1e-9, atol=0):
+        return f"the {len(shown):,} highest of {total:,}"
+    return f"{len(shown):,} of {_count(total, 'image')}"
+
+
 def _card(case: Case, scale: float, n_held_out: int) -> dict[str, Any]:
     rows, columns = case.picture.shape[:2]
     pictures = [(f"image {rows} × {columns}", f"image {case.name}", _shrink(case.picture))]
     if case.reconstruction is not None:
-        pictures.append(("reconstruction", f"reconstruction of {case.name}", _shrink(case.reconstruction)))
+        pictures.append(
+            ("reconstruction", f"reconstruction of {case.name}", _shrink(case.reconstruction))
+        )
     if case.residual is not None:
         marked = "" if case.mask is None else ", ground truth outlined"
         layer = _marked_overlay(case, case.residual, scale)
-        pictures.append(("residual", f"residual of {case.name} in colour over the image{marked}", layer))
+        pictures.append(
+            ("residual", f"residual of {case.name} in colour over the image{marked}", layer)
+        )
     return {
         "case": case,
         "p": None if case.p_value is None else f"p = {_p_value(case.p_value)} (n = {n_held_out:,})",
@@ -397,12 +454,18 @@ def _card(case: Case, scale: float, n_held_out: int) -> dict[str, Any]:
 def _marked_overlay(case: Case, residual: np.ndarray, scale: float) -> np.ndarray:
     # Checked on the full size first: after shrinking, an array of another shape could seem to fit.
     if residual.shape != case.picture.shape[:2]:
-        raise ValueError(f"{case.name}: the residual's shape {residual.shape} isn't the image's {case.picture.shape}.")
+        raise ValueError(
+            f"{case.name}: the residual's shape {residual.shape} isn't the image's, "
+            f"{case.picture.shape[:2]}."
+        )
     layer = overlay(_shrink(case.picture), _shrink(residual.astype(np.float32)), scale)
     if case.mask is None:
         return layer
     if case.mask.shape != case.picture.shape[:2]:
-        raise ValueError(f"{case.name}: the mask's shape {case.mask.shape} isn't the image's {case.picture.shape}.")
+        raise ValueError(
+            f"{case.name}: the mask's shape {case.mask.shape} isn't the image's, "
+            f"{case.picture.shape[:2]}; give a mask of the image's size."
+        )
     mask = _shrink(case.mask.astype(np.float32)) > 0
     factor = max(1, OUTLINE_SIDE // max(layer.shape[:2]))
     enlarged = [array.repeat(factor, axis=0).repeat(factor, axis=1) for array in (layer, mask)]
@@ -410,7 +473,7 @@ def _marked_overlay(case: Case, residual: np.ndarray, scale: float) -> np.ndarra
 
 
 def _shrink(pixels: np.ndarray) -> np.ndarray:
-    """Downsample uint8 pictures or float32 maps to at most `PAGE_SIDE` on a side; smaller ones stay as they are."""
+    """Downsample a uint8 picture or float32 map that is larger than `PAGE_SIDE` on a side."""
     rows, columns = pixels.shape[:2]
     factor = PAGE_SIDE / max(rows, columns)
     if factor >= 1:
@@ -424,8 +487,8 @@ def _as_rgb(picture: np.ndarray) -> np.ndarray:
     grey = picture.ndim == 2
     if picture.dtype != np.uint8 or not (grey or (picture.ndim == 3 and picture.shape[2] == 3)):
         raise ValueError(
-            f"A picture must be uint8, (rows, columns) or (rows, columns, 3), but this one is {picture.dtype} of "
-            f"shape {picture.shape}."
+            "A picture must be uint8, (rows, columns) or (rows, columns, 3), but this one is "
+            f"{picture.dtype} of shape {picture.shape}."
         )
     return np.repeat(picture[..., np.newaxis], 3, axis=2) if grey else picture.copy()
 
@@ -441,8 +504,12 @@ def _residual_colours() -> np.ndarray:
 
 def _scale_bar(scale: float) -> np.ndarray:
     """The residuals 0 to scale over black, mid-grey and white: (24, 256, 3) uint8."""
-    ground = np.repeat(np.array([0, 110, 220], dtype=np.uint8), 8)[:, np.newaxis].repeat(256, axis=1)
-    return overlay(ground, np.linspace(0, 1, 256)[np.newaxis].repeat(len(ground), axis=0) * scale, scale)
+    ground = np.repeat(np.array([0, 110, 220], dtype=np.uint8), 8)[:, np.newaxis].repeat(
+        256, axis=1
+    )
+    return overlay(
+        ground, np.linspace(0, 1, 256)[np.newaxis].repeat(len(ground), axis=0) * scale, scale
+    )
 
 
 def _data_uri(pixels: np.ndarray) -> str:
@@ -461,8 +528,11 @@ def _evaluation_figures(
     curve = _roc_figure(evaluation["roc"], method["auc"], method["youden"], calibrated)
     caption = "Receiver operating characteristic. Youden's point is chosen on the test labels."
     figures = [_figure("roc", caption, curve)]
-    series = [("normal", scores[labels == 0], NORMAL), ("anomalous", scores[labels == 1], ANOMALOUS)]
-    caption = "Scores of normal and anomalous images on one axis, relative frequency of each (as Fig. B3 of the paper)."
+    series = [
+        ("normal", scores[labels == 0], NORMAL),
+        ("anomalous", scores[labels == 1], ANOMALOUS),
+    ]
+    caption = "Scores of normal and anomalous images on one axis (as Fig. B3 of the paper)."
     figures.append(_figure("scores", caption, _histogram_figure(series, calibrated["threshold"])))
     if evaluation["pixel"] and evaluation["pixel_roc"]:
         pixel = evaluation["pixel"]
@@ -486,7 +556,7 @@ def _new_figure() -> tuple[Figure, Axes]:
 def _roc_figure(
     curve: Mapping[str, Sequence[float]],
     auc: float,
-    youden: Mapping[str, float] | None,
+    youden: Mapping[str, Any] | None,
     calibrated: Mapping[str, Any] | None,
 ) -> Figure:
     from matplotlib import rc_context
@@ -494,8 +564,10 @@ def _roc_figure(
     with rc_context(FIGURE_STYLE):
         drawing, axes = _new_figure()
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.plot(curve["fpr"], curve["tpr"], color=ANOMALOUS, linewidth=1.8, label=f"AUC {_share(auc)}")
-        if youden is not None:
+        axes.plot(
+            curve["fpr"], curve["tpr"], color=ANOMALOUS, linewidth=1.8, label=f"AUC {_share(auc)}"
+        )
+        if youden is not None and youden["sensitivity"] is not None:
             place = (1 - youden["specificity"], youden["sensitivity"])
             label = "Youden's point, chosen on the test labels"
             axes.plot(*place, "o", markersize=7, color=INK, fillstyle="none", label=label)
@@ -503,12 +575,19 @@ def _roc_figure(
             place = (calibrated["false_positive_rate"], calibrated["sensitivity"])
             label = f"calibrated threshold, {_percent(calibrated['alpha'])} asked for"
             axes.plot(*place, "D", markersize=6.5, color=NORMAL, label=label)
-        axes.set(xlabel="false-positive rate", ylabel="sensitivity", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set(
+            xlabel="false-positive rate",
+            ylabel="sensitivity",
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+        )
         axes.legend(loc="lower right")
     return drawing
 
 
-def _histogram_figure(series: Sequence[tuple[str, np.ndarray, str]], threshold: float | None) -> Figure:
+def _histogram_figure(
+    series: Sequence[tuple[str, np.ndarray, str]], threshold: float | None
+) -> Figure:
     from matplotlib import rc_context
 
     present = [(name, values, colour) for name, values, colour in series if len(values)]
@@ -518,9 +597,11 @@ def _histogram_figure(series: Sequence[tuple[str, np.ndarray, str]], threshold: 
         drawing, axes = _new_figure()
         for name, values, colour in present:
             weights = np.full(len(values), 1 / len(values))
-            style = {"bins": edges, "weights": weights, "color": colour}
+            style: dict[str, Any] = {"bins": edges, "weights": weights, "color": colour}
             axes.hist(values, histtype="stepfilled", alpha=0.25, **style)
-            axes.hist(values, histtype="step", linewidth=1.4, label=f"{name} ({len(values):,})", **style)
+            axes.hist(
+                values, histtype="step", linewidth=1.4, label=f"{name} ({len(values):,})", **style
+            )
         if threshold is not None:
             label = f"calibrated threshold {_number(threshold)}"
             axes.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (5, 2)), label=label)
@@ -532,7 +613,7 @@ def _histogram_figure(series: Sequence[tuple[str, np.ndarray, str]], threshold: 
 
 
 def _bins(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Edges of the bins and whether they're logarithmic: a few far outliers would press all else into one bin."""
+    """Edges of bins, logarithmic (True) where outliers would press all else into one bin."""
     low, high = float(values.min()), float(values.max())
     if low > 0 and high > 20 * float(np.median(values)):
         return np.geomspace(low, high, BINS + 1), True
@@ -542,7 +623,7 @@ def _bins(values: np.ndarray) -> tuple[np.ndarray, bool]:
 
 
 def _inline_svg(name: str, description: str, drawing: Figure) -> str:
-    """SVG that takes its colours and letters from the page, with ids that no other figure on the page has."""
+    """SVG with the page's colours and letters, and with ids that no other figure there has."""
     from html import escape
 
     from markupsafe import Markup

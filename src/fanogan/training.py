@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,20 @@ class TensorFlowRMSprop(torch.optim.Optimizer):
             root = torch._foreach_add(means, 1e-10)
             torch._foreach_sqrt_(root)
             torch._foreach_addcdiv_(parameters, gradients, root, -group["lr"])
+
+
+@contextlib.contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """The parameters of ``networks`` take no gradients; afterwards they do as before."""
+    parameters = [p for network in networks for p in network.parameters()]
+    before = [p.requires_grad for p in parameters]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p, required in zip(parameters, before, strict=True):
+            p.requires_grad_(required)
 
 
 @contextlib.contextmanager
@@ -149,39 +163,58 @@ class _Stage:
         progress: Progress,
     ):
         self.name, self.steps, self.state = name, steps, state
-        self.recipe, self.fabric, self.progress = recipe, fabric, progress
+        self.recipe, self.fabric = recipe, fabric
+        self.leads = fabric.is_global_zero
+        self.progress = progress if self.leads else no_progress
         self.run = run
         self.first = run.load_checkpoint(name, state) if run else 0
-        if run and fabric.is_global_zero:
+        if run and self.leads:
             run.forget_metrics_after(name, self.first)
         self.collected: dict[str, list[Tensor]] = {}
         self.warned: set[str] = set()
         self.stop = _StopRequest()
         self.saved = self.started = time.monotonic()
 
+    def __enter__(self) -> _Stage:
+        self.stop.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop.__exit__(*exception)
+        if self.run:
+            self.run.close()
+
     def steps_left(self) -> Iterator[int]:
         """Each step still to do; after each, checkpoint if it is time, stop if asked to."""
-        with self.stop:
-            for step in range(self.first, self.steps):
-                yield step
-                done = step + 1
-                self.progress(self.name, done, self.steps, {})
-                if done == self.steps:
-                    break
-                due = time.monotonic() - self.saved >= 60 * self.recipe.checkpoint_minutes
-                if due or self.stop.requested:
-                    self.checkpoint(done)
-                if self.stop.requested:
-                    raise KeyboardInterrupt
+        for step in range(self.first, self.steps):
+            yield step
+            done = step + 1
+            self.progress(self.name, done, self.steps, {})
+            if done == self.steps:
+                break
+            due = time.monotonic() - self.saved >= 60 * self.recipe.checkpoint_minutes
+            stop = self.agreed(self.stop.requested)
+            if self.agreed(due) or stop:
+                self.checkpoint(done)
+            if stop:
+                raise KeyboardInterrupt
 
     def finish(self) -> None:
         """The last checkpoint, which holds the re-estimated statistics too."""
         if self.first < self.steps:
             self.checkpoint(self.steps)
-        if self.run:
-            self.run.close()
-        if self.stop.requested:
+        if self.agreed(self.stop.requested):
             raise KeyboardInterrupt
+
+    def agreed(self, wish: bool) -> bool:
+        """Whether any process wishes it: one that stops alone would leave the others waiting."""
+        if self.fabric.world_size == 1:
+            return wish
+        wishes = self.fabric.all_reduce(
+            torch.tensor(float(wish), device=self.fabric.device), reduce_op="sum"
+        )
+        assert isinstance(wishes, Tensor)
+        return bool(wishes > 0)
 
     def collect(self, **losses: Tensor) -> None:
         """Keep losses, unread, for the next tick: reading one would wait for the device."""
@@ -197,43 +230,62 @@ class _Stage:
         Raises:
             TrainingFailed: one isn't finite.
         """
-        means = {k: float(torch.stack(v).mean()) for k, v in self.collected.items()}
+        means = {name: self._mean(losses) for name, losses in self.collected.items()}
         self.collected = {}
         for name, value in means.items():
             if not math.isfinite(value):
                 self.fail(f"the {name} is {value}")
         return means
 
+    def _mean(self, losses: list[Tensor]) -> float:
+        """Over all processes, so that all see a loss that isn't finite in the same step."""
+        mean = self.fabric.all_reduce(torch.stack(losses).float().mean(), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return float(mean)
+
     def report(self, step: int, figures: dict[str, float], **more: Any) -> None:
         self.progress(self.name, step + 1, self.steps, figures)
-        if self.run and self.fabric.is_global_zero:
+        if self.run and self.leads:
             seconds = round(time.monotonic() - self.started, 1)
             self.run.metrics(self.name, step + 1, {**figures, **more, "seconds": seconds})
 
     def warn(self, key: str, sentence: str) -> list[str]:
         """Log a warning the first time; returns it each time, for the metrics."""
-        if key not in self.warned:
+        if key not in self.warned and self.leads:
             self.warned.add(key)
             log.warning(sentence)
         return [sentence]
 
     def checkpoint(self, step: int) -> None:
-        modules = [part for part in self.state.values() if isinstance(part, nn.Module)]
-        if not all(bool(torch.isfinite(p).all()) for m in modules for p in m.parameters()):
+        if not all(_all_finite(part) for part in self.state.values()):
             self.fail("a weight isn't finite")
-        if self.run and self.fabric.is_global_zero:
+        if self.run and self.leads:
             self.run.save_checkpoint(self.name, step, self.state)
         self.saved = time.monotonic()
 
-    def fail(self, what: str) -> None:
-        kept = f" The checkpoint before it is kept in {self.run.path}." if self.run else ""
+    def fail(self, what: str) -> NoReturn:
+        checkpoint = (
+            self.run.path / "checkpoints" / f"{self.name}.safetensors" if self.run else None
+        )
+        kept = checkpoint is not None and checkpoint.exists()
+        where = f"; the last good checkpoint is kept: {checkpoint}" if kept else ""
         rate = "gan_rate" if self.name == "gan" else "encoder_rate"
+        stage = "GAN" if self.name == "gan" else self.name
         precision = "" if self.recipe.precision == "fp32" else " and precision: fp32"
         raise TrainingFailed(
-            f"training of the {self.name} broke down: {what}. Try a recipe with half the "
+            f"training of the {stage} broke down: {what}; try a recipe with half the "
             f"{rate} ({getattr(self.recipe, rate) / 2:g}){precision}, or look for broken images "
-            f"among the normals.{kept}"
+            f"among the normals{where}"
         )
+
+
+def _all_finite(part: nn.Module | torch.optim.Optimizer) -> bool:
+    """Whether all that training goes on from is finite: an infinite moment freezes a weight."""
+    if isinstance(part, nn.Module):
+        tensors = list(part.parameters())
+    else:
+        tensors = [t for state in part.state.values() for t in state.values()]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _update(loss: Tensor, optimiser: torch.optim.Optimizer, fabric: Fabric) -> None:
@@ -241,21 +293,28 @@ def _update(loss: Tensor, optimiser: torch.optim.Optimizer, fabric: Fabric) -> N
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     if fabric.world_size > 1:
-        gradients = [
-            p.grad for group in optimiser.param_groups for p in group["params"] if p.grad is not None
-        ]
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         joined = torch.cat([gradient.reshape(-1) for gradient in gradients])
         mean = fabric.all_reduce(joined, reduce_op="mean")
         assert isinstance(mean, Tensor)
-        parts = mean.split([gradient.numel() for gradient in gradients])
-        for gradient, part in zip(gradients, parts, strict=True):
-            gradient.copy_(part.view_as(gradient))
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(mean[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
     optimiser.step()
+
+
+def _share_buffers(network: nn.Module, fabric: Fabric) -> None:
+    """Give all processes the statistics of the first: each has seen its own part of the batches."""
+    if fabric.world_size > 1:
+        for buffer in network.buffers():
+            buffer.copy_(fabric.broadcast(buffer))
 
 
 def diversity(images: Tensor) -> float:
     """Mean root-mean-square distance between two images of a batch (B, C, H, W)."""
-    flat = images.flatten(1).double()
+    flat = images.flatten(1).cpu().double()
     return float(torch.pdist(flat).mean()) / math.sqrt(flat.shape[1])
 
 
@@ -297,61 +356,64 @@ def train_gan(
     D.to(device).train()
     adam_G = torch.optim.Adam(G.parameters(), recipe.gan_rate, betas=(0.0, 0.9), fused=True)
     adam_D = torch.optim.Adam(D.parameters(), recipe.gan_rate, betas=(0.0, 0.9), fused=True)
-    state = {"generator": G, "discriminator": D, "adam_G": adam_G, "adam_D": adam_D}
-    stage = _Stage("gan", recipe.rounds, state, recipe, fabric, run, progress)
+    state: dict[str, nn.Module | torch.optim.Optimizer] = {
+        "generator": G,
+        "discriminator": D,
+        "adam_G": adam_G,
+        "adam_D": adam_D,
+    }
     batch = recipe.batch // fabric.world_size
     health = _GanHealth(G, D, normals, held_out, seed)
 
-    for round_ in stage.steps_left():
-        random = seeded(device, seed, "gan", round_, fabric.global_rank)
+    with _Stage("gan", recipe.rounds, state, recipe, fabric, run, progress) as stage:
+        for round_ in stage.steps_left():
+            random = seeded(device, seed, "gan", round_, fabric.global_rank)
 
-        def latents(random: torch.Generator = random) -> Tensor:
-            return torch.randn(batch, G.latent, generator=random, device=device)
+            # --- generator update
+            if round_ > 0:
+                with frozen(D):
+                    z = torch.randn(batch, G.latent, generator=random, device=device)
+                    with fabric.autocast():
+                        loss = generator_loss(D, G(z))
+                    _update(loss, adam_G, fabric)
 
-        # --- generator update
-        if round_ > 0:
-            D.requires_grad_(False)
-            with fabric.autocast():
-                loss = generator_loss(D, G(latents()))
-            _update(loss, adam_G, fabric)
-            D.requires_grad_(True)
+            # --- critic updates, on fresh data; G's statistics don't move
+            left = recipe.critic_updates - round_ * recipe.critic_updates_per_round
+            for _ in range(min(recipe.critic_updates_per_round, left)):
+                x = normals.draw(batch, random)
+                z = torch.randn(batch, G.latent, generator=random, device=device)
+                with torch.no_grad(), statistics_untouched(G), fabric.autocast():
+                    fake = G(z).float()
+                with fabric.autocast():
+                    real, generated = critic_values(D, x, fake)
+                wasserstein = real.float().mean() - generated.float().mean()
+                alpha = torch.rand(batch, 1, 1, 1, generator=random, device=device)
+                penalty = gradient_penalty(D, x, fake, alpha)  # outside autocast: fp32
+                _update(recipe.penalty * penalty - wasserstein, adam_D, fabric)
+                stage.collect(wasserstein=wasserstein, penalty=penalty)
 
-        # --- critic updates, on fresh data; G's statistics don't move
-        left = recipe.critic_updates - round_ * recipe.critic_updates_per_round
-        for _ in range(min(recipe.critic_updates_per_round, left)):
-            x = normals.draw(batch, random)
-            with torch.no_grad(), statistics_untouched(G), fabric.autocast():
-                fake = G(latents()).float()
-            with fabric.autocast():
-                real, generated = critic_values(D, x, fake)
-            wasserstein = real.float().mean() - generated.float().mean()
-            alpha = torch.rand(batch, 1, 1, 1, generator=random, device=device)
-            penalty = gradient_penalty(D, x, fake, alpha)  # outside autocast: fp32
-            _update(recipe.penalty * penalty - wasserstein, adam_D, fabric)
-            stage.collect(wasserstein=wasserstein, penalty=penalty)
+            # --- health
+            if stage.tick_due(round_):
+                figures = {**stage.means(), **health.figures()}
+                late = round_ >= 0.2 * stage.steps
+                warnings = health.warnings(figures, stage) if late else []
+                stage.report(round_, figures, warnings=warnings)
+            grid_every = -(-stage.steps // SAMPLE_GRIDS)
+            last = round_ + 1 == stage.steps
+            if run and stage.leads and ((round_ + 1) % grid_every == 0 or last):
+                run.sample_grid(f"round_{round_ + 1:06d}", health.samples[:64].cpu().numpy())
 
-        # --- health
-        if stage.tick_due(round_):
-            figures = {**stage.means(), **health.figures()}
-            late = round_ >= 0.2 * stage.steps
-            stage.report(round_, figures, warnings=health.warnings(figures, stage) if late else [])
-        grid_every = -(-stage.steps // SAMPLE_GRIDS)
-        last = round_ + 1 == stage.steps
-        if run and fabric.is_global_zero and ((round_ + 1) % grid_every == 0 or last):
-            run.sample_grid(f"round_{round_ + 1:06d}", health.samples[:64].cpu().numpy())
-
-    if recipe.reestimate_statistics and stage.first < stage.steps:
-        random = seeded(device, seed, "statistics of G")
-        reestimate_statistics(
-            G,
-            (
-                torch.randn(recipe.batch, G.latent, generator=random, device=device)
-                for _ in range(REESTIMATE_BATCHES)
-            ),
-        )
-    for buffer in G.buffers():  # each process has normed its own part of the batches
-        buffer.copy_(fabric.broadcast(buffer))
-    stage.finish()
+        if recipe.reestimate_statistics and stage.first < stage.steps:
+            random = seeded(device, seed, "statistics of G")
+            reestimate_statistics(
+                G,
+                (
+                    torch.randn(recipe.batch, G.latent, generator=random, device=device)
+                    for _ in range(REESTIMATE_BATCHES)
+                ),
+            )
+        _share_buffers(G, fabric)
+        stage.finish()
     G.eval()
     D.eval()
     return health.warnings(health.figures(), stage)
@@ -399,7 +461,7 @@ class _GanHealth:
                 "images'; look at the sample grids, and train longer or with a lower gan_rate",
             )
         seen, unseen = figures["wasserstein_seen"], figures["wasserstein_held_out"]
-        if unseen < 0.5 * seen:
+        if seen > 0 and unseen < 0.5 * seen:
             found += stage.warn(
                 "overfit",
                 f"the critic overfits: it sets training normals {seen:.2f} apart from samples and "
@@ -428,40 +490,43 @@ def train_encoder(
     """
     # --- networks and optimiser
     device = fabric.device
-    for network in (G, D):
-        network.to(device).eval().requires_grad_(False)
+    G.to(device).eval()
+    D.to(device).eval()
     E.to(device).train()
     rmsprop = TensorFlowRMSprop(E.parameters(), recipe.encoder_rate)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {"encoder": E, "rmsprop": rmsprop}
-    stage = _Stage("encoder", recipe.encoder_updates, state, recipe, fabric, run, progress)
     batch = recipe.batch // fabric.world_size
     unseen = held_out.draw(HEALTH_IMAGES, seeded(device, seed, "encoder health"))
     unseen_z = torch.randn(
         HEALTH_IMAGES, G.latent, generator=seeded(device, seed, "encoder z"), device=device
     )
 
-    for update in stage.steps_left():
-        # --- encoder update
-        random = seeded(device, seed, "encoder", update, fabric.global_rank)
-        x = normals.draw(batch, random)
-        z = torch.randn(batch, G.latent, generator=random, device=device)
-        with fabric.autocast():
-            terms = encoder_terms(recipe.encoder_loss, E, G, D, x, z)
-            loss = encoder_loss(terms, recipe.kappa)
-        _update(loss, rmsprop, fabric)
-        stage.collect(**terms)
+    stage = _Stage("encoder", recipe.encoder_updates, state, recipe, fabric, run, progress)
+    with frozen(G, D), stage:
+        for update in stage.steps_left():
+            # --- encoder update
+            random = seeded(device, seed, "encoder", update, fabric.global_rank)
+            x = normals.draw(batch, random)
+            z = torch.randn(batch, G.latent, generator=random, device=device)
+            with fabric.autocast():
+                terms = encoder_terms(recipe.encoder_loss, E, G, D, x, z)
+                loss = encoder_loss(terms, recipe.kappa)
+            _update(loss, rmsprop, fabric)
+            stage.collect(**terms)
 
-        # --- health
-        if stage.tick_due(update):
-            with torch.no_grad(), statistics_untouched(E):
-                held = encoder_terms(recipe.encoder_loss, E, G, D, unseen, unseen_z)
-            held_figures = {f"{name}_held_out": float(value) for name, value in held.items()}
-            stage.report(update, {**stage.means(), **held_figures})
+            # --- health
+            if stage.tick_due(update):
+                means = stage.means()
+                with torch.no_grad(), statistics_untouched(E):
+                    held = encoder_terms(recipe.encoder_loss, E, G, D, unseen, unseen_z)
+                held_figures = {f"{name}_held_out": float(value) for name, value in held.items()}
+                stage.report(update, {**means, **held_figures})
 
-    if recipe.reestimate_statistics and stage.first < stage.steps:
-        random = seeded(device, seed, "statistics of E")
-        reestimate_statistics(
-            E, (normals.draw(recipe.batch, random) for _ in range(REESTIMATE_BATCHES))
-        )
-    stage.finish()
+        if recipe.reestimate_statistics and stage.first < stage.steps:
+            random = seeded(device, seed, "statistics of E")
+            reestimate_statistics(
+                E, (normals.draw(recipe.batch, random) for _ in range(REESTIMATE_BATCHES))
+            )
+        _share_buffers(E, fabric)
+        stage.finish()
     E.eval()

@@ -201,7 +201,9 @@ class FAnoGAN:
                         marks[stage, step] = time.perf_counter()
 
                 train_gan(G, D, training, held_out, few, fabric=self._fabric(), progress=mark)
-                train_encoder(E, G, D, training, held_out, few, fabric=self._fabric(), progress=mark)
+                train_encoder(
+                    E, G, D, training, held_out, few, fabric=self._fabric(), progress=mark
+                )
                 round_ = marks["gan", 2] - marks["gan", 1]
                 update = marks["encoder", 2] - marks["encoder", 1]
                 if batch == recipe.batch or round_ > 2:

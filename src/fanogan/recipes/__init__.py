@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -71,14 +72,16 @@ class Recipe:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             may_be_zero = field.name in ("kappa", "checkpoint_minutes", "critic_updates")
-            if (
-                isinstance(value, (int, float))
-                and not isinstance(value, bool)
-                and (value < 0 or (value == 0 and not may_be_zero))
-            ):
-                raise BadRecipe(f"recipe {self.name}: {field.name} is {value}, it must be above 0")
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, (str, bool)):
+                    continue
+                if not 0 <= number < math.inf or (number == 0 and not may_be_zero):
+                    least = "0 or more" if may_be_zero else "above 0"
+                    raise BadRecipe(
+                        f"recipe {self.name}: {field.name} is {number}, it must be a number {least}"
+                    )
         if not (self.held_out < 1 and self.top <= 1):
-            raise BadRecipe(f"recipe {self.name}: held_out and top are shares, at most 1")
+            raise BadRecipe(f"recipe {self.name}: held_out must be below 1, top at most 1")
 
     @property
     def rounds(self) -> int:
@@ -105,7 +108,7 @@ class Recipe:
         """
         hints = get_type_hints(cls)
         name = values.get("name", "without a name")
-        unknown = sorted(set(values) - set(hints))
+        unknown = sorted(str(key) for key in values if key not in hints)
         if unknown:
             raise BadRecipe(
                 f"recipe {name}: no such field as {', '.join(unknown)}; "
@@ -128,7 +131,7 @@ def _typed(name: str, key: str, value: Any, hint: Any) -> Any:
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 5e-5 as a string
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if type(value) is not hint:
         raise BadRecipe(f"recipe {name}: {key} is {value!r}, it must be of type {hint.__name__}")
@@ -152,28 +155,36 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
     Raises:
         BadRecipe: no such recipe, or a file that isn't one.
     """
-    if isinstance(recipe, Recipe):
-        return recipe
-    shipped = files(__name__) / f"{recipe}.yaml"
-    if str(recipe) in recipe_names():
-        text, name = shipped.read_text(encoding="utf-8"), str(recipe)
-    else:
-        path = Path(recipe)
-        if not path.is_file():
-            raise BadRecipe(
-                f"no recipe {str(recipe)!r}: give one of {', '.join(recipe_names())}, "
-                "or the path of a YAML file"
-            )
-        try:
-            text, name = path.read_text(encoding="utf-8"), path.stem
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadRecipe(f"{path}: can't be read as a recipe ({error})") from None
+    return recipe if isinstance(recipe, Recipe) else _load(str(recipe), ())
+
+
+def _load(recipe: str, above: tuple[str, ...]) -> Recipe:
+    """Load one that is the base of those ``above``."""
+    if recipe in above:
+        raise BadRecipe(f"{above[0]}: its base leads back to {recipe}; name another base")
+    name = recipe if recipe in recipe_names() else Path(recipe).stem
     try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise BadRecipe(f"{name}: not a YAML file ({' '.join(str(error).split())})") from None
+        values = yaml.safe_load(_text(recipe))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise BadRecipe(f"{recipe}: not a YAML file ({reason}); correct it") from None
+    values = {} if values is None else values
     if not isinstance(values, dict):
-        raise BadRecipe(f"{name}: a recipe is a list of 'field: value' lines")
+        raise BadRecipe(f"{recipe}: a recipe is a list of 'field: value' lines; correct it")
     base = values.pop("base", None)
-    inherited = load_recipe(base).to_dict() if base else {}
-    return Recipe.from_dict({**inherited, **values, "name": name})
+    inherited = _load(str(base), (*above, recipe)).to_dict() if base is not None else {}
+    return Recipe.from_dict({**inherited, "about": "", **values, "name": name})
+
+
+def _text(recipe: str) -> str:
+    if recipe in recipe_names():
+        return (files(__name__) / f"{recipe}.yaml").read_text(encoding="utf-8")
+    try:
+        return Path(recipe).read_text(encoding="utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        raise BadRecipe(
+            f"no recipe {recipe!r}: give one of {', '.join(recipe_names())}, "
+            "or the path of a YAML file"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise BadRecipe(f"{recipe}: can't be read ({error}); give a YAML file") from None

@@ -2,7 +2,7 @@
 
 from fanogan.scans.arrays import is_array_like
 from fanogan.scans.find import ScanSource, find_scans
-from fanogan.scans.read import read_scan, read_scans
+from fanogan.scans.read import read_mask, read_scan, read_scans
 from fanogan.scans.scan import BadScan, Scan
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "ScanSource",
     "find_scans",
     "is_array_like",
+    "read_mask",
     "read_scan",
     "read_scans",
 ]

@@ -212,7 +212,8 @@ def _shown(stored: Pixels, header: Dataset) -> Pixels:
         low, high = _range_after_window(header, low, high)
         pixels = np.rint(pixels).astype(np.int64) if is_whole else pixels
     if header.PhotometricInterpretation == "MONOCHROME1":
-        pixels = low + high - pixels
+        ends = low + high
+        pixels = (int(ends) if is_whole else ends) - pixels
     return _narrow(pixels, low, high)
 
 

@@ -72,7 +72,10 @@ def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
     entries = source if isinstance(source, list | tuple) else [source]
     if not entries:
         raise BadScan(f"no images in an empty list: give folders, files or globs ({_READS})")
-    found = _without_duplicates(item for entry in entries for item in _expand(entry))
+    try:
+        found = _without_duplicates(item for entry in entries for item in _expand(entry))
+    except OSError as error:
+        raise _unsearchable(error) from error
     subject = _subject_rule(groups)
     names = _unique_names(found)
     return [
@@ -84,7 +87,7 @@ def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
 def split_key(path: Path) -> tuple[Path, str | None]:
     """Splits 'file.npz:key' into the file and the key; any other path has no key."""
     match = re.fullmatch(r"(.+\.npz):([^/\\]+)", str(path), flags=re.IGNORECASE)
-    if match is None or path.exists():
+    if match is None or os.path.exists(path):
         return path, None
     return Path(match[1]), match[2]
 
@@ -154,9 +157,11 @@ def _walk(folder: Path, root: Path) -> Iterator[_Found]:
 
 def _refuse(error: OSError) -> None:
     """Turns a folder that cannot be listed into an error: os.walk would leave it out in silence."""
-    raise BadScan(
-        f"{error.filename} cannot be searched ({error.strerror}): check its permissions"
-    ) from error
+    raise _unsearchable(error) from error
+
+
+def _unsearchable(error: OSError) -> BadScan:
+    return BadScan(f"{error.filename} cannot be searched ({error.strerror}): check its permissions")
 
 
 def _natural_key(name: str) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def read_nifti(path: Path) -> Decoded:
     return Decoded(np.moveaxis(values, -1, 0), _spacing(image), is_volume=slices > 1)
 
 
-def _open(file: IO[bytes]) -> Any:
+def _open(file: Any) -> Any:
     """Opens a NIfTI-1 or NIfTI-2 file without reading its pixels."""
     from nibabel.nifti1 import Nifti1Image
     from nibabel.nifti2 import Nifti2Image
@@ -68,7 +68,7 @@ def _sides(label: str, image: Any) -> tuple[int, int, int]:
 
 def _values(image: Any) -> Pixels:
     """Returns the scaled values; whole numbers stay integers."""
-    values: Pixels = np.array(image.dataobj)
+    values: Pixels = np.asarray(image.dataobj)
     slope, intercept = image.dataobj.slope, image.dataobj.inter
     is_whole = float(slope).is_integer() and float(intercept).is_integer()
     if values.dtype.kind == "f" and image.header.get_data_dtype().kind in "ui" and is_whole:

@@ -11,6 +11,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fanogan.scans.arrays import array_scans, is_array_like, read_npy, read_npz
 from fanogan.scans.dicom import read_dicom
 from fanogan.scans.find import ScanSource, extension, find_scans, split_key
@@ -48,7 +51,12 @@ _BY_EXTENSION = {".nii": "NIfTI", ".nii.gz": "NIfTI", ".dcm": "DICOM", ".dicom":
 
 
 def read_scan(
-    path: str | Path, name: str | None = None, group: str | None = None, key: str | None = None
+    path: str | Path,
+    name: str | None = None,
+    group: str | None = None,
+    key: str | None = None,
+    *,
+    may_be_constant: bool = False,
 ) -> Scan:
     """Reads one file; its content decides the format.
 
@@ -57,6 +65,7 @@ def read_scan(
         name: The scan's name; the file's name where None.
         group: The subject; the scan's name where None.
         key: The array's name inside a .npz.
+        may_be_constant: Whether one value everywhere is no fault, as in a mask.
 
     Returns:
         The scan.
@@ -73,7 +82,7 @@ def read_scan(
     try:
         kind = _format_of(path)
         decoded = read_npz(path, key) if kind == "npz" else _READERS[kind](path)
-        return finish(decoded, label, name, group or name)
+        return finish(decoded, label, name, group or name, may_be_constant=may_be_constant)
     except BadScan:
         raise
     except ImportError as error:
@@ -88,6 +97,23 @@ def read_scan(
         # Decoders raise whatever a damaged file leads them to (struct.error, KeyError, zlib.error,
         # SyntaxError …), and a user wants the file's name rather than the decoder's traceback.
         raise damaged(label, kind) from _cause(kind, error)
+
+
+def read_mask(path: str | Path) -> NDArray[np.bool_]:
+    """Reads a ground-truth mask: true above half of the file's largest value.
+
+    So masks of 0 and 1, of 0 and 255, and such with an interpolated or compressed edge all serve.
+
+    Returns:
+        (frames, rows, columns) bool; all false in a file of zeros.
+
+    Raises:
+        BadScan: As `read_scan`, or a mask in colours.
+    """
+    pixels = read_scan(path, may_be_constant=True).pixels
+    if pixels.ndim == 4:
+        raise BadScan(f"{path} is a mask in colours: save it in grey, 0 where nothing is marked")
+    return np.asarray(pixels > max(float(pixels.max()) / 2, 0.0))
 
 
 def read_scans(

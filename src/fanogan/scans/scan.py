@@ -203,7 +203,9 @@ def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels,
     return kept, (ALPHA_NOTE,) if count in (2, 4) else ()
 
 
-def finish(decoded: Decoded, label: str, name: str, group: str) -> Scan:
+def finish(
+    decoded: Decoded, label: str, name: str, group: str, *, may_be_constant: bool = False
+) -> Scan:
     """Checks decoded pixels and makes them a `Scan`.
 
     Args:
@@ -211,6 +213,7 @@ def finish(decoded: Decoded, label: str, name: str, group: str) -> Scan:
         label: The file, for messages.
         name: The scan's name.
         group: The scan's subject.
+        may_be_constant: Whether one value everywhere is no fault, as in a mask.
 
     Returns:
         The scan: alpha dropped, grey where the channels are equal, dtype as `stored_dtype` says.
@@ -227,7 +230,7 @@ def finish(decoded: Decoded, label: str, name: str, group: str) -> Scan:
     low, high = (int(pixels.min()), int(pixels.max())) if is_wide else (0, 0)
     pixels = convert(pixels, stored_dtype(pixels.dtype, low, high))
     check_finite(label, pixels)
-    if is_constant(pixels):
+    if not may_be_constant and is_constant(pixels):
         raise BadScan(
             f"{label} has the same value in every pixel, so there is nothing to learn or score: "
             "replace it, or leave it out with --skip-bad"

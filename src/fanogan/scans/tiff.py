@@ -76,8 +76,9 @@ def _frame(label: str, page: TiffPage) -> Pixels:
     elif page.axes not in ("YX", "YXS"):
         raise BadScan(f"{label} has pages with axes {page.axes}: save two-dimensional pages")
     pixels = _grey_or_rgb(label, page, pixels)
-    alpha_free = 1 if page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) else 3
-    if pixels.ndim == 3 and pixels.shape[-1] - len(page.extrasamples) > alpha_free:
+    # One more than the colour model needs is alpha; more still are other measurements.
+    most = 2 if page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) else 4
+    if pixels.ndim == 3 and pixels.shape[-1] > most:
         raise BadScan(f"{label} has {pixels.shape[-1]} channels: save it as grey or RGB")
     return pixels
 

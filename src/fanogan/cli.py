@@ -1,0 +1,332 @@
+"""The command line: ``fanogan demo``, ``fit``, ``score``, ``evaluate``.
+
+Each verb is a function; its signature and docstring are the command's options and help. What is
+heavy is imported inside, so that ``fanogan --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from fanogan import terminal
+from fanogan.terminal import say
+
+RESEARCH_ONLY = "Research use only, not a medical device."
+
+
+class UsageError(ValueError):
+    """A command that can't be carried out as it was typed, said in one sentence."""
+
+
+def fit(
+    normals: Sequence[str] = (),
+    recipe: str = "small",
+    out: Path | None = None,
+    resume: Path | None = None,
+    groups: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    devices: int = 1,
+    skip_bad: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Learn from normal images; writes a run folder with the model in it.
+
+    Example: fanogan fit scans/healthy --recipe small --out runs/retina
+
+    Args:
+        normals: folders, files or globs of normal images.
+        recipe: paper, overnight, small, smoke, or a YAML file of your own.
+        out: the run folder to make.
+        resume: a run folder to go on with, in place of NORMALS, --recipe and --out.
+        groups: how subjects are named, if not by folders: a CSV file with the columns path and
+            subject, or a regular expression whose first group is the subject.
+        seed: of the split, the weights and all of training.
+        device: auto, cpu, cuda or mps.
+        devices: how many GPUs (or processes) train together.
+        skip_bad: leave out files that can't be read, instead of stopping.
+        dry_run: say what would be done and how long it would take, and stop.
+    """
+    from fanogan.detectors import FAnoGAN
+    from fanogan.folders import RunFolder
+    from fanogan.normals import Normals
+    from fanogan.recipes import Recipe, load_recipe
+
+    if resume:
+        if normals or out:
+            raise UsageError("--resume goes on with a run as it was begun: give the run alone")
+        config = RunFolder(resume, resume=True).config
+        origin = config.get("origin")
+        if not origin:
+            raise UsageError(
+                f"{resume}: this run was begun from Python with arrays; go on there, with "
+                "fit(normals, out=…, resume=True)"
+            )
+        normals, groups, skip_bad = origin["normals"], origin["groups"], origin["skip_bad"]
+        chosen, seed, out = Recipe.from_dict(config["recipe"]), config["seed"], resume
+    else:
+        if not normals:
+            raise UsageError("no normal images: fanogan fit NORMALS --out RUN")
+        chosen = load_recipe(recipe)
+        if not out and not dry_run:
+            raise UsageError("no run folder: give --out RUN")
+        if out:
+            RunFolder(out)  # refused now, not after the images are read
+    detector = FAnoGAN(chosen, seed=seed, device=device, devices=devices)
+    with terminal.status("reading images"):
+        read = Normals.read(list(normals), chosen, groups=groups, seed=seed, skip_bad=skip_bad)
+    say(read.summary)
+    for warning in read.warnings:
+        say(f"[yellow]note:[/] {warning}")
+    if dry_run or not resume:
+        with terminal.status("timing a few updates"):
+            seconds = detector.seconds_to_fit(read)
+        say(f"about {terminal.duration(seconds)} on this machine")
+    if dry_run:
+        return
+    try:
+        with terminal.training_bars() as progress:
+            detector.fit(read, out=out, resume=bool(resume), progress=progress)
+    except KeyboardInterrupt:
+        say(f"\nstopped; go on with: fanogan fit --resume {out}")
+        raise
+    for unit, held_out in detector.calibration.units.items():
+        say(f"calibration: {held_out.describe(0.05, unit)}")
+    say(f"model: {out}/model · recipe {chosen.name}: {chosen.about}")
+
+
+def score(
+    model: Path,
+    images: Sequence[str],
+    out: Path = Path("results"),
+    alpha: float = 0.05,
+    groups: str | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+) -> None:
+    """Score images: a table, maps, overlays and a page to look at.
+
+    Example: fanogan score runs/retina scans/new --out results
+
+    Args:
+        model: a run folder or a model folder.
+        images: folders, files or globs of images.
+        out: the folder for scores.csv, maps/, overlays/ and report.html.
+        alpha: the false-positive rate wanted of the flags.
+        groups: how subjects are named, as for fit.
+        device: auto, cpu, cuda or mps.
+        skip_bad: leave out files that can't be read, instead of stopping.
+    """
+    from fanogan.detectors import FAnoGAN
+    from fanogan.results import write_results
+    from fanogan.scans import find_scans
+
+    if not images:
+        raise UsageError("no images: fanogan score MODEL IMAGES --out DIR")
+    _check_alpha(alpha)
+    detector = FAnoGAN.load(model, device=device)
+    files = len(find_scans(list(images), groups))
+    with terminal.counting_bar("scoring", files) as on_result:
+        rows = write_results(
+            detector,
+            list(images),
+            out,
+            alpha=alpha,
+            groups=groups,
+            skip_bad=skip_bad,
+            on_result=on_result,
+        )
+    for row in rows[:10]:
+        say(terminal.line(row), markup=False)
+    if len(rows) > 10:
+        say(f"… and {len(rows) - 10:,} more in {out}/scores.csv", markup=False)
+    terminal.say_calibration(detector, alpha)
+    say(f"{out}/report.html · {out}/scores.csv · {out}/maps/ · {out}/overlays/", markup=False)
+    say(RESEARCH_ONLY)
+
+
+def evaluate(
+    model: Path,
+    normal: Sequence[str],
+    anomalous: Sequence[str],
+    out: Path = Path("evaluation"),
+    masks: Sequence[str] | None = None,
+    alpha: float = 0.05,
+    groups: str | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+) -> None:
+    """Evaluate on labelled images, beside scores that need no learning.
+
+    Example: fanogan evaluate runs/retina --normal test/healthy --anomalous test/ill --out eval
+
+    Args:
+        model: a run folder or a model folder.
+        normal: normal images that were not trained on.
+        anomalous: anomalous images.
+        out: the folder for metrics.json, scores.csv and report.html.
+        masks: masks of the anomalous images, in files of the same names, non-zero where anomalous.
+        alpha: the false-positive rate wanted of the calibrated threshold.
+        groups: how subjects are named, as for fit; intervals resample subjects.
+        device: auto, cpu, cuda or mps.
+        skip_bad: leave out files that can't be read, instead of stopping.
+    """
+    from fanogan.detectors import FAnoGAN
+    from fanogan.evaluation import evaluate as evaluate_detector
+    from fanogan.scans import find_scans
+
+    _check_alpha(alpha)
+    detector = FAnoGAN.load(model, device=device)
+    files = len(find_scans(list(normal), groups)) + len(find_scans(list(anomalous), groups))
+    with terminal.counting_bar("scoring, trained and untrained", 2 * files) as on_result:
+        found = evaluate_detector(
+            detector,
+            list(normal),
+            list(anomalous),
+            out,
+            masks=list(masks) if masks else None,
+            alpha=alpha,
+            groups=groups,
+            skip_bad=skip_bad,
+            on_result=on_result,
+        )
+    terminal.say_evaluation(found)
+    say(f"{out}/report.html · {out}/metrics.json · {out}/scores.csv", markup=False)
+    say(RESEARCH_ONLY)
+
+
+def demo(out: Path = Path("demo"), seed: int = 0, device: str = "auto") -> None:
+    """Show the whole job on handwritten digits: one digit is normal, the others are anomalous.
+
+    Example: fanogan demo --out demo
+
+    Args:
+        out: the folder for the images, the run and the report; made anew.
+        seed: of the split, the weights and all of training.
+        device: auto, cpu, cuda or mps.
+    """
+    from fanogan.demo import run_demo
+
+    with terminal.training_bars() as progress, terminal.status("scoring"):
+        found = run_demo(out, seed=seed, device=device, progress=progress)
+    terminal.say_evaluation(found)
+    say(f"the report: {out}/report.html", markup=False)
+    say(RESEARCH_ONLY)
+
+
+VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+    "demo": (demo, ()),
+    "fit": (fit, ("normals",)),
+    "score": (score, ("model", "images")),
+    "evaluate": (evaluate, ("model",)),
+}
+
+
+def parser() -> ArgumentParser:
+    """The parser, made of the verbs' signatures and docstrings."""
+    from importlib.metadata import version
+
+    whole = ArgumentParser(
+        prog="fanogan",
+        description="Learns what normal scans look like, and says of a new scan how far from "
+        "normal it is, and where.",
+        epilog="A first look: fanogan demo",
+        version=version("fanogan"),
+    )
+    commands = whole.add_subcommands(required=True, metavar="VERB", title="verbs")
+    for name, (function, positional) in VERBS.items():
+        text = inspect.getdoc(function) or ""
+        about, _, arguments = text.partition("\n\nArgs:\n")
+        command = ArgumentParser(prog=f"fanogan {name}", description=about.split("\n")[0])
+        command.epilog = about.split("\n\n")[1]
+        _add_arguments(command, function, positional, _argument_help(arguments))
+        commands.add_subcommand(name, command, help=about.split("\n")[0])
+    return whole
+
+
+def _argument_help(text: str) -> dict[str, str]:
+    """The lines of a docstring's Args section, by name."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        if line.startswith("    ") and not line.startswith("     "):
+            name, _, rest = line.strip().partition(": ")
+            found[name] = rest
+        else:
+            found[name] += f" {line.strip()}"
+    return found
+
+
+def _add_arguments(
+    command: ArgumentParser,
+    function: Callable[..., None],
+    positional: Sequence[str],
+    texts: Mapping[str, str],
+) -> None:
+    """A function's parameters: switches and lists by hand, since a shell gives them bare."""
+    types = inspect.get_annotations(function, eval_str=True)
+    by_hand: set[str | int] = set()
+    for name, parameter in inspect.signature(function).parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        several = "Sequence" in str(types[name])
+        flag = f"--{name.replace('_', '-')}"
+        if name in positional:
+            command.add_argument(
+                name,
+                nargs="*" if several else None,
+                type=str if several else types[name],
+                help=texts[name],
+            )
+        elif several:
+            command.add_argument(flag, nargs="+", type=str, required=required, help=texts[name])
+        elif types[name] is bool:
+            command.add_argument(flag, action="store_true", help=texts[name])
+        else:
+            continue
+        by_hand.add(name)
+    command.add_function_arguments(function, skip=by_hand, as_group=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; ends the process with 0, 1 (said why), 2 (usage) or 130 (stopped)."""
+    given = parser().parse_args(arguments)
+    verb = given.subcommand
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[terminal.log_handler()]
+    )
+    try:
+        VERBS[verb][0](**given[verb])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, RuntimeError, OSError) as error:
+        if not _is_said(error):
+            raise
+        print(f"fanogan: {_sentence(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _is_said(error: Exception) -> bool:
+    """Whether an error is the user's to mend, and so needs its sentence and no traceback."""
+    return (
+        isinstance(error, OSError)
+        or type(error).__module__.startswith("fanogan.")
+        or (type(error) is ValueError and bool(error.__traceback__))
+    )
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror.lower()}; nothing was left half-written there"
+    return str(error)
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise UsageError(f"--alpha is {alpha:g}: give a false-positive rate between 0 and 1")

@@ -1,0 +1,176 @@
+"""Reading many files in order, bad ones among them, and files damaged at random."""
+
+import logging
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from fanogan.scans import BadScan, Scan, read_scan, read_scans
+
+GREY = np.random.default_rng(0).integers(0, 256, (16, 18), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images, each of which shows its number in its first pixel."""
+    (tmp_path / "scans").mkdir()
+    for number in range(12):
+        pixels = GREY.copy()
+        pixels[0, 0] = number
+        Image.fromarray(pixels).save(tmp_path / "scans" / f"{number}.png")
+    return tmp_path / "scans"
+
+
+def write_dicom(path: Path) -> None:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    made.SOPClassUID, made.SOPInstanceUID = SecondaryCaptureImageStorage, "1.2.3"
+    made.Rows, made.Columns = GREY.shape
+    made.SamplesPerPixel, made.PixelRepresentation = 1, 0
+    made.PhotometricInterpretation = "MONOCHROME2"
+    made.BitsAllocated = made.BitsStored = 8
+    made.HighBit = 7
+    made.WindowCenter, made.WindowWidth = 100, 90
+    made.PixelData = GREY.tobytes()
+    made.save_as(path, enforce_file_format=True)
+
+
+def write(path: Path) -> Path:
+    """Writes a valid file of the format that the name says."""
+    kind = path.name.partition(".")[2]
+    volume = np.stack([GREY, GREY // 2, GREY // 3])
+    if kind in ("png", "jpg", "bmp"):
+        Image.fromarray(GREY).save(path)
+    elif kind == "tif":
+        tifffile.imwrite(path, volume, photometric="minisblack", compression="lzw")
+    elif kind == "npy":
+        np.save(path, volume)
+    elif kind == "npz":
+        np.savez_compressed(path, images=volume)
+    elif kind == "dcm":
+        write_dicom(path)
+    else:
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), path)
+    return path
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5, 30])
+def test_files_come_in_order(folder: Path, workers: int) -> None:
+    scans = list(read_scans(folder, workers=workers))
+    assert [int(scan.pixels[0, 0, 0]) for scan in scans] == list(range(12))
+    assert [scan.name for scan in scans] == [f"{number}.png" for number in range(12)]
+
+
+def test_reading_stops_with_the_reader(folder: Path) -> None:
+    scans = read_scans(folder)
+    next(scans)
+    for path in folder.iterdir():
+        path.unlink()
+    with pytest.raises(BadScan, match="does not exist"):
+        list(scans)
+
+
+def test_no_more_than_a_few_files_are_read_ahead(folder: Path) -> None:
+    scans = read_scans(folder, workers=2)
+    first = [next(scans) for _ in range(2)]
+    (folder / "8.png").write_bytes(b"")
+    with pytest.raises(BadScan, match=r"8\.png is empty"):
+        list(scans)
+    assert len(first) == 2
+
+
+def test_a_bad_file_stops_or_is_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "5.png").write_bytes(b"no image")
+    with pytest.raises(BadScan, match=r"5\.png is not an image of a known format"):
+        list(read_scans(folder))
+    errors: list[BadScan] = []
+    with caplog.at_level(logging.WARNING):
+        scans = list(read_scans(folder, skip_bad=True, on_bad=errors.append))
+    assert [scan.name for scan in scans] == [f"{i}.png" for i in range(12) if i != 5]
+    assert len(errors) == 1 and "5.png" in str(errors[0])
+    assert "5.png" in caplog.text
+
+
+def test_nothing_but_bad_files_is_an_error(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(BadScan, match=r"none of 2 images could be used; the first: .*a\.png"):
+        list(read_scans(tmp_path, skip_bad=True))
+
+
+def test_names_and_groups_reach_the_scan(folder: Path) -> None:
+    scan = next(read_scans(folder, groups=r"(\d)\.png"))
+    assert (scan.name, scan.group) == ("0.png", "0")
+
+
+def test_errors_come_when_asked_and_not_later(tmp_path: Path) -> None:
+    with pytest.raises(BadScan, match="does not exist"):
+        read_scans(tmp_path / "nowhere")
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name, message in (
+        ("folder.png", "is no file"),
+        ("empty.png", "is empty"),
+        ("absent.png", "does not exist"),
+    ):
+        with pytest.raises(BadScan, match=f"{name} {message}"):
+            read_scan(tmp_path / name)
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named(folder: Path) -> None:
+    (folder / "0.png").chmod(0)
+    with pytest.raises(BadScan, match=r"0\.png may not be read"):
+        read_scan(folder / "0.png")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.png", "a.jpg", "a.bmp", "a.tif", "a.npy", "a.npz", "a.dcm", "a.nii", "a.nii.gz"]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_give_a_scan_or_a_sentence(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name)
+    assert isinstance(read_scan(path), Scan)
+    data = path.read_bytes()
+    chance = random.Random(name)
+    refused = 0
+    for case in range(24):
+        damaged = bytearray(data)
+        if case % 3 == 0:
+            del damaged[chance.randrange(len(data)) :]
+        else:
+            reach = min(400, len(data)) if case % 3 == 1 else len(data)
+            for _ in range(chance.choice((1, 3, 20))):
+                damaged[chance.randrange(reach)] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            assert np.isfinite(read_scan(path).pixels).all()
+        except BadScan as error:
+            refused += 1
+            assert name in str(error) and "\n" not in str(error)
+    assert refused > 0
+
+
+def test_importing_stays_cheap() -> None:
+    code = (
+        "import sys, fanogan.scans; "
+        "print({'torch', 'pydicom', 'nibabel', 'tifffile', 'imagecodecs'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
