@@ -84,7 +84,7 @@ def test_every_allowed_side(sides: tuple[int, int]) -> None:
     G, D, E = networks(sides)
     x = G(torch.randn(2, 3))
     assert x.shape == (2, 1, *sides)
-    assert x.abs().max() < 1
+    assert x.abs().max() <= 1
     assert D(x).shape == (2,)
     assert E(x).shape == (2, 3)
     blocks = blocks_of(sides)
@@ -275,7 +275,7 @@ def blocks_of_both_kinds(kind: str, dtype: torch.dtype) -> tuple[nn.Module, nn.M
         norm = {"down, layer norm": layer_norm, "down, batch norm": batch_norm}[kind]
         folded, plain = DownBlock(3, 5, norm), PlainDown(3, 5, norm)
     for parameter in folded.parameters():
-        nn.init.normal_(parameter, std=0.5)
+        nn.init.normal_(parameter, std=0.3)
     plain.load_state_dict(folded.state_dict())
     return folded.to(dtype), plain.to(dtype)
 
@@ -285,13 +285,15 @@ def derivatives(block: nn.Module, x: Tensor) -> list[Tensor]:
     x = x.clone().requires_grad_()
     weights = list(block.parameters())
     y = block(x)
-    loss = (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum()
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(y)
+    loss = (y * direction).sum() / 8
     (slope,) = torch.autograd.grad(loss, x, create_graph=True)
     first = torch.autograd.grad(loss, weights, retain_graph=True)
     penalty = (slope.flatten(1).norm(dim=1) - 1).square().mean()
     second = torch.autograd.grad(penalty, [x, *weights], allow_unused=True)
     assert sum(g is not None and bool(g.any()) for g in second) >= 5
-    return [y, slope, *first, *(torch.zeros(()) if g is None else g for g in second)]
+    found = [y, slope, *first, *(torch.zeros(()) if g is None else g for g in second)]
+    return [tensor.detach() for tensor in found]
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])

@@ -14,8 +14,7 @@ from fanogan.calibration import split_subjects
 from fanogan.familiarity import Familiar, FamiliarBuilder
 from fanogan.preprocessing import Preprocessing
 from fanogan.recipes import Recipe
-from fanogan.scans import BadScan, Scan, read_scans
-from fanogan.scans.arrays import is_array_like
+from fanogan.scans import BadScan, Scan, is_array_like, read_scans
 
 FEW_IMAGES = 200
 FEW_SUBJECTS = 10
@@ -196,8 +195,8 @@ def _warnings(fingerprint: dict[str, Any]) -> Iterator[str]:
         yield f"{fingerprint['duplicates']:,} of {images:,} training images are exact duplicates"
     if fingerprint["held_out_duplicates"]:
         yield (
-            f"{fingerprint['held_out_duplicates']:,} of {fingerprint['held_out_images']:,} held-out "
-            "images are among the training images too: thresholds come out too low"
+            f"{fingerprint['held_out_duplicates']:,} of {fingerprint['held_out_images']:,} "
+            "held-out images are among the training images too: thresholds come out too low"
         )
     if images < FEW_IMAGES:
         yield f"only {images} training images: the model may learn them by heart"

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fanogan.calibration import Calibration, HeldOut, ResidualHistogram
+from fanogan.calibration import MAP_QUANTILE, Calibration, HeldOut, ResidualHistogram
 from fanogan.card import model_card
 from fanogan.familiarity import Familiar
 from fanogan.folders import BadFolder, RunFolder, read_model, write_model
@@ -29,8 +29,8 @@ from fanogan.networks import Discriminator, Encoder, Generator
 from fanogan.normals import Normals, grey_shares, single_images
 from fanogan.patches import Patches, score_windows
 from fanogan.preprocessing import Preprocessing
-from fanogan.recipes import Precision, Recipe, load_recipe
-from fanogan.scans import Scan, read_scans
+from fanogan.recipes import BadRecipe, Precision, Recipe, load_recipe
+from fanogan.scans import BadScan, Scan, read_scans
 from fanogan.training import Progress, no_progress, train_encoder, train_gan
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH = 64
-MAP_QUANTILE = 0.995
 Networks = tuple[Generator, Discriminator, Encoder]
+Encoded = tuple[Scan, np.ndarray, tuple[str, ...]]  # a scan, (frames, C, H, W), and its warnings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,9 +110,14 @@ class FAnoGAN:
 
         Raises:
             BadRecipe: the recipe can't be read.
-            ValueError: no such device here.
+            ValueError: no such device here, or a batch that can't be shared out.
         """
         self.recipe = load_recipe(recipe)
+        if devices < 1 or self.recipe.batch % devices:
+            raise ValueError(
+                f"a batch of {self.recipe.batch} can't be shared by {devices} devices: give a "
+                "number that divides it"
+            )
         self.seed = seed
         self.devices = devices
         self.device = _device(device)
@@ -154,17 +159,38 @@ class FAnoGAN:
             normals = Normals.read(
                 normals, self.recipe, groups=groups, seed=self.seed, skip_bad=skip_bad
             )
-        fabric = self._fabric()
+        fabric = self._fabric(self.devices)
+        self.device = fabric.device
         run = self._open_run(out, resume, normals, fabric) if out else None
         self.preprocessing = normals.preprocessing
         self.familiar = normals.familiar
         self.networks = self._new_networks(self.seed)
         G, D, E = self.networks
         training, held_out = self._patches(normals)
-        arguments = {"fabric": fabric, "seed": self.seed, "run": run, "progress": progress}
         with _precision(self.recipe.precision):
-            warnings = train_gan(G, D, training, held_out, self.recipe, **arguments)
-            train_encoder(E, G, D, training, held_out, self.recipe, **arguments)
+            warnings = train_gan(
+                G,
+                D,
+                training,
+                held_out,
+                self.recipe,
+                fabric=fabric,
+                seed=self.seed,
+                run=run,
+                progress=progress,
+            )
+            train_encoder(
+                E,
+                G,
+                D,
+                training,
+                held_out,
+                self.recipe,
+                fabric=fabric,
+                seed=self.seed,
+                run=run,
+                progress=progress,
+            )
         self.calibration = self._calibrate(normals.held_out)
         self.facts = {
             "fingerprint": normals.fingerprint,
@@ -173,53 +199,54 @@ class FAnoGAN:
         }
         if run and fabric.is_global_zero:
             self.save(run.path / "model")
+        fabric.barrier()  # no process goes on before the model is there
         return self
 
     def seconds_to_fit(self, normals: Normals) -> float:
         """About how long ``fit`` will take here, from a few timed updates of throwaway networks."""
-        G, D, E = self._new_networks(self.seed)
         training, held_out = self._patches(normals)
-        batch, recipe = 4, self.recipe
-        with _precision(recipe.precision):
-            while True:
-                few = recipe.but(
-                    batch=batch,
-                    critic_updates=2 * recipe.critic_updates_per_round,
-                    encoder_updates=2,
-                    reestimate_statistics=False,
-                )
-                marks: dict[tuple[str, int], float] = {}
+        networks = self._new_networks(self.seed)
+        recipe, fabric = self.recipe, self._fabric(1)
+        most = recipe.batch // self.devices
+        batch = min(4, most)
+        round_, update = self._seconds_of(networks, training, held_out, batch, fabric)
+        if batch < most and round_ < 2:  # else what is proportional to the batch is most of it
+            batch = most
+            round_, update = self._seconds_of(networks, training, held_out, batch, fabric)
+        return most / batch * (recipe.rounds * round_ + recipe.encoder_updates * update)
 
-                def mark(
-                    stage: str,
-                    step: int,
-                    steps: int,
-                    figures: Any,
-                    marks: dict[tuple[str, int], float] = marks,
-                ) -> None:
-                    if not figures:
-                        marks[stage, step] = time.perf_counter()
+    def _seconds_of(
+        self, networks: Networks, training: Patches, held_out: Patches, batch: int, fabric: Fabric
+    ) -> tuple[float, float]:
+        """Seconds of a round and of an encoder update: the second of three, without health."""
+        few = self.recipe.but(
+            batch=batch,
+            critic_updates=3 * self.recipe.critic_updates_per_round,
+            encoder_updates=3,
+            tick=3,
+            reestimate_statistics=False,
+        )
+        marks: dict[tuple[str, int], float] = {}
 
-                train_gan(G, D, training, held_out, few, fabric=self._fabric(), progress=mark)
-                train_encoder(
-                    E, G, D, training, held_out, few, fabric=self._fabric(), progress=mark
-                )
-                round_ = marks["gan", 2] - marks["gan", 1]
-                update = marks["encoder", 2] - marks["encoder", 1]
-                if batch == recipe.batch or round_ > 2:
-                    break
-                batch = recipe.batch
-        share = recipe.batch / batch
-        return share * (recipe.rounds * round_ + recipe.encoder_updates * update)
+        def mark(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            marks[stage, step] = time.perf_counter()
 
-    def _fabric(self) -> Fabric:
+        G, D, E = networks
+        with _precision(self.recipe.precision):
+            train_gan(G, D, training, held_out, few, fabric=fabric, progress=mark)
+            train_encoder(E, G, D, training, held_out, few, fabric=fabric, progress=mark)
+        return marks["gan", 2] - marks["gan", 1], marks["encoder", 2] - marks["encoder", 1]
+
+    def _fabric(self, devices: int) -> Fabric:
         from lightning_fabric import Fabric
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         fabric = Fabric(
             accelerator=self.device.type,
-            devices=self.devices,
-            strategy="ddp" if self.devices > 1 else "auto",
+            devices=devices,
+            strategy="ddp" if devices > 1 else "auto",
             precision="bf16-mixed" if self.recipe.precision == "bf16" else "32-true",
         )
         fabric.launch()
@@ -236,14 +263,10 @@ class FAnoGAN:
                 "seed": self.seed,
                 "data": normals.fingerprint["sha256"],
                 "recipe": self.recipe.to_dict(),
+                "origin": normals.origin,
             }
             if resume:
-                differing = [k for k, v in config.items() if run.config.get(k) != v]
-                if differing and differing != ["fanogan"]:
-                    raise BadFolder(
-                        f"{run.path}: can't be resumed, its {' and '.join(differing)} differ from "
-                        "what is given now (are the normals still the same files?)"
-                    )
+                _refuse_other(run, config)
             else:
                 run.begin(config)
         fabric.barrier()
@@ -280,7 +303,7 @@ class FAnoGAN:
         scores: dict[str, list[float]] = {"image": [], "volume": []}
         groups: dict[str, list[str]] = {"image": [], "volume": []}
         numbers: dict[str, str] = {}
-        for result in self._score(iter(held_out)):
+        for result in self._score(self._encoded(held_out)):
             scores[result.unit].append(result.total)
             number = numbers.setdefault(result.group, f"subject {len(numbers) + 1}")
             groups[result.unit].append(number)
@@ -309,8 +332,9 @@ class FAnoGAN:
         Arguments and errors as for ``read_scans``; BadScan also for an image that isn't of the
         kind that the model was trained on.
         """
+        self._check_fitted()
         scans = read_scans(images, groups, skip_bad, on_bad=on_bad, workers=workers)
-        yield from self._score(single_images(scans))
+        yield from self._score(self._encoded(single_images(scans), skip_bad, on_bad))
 
     def score(self, images: Any, **reading: Any) -> Scores:
         """The anomaly scores of images, each exactly once (Eq. 4)."""
@@ -350,44 +374,58 @@ class FAnoGAN:
             raise ValueError(f"no flag at a false-positive rate of {alpha:g}: {why}")
         return np.array(flags, dtype=np.int64)
 
-    def _score(self, scans: Iterator[Scan]) -> Iterator[Result]:
-        """Results in the order of the scans; small images share a batch."""
-        waiting: list[tuple[Scan, np.ndarray, tuple[str, ...]]] = []
+    def _encoded(
+        self, scans: Iterable[Scan], skip_bad: bool = False, on_bad: Any = None
+    ) -> Iterator[Encoded]:
+        """Each scan as it is kept in memory, and in what way it is unlike the training normals."""
+        good, first_error = 0, None
         for scan in scans:
-            encoded = self.preprocessing.encode(scan)
+            try:
+                encoded = self.preprocessing.encode(scan)
+            except BadScan as error:
+                if not skip_bad:
+                    raise
+                log.warning("skipped: %s", error)
+                if on_bad is not None:
+                    on_bad(error)
+                first_error = first_error or error
+                continue
+            good += 1
             shares = grey_shares(encoded, self.preprocessing)
-            warnings = tuple(self.familiar.warnings(scan, shares)) if self.familiar else ()
-            whole_image = self.preprocessing.window is None and len(encoded) == 1
+            yield scan, encoded, tuple(self.familiar.warnings(scan, shares))
+        if first_error is not None and not good:
+            raise BadScan(f"none of the images could be scored; the first: {first_error}")
+
+    def _score(self, scans: Iterator[Encoded]) -> Iterator[Result]:
+        """Results in the order of the scans; small images share a batch."""
+        waiting: list[Encoded] = []
+        for scan, encoded, warnings in scans:
+            whole_image = self.preprocessing.window is None and not scan.is_volume
             same = not waiting or waiting[0][1].shape == encoded.shape
             if waiting and not (whole_image and same and len(waiting) < BATCH):
-                yield from self._score_whole(waiting)
+                yield from self._score_together(waiting)
                 waiting = []
             if whole_image:
                 waiting.append((scan, encoded, warnings))
             else:
-                yield from self._score_scan(scan, encoded, warnings)
+                yield from self._score_alone(scan, encoded, warnings)
         if waiting:
-            yield from self._score_whole(waiting)
+            yield from self._score_together(waiting)
 
-    def _score_whole(self, waiting: Sequence[tuple[Scan, np.ndarray, tuple[str, ...]]]) -> Any:
+    def _score_together(self, waiting: Sequence[Encoded]) -> Iterator[Result]:
+        """Small images of one size."""
         stored = np.concatenate([encoded for _, encoded, _ in waiting])
-        terms, maps, x = self._look(stored)
-        for (scan, _, warnings), *parts in zip(waiting, terms, maps, x, strict=True):
-            yield self._result(scan, 0, warnings, parts[0][None], parts[1], parts[2])
+        for (scan, _, warnings), looked in zip(waiting, self._look_at(stored), strict=True):
+            yield self._result(scan, 0, warnings, *looked)
 
-    def _score_scan(
+    def _score_alone(
         self, scan: Scan, encoded: np.ndarray, warnings: tuple[str, ...]
     ) -> Iterator[Result]:
         """The frames of a volume or a large image, and the volume itself."""
         all_terms = []
-        for frame in range(len(encoded)):
-            stored = encoded[frame : frame + 1]
-            if self.preprocessing.window is None:
-                terms, maps, x = self._look(stored)
-            else:
-                terms, maps, x = self._look_through_windows(stored)
+        for frame, (terms, maps, x) in enumerate(self._look_at(encoded)):
             all_terms.append(terms)
-            yield self._result(scan, frame, warnings if frame == 0 else (), terms, maps[0], x[0])
+            yield self._result(scan, frame, warnings if frame == 0 else (), terms, maps, x)
         if scan.is_volume:
             yield self._result(scan, -1, warnings, np.concatenate(all_terms))
 
@@ -402,7 +440,8 @@ class FAnoGAN:
     ) -> Result:
         """Reduce the terms of windows, (windows, 2), to one score."""
         totals = terms[:, 0] + self.recipe.kappa * terms[:, 1]
-        count = max(1, math.ceil(self.recipe.top * len(totals)))
+        # .05 × 140 is a little above 7 in floats, and rounding it up would take an eighth window.
+        count = max(1, math.ceil(self.recipe.top * len(totals) * (1 - 1e-12)))
         top = np.argsort(-totals, kind="stable")[:count]
         image, feature = terms[top].mean(0)
         several = scan.is_volume and frame >= 0
@@ -424,22 +463,32 @@ class FAnoGAN:
             picture=None if x is None else _channels_last(x),
         )
 
-    def _look(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Whole images (B, C, H, W): terms (B, 2), maps (B, 1 + C, H, W), x (B, C, H, W)."""
+    def _look_at(self, stored: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each frame in (frames, C, H, W): terms (windows, 2), maps (1 + C, H, W), x (C, H, W)."""
+        if self.preprocessing.window is None:
+            for start in range(0, len(stored), BATCH):
+                terms, maps, x = self._look_at_whole(stored[start : start + BATCH])
+                yield from zip(terms[:, None], maps, x, strict=True)
+        else:
+            for frame in stored:
+                yield self._look_through_windows(frame[None])
+
+    def _look_at_whole(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images (B, C, H, W) seen whole: terms (B, 2), maps (B, 1 + C, H, W), x (B, C, H, W)."""
         with torch.inference_mode(), _precision("fp32"):
             x = self._to_device(stored)
             terms, maps = self._terms_and_maps(self.preprocessing.see(x))
             maps = self.preprocessing.unsee(maps, x.shape[-2:])
-        return terms.double().cpu().numpy(), maps.cpu().numpy(), x.cpu().numpy()
+        return terms.cpu().double().numpy(), maps.cpu().numpy(), x.cpu().numpy()
 
     def _look_through_windows(
         self, stored: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A large image (1, C, H, W): terms (windows, 2), maps and x as in ``_look``."""
+        """One large image (1, C, H, W), as in ``_look_at``."""
         with torch.inference_mode(), _precision("fp32"):
             x = self._to_device(stored)
             terms, maps = score_windows(x, self.preprocessing, self._terms_and_maps, BATCH)
-        return terms.double().cpu().numpy(), maps[None].cpu().numpy(), x.cpu().numpy()
+        return terms.cpu().double().numpy(), maps.cpu().numpy(), x[0].cpu().numpy()
 
     def _to_device(self, stored: np.ndarray) -> Tensor:
         widened = stored if stored.dtype == np.uint8 else stored.astype(np.int32)
@@ -455,10 +504,19 @@ class FAnoGAN:
 
     def untrained(self) -> FAnoGAN:
         """The same detector with networks that have learnt nothing, to be compared with."""
+        self._check_fitted()
         other = FAnoGAN(self.recipe, seed=self.seed, device=self.device.type)
         other.preprocessing, other.familiar = self.preprocessing, self.familiar
         other.networks = other._new_networks(self.seed + 1)
         return other
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "networks"):
+            from sklearn.exceptions import NotFittedError
+
+            raise NotFittedError(
+                "this detector hasn't learnt anything yet: call fit(normals), or FAnoGAN.load(folder)"
+            )
 
     # --- keeping --------------------------------------------------------------------------------
 
@@ -468,6 +526,7 @@ class FAnoGAN:
         Raises:
             OSError: it can't be written.
         """
+        self._check_fitted()
         tensors = {
             f"{name}.{key}": tensor
             for name, network in zip("GDE", self.networks, strict=True)
@@ -505,12 +564,27 @@ class FAnoGAN:
                 network.load_state_dict(
                     {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
                 )
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, RuntimeError, BadRecipe) as error:
             raise BadFolder(
                 f"{folder}: not a model that this version can read ({type(error).__name__} "
                 f"{error}); it was made by fanogan {facts.get('fanogan')}"
             ) from None
         return detector
+
+
+def _refuse_other(run: RunFolder, config: Mapping[str, Any]) -> None:
+    begun = run.config
+    words = {"seed": "another seed", "data": "other normals", "recipe": "another recipe"}
+    differing = [word for key, word in words.items() if begun.get(key) != config[key]]
+    if differing:
+        raise BadFolder(
+            f"{run.path}: can't be resumed, it was begun with {' and '.join(differing)}; give what "
+            "it was begun with, or begin another run in another folder"
+        )
+    if begun.get("fanogan") != config["fanogan"]:
+        log.warning(
+            "%s: begun with fanogan %s, so it may end otherwise", run.path, begun["fanogan"]
+        )
 
 
 def _channels_last(image: np.ndarray) -> np.ndarray:
@@ -535,7 +609,7 @@ def _device(name: str) -> torch.device:
 @contextlib.contextmanager
 def _precision(precision: Precision) -> Iterator[None]:
     """TF32 products in recipes that ask for them, and never elsewhere."""
-    allowed = precision != "fp32"
+    allowed = precision == "tf32"
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
