@@ -47,7 +47,7 @@ from tables import (
 from fanogan import FAnoGAN, Recipe, Scan, load_recipe, read_scan
 from fanogan.calibration import HeldOut
 from fanogan.evaluation import calibrated_row, compared_rows
-from fanogan.metrics import PixelROC
+from fanogan.localization import PixelROC
 from fanogan.normals import Normals
 
 SIDE = 64

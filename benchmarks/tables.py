@@ -105,11 +105,12 @@ def trivial_columns(images: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.array([one[name] for one in each]) for name in each[0]}
 
 
-def trained(detector: FAnoGAN, normals: Any, run: Path) -> float:
-    """Train, or go on with a training that was stopped; the minutes that it took this time."""
+def trained(detector: FAnoGAN, normals: Any, run: Path) -> float | None:
+    """Train; the minutes it took, or None where a training that was stopped has been resumed."""
+    resume = (run / "config.yaml").exists()
     started = time.monotonic()
-    detector.fit(normals, out=run, resume=(run / "config.yaml").exists())
-    return (time.monotonic() - started) / 60
+    detector.fit(normals, out=run, resume=resume)
+    return None if resume else (time.monotonic() - started) / 60
 
 
 def kept_results(folder: Path) -> list[dict[str, Any]]:
@@ -131,10 +132,11 @@ def interval(edges: Sequence[float] | None) -> str:
 def circumstances(results: Sequence[Mapping[str, Any]], recipe: str) -> str:
     """Recipe, seeds, time, machine and commit of results, as half a sentence."""
     first = results[0]
-    minutes = np.mean([result["minutes"] for result in results])
+    minutes = [result["minutes"] for result in results if result["minutes"] is not None]
+    took = f"{np.mean(minutes):.1f} minutes a seed" if minutes else "resumed"
     return (
         f"recipe `{recipe}`, seeds {', '.join(str(result['seed']) for result in results)}, "
-        f"last checkpoint, {minutes:.1f} minutes a seed on {first['machine']} with "
+        f"last checkpoint, {took} on {first['machine']} with "
         f"{first['threads']} thread(s), torch {first['torch']}, "
         f"commit {', '.join(sorted({result['commit'] for result in results}))}"
     )

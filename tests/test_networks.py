@@ -26,6 +26,11 @@ SIDES = [c * 2**b for b in range(2, 7) for c in (4, 5, 6, 7) if c * 2**b <= 256]
 RECTANGLES = [(64, 112), (32, 56), (112, 64), (16, 28), (160, 224)]
 
 
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    torch.manual_seed(0)
+
+
 def networks(
     sides: tuple[int, int], channels: int = 1, width: int = 2, latent: int = 3
 ) -> tuple[Generator, Discriminator, Encoder]:

@@ -279,12 +279,6 @@ def test_page_can_be_read_aloud_and_used_from_the_keyboard(evaluation_page):
     ]
 
 
-def test_figures_take_their_colours_from_the_page(score_page):
-    page = score_page([case()])
-    assert "#01010" not in page.html
-    assert "var(--normal)" in page.html.partition("<svg")[2].partition("</svg>")[0]
-
-
 def test_gallery_runs_from_the_highest_score_down(score_page):
     page = score_page([case("b.png", 0.2), case("c.png", 0.1), case("a.png", 0.3)])
     assert page.headings == ["1a.png", "2b.png", "3c.png"]
@@ -384,14 +378,6 @@ def test_without_held_out_normals_the_page_is_written(score_page):
     page = score_page([case(p_value=None, flag=None)], held_out=np.array([]))
     assert "held-out normals (" not in page.text
     assert "scored images (1)" in page.text
-
-
-@pytest.mark.parametrize(
-    "scores", [np.full(5, 0.3), np.zeros(5), np.array([0.1, 0.1, 0.2, 0.1, 90])]
-)
-def test_histogram_of_awkward_scores(score_page, scores):
-    page = score_page([case()], total=5, scores=scores)
-    assert "scored images (5)" in page.text
 
 
 def test_small_pictures_are_kept_and_shown_pixel_by_pixel(score_page):

@@ -17,14 +17,8 @@ import numpy as np
 from fanogan.calibration import HeldOut
 from fanogan.detectors import FAnoGAN, Result
 from fanogan.folders import write_whole
-from fanogan.metrics import (
-    PixelROC,
-    RegionOverlap,
-    RocCurve,
-    image_metrics,
-    roc_curve_points,
-    trivial_scores,
-)
+from fanogan.localization import PixelROC, RegionOverlap
+from fanogan.metrics import RocCurve, image_metrics, roc_curve_points, trivial_scores
 from fanogan.report import write_evaluation_report
 from fanogan.results import COLUMNS, Gallery, Judge, about_model, write_csv
 from fanogan.scans import BadScan, find_scans, is_array_like, read_mask

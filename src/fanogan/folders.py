@@ -104,14 +104,18 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         os.replace(temporary, folder)
     elif not _exchanged(temporary, folder):
-        replaced = temporary.with_name(f"{temporary.name}.old")
-        os.replace(folder, replaced)
-        try:
-            os.replace(temporary, folder)
-        except BaseException:
-            os.replace(replaced, folder)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
+        _replaced_in_two_steps(temporary, folder)
+
+
+def _replaced_in_two_steps(temporary: Path, folder: Path) -> None:
+    replaced = temporary.with_name(f"{temporary.name}.old")
+    os.replace(folder, replaced)
+    try:
+        os.replace(temporary, folder)
+    except BaseException:
+        os.replace(replaced, folder)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _exchanged(one: Path, other: Path) -> bool:

@@ -1,9 +1,9 @@
-"""How good a detector is: image scores, pixel maps and regions against labels.
+"""How good a detector is: image scores against labels.
 
-The numbers are those of the paper's tables 1, A1 and B1 (AUC; precision, sensitivity, specificity
-and f-score at Youden's index) and its Fig. B3, with prevalence, average precision and bootstrap
-intervals beside them. Everywhere label 1 or a true mask pixel means anomalous, higher scores are
-more anomalous, and a unit is flagged where its score >= the threshold.
+The numbers are those of the paper's tables 1 and A1 (AUC; precision, sensitivity, specificity and
+f-score at Youden's index) and its Fig. B3, with prevalence, average precision and bootstrap
+intervals beside them. Everywhere label 1 means anomalous, higher scores are more anomalous, and a
+unit is flagged where its score >= the threshold. Maps against masks are in `localization`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ Flags = NDArray[np.bool_]
 
 _CONFIDENCE = 0.95
 _RESAMPLED_SCORES_AT_ONCE = 1_000_000  # some 100 MB of counts
-_PIXELS_AT_ONCE = 2**18  # a chunk and its bin numbers stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class OperatingPoint:
 
     def as_dict(self) -> dict[str, float | None]:
         """Return the fields by name, fit for JSON: None where a number is not finite."""
-        return {name: _finite_or_none(value) for name, value in asdict(self).items()}
+        return {name: finite_or_none(value) for name, value in asdict(self).items()}
 
 
 class RocCurve(NamedTuple):
@@ -69,8 +68,8 @@ def youden(labels: ArrayLike, scores: ArrayLike) -> OperatingPoint:
     """
     ranking = _Ranking(*_checked(labels, scores))
     flagged = ranking.flagged()
-    best = int(_youden_index(flagged))
-    return _point(float(ranking.thresholds[best]), flagged, best)
+    best = int(youden_index(flagged))
+    return point_at(float(ranking.thresholds[best]), flagged, best)
 
 
 def operating_point(labels: ArrayLike, scores: ArrayLike, threshold: float) -> OperatingPoint:
@@ -85,7 +84,7 @@ def operating_point(labels: ArrayLike, scores: ArrayLike, threshold: float) -> O
         ValueError: as for `youden`, or a NaN threshold.
     """
     ranking = _Ranking(*_checked(labels, scores))
-    return _point(float(threshold), ranking.flagged(), ranking.last_flagged(threshold))
+    return point_at(float(threshold), ranking.flagged(), ranking.last_flagged(threshold))
 
 
 def image_metrics(
@@ -124,17 +123,17 @@ def image_metrics(
     ranking = _Ranking(truth, values)
     cut = None if threshold is None else ranking.last_flagged(threshold)
     flagged = ranking.flagged()
-    best = int(_youden_index(flagged))
+    best = int(youden_index(flagged))
     result: dict[str, Any] = {
         "n": truth.size,
         "n_anomalous": int(truth.sum()),
         "prevalence": float(truth.mean()),
-        "auc": float(_area(flagged)),
+        "auc": float(area_under(flagged)),
         "average_precision": float(_average_precision(flagged)),
-        "youden": _point(float(ranking.thresholds[best]), flagged, best).as_dict(),
+        "youden": point_at(float(ranking.thresholds[best]), flagged, best).as_dict(),
     }
     if threshold is not None and cut is not None:
-        result["at_threshold"] = _point(float(threshold), flagged, cut).as_dict()
+        result["at_threshold"] = point_at(float(threshold), flagged, cut).as_dict()
     unit, unit_of_each = _resampled_units(groups, truth.size)
     units = int(unit_of_each.max()) + 1
     resamples = bootstrap if units > 1 else 0  # one subject, drawn again, varies in nothing
@@ -163,7 +162,7 @@ def roc_curve_points(labels: ArrayLike, scores: ArrayLike, points: int = 2000) -
     """
     from sklearn.metrics import roc_curve
 
-    return _thinned(RocCurve(*roc_curve(*_checked(labels, scores))), points)
+    return thinned(RocCurve(*roc_curve(*_checked(labels, scores))), points)
 
 
 @dataclass(frozen=True)
@@ -232,257 +231,7 @@ def trivial_scores(image: ArrayLike) -> dict[str, float]:
     }
 
 
-class PixelROC:
-    """ROC over all pixels of any number of maps, in memory that does not grow with them.
-
-    Pixels are counted in bins that are equally wide in the square root of the value, since
-    residuals crowd towards 0: with 65,536 bins over [0, 2] a bin is 5e-10 wide at 0 and 4e-5 at 1.
-    The only loss is that pixels of one bin count as ties; `auc_error` bounds what that can do.
-    """
-
-    def __init__(self, bins: int = 65_536, low: float = 0.0, high: float = 2.0) -> None:
-        """Prepare empty counts.
-
-        Args:
-            bins: 2 at least.
-            low: of the map's values; smaller ones count in the first bin.
-            high: of the map's values; larger ones count in the last bin. A residual |x - G(E(x))|
-                of images in [-1, 1] lies in [0, 2].
-
-        Raises:
-            ValueError: fewer than two bins, or a range that is empty or not finite.
-        """
-        if bins < 2 or not low < high or not math.isfinite(high - low):
-            raise ValueError(
-                f"PixelROC needs two bins or more and low < high, but got {bins} bins over "
-                f"[{low}, {high}]."
-            )
-        self.bins, self.low, self.high = bins, float(low), float(high)
-        self.clipped = 0  # pixels outside [low, high]: their order is lost
-        self._counts = np.zeros(2 * bins, dtype=np.int64)  # normal pixels, then anomalous ones
-
-    @property
-    def pixels(self) -> int:
-        """Pixels counted so far."""
-        return int(self._counts.sum())
-
-    @property
-    def anomalous_pixels(self) -> int:
-        """Anomalous pixels counted so far."""
-        return int(self._counts[self.bins :].sum())
-
-    def update(
-        self, anomaly_map: ArrayLike, mask: ArrayLike, valid: ArrayLike | None = None
-    ) -> None:
-        """Count the pixels of one map or of a batch of maps.
-
-        Args:
-            anomaly_map: any shape, finite.
-            mask: the same shape, true or 1 where anomalous.
-            valid: the same shape, true or 1 where a pixel counts; all count without it.
-
-        Raises:
-            ValueError: shapes that differ, masks other than 0 and 1, or values not finite.
-        """
-        values, anomalous = _map_and_mask(anomaly_map, mask)
-        if valid is not None:
-            counted = _mask(valid, values.shape)
-            values, anomalous = values[counted], anomalous[counted]
-        values, anomalous = values.reshape(-1), anomalous.reshape(-1)
-        if values.size == 0:
-            return
-        smallest, largest = float(values.min()), float(values.max())
-        if not (math.isfinite(smallest) and math.isfinite(largest)):
-            raise ValueError("A map holds values that are not finite: pass `valid` without them.")
-        if smallest < self.low or largest > self.high:
-            self.clipped += int(((values < self.low) | (values > self.high)).sum())
-        for start in range(0, values.size, _PIXELS_AT_ONCE):
-            part = slice(start, start + _PIXELS_AT_ONCE)
-            self._count(values[part], anomalous[part])
-
-    def merge(self, other: PixelROC) -> None:
-        """Add the counts of another one, as if its maps had been counted here.
-
-        Raises:
-            ValueError: the bins of the two differ.
-        """
-        own, others = (self.bins, self.low, self.high), (other.bins, other.low, other.high)
-        if own != others:
-            raise ValueError(
-                f"Two PixelROC with different (bins, low, high), {own} and {others}, cannot be "
-                "merged: make both alike."
-            )
-        self._counts += other._counts
-        self.clipped += other.clipped
-
-    def auc(self) -> float:
-        """Return the area under the pixel ROC curve.
-
-        Raises:
-            ValueError: only one class of pixels was counted; so do the methods below.
-        """
-        return float(_area(self._flagged()[1]))
-
-    def auc_error(self) -> float:
-        """Return how far `auc` can be from the area of the unbinned values: half the ties."""
-        normal, anomalous = self._counts.reshape(2, -1) / self._totals()[:, None]
-        return float(normal @ anomalous) / 2
-
-    def curve(self, points: int = 2000) -> RocCurve:
-        """Return the ROC curve for a plot, at most `points` long."""
-        thresholds, flagged = self._flagged()
-        anomalous, normal = (np.concatenate([[0.0], c / c[-1]]) for c in flagged)
-        return _thinned(RocCurve(normal, anomalous, np.insert(thresholds, 0, math.inf)), points)
-
-    def youden(self) -> OperatingPoint:
-        """Find Youden's point (chosen on the test masks); its threshold is a bin's lower edge."""
-        thresholds, flagged = self._flagged()
-        best = int(_youden_index(flagged))
-        return _point(float(thresholds[best]), flagged, best)
-
-    def _count(self, values: NDArray[Any], anomalous: Flags) -> None:
-        # Each step keeps the order of the values, so only pixels of one bin can become ties.
-        scaled = np.subtract(values, self.low, dtype=np.float32, casting="unsafe")
-        scaled *= np.float32(1 / (self.high - self.low))
-        np.clip(scaled, 0, 1, out=scaled)
-        np.sqrt(scaled, out=scaled)
-        scaled *= np.float32(self.bins)
-        codes = scaled.astype(np.intp)
-        np.minimum(codes, self.bins - 1, out=codes)
-        codes += anomalous * np.intp(self.bins)
-        # Twice as fast as bincount on a 64x64 map: that makes an array of all bins each time.
-        np.add.at(self._counts, codes, 1)
-
-    def _totals(self) -> Floats:
-        totals: Floats = self._counts.reshape(2, -1).sum(axis=1).astype(np.float64)
-        if not totals.all():
-            kind = "anomalous" if totals[0] else "normal"
-            raise ValueError(f"A pixel ROC needs both classes, but no {kind} pixel was counted.")
-        return totals
-
-    def _flagged(self) -> tuple[Floats, _Flagged]:
-        """Return the lower edges of the bins in use, highest first, and what each flags."""
-        self._totals()
-        normal, anomalous = self._counts.reshape(2, -1)[:, ::-1]
-        used = np.flatnonzero(normal + anomalous)
-        edges = np.arange(self.bins - 1, -1, -1)[used] / self.bins
-        return self.low + (self.high - self.low) * edges**2, _Flagged(
-            anomalous[used].cumsum().astype(np.float64), normal[used].cumsum().astype(np.float64)
-        )
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """How a thresholded map meets a mask, in counts that can be added over images.
-
-    A lesion is a connected region of the mask, diagonals included; it is detected where one flagged
-    pixel touches it. A false region is a connected flagged region that touches no lesion. Flagging
-    everything detects all lesions with no false region, so read both beside Dice.
-    """
-
-    flagged_pixels: int
-    lesion_pixels: int
-    common_pixels: int
-    lesions: int
-    detected: int
-    false_regions: int
-
-    def __add__(self, other: Overlap) -> Overlap:
-        """Add the counts."""
-        return Overlap(*(a + b for a, b in zip(_counts_of(self), _counts_of(other), strict=True)))
-
-    @property
-    def dice(self) -> float:
-        """2 |A and B| / (|A| + |B|); NaN where nothing is flagged and no lesion is there."""
-        return _ratio(2 * self.common_pixels, self.flagged_pixels + self.lesion_pixels)
-
-    @property
-    def iou(self) -> float:
-        """|A and B| / |A or B|; NaN where nothing is flagged and no lesion is there."""
-        union = self.flagged_pixels + self.lesion_pixels - self.common_pixels
-        return _ratio(self.common_pixels, union)
-
-    @property
-    def lesion_sensitivity(self) -> float:
-        """Share of the lesions that are detected; NaN without lesions."""
-        return _ratio(self.detected, self.lesions)
-
-
-def region_overlap(anomaly_map: ArrayLike, mask: ArrayLike, threshold: float) -> Overlap:
-    """Compare one map, flagged where value >= `threshold`, with its mask.
-
-    Args:
-        anomaly_map: (rows, columns) or (frames, rows, columns), finite.
-        mask: the same shape, true or 1 where anomalous.
-        threshold: in the map's units.
-
-    Raises:
-        ValueError: shapes that differ, a mask other than 0 and 1, or values not finite.
-    """
-    values, lesion = _map_and_mask(anomaly_map, mask)
-    if not np.isfinite(values).all() or math.isnan(threshold):
-        raise ValueError("A map or its threshold is not finite: regions cannot be compared.")
-    flagged = values >= threshold
-    lesion_numbers, lesions = _regions(lesion)
-    region_numbers, regions = _regions(flagged)
-    common = flagged & lesion
-    return Overlap(
-        flagged_pixels=int(flagged.sum()),
-        lesion_pixels=int(lesion.sum()),
-        common_pixels=int(common.sum()),
-        lesions=lesions,
-        detected=np.unique(lesion_numbers[common]).size,
-        false_regions=regions - np.unique(region_numbers[common]).size,
-    )
-
-
-class RegionOverlap:
-    """`region_overlap` over many images, at one threshold."""
-
-    def __init__(self, threshold: float) -> None:
-        """Flag pixels whose value is >= `threshold`, in the maps' units."""
-        self.threshold = threshold
-        self._total = Overlap(0, 0, 0, 0, 0, 0)
-        self._images = 0
-        self._dice_of_images_with_lesion: list[float] = []
-
-    def update(self, anomaly_map: ArrayLike, mask: ArrayLike) -> None:
-        """Add one image; one without lesions counts for its false regions.
-
-        Raises:
-            ValueError: as for `region_overlap`.
-        """
-        overlap = region_overlap(anomaly_map, mask, self.threshold)
-        self._total += overlap
-        self._images += 1
-        if overlap.lesions:
-            self._dice_of_images_with_lesion.append(overlap.dice)
-
-    def result(self) -> dict[str, float | int | None]:
-        """Return the numbers over all images, fit for JSON: None where one is undefined.
-
-        `dice` and `iou` are of all pixels together; `mean_dice` is the mean over the images with a
-        lesion.
-        """
-        total, with_lesion = self._total, len(self._dice_of_images_with_lesion)
-        return {
-            "threshold": _finite_or_none(self.threshold),
-            "images": self._images,
-            "images_with_lesion": with_lesion,
-            "dice": _finite_or_none(total.dice),
-            "iou": _finite_or_none(total.iou),
-            "mean_dice": _finite_or_none(
-                _ratio(sum(self._dice_of_images_with_lesion), with_lesion)
-            ),
-            "lesions": total.lesions,
-            "lesions_detected": total.detected,
-            "lesion_sensitivity": _finite_or_none(total.lesion_sensitivity),
-            "false_regions": total.false_regions,
-            "false_regions_per_image": _finite_or_none(_ratio(total.false_regions, self._images)),
-        }
-
-
-class _Flagged(NamedTuple):
+class Flagged(NamedTuple):
     """Units flagged at falling thresholds, (..., thresholds) each; the last flags everything."""
 
     anomalous: Floats
@@ -499,12 +248,12 @@ class _Ranking:
         self._anomalous = truth[self.order].astype(np.float64)
         self.thresholds = ranked[self._last_of_ties]
 
-    def flagged(self, weights: Floats | None = None) -> _Flagged:
+    def flagged(self, weights: Floats | None = None) -> Flagged:
         """Count what each threshold flags; `weights` (..., n) are of the units as ranked."""
         each = np.ones_like(self._anomalous) if weights is None else weights
         anomalous = np.cumsum(each * self._anomalous, axis=-1)
         normal = np.cumsum(each, axis=-1) - anomalous
-        return _Flagged(anomalous[..., self._last_of_ties], normal[..., self._last_of_ties])
+        return Flagged(anomalous[..., self._last_of_ties], normal[..., self._last_of_ties])
 
     def last_flagged(self, threshold: float) -> int:
         """Return the index of the lowest threshold >= `threshold`; -1 where it flags nothing."""
@@ -513,7 +262,7 @@ class _Ranking:
         return int(np.count_nonzero(self.thresholds >= threshold)) - 1
 
 
-def _area(flagged: _Flagged) -> Floats:
+def area_under(flagged: Flagged) -> Floats:
     """Trapezoids under the ROC curve: a tie between classes counts one half."""
     anomalous, normal = flagged
     steps = np.diff(normal, axis=-1, prepend=0.0)
@@ -522,7 +271,7 @@ def _area(flagged: _Flagged) -> Floats:
     return area
 
 
-def _average_precision(flagged: _Flagged) -> Floats:
+def _average_precision(flagged: Flagged) -> Floats:
     """Sum of precision times the gain in recall, as scikit-learn defines it."""
     anomalous, normal = flagged
     precision = anomalous / np.maximum(anomalous + normal, 1)
@@ -531,7 +280,8 @@ def _average_precision(flagged: _Flagged) -> Floats:
     return average
 
 
-def _youden_index(flagged: _Flagged) -> NDArray[np.intp]:
+def youden_index(flagged: Flagged) -> NDArray[np.intp]:
+    """Return which threshold has the largest Youden's J, the highest where several have; (...,)."""
     anomalous, normal = flagged
     # Times both class sizes, Youden's J is a whole number: equal maxima compare as equal.
     scaled = anomalous * normal[..., -1:] - normal * anomalous[..., -1:]
@@ -539,7 +289,7 @@ def _youden_index(flagged: _Flagged) -> NDArray[np.intp]:
     return best
 
 
-def _rates(hits: Floats, false_alarms: Floats, flagged: _Flagged) -> dict[str, Floats]:
+def _rates(hits: Floats, false_alarms: Floats, flagged: Flagged) -> dict[str, Floats]:
     positives, negatives = flagged.anomalous[..., -1], flagged.normal[..., -1]
     alarms = hits + false_alarms
     return {
@@ -551,14 +301,15 @@ def _rates(hits: Floats, false_alarms: Floats, flagged: _Flagged) -> dict[str, F
     }
 
 
-def _rates_at(flagged: _Flagged, index: NDArray[np.intp]) -> dict[str, Floats]:
+def _rates_at(flagged: Flagged, index: NDArray[np.intp]) -> dict[str, Floats]:
     """Return the rates at one threshold a row, -1 for nothing flagged."""
     at, any_flagged = np.maximum(index, 0)[..., None], index >= 0
     hits, alarms = (np.take_along_axis(c, at, axis=-1)[..., 0] * any_flagged for c in flagged)
     return _rates(hits, alarms, flagged)
 
 
-def _point(threshold: float, flagged: _Flagged, index: int) -> OperatingPoint:
+def point_at(threshold: float, flagged: Flagged, index: int) -> OperatingPoint:
+    """Return the point of one row of counts at `index`, called `threshold`; -1 flags nothing."""
     rates = _rates_at(flagged, np.asarray(index))
     return OperatingPoint(threshold, **{name: float(rate) for name, rate in rates.items()})
 
@@ -592,14 +343,14 @@ def _bootstrap(
         times = np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
         flagged = ranking.flagged(times[:, unit_as_ranked].astype(np.float64))
         both = (flagged.anomalous[:, -1] > 0) & (flagged.normal[:, -1] > 0)
-        parts.append(_resampled_numbers(ranking, _Flagged(*(c[both] for c in flagged)), cut))
+        parts.append(_resampled_numbers(ranking, Flagged(*(c[both] for c in flagged)), cut))
     return {name: _joined([part[name] for part in parts]) for name in names}
 
 
-def _resampled_numbers(ranking: _Ranking, flagged: _Flagged, cut: int | None) -> dict[str, Any]:
-    best = _youden_index(flagged)
+def _resampled_numbers(ranking: _Ranking, flagged: Flagged, cut: int | None) -> dict[str, Any]:
+    best = youden_index(flagged)
     numbers: dict[str, Any] = {
-        "auc": _area(flagged),
+        "auc": area_under(flagged),
         "average_precision": _average_precision(flagged),
         "youden": {"threshold": ranking.thresholds[best], **_rates_at(flagged, best)},
     }
@@ -622,7 +373,7 @@ def _interval(sample: Floats) -> list[float] | None:
     return [float(edge) for edge in np.quantile(known, [tail, 1 - tail])]
 
 
-def _thinned(curve: RocCurve, points: int) -> RocCurve:
+def thinned(curve: RocCurve, points: int) -> RocCurve:
     """Keep the points nearest to even steps along the curve, whose length is 2 in x + y."""
     if curve.thresholds.size <= points:
         return curve
@@ -667,37 +418,6 @@ def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Floats]:
     return truth.astype(bool), values
 
 
-def _map_and_mask(anomaly_map: ArrayLike, mask: ArrayLike) -> tuple[NDArray[Any], Flags]:
-    values = np.asarray(anomaly_map)
-    return values, _mask(mask, values.shape)
-
-
-def _mask(mask: ArrayLike, shape: tuple[int, ...]) -> Flags:
-    flags = np.asarray(mask)
-    if flags.shape != shape:
-        raise ValueError(f"A mask of shape {flags.shape} does not fit a map of shape {shape}.")
-    if flags.dtype == np.bool_:
-        return flags
-    if not ((flags == 0) | (flags == 1)).all():
-        raise ValueError("A mask holds values other than 0 and 1: threshold it first.")
-    return flags.astype(bool)
-
-
-def _regions(flags: Flags) -> tuple[NDArray[np.intp], int]:
-    """Number the connected regions from 1, diagonals included, and count them."""
-    from skimage.measure import label
-
-    numbers, count = label(flags, return_num=True)  # type: ignore[no-untyped-call]
-    return numbers, int(count)
-
-
-def _counts_of(overlap: Overlap) -> tuple[int, ...]:
-    return tuple(asdict(overlap).values())
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
-
-
-def _finite_or_none(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
+    """Return the value as JSON can hold it."""
     return value if math.isfinite(value) else None

@@ -10,34 +10,33 @@ else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from fanogan.speckle import Array, coloured, draw_device, record
+from fanogan.speckle import Array, Body, Tissue, covered, record
 
 # Layers from the vitreous down. The two spaces are empty in a healthy eye.
 _LAYERS = (
-    ("NFL", 200.0),
-    ("GCL", 152.0),
-    ("IPL", 139.0),
-    ("INL", 106.0),
-    ("OPL", 125.0),
-    ("HFL", 75.0),
-    ("ONL", 70.0),
+    ("NFL", 212.0),
+    ("GCL", 160.0),
+    ("IPL", 147.0),
+    ("INL", 113.0),
+    ("OPL", 132.0),
+    ("HFL", 80.0),
+    ("ONL", 69.0),
     ("ELM", 92.0),
     ("MZ", 84.0),
-    ("EZ", 206.0),
-    ("OS", 160.0),
+    ("EZ", 224.0),
+    ("OS", 166.0),
     ("subretinal space", 20.0),
-    ("RPE", 217.0),
+    ("RPE", 236.0),
     ("sub-RPE space", 100.0),
 )
-_INDEX = {name: index for index, (name, _) in enumerate(_LAYERS)}
-_VITREOUS = -40.0
 
 BOUNDARIES = (
     "ILM",
@@ -135,19 +134,63 @@ def make_phantom(
     anatomy, disease, motion, recording = np.random.default_rng(seed).spawn(4)
     x, y = _places(shape, spacing, anatomy, motion)
     thickness = _thickness(anatomy, x, y)
-    bruch = _bruch(anatomy, x, y) + motion.normal(0, 0.006, (shape[0], 1)).astype(np.float32)
+    bruch = _bruch(anatomy, x, y) + motion.normal(0, 0.006, (shape[0], 1))
     choroid = _choroid_thickness(anatomy, x, y)
-    vessels = _vessels(anatomy, x, y, spacing[2])
-    grey = _layer_greys(anatomy, x, y)
-    position = float(anatomy.uniform(0.05, 0.45))
-    growths = _grow(disease, x, y, spacing, thickness, _chosen(disease, lesions)) if diseased else []
-    tops = _stack(thickness, bruch)
-    tops = _placed(tops, position, shape[1] * spacing[1])
-    edges = {**tops, "choroid/sclera": tops["Bruch"] + choroid}
-    rows = {name: (edge / spacing[1]).astype(np.float32) for name, edge in edges.items()}
+    position = anatomy.uniform(0.05, 0.5)
+    kinds = _kinds(disease, lesions) if diseased else []
+    growths = _grow(disease, x, y, spacing, thickness, kinds)
+    depths = _stacked(thickness, bruch, choroid)
+    shift = _fitting(depths, position, shape[1] * spacing[1])
+    rows = {
+        name: ((depth + shift) / spacing[1]).astype(np.float32) for name, depth in depths.items()
+    }
     bodies = [growth.body(rows, spacing[1]) for growth in growths]
-    pixels, labels = _render(rows, grey, vessels, bodies, shape, spacing, recording)
-    return Phantom(f"phantom_{seed:04d}", pixels, spacing, rows, labels)
+    tissue = Tissue(
+        edges=list(rows.values()),
+        greys=_greys(anatomy, x, y),
+        bodies=bodies,
+        **_vessels(anatomy, x, y, spacing[2]),
+    )
+    return Phantom(
+        name=f"phantom_{seed:04d}",
+        pixels=record(tissue, shape, spacing, recording),
+        spacing=spacing,
+        boundaries=MappingProxyType(rows),
+        lesions=_labels(bodies, shape),
+    )
+
+
+def _stacked(thickness: _Maps, bruch: Array, choroid: Array) -> _Maps:
+    """Depths of `BOUNDARIES` in mm, from an arbitrary origin: (B-scans, columns) each."""
+    layers = np.stack([thickness[name] for name, _ in _LAYERS])
+    above = bruch - np.cumsum(layers[::-1], axis=0)[::-1]
+    return dict(zip(BOUNDARIES, [*above, bruch, bruch + choroid], strict=True))
+
+
+def _fitting(depths: _Maps, position: float, height: float) -> float:
+    """The shift (mm) that puts an eye at a relative `position` of a scan `height` mm high."""
+    margin = 0.03
+    top, bottom = float(depths["ILM"].min()), float(depths["Bruch"].max())
+    room = height - (bottom - top) - 2 * margin
+    if room < 0:
+        raise ValueError(
+            f"rows × spacing is {height:.2f} mm, and this eye needs "
+            f"{bottom - top + 2 * margin:.2f} mm; give more rows or a coarser spacing"
+        )
+    return margin - top + position * room
+
+
+def _labels(bodies: Sequence[Body], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The lesion that fills at least half of each pixel: (B-scans, rows, columns)."""
+    labels = np.zeros(shape, dtype=np.uint8)
+    rows = np.arange(shape[1], dtype=np.float32)[:, None]
+    for body in bodies:
+        for scan in np.flatnonzero((body.bottom > body.top).any(axis=1)):
+            columns = np.flatnonzero(body.bottom[scan] > body.top[scan])
+            share = covered(rows, body.top[scan, columns], body.bottom[scan, columns])
+            row, column = np.nonzero(share >= 0.5)
+            labels[scan, row, columns[column]] = body.label
+    return labels
 
 
 # --- the healthy eye ---------------------------------------------------------------------------
@@ -189,11 +232,12 @@ def _thickness(rng: np.random.Generator, x: Array, y: Array) -> _Maps:
     pit = 1 - np.exp(-((r / rng.uniform(0.42, 0.62)) ** 2))
     hill = 0.66 + 0.34 * np.exp(-(((r - 1.0) / 1.1) ** 2))
     towards_disc = x / np.maximum(r, 1e-3)
-    bundle = 9 + r * (6 + 5 * towards_disc + 5 * (1 - towards_disc**2))
+    bundle = 10 + r * (6 + 5 * towards_disc + 5 * (1 - towards_disc**2))
+    bundle += 14 * np.clip(x - 1.3, 0, 2.2) ** 2
     micrometres = {
         "NFL": 1.5 + bundle * pit,
-        "GCL": 2 + 46 * pit * hill,
-        "IPL": 3 + 38 * pit * hill,
+        "GCL": 2 + 48 * pit * hill,
+        "IPL": 3 + 42 * pit * hill,
         "INL": 4 + 36 * pit * (0.85 + 0.15 * hill),
         "OPL": 5 + 21 * pit,
         "HFL": 12 + 24 * np.exp(-(((r - 0.5) / 0.8) ** 2)),
@@ -206,20 +250,25 @@ def _thickness(rng: np.random.Generator, x: Array, y: Array) -> _Maps:
         "RPE": np.full_like(r, 27.0),
         "sub-RPE space": np.zeros_like(r),
     }
-    whole = rng.normal(1, 0.05)
-    return {
+    whole = rng.normal(1.06, 0.04)
+    thickness = {
         name: np.asarray(
             value / 1000 * whole * rng.normal(1, 0.06) * (1 + 0.025 * _waves(rng, x, y, 2.0)),
             dtype=np.float32,
         )
         for name, value in micrometres.items()
     }
+    # Inner boundaries are rough where the outer ones are smooth.
+    for above, below in (("GCL", "IPL"), ("IPL", "INL"), ("INL", "OPL"), ("OPL", "HFL")):
+        rough = 0.0022 * pit * _waves(rng, x, y, 0.12)
+        thickness[above], thickness[below] = thickness[above] + rough, thickness[below] - rough
+    return thickness
 
 
 def _bruch(rng: np.random.Generator, x: Array, y: Array) -> Array:
     """Height of Bruch's membrane in mm, higher numbers deeper: the eye's curvature and tilt."""
     tilt = rng.normal(0, 0.025, 2)
-    bowl = -(x**2 + y**2) / (2 * rng.uniform(25, 70))
+    bowl = -(x**2 + y**2) / (2 * rng.uniform(35, 110))
     return bowl + tilt[0] * x + tilt[1] * y + 0.004 * _waves(rng, x, y, 3.0)
 
 
@@ -229,39 +278,27 @@ def _choroid_thickness(rng: np.random.Generator, x: Array, y: Array) -> Array:
     return middle * (1 - 0.03 * (x**2 + y**2)).clip(0.5) + 0.012 * _waves(rng, x, y, 1.0)
 
 
-def _layer_greys(rng: np.random.Generator, x: Array, y: Array) -> _Maps:
+def _greys(rng: np.random.Generator, x: Array, y: Array) -> list[Array]:
     """Mean grey value of each layer: (B-scans, columns) each."""
-    grey = {
-        name: mean + rng.normal(0, 4) + 3 * _waves(rng, x, y, 1.2) for name, mean in _LAYERS
-    }
-    # Nerve fibres, and Henle's fibres, shine where the beam meets them at a right angle.
-    grey["NFL"] = grey["NFL"] + 10 * _waves(rng, x, y, 2.0)
-    beam = rng.normal(0, 1)
-    grey["HFL"] = grey["HFL"] + 38 / (1 + np.exp(3 - 2 * beam * x))
-    return grey
+    grey = {name: mean + rng.normal(0, 4) + 3 * _waves(rng, x, y, 1.2) for name, mean in _LAYERS}
+    grey["NFL"] = grey["NFL"] + 12 * _waves(rng, x, y, 2.0)
+    # Henle's fibres shine on the side where the beam meets them at a right angle.
+    grey["HFL"] = grey["HFL"] + 38 / (1 + np.exp(3 - 2 * rng.normal(0, 1) * x))
+    return [np.asarray(value, dtype=np.float32) for value in grey.values()]
 
 
-@dataclass(frozen=True)
-class _Vessels:
-    """What vessels do to each A-scan: (B-scans, columns) each, 0 to 1."""
-
-    large: Array
-    small: Array
-    radius: float
-    contrast: float
-
-
-def _vessels(rng: np.random.Generator, x: Array, y: Array, step: float) -> _Vessels:
-    """Vessels as curves in the plane of the retina, none within the fovea's avascular zone."""
+def _vessels(rng: np.random.Generator, x: Array, y: Array, step: float) -> dict[str, Any]:
+    """Vessels of a `Tissue`: curves in the plane, none in the fovea's avascular zone."""
     radius = float(rng.uniform(0.025, 0.04))
-    large = _curves(rng, 16, 1.0, 2.2)
-    small = _curves(rng, 220, 0.45, 0.5)
-    return _Vessels(
-        _nearness(x, y, large, radius),
-        _nearness(x, y, small, max(0.010, 0.7 * step)),
-        radius,
-        float(rng.uniform(0.7, 1.3)),
-    )
+    large = _curves(rng, count=16, inner=1.0, length=2.2)
+    small = _curves(rng, count=220, inner=0.45, length=0.5)
+    return {
+        "large": _nearness(x, y, large, radius),
+        "small": _nearness(x, y, small, max(0.010, 0.7 * step)),
+        "vessel_radius": radius,
+        "vessel_top": BOUNDARIES.index("NFL/GCL"),
+        "small_top": BOUNDARIES.index("IPL/INL"),
+    }
 
 
 def _curves(rng: np.random.Generator, count: int, inner: float, length: float) -> Array:
@@ -285,16 +322,6 @@ def _nearness(x: Array, y: Array, points: Array, radius: float) -> Array:
 
 
 @dataclass(frozen=True)
-class _Body:
-    """A lesion between two surfaces, in rows: (B-scans, columns); absent where they touch."""
-
-    label: int
-    grey: float
-    top: Array
-    bottom: Array
-
-
-@dataclass(frozen=True)
 class _Growth:
     """A lesion before the layers are stacked.
 
@@ -310,21 +337,23 @@ class _Growth:
     half: Array | None = None
     at: float = 0.5
 
-    def body(self, rows: _Maps, step: float) -> _Body:
+    def body(self, rows: _Maps, step: float) -> Body:
         """The lesion's surfaces in rows, `step` mm each, once the boundaries are known."""
         top, bottom = rows[self.above], rows[self.below]
         if self.half is not None:
             middle = top + self.at * (bottom - top)
             top = np.maximum(top, middle - self.half / step)
             bottom = np.minimum(bottom, middle + self.half / step)
-        return _Body(LESIONS[self.kind], self.grey, top, np.where(self.where, bottom, top))
+        return Body(LESIONS[self.kind], self.grey, top, np.where(self.where, bottom, top))
 
 
-def _chosen(rng: np.random.Generator, lesions: Sequence[str] | None) -> list[str]:
+def _kinds(rng: np.random.Generator, lesions: Sequence[str] | None) -> list[str]:
     """The kinds of lesion in an eye: those given, or at least one drawn at random."""
-    drawn = rng.random(len(LESIONS))
-    kinds = [name for name, chance in zip(LESIONS, drawn, strict=True) if chance < 0.5]
-    return list(lesions) if lesions is not None else kinds or [list(LESIONS)[drawn.argmin()]]
+    chances = dict(zip(LESIONS, rng.random(len(LESIONS)), strict=True))
+    drawn = [name for name, chance in chances.items() if chance < 0.5]
+    return (
+        list(lesions) if lesions is not None else drawn or [min(chances, key=chances.__getitem__)]
+    )
 
 
 def _grow(
@@ -336,79 +365,82 @@ def _grow(
     kinds: Sequence[str],
 ) -> list[_Growth]:
     """Draw lesions, and make room for them in `thickness`."""
-    streams = dict(zip(LESIONS, rng.spawn(len(LESIONS)), strict=True))
+    own = dict(zip(LESIONS, rng.spawn(len(LESIONS)), strict=True))
     growths: list[_Growth] = []
-
-    def domes(kind: str, count: int, radius: tuple[float, float], reach: float) -> list[Array]:
-        return [_dome(streams[kind], x, y, radius, reach) for _ in range(count)]
-
-    raised = {"drusen": np.zeros_like(x), "pigment epithelium detachment": np.zeros_like(x)}
     if "drusen" in kinds:
-        own = streams["drusen"]
-        for dome in domes("drusen", int(own.integers(6, 40)), (0.05, 0.25), 2.2):
-            height = own.uniform(0.02, 0.09) * dome**1.5
-            raised["drusen"] = np.maximum(raised["drusen"], height)
+        growths += _drusen(own["drusen"], x, y, thickness)
     if "pigment epithelium detachment" in kinds:
-        own = streams["pigment epithelium detachment"]
-        for dome in domes("pigment epithelium detachment", int(own.integers(1, 3)), (0.3, 0.9), 1.5):
-            height = own.uniform(0.08, 0.28) * dome**0.8
-            raised["pigment epithelium detachment"] = np.maximum(
-                raised["pigment epithelium detachment"], height
-            )
-    room = np.maximum(*raised.values())
-    thickness["sub-RPE space"] = room
-    for kind, (low, high) in (
-        ("drusen", (130, 170)),
-        ("pigment epithelium detachment", (45, 95)),
-    ):
-        where = (raised[kind] == room) & (room > 0)
-        if where.any():
-            grey = float(streams[kind].uniform(low, high))
-            growths.append(_Growth(kind, grey, "RPE outer", "Bruch", where))
+        growths += _detachments(own["pigment epithelium detachment"], x, y, thickness)
     if "subretinal fluid" in kinds:
-        own = streams["subretinal fluid"]
-        for dome in domes("subretinal fluid", int(own.integers(1, 3)), (0.35, 1.0), 1.2):
-            thickness["subretinal space"] = np.maximum(
-                thickness["subretinal space"], own.uniform(0.05, 0.22) * dome
-            )
-        grey = float(own.uniform(0, 30))
-        growths.append(
-            _Growth(
-                "subretinal fluid",
-                grey,
-                "OS outer",
-                "RPE inner",
-                thickness["subretinal space"] > 0,
-            )
-        )
-    # What pushes from below first squeezes the nuclear layers, then lifts what is above.
-    push = thickness["sub-RPE space"] + thickness["subretinal space"]
-    for name in ("HFL", "ONL"):
-        thickness[name] = np.maximum(0.4 * thickness[name], thickness[name] - 0.3 * push)
+        growths += _subretinal(own["subretinal fluid"], x, y, thickness)
+    _squeeze(thickness)
     if "cyst" in kinds:
-        growths += _cysts(streams["cyst"], x, y, thickness)
+        growths += _cysts(own["cyst"], x, y, thickness)
     if "hyperreflective foci" in kinds:
-        growths += _foci(streams["hyperreflective foci"], x, y, spacing)
+        growths += _foci(own["hyperreflective foci"], x, y, spacing)
     return growths
 
 
-def _dome(
+def _place(rng: np.random.Generator, x: Array, y: Array, reach: float) -> tuple[int, int]:
+    """An A-scan within `reach` mm of the fovea, or the next one to it: B-scan and column."""
+    radius, angle = reach * rng.uniform() ** 0.5, rng.uniform(0, 2 * np.pi)
+    scan = int(np.abs(y[:, 0] - radius * np.sin(angle)).argmin())
+    return scan, int(np.abs(x[scan] - radius * np.cos(angle)).argmin())
+
+
+def _distance(
     rng: np.random.Generator, x: Array, y: Array, radius: tuple[float, float], reach: float
 ) -> Array:
-    """1 at a centre drawn within `reach` mm of the fovea, falling to 0 at an uneven rim."""
+    """0 at a centre within `reach` mm of the fovea, 1 at an uneven rim, `radius` mm (range) off."""
     place = _place(rng, x, y, reach)
     size = np.exp(rng.uniform(*np.log(radius)))
     distance = np.hypot((x - x[place]) * rng.uniform(0.8, 1.25), y - y[place]) / size
-    distance *= np.clip(1 + 0.1 * _waves(rng, x, y, 3 * size), 0.7, 1.3)
-    return np.asarray(np.clip(1 - distance**2, 0, None), dtype=np.float32)
+    uneven = np.clip(1 + 0.1 * _waves(rng, x, y, 3 * size), 0.7, 1.3)
+    return np.asarray(distance * uneven, dtype=np.float32)
 
 
-def _place(rng: np.random.Generator, x: Array, y: Array, reach: float) -> tuple[int, int]:
-    """An A-scan within `reach` mm of the fovea, as B-scan and column."""
-    radius, angle = reach * rng.uniform() ** 0.5, rng.uniform(0, 2 * np.pi)
-    scan = int(np.abs(y[:, 0] - np.clip(radius * np.sin(angle), y.min(), y.max())).argmin())
-    column = int(np.abs(x[scan] - radius * np.cos(angle)).argmin())
-    return scan, column
+def _dome(distance: Array, power: float) -> Array:
+    """1 in the centre, 0 from the rim on; steeper at the rim for a smaller power."""
+    return np.clip(1 - distance**2, 0, None) ** power
+
+
+def _drusen(rng: np.random.Generator, x: Array, y: Array, thickness: _Maps) -> list[_Growth]:
+    """Deposits that raise the pigment epithelium in bumps."""
+    height = np.zeros_like(x)
+    for _ in range(int(rng.integers(6, 40))):
+        distance = _distance(rng, x, y, (0.06, 0.28), 2.2)
+        height = np.maximum(height, rng.uniform(0.02, 0.09) * _dome(distance, 1.5))
+    thickness["sub-RPE space"] = height
+    return [_Growth("drusen", rng.uniform(130, 170), "RPE outer", "Bruch", height > 0)]
+
+
+def _detachments(rng: np.random.Generator, x: Array, y: Array, thickness: _Maps) -> list[_Growth]:
+    """Wide fluid-filled domes under the pigment epithelium; one that meets drusen takes them in."""
+    height = np.zeros_like(x)
+    for _ in range(int(rng.integers(1, 3))):
+        distance = _distance(rng, x, y, (0.3, 0.9), 1.5)
+        height = np.maximum(height, rng.uniform(0.08, 0.28) * _dome(distance, 0.8))
+    thickness["sub-RPE space"] = np.maximum(height, thickness["sub-RPE space"])
+    kind = "pigment epithelium detachment"
+    return [_Growth(kind, rng.uniform(45, 95), "RPE outer", "Bruch", height > 0)]
+
+
+def _subretinal(rng: np.random.Generator, x: Array, y: Array, thickness: _Maps) -> list[_Growth]:
+    """Fluid that lifts the retina off the pigment epithelium."""
+    height = np.zeros_like(x)
+    for _ in range(int(rng.integers(1, 3))):
+        distance = _distance(rng, x, y, (0.35, 1.0), 1.2)
+        height = np.maximum(height, rng.uniform(0.05, 0.22) * _dome(distance, 1.0))
+    thickness["subretinal space"] = height
+    return [_Growth("subretinal fluid", rng.uniform(0, 30), "OS outer", "RPE inner", height > 0)]
+
+
+def _squeeze(thickness: _Maps) -> None:
+    """What pushes from below squeezes the nuclear layer before it lifts the layers above."""
+    push = thickness["sub-RPE space"] + thickness["subretinal space"]
+    share = 0.75 * np.tanh(push / (0.7 * (thickness["HFL"] + thickness["ONL"])))
+    for name in ("HFL", "ONL"):
+        thickness[name] = thickness[name] * (1 - share)
 
 
 def _cysts(rng: np.random.Generator, x: Array, y: Array, thickness: _Maps) -> list[_Growth]:
@@ -418,36 +450,27 @@ def _cysts(rng: np.random.Generator, x: Array, y: Array, thickness: _Maps) -> li
         layer, above, below = (
             ("INL", "IPL/INL", "INL/OPL") if rng.uniform() < 0.5 else ("HFL", "OPL/HFL", "HFL/ONL")
         )
-        dome = _dome(rng, x, y, (0.06, 0.35), 1.2)
-        half = rng.uniform(0.015, 0.09) * np.sqrt(dome)
-        swelling = 2.2 * half.max() * np.exp(-1.2 * (1 - dome))
-        swelling = np.where(dome > 0, 2.2 * half.max() * dome**0.5, 0)
-        thickness[layer] = np.maximum(thickness[layer], swelling)
-        grey = float(rng.uniform(15, 45))
-        growths.append(_Growth("cyst", grey, above, below, dome > 0, half, rng.uniform(0.4, 0.6)))
+        distance = _distance(rng, x, y, (0.07, 0.35), 1.2)
+        height = rng.uniform(0.015, 0.09)
+        swelling = 2.2 * height * np.exp(-0.8 * distance**2)
+        thickness[layer] = np.hypot(thickness[layer], swelling)
+        half = height * _dome(distance, 0.5)
+        at, grey = rng.uniform(0.4, 0.6), rng.uniform(15, 45)
+        growths.append(_Growth("cyst", grey, above, below, half > 0, half, at))
     return growths
 
 
 def _foci(
     rng: np.random.Generator, x: Array, y: Array, spacing: tuple[float, float, float]
 ) -> list[_Growth]:
-    """Bright dots between the inner plexiform layer and the photoreceptors."""
+    """Bright dots between the inner nuclear layer and the photoreceptors, a pixel at least."""
     growths = []
     for _ in range(int(rng.integers(5, 40))):
         place = _place(rng, x, y, 2.0)
         size = rng.uniform(0.010, 0.028)
-        wide, high = max(size, 0.75 * spacing[2]), max(size, 0.75 * spacing[1])
-        distance = np.hypot(x - x[place], y - y[place]) / wide
-        half = np.asarray(high * np.sqrt(np.clip(1 - distance**2, 0, None)), dtype=np.float32)
-        growths.append(
-            _Growth(
-                "hyperreflective foci",
-                float(rng.uniform(195, 230)),
-                "IPL/INL",
-                "ELM",
-                half > 0,
-                half,
-                float(rng.uniform(0.15, 0.85)),
-            )
-        )
+        distance = np.hypot(x - x[place], y - y[place]) / max(size, 0.75 * spacing[2])
+        half = max(size, 0.75 * spacing[1]) * _dome(distance, 0.5)
+        at, grey = rng.uniform(0.1, 0.9), rng.uniform(195, 230)
+        kind = "hyperreflective foci"
+        growths.append(_Growth(kind, grey, "IPL/INL", "ELM", half > 0, half, at))
     return growths

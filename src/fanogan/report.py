@@ -10,22 +10,18 @@ from __future__ import annotations
 import base64
 import io
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from fanogan.figures import evaluation_figures, number, percent, score_figures, share
 from fanogan.folders import write_whole
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PAGE_SIDE = 512  # px; a larger picture is downsampled for the page
 PIXELATED_SIDE = 128  # px; a smaller picture is shown with visible pixels
@@ -33,37 +29,6 @@ OUTLINE_SIDE = 256  # px; a smaller overlay is enlarged first, to keep the conto
 OUTLINE_COLOUR = (0, 229, 255)  # cyan: absent from grey pictures and from the colours of residuals
 STRONGEST_ALPHA = 0.85  # some anatomy stays visible under the strongest residual
 COLOUR_RANGE = (0.3, 0.95)  # of 'inferno': its darkest part would look like a shadow in the picture
-BINS = 40
-
-# Matplotlib wants fixed colours; these stand in for the page's, which differ in light and dark.
-INK, NORMAL, ANOMALOUS, MUTED, LINE = (f"#01010{digit}" for digit in range(1, 6))
-PAGE_COLOURS = {
-    INK: "currentColor",
-    NORMAL: "var(--normal)",
-    ANOMALOUS: "var(--anomalous)",
-    MUTED: "var(--muted)",
-    LINE: "var(--line)",
-}
-FIGURE_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
 
 
 @dataclass(frozen=True)
@@ -188,9 +153,6 @@ def write_score_report(
         ValueError: A picture, residual or mask doesn't fit the others.
         OSError: The file can't be written.
     """
-    series = [("held-out normals", held_out, NORMAL), ("scored images", scores, ANOMALOUS)]
-    caption = "Scores of the images of this report beside those of the held-out normals."
-    figures = [_figure("scores", caption, _histogram_figure(series, None))]
     _write_page(
         path,
         title=title,
@@ -199,7 +161,7 @@ def write_score_report(
         scale=scale,
         statement=statement,
         gallery=_gallery(cases, scores, total, scale, len(held_out)),
-        figures=figures,
+        figures=score_figures(scores, held_out),
         volumes=_table(volumes),
         warnings=warnings,
         lead=f"{_count(total, 'image')} scored.",
@@ -252,7 +214,7 @@ def write_evaluation_report(
         scale=scale,
         statement=statement,
         gallery=_gallery(cases, scores, total, scale, len(held_out)),
-        figures=_evaluation_figures(evaluation, scores, labels),
+        figures=evaluation_figures(evaluation, scores, labels),
         volumes=None,
         warnings=warnings,
         lead=_lead(evaluation),
@@ -268,9 +230,9 @@ def _write_page(path: Path, *, scale: float, **content: Any) -> None:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        number=_number,
-        share=_share,
-        percent=_percent,
+        number=number,
+        share=share,
+        percent=percent,
         pixel_facts=_pixel_facts,
         interval=_interval,
         cell=_cell,
@@ -278,7 +240,7 @@ def _write_page(path: Path, *, scale: float, **content: Any) -> None:
     )
     source = files("fanogan").joinpath("templates", "report.html").read_text(encoding="utf-8")
     page = environment.from_string(source).render(
-        scale=_number(scale), scale_bar=_data_uri(_scale_bar(scale)), **content
+        scale=number(scale), scale_bar=_data_uri(_scale_bar(scale)), **content
     )
     write_whole(Path(path), page.encode("utf-8"))
 
@@ -291,10 +253,10 @@ def _lead(evaluation: Mapping[str, Any]) -> str:
     # Without groups each image counts as a subject of its own, which says nothing about people.
     of_subjects = f" of {_count(subjects, 'subject')}" if subjects < n else ""
     return (
-        f"{method['name']} reaches AUC {_share(method['auc'])} "
+        f"{method['name']} reaches AUC {share(method['auc'])} "
         f"(95 % interval {_interval(method['auc_interval'])}) on "
         f"{_count(n, evaluation['unit'])}{of_subjects}; {evaluation['n_anomalous']:,} "
-        f"({_percent(evaluation['prevalence'])}) are anomalous."
+        f"({percent(evaluation['prevalence'])}) are anomalous."
     )
 
 
@@ -309,18 +271,18 @@ def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
     alarms = []
     if best is not None and best["auc"] > method["auc"]:
         alarms.append(
-            f"A trivial score does better: {best['name']} reaches AUC {_share(best['auc'])}, "
-            f"{method['name']} {_share(method['auc'])}."
+            f"A trivial score does better: {best['name']} reaches AUC {share(best['auc'])}, "
+            f"{method['name']} {share(method['auc'])}."
         )
     if method["auc"] < 0.5:
         alarms.append(
-            f"The AUC is below 0.5 ({_share(method['auc'])}): normal {evaluation['unit']}s are "
+            f"The AUC is below 0.5 ({share(method['auc'])}): normal {evaluation['unit']}s are "
             "mostly scored as more anomalous than the anomalous ones."
         )
     if pixel and pixel["darkness_auc"] > pixel["auc"]:
         alarms.append(
             "A trivial map does better: darkness reaches pixel AUC "
-            f"{_share(pixel['darkness_auc'])}, the residual {_share(pixel['auc'])}."
+            f"{share(pixel['darkness_auc'])}, the residual {share(pixel['auc'])}."
         )
     return alarms
 
@@ -329,22 +291,8 @@ def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _number(value: float | None) -> str:
-    """Four significant digits, for scores and thresholds."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:#.4g}".rstrip(".")
-
-
-def _share(value: float | None) -> str:
-    """Three decimals, for AUC and what else lies in [0, 1]."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
 def _interval(bounds: Sequence[float] | None) -> str:
-    return "–" if bounds is None else f"{_share(bounds[0])} to {_share(bounds[1])}"
+    return "–" if bounds is None else f"{share(bounds[0])} to {share(bounds[1])}"
 
 
 def _p_value(value: float) -> str:
@@ -365,7 +313,7 @@ def _cell(value: object, key: str = "") -> str:
         case int() | np.integer():
             return f"{value:,}"
         case float() | np.floating():
-            return _p_value(float(value)) if key == "p_value" else _number(float(value))
+            return _p_value(float(value)) if key == "p_value" else number(float(value))
         case str():
             return value
         case Iterable():
@@ -384,11 +332,11 @@ def _pixel_facts(pixel: Mapping[str, Any]) -> dict[str, str]:
         "lesion_sensitivity": "share of lesions found",
         "threshold": "threshold of the map",
     }
-    texts = {"prevalence": _percent, "threshold": _number, "false_regions_per_image": _number}
+    texts = {"prevalence": percent, "threshold": number, "false_regions_per_image": number}
     groups = [value for key, value in pixel.items() if key != "youden" and isinstance(value, dict)]
     plain = {key: value for key, value in pixel.items() if not isinstance(value, dict)}
     return {
-        names.get(key, _words(key)): texts.get(key, _share)(value)
+        names.get(key, _words(key)): texts.get(key, share)(value)
         if isinstance(value, float)
         else _cell(value)
         for group in [plain, *groups]
@@ -516,130 +464,3 @@ def _data_uri(pixels: np.ndarray) -> str:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
-
-# ---------------------------------------------------------------- figures
-
-
-def _evaluation_figures(
-    evaluation: Mapping[str, Any], scores: np.ndarray, labels: np.ndarray
-) -> list[dict[str, str]]:
-    method, calibrated = evaluation["rows"][0], evaluation["calibrated"]
-    curve = _roc_figure(evaluation["roc"], method["auc"], method["youden"], calibrated)
-    caption = "Receiver operating characteristic. Youden's point is chosen on the test labels."
-    figures = [_figure("roc", caption, curve)]
-    series = [
-        ("normal", scores[labels == 0], NORMAL),
-        ("anomalous", scores[labels == 1], ANOMALOUS),
-    ]
-    caption = "Scores of normal and anomalous images on one axis (as Fig. B3 of the paper)."
-    figures.append(_figure("scores", caption, _histogram_figure(series, calibrated["threshold"])))
-    if evaluation["pixel"] and evaluation["pixel_roc"]:
-        pixel = evaluation["pixel"]
-        curve = _roc_figure(evaluation["pixel_roc"], pixel["auc"], pixel.get("youden"), None)
-        caption = "Pixel by pixel: the residual map against the ground-truth masks."
-        figures.append(_figure("pixels", caption, curve))
-    return figures
-
-
-def _figure(name: str, caption: str, drawing: Figure) -> dict[str, str]:
-    return {"caption": caption, "svg": _inline_svg(name, caption, drawing)}
-
-
-def _new_figure() -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    drawing = Figure(figsize=(4.4, 3.3), layout="constrained")
-    return drawing, drawing.add_subplot()
-
-
-def _roc_figure(
-    curve: Mapping[str, Sequence[float]],
-    auc: float,
-    youden: Mapping[str, Any] | None,
-    calibrated: Mapping[str, Any] | None,
-) -> Figure:
-    from matplotlib import rc_context
-
-    with rc_context(FIGURE_STYLE):
-        drawing, axes = _new_figure()
-        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.plot(
-            curve["fpr"], curve["tpr"], color=ANOMALOUS, linewidth=1.8, label=f"AUC {_share(auc)}"
-        )
-        if youden is not None and youden["sensitivity"] is not None:
-            place = (1 - youden["specificity"], youden["sensitivity"])
-            label = "Youden's point, chosen on the test labels"
-            axes.plot(*place, "o", markersize=7, color=INK, fillstyle="none", label=label)
-        if calibrated is not None and calibrated["threshold"] is not None:
-            place = (calibrated["false_positive_rate"], calibrated["sensitivity"])
-            label = f"calibrated threshold, {_percent(calibrated['alpha'])} asked for"
-            axes.plot(*place, "D", markersize=6.5, color=NORMAL, label=label)
-        axes.set(
-            xlabel="false-positive rate",
-            ylabel="sensitivity",
-            xlim=(-0.02, 1.02),
-            ylim=(-0.02, 1.02),
-        )
-        axes.legend(loc="lower right")
-    return drawing
-
-
-def _histogram_figure(
-    series: Sequence[tuple[str, np.ndarray, str]], threshold: float | None
-) -> Figure:
-    from matplotlib import rc_context
-
-    present = [(name, values, colour) for name, values, colour in series if len(values)]
-    everything = np.concatenate([values for _, values, _ in present])
-    edges, logarithmic = _bins(everything)
-    with rc_context(FIGURE_STYLE):
-        drawing, axes = _new_figure()
-        for name, values, colour in present:
-            weights = np.full(len(values), 1 / len(values))
-            style: dict[str, Any] = {"bins": edges, "weights": weights, "color": colour}
-            axes.hist(values, histtype="stepfilled", alpha=0.25, **style)
-            axes.hist(
-                values, histtype="step", linewidth=1.4, label=f"{name} ({len(values):,})", **style
-            )
-        if threshold is not None:
-            label = f"calibrated threshold {_number(threshold)}"
-            axes.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (5, 2)), label=label)
-        axes.set(xlabel="anomaly score", ylabel="relative frequency")
-        axes.set_xscale("log" if logarithmic else "linear")
-        axes.grid(axis="x", visible=False)
-        axes.legend(loc="upper right")
-    return drawing
-
-
-def _bins(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Edges of bins, logarithmic (True) where outliers would press all else into one bin."""
-    low, high = float(values.min()), float(values.max())
-    if low > 0 and high > 20 * float(np.median(values)):
-        return np.geomspace(low, high, BINS + 1), True
-    if high - low <= 1e-9 * abs(high):
-        low, high = low - 0.5 * abs(low) - 1e-6, high + 0.5 * abs(high) + 1e-6
-    return np.linspace(low, high, BINS + 1), False
-
-
-def _inline_svg(name: str, description: str, drawing: Figure) -> str:
-    """SVG with the page's colours and letters, and with ids that no other figure there has."""
-    from html import escape
-
-    from markupsafe import Markup
-    from matplotlib import rc_context
-
-    stream = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with rc_context({**FIGURE_STYLE, "svg.hashsalt": name}):
-        drawing.savefig(stream, format="svg", transparent=True, metadata=nothing)
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    for colour, replacement in PAGE_COLOURS.items():
-        text = text.replace(colour, replacement)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
-    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
-    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
-    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
-    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1))

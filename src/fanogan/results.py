@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import heapq
 import io
-from collections.abc import Callable, Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +82,15 @@ class Judge:
             "warnings": "; ".join(result.warnings),
         }
 
+    def volume(self, result: Result) -> dict[str, Any]:
+        """One line of the report's table of volumes."""
+        return {
+            "name": result.name,
+            "score": result.total,
+            "p_value": self.p_value(result),
+            "flag": self.flag(result),
+        }
+
     def case(
         self, result: Result, label: int | None = None, mask: np.ndarray | None = None
     ) -> Case:
@@ -135,6 +147,33 @@ def about_model(detector: FAnoGAN) -> dict[str, str]:
     }
 
 
+@contextlib.contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to write into, whose files come into ``out`` together at the end, or not at all.
+
+    Raises:
+        OSError: ``out`` can't be written; the error names it.
+    """
+    is_new = not out.exists()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as unfinished:
+            yield Path(unfinished)
+            _move_files(Path(unfinished), out)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from error
+    finally:
+        if is_new and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _move_files(source: Path, target: Path) -> None:
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)
+
+
 def write_results(
     detector: FAnoGAN,
     images: Any,
@@ -160,55 +199,65 @@ def write_results(
         The rows of ``scores.csv``, the highest score first.
 
     Raises:
-        BadScan: an image that can't be read or scored; ``scores.csv`` is then not written.
+        BadScan: an image that can't be read or scored; nothing is then written.
         OSError: the folder can't be written.
     """
-    out = Path(out)
     judge, gallery = Judge(detector, alpha), Gallery(IN_GALLERY)
     rows: list[dict[str, Any]] = []
-    skipped: list[str] = []
-
-    def on_bad(error: BadScan) -> None:
-        skipped.append(str(error))
-
-    found = detector.results(images, groups=groups, skip_bad=skip_bad, on_bad=on_bad)
-    for result in found:
-        rows.append(judge.row(result))
-        if result.residual is not None and result.picture is not None:
-            place = result.name.lstrip("/").replace("../", "")
-            write_whole(out / "maps" / f"{place}.tif", _float_tiff(result.residual))
-            coloured = overlay(
-                as_picture(result.picture), result.residual, detector.calibration.map_scale
-            )
-            write_whole(out / "overlays" / f"{place}.png", _png(coloured))
-            gallery.add(judge.case(result))
-        on_result(result)
-    rows.sort(key=lambda row: -float(row["score"]))
-    warned = sum(bool(row["warnings"]) for row in rows)
-    warnings = [f"skipped: {sentence}" for sentence in skipped]
-    if warned:
-        warnings.insert(
-            0, f"{warned:,} of {len(rows):,} look unlike the training normals: see them"
+    volumes: list[dict[str, Any]] = []
+    skipped: list[BadScan] = []
+    with whole_folder(Path(out)) as folder:
+        for result in detector.results(
+            images, groups=groups, skip_bad=skip_bad, on_bad=skipped.append
+        ):
+            rows.append(judge.row(result))
+            if result.unit == "volume":
+                volumes.append(judge.volume(result))
+            else:
+                case = judge.case(result)
+                gallery.add(case)
+                _write_pictures(folder, case, detector.calibration.map_scale)
+            on_result(result)
+        rows.sort(key=lambda row: -float(row["score"]))
+        volumes.sort(key=lambda volume: -float(volume["score"]))
+        held_out = judge.units.get("image")
+        write_score_report(
+            folder / "report.html",
+            title=f"Anomaly scores of {gallery.seen:,} images",
+            model=about_model(detector),
+            scale=detector.calibration.map_scale,
+            statement="; ".join(
+                judge.statement(unit) for unit in (["image", "volume"] if volumes else ["image"])
+            ),
+            cases=gallery.cases,
+            total=gallery.seen,
+            scores=np.array([float(row["score"]) for row in rows if row["unit"] == "image"]),
+            held_out=held_out.scores if held_out else np.array([]),
+            volumes=volumes,
+            warnings=[*_unfamiliar(rows), *skips(skipped), *detector.facts["warnings"]],
         )
-    volumes = [row for row in rows if row["unit"] == "volume"]
-    images_held = judge.units.get("image")
-    write_score_report(
-        out / "report.html",
-        title=f"Anomaly scores of {gallery.seen:,} images",
-        model=about_model(detector),
-        scale=detector.calibration.map_scale,
-        statement=judge.statement(),
-        cases=gallery.cases,
-        total=gallery.seen,
-        scores=np.array([float(row["score"]) for row in rows if row["unit"] == "image"]),
-        held_out=images_held.scores if images_held else np.array([]),
-        volumes=[
-            {key: row[key] for key in ("name", "score", "p_value", "flag")} for row in volumes
-        ],
-        warnings=[*warnings, *detector.facts["warnings"]],
-    )
-    write_csv(out / "scores.csv", COLUMNS, rows)
+        write_csv(folder / "scores.csv", COLUMNS, rows)
     return rows
+
+
+def _write_pictures(folder: Path, case: Case, scale: float) -> None:
+    """An image's raw map, and the map in colours over the image."""
+    assert case.residual is not None
+    place = case.name.lstrip("/").replace("../", "")
+    write_whole(folder / "maps" / f"{place}.tif", _float_tiff(case.residual))
+    coloured = overlay(case.picture, case.residual, scale)
+    write_whole(folder / "overlays" / f"{place}.png", _png(coloured))
+
+
+def _unfamiliar(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    warned = sum(bool(row["warnings"]) for row in rows)
+    if warned:
+        yield f"{warned:,} of {len(rows):,} look unlike the training normals: see their warnings"
+
+
+def skips(skipped: Sequence[BadScan]) -> list[str]:
+    """What a page says of files that were left out."""
+    return [f"skipped: {error}" for error in skipped]
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""How tissue becomes grey values: speckle, noise and log compression of an OCT device.
+"""How tissue becomes a B-scan: layers, vessels' shadows, choroid, speckle, noise, log compression.
 
 The device is a Heidelberg Spectralis that averages about nine frames a B-scan. Every constant here
 comes from a comparison with real B-scans (`benchmarks/phantom_spectra.py`, `docs/phantom.md`).
@@ -6,6 +6,7 @@ comes from a comparison with real B-scans (`benchmarks/phantom_spectra.py`, `doc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,95 +19,245 @@ Array = NDArray[np.float32]
 # grey = 255 · (ln(I + 2.44e-4) + 8.3) / 8.285. One unit of ln I is 30.8 grey values.
 _OFFSET, _SHIFT, _RANGE = 2.44e-4, 8.3, 8.285
 
-# Standard deviations (mm; rows, columns) of the point-spread functions that colour white noise.
-# Speckle is as wide as the beam; detector noise is narrower, being correlated by the registration
-# of frames alone.
-_SPECKLE_WIDTH = (0.0040, 0.0088)
-_NOISE_WIDTH = (0.0030, 0.0058)
+# Standard deviations (mm; rows, columns) of the Gaussians that correlate white noise. Speckle is as
+# wide as the beam; detector noise is narrower, being correlated by the registration of frames.
+_SPECKLE_WIDTH = (0.0031, 0.0066)
+_NOISE_WIDTH = (0.0029, 0.0062)
 # Axial and lateral blur of the tissue's own edges (mm).
-_EDGE_WIDTH = (0.0035, 0.0040)
+_EDGE_WIDTH = (0.0026, 0.0030)
+# Vitreous has less signal than the display shows.
+_VITREOUS = -40.0
 
 
 @dataclass(frozen=True)
-class Device:
-    """What one recording does to tissue.
+class Body:
+    """A lesion between two surfaces, in rows: (B-scans, columns); absent where they touch."""
+
+    label: int
+    grey: float
+    top: Array
+    bottom: Array
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """An eye as a device meets it.
 
     Attributes:
-        looks: number of independent speckle patterns that an averaged B-scan amounts to.
-        noise: level of the detector's noise, in units of intensity, at the first row.
-        decay: how fast that noise falls with depth (1/mm).
-        haze: depth (mm), width (mm) and strength of a band of brighter vitreous.
+        edges: rows of the layers' upper boundaries, from the vitreous down; then those of Bruch's
+            membrane and of the choroid's lower end: (B-scans, columns) each.
+        greys: mean grey value of each layer above Bruch's membrane: (B-scans, columns) each.
+        bodies: lesions.
+        large: nearness of a large vessel, 0 to 1: (B-scans, columns).
+        small: the same of a small one.
+        vessel_radius: of the large vessels, mm.
+        vessel_top: which of `edges` the large vessels hang from; the small ones lie at `small_top`.
+        small_top: see `vessel_top`.
     """
 
-    looks: float
+    edges: Sequence[Array]
+    greys: Sequence[Array]
+    bodies: Sequence[Body]
+    large: Array
+    small: Array
+    vessel_radius: float
+    vessel_top: int
+    small_top: int
+
+
+@dataclass(frozen=True)
+class _Device:
+    """What one recording does to an eye; see `_draw_device` for the ranges."""
+
+    contrast: float
     noise: float
-    decay: float
+    noise_decay: float
     haze: tuple[float, float, float]
+    choroid: float
+    attenuation: float
+    sclera: float
+    shadow: float
 
 
-def draw_device(rng: np.random.Generator, depth: float) -> Device:
+def covered(rows: Array, top: Array, bottom: Array) -> Array:
+    """How much of each pixel lies between two surfaces: (rows, columns), 0 to 1.
+
+    Args:
+        rows: (rows, 1) numbers of the rows; a pixel reaches half a row up and down from its number.
+        top: (columns,) upper surface.
+        bottom: (columns,) lower surface.
+    """
+    return np.clip(rows + 0.5 - top, 0, 1) - np.clip(rows + 0.5 - bottom, 0, 1)
+
+
+def record(
+    tissue: Tissue,
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> NDArray[np.uint8]:
+    """A volume of an eye as the device shows it.
+
+    Args:
+        tissue: the eye.
+        shape: B-scans, rows, columns.
+        spacing: mm between B-scans, rows and columns.
+        rng: source of the recording's quality, of texture, speckle and noise.
+
+    Returns:
+        (B-scans, rows, columns) uint8.
+    """
+    device = _draw_device(rng, shape[1] * spacing[1])
+    texture = _choroid_texture(rng, shape, spacing)
+    pixels = np.empty(shape, dtype=np.uint8)
+    for scan in range(shape[0]):
+        grey = _layers(tissue, scan, shape[1])
+        _add_choroid(grey, tissue, scan, texture[scan], device, spacing[1])
+        _add_vessels(grey, tissue, scan, device, spacing[1])
+        for body in tissue.bodies:
+            _add_body(grey, body, scan)
+        grey += _gains(rng, grey.shape, spacing[1:])
+        pixels[scan] = _expose(grey, spacing[1:], device, rng)
+    return pixels
+
+
+def _draw_device(rng: np.random.Generator, depth: float) -> _Device:
     """A recording's quality, drawn within the spread of real eyes; `depth` of the scan in mm."""
-    return Device(
-        looks=float(rng.uniform(6.0, 9.0)),
-        noise=float(np.exp(np.clip(rng.normal(-8.2, 0.6), -9.2, -6.8))),
-        decay=float(rng.uniform(0.6, 1.2)),
+    return _Device(
+        contrast=float(rng.uniform(0.34, 0.42)),
+        noise=float(np.exp(np.clip(rng.normal(-7.8, 0.8), -9.0, -6.6))),
+        noise_decay=float(rng.uniform(0.6, 1.2)),
         haze=(
             depth * float(rng.uniform(0, 0.3)),
             float(rng.uniform(0.05, 0.2)),
             float(rng.uniform(0, 1.2)),
         ),
+        choroid=float(rng.uniform(66, 88)),
+        attenuation=float(rng.uniform(130, 300)),
+        sclera=float(rng.uniform(0, 40)),
+        shadow=float(rng.uniform(0.7, 1.3)),
     )
 
 
-def coloured(
-    rng: np.random.Generator, shape: tuple[int, ...], widths: tuple[float, ...]
+def _layers(tissue: Tissue, scan: int, height: int) -> Array:
+    """Mean grey values of vitreous and retina: (rows, columns)."""
+    rows = np.arange(height, dtype=np.float32)[:, None]
+    grey = np.full((height, tissue.large.shape[1]), _VITREOUS, dtype=np.float32)
+    before: Array | float = _VITREOUS
+    for edge, layer in zip(tissue.edges, tissue.greys, strict=False):
+        first = max(int(edge[scan].min()) - 1, 0)
+        grey[first:] += (layer[scan] - before) * np.clip(rows[first:] + 0.5 - edge[scan], 0, 1)
+        before = layer[scan]
+    return grey
+
+
+def _choroid_texture(
+    rng: np.random.Generator, shape: tuple[int, int, int], spacing: tuple[float, float, float]
 ) -> Array:
+    """Grey values that choroidal vessels add: (B-scans, rows below Bruch's membrane, columns)."""
+    rows = min(shape[1], int(0.45 / spacing[1]) + 2)
+    size = (shape[0], rows, shape[2])
+
+    def blobs(*widths: float) -> Array:
+        steps = tuple(width / step for width, step in zip(widths, spacing, strict=True))
+        return coloured(rng, size, steps)
+
+    depth = (np.arange(rows, dtype=np.float32) * spacing[1])[None, :, None]
+    vessels = 1 / (1 + np.exp(-3 * (blobs(0.06, 0.026, 0.05) - 0.3)))
+    fine = blobs(0.03, 0.010, 0.017)
+    deep = np.clip((depth - 0.02) / 0.06, 0, 1)
+    return np.asarray(deep * (16 - 42 * vessels) + (17 - 9 * deep) * fine, dtype=np.float32)
+
+
+def _add_choroid(
+    grey: Array, tissue: Tissue, scan: int, texture: Array, device: _Device, step: float
+) -> None:
+    """Fill what lies below Bruch's membrane; `step` is mm a row."""
+    bruch, end = tissue.edges[-2][scan], tissue.edges[-1][scan]
+    first = max(int(bruch.min()) - 1, 0)
+    rows = np.arange(first, grey.shape[0], dtype=np.float32)[:, None]
+    depth = np.maximum(rows - bruch, 0) * step
+    index = np.minimum((depth / step).astype(np.intp), len(texture) - 1)
+    inside = np.clip((end - rows) * step / 0.06 + 0.5, 0, 1)
+    filled = device.choroid + 82 * np.exp(depth / -0.05) - device.attenuation * depth * (1 + depth)
+    filled += inside * np.take_along_axis(texture, index, axis=0)
+    filled += device.sclera * (1 - inside)
+    share = np.clip(rows + 0.5 - bruch, 0, 1)
+    grey[first:] += share * (filled - grey[first:])
+
+
+def _add_vessels(grey: Array, tissue: Tissue, scan: int, device: _Device, step: float) -> None:
+    """Bright walls of large vessels, and the shadows of all; `step` is mm a row."""
+    rows = np.arange(grey.shape[0], dtype=np.float32)[:, None]
+    for nearness, edge, dark, light, radius in (
+        (tissue.large[scan], tissue.edges[tissue.vessel_top][scan], 45, 45, tissue.vessel_radius),
+        (tissue.small[scan], tissue.edges[tissue.small_top][scan], 24, 30, 0.012),
+    ):
+        columns = np.flatnonzero(nearness > 0.02)
+        near, below = nearness[columns], rows - edge[columns]
+        body = np.exp(-((below * step / radius - 0.5) ** 2))
+        shade = np.clip(below * step / 0.06, 0, 1) * np.exp(below * step / -0.8)
+        grey[:, columns] += near * (light * body - dark * device.shadow * shade)
+
+
+def _add_body(grey: Array, body: Body, scan: int) -> None:
+    """Draw a lesion over the layers."""
+    top, bottom = body.top[scan], body.bottom[scan]
+    columns = np.flatnonzero(bottom > top)
+    if not len(columns):
+        return
+    top, bottom = top[columns], bottom[columns]
+    first = max(int(top.min()) - 1, 0)
+    rows = np.arange(first, min(int(bottom.max()) + 3, grey.shape[0]), dtype=np.float32)[:, None]
+    place = np.ix_(rows[:, 0].astype(np.intp), columns)
+    grey[place] += covered(rows, top, bottom) * (body.grey - grey[place])
+
+
+def _gains(rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, ...]) -> Array:
+    """Brightness that changes between B-scans and from place to place, and falls with depth."""
+    depth = np.arange(shape[0], dtype=np.float32)[:, None] * spacing[0]
+    along = coloured(rng, shape[1:], (0.02 / spacing[1],))
+    mottle = coloured(rng, shape, (0.007 / spacing[0], 0.03 / spacing[1]))
+    steady = rng.normal(0, 3) + 3 * along + 8 * (0.6 - depth)
+    return np.asarray(steady + 6 * mottle, dtype=np.float32)
+
+
+def coloured(rng: np.random.Generator, shape: tuple[int, ...], widths: tuple[float, ...]) -> Array:
     """Gaussian noise of mean 0 and variance 1, smoothed by Gaussians of `widths` pixels."""
     field = rng.standard_normal(shape, dtype=np.float32)
     smooth = np.asarray(gaussian_filter(field, widths, mode="wrap"), dtype=np.float32)
-    return (smooth - smooth.mean()) / max(float(smooth.std()), 1e-6)
+    return np.asarray((smooth - smooth.mean()) / max(float(smooth.std()), 1e-6))
 
 
-def gamma_from_normal(normal: Array, looks: float) -> Array:
-    """Averaged speckle: gamma-distributed with mean 1 and variance 1 / looks.
+def _gamma(normal: Array, looks: float) -> Array:
+    """Gamma-distributed noise of mean 1 and variance 1 / looks, correlated as the normal noise is.
 
-    The cube of Wilson and Hilferty (1931) turns a correlated normal field into a gamma one that is
-    correlated alike, so one field stands for the average of many frames.
+    The cube is the transform of Wilson and Hilferty (1931).
     """
     return np.maximum(1 - 1 / (9 * looks) + normal / (3 * looks**0.5), 0) ** 3
 
 
-def record(
-    grey: Array, spacing: tuple[float, float], device: Device, rng: np.random.Generator
+def _expose(
+    grey: Array, spacing: tuple[float, ...], device: _Device, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """A B-scan of tissue as the device shows it.
-
-    Args:
-        grey: (rows, columns) mean grey value of the tissue on the display's scale, any real number.
-        spacing: mm between rows and between columns.
-        device: the recording's quality.
-        rng: source of speckle and noise.
-
-    Returns:
-        (rows, columns) uint8.
-    """
+    """Blur, speckle, noise and the display curve: (rows, columns) uint8."""
 
     def pixels(widths: tuple[float, float]) -> tuple[float, ...]:
         return tuple(width / step for width, step in zip(widths, spacing, strict=True))
 
-    grey = gaussian_filter(grey, pixels(_EDGE_WIDTH))
-    intensity = np.maximum(np.exp(grey * (_RANGE / 255) - _SHIFT) - _OFFSET, 0)
+    blurred = gaussian_filter(grey, pixels(_EDGE_WIDTH), mode="nearest")
+    intensity = np.maximum(np.exp(blurred * (_RANGE / 255) - _SHIFT) - _OFFSET, 0)
     speckle = coloured(rng, grey.shape, pixels(_SPECKLE_WIDTH))
-    intensity *= gamma_from_normal(speckle, device.looks)
+    intensity *= np.exp(device.contrast * speckle - device.contrast**2 / 2)
     # The device subtracts most of the noise's mean, so part of the background is exactly black.
-    noise = gamma_from_normal(coloured(rng, grey.shape, pixels(_NOISE_WIDTH)), 1.2) - 0.25
+    noise = _gamma(coloured(rng, grey.shape, pixels(_NOISE_WIDTH)), looks=1.2) - 0.25
     intensity += noise * _noise_level(np.arange(grey.shape[0]) * spacing[0], device)[:, None]
     shown = (np.log(np.maximum(intensity, 0) + _OFFSET) + _SHIFT) * (255 / _RANGE)
     return np.rint(np.clip(shown, 0, 255)).astype(np.uint8)
 
 
-def _noise_level(depth: NDArray[np.float64], device: Device) -> Array:
+def _noise_level(depth: NDArray[np.float64], device: _Device) -> Array:
     """Noise of each row: (rows,), from the rows' depths in mm."""
     where, width, strength = device.haze
     haze = 1 + strength * np.exp(-(((depth - where) / width) ** 2))
-    return np.asarray(device.noise * np.exp(-device.decay * depth) * haze, dtype=np.float32)
+    return np.asarray(device.noise * np.exp(-device.noise_decay * depth) * haze, dtype=np.float32)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,24 +14,30 @@ if TYPE_CHECKING:
     from fanogan.detectors import FAnoGAN, Result
     from fanogan.training import Progress
 
+LONGEST_NAME = 32
+STAGES = {"gan": "GAN rounds", "encoder": "encoder updates"}
 
+
+@functools.cache
 def console() -> Any:
-    """The console that all goes to."""
+    """The one console: what is printed while a bar is shown goes above it, not through it."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, emoji=False)
 
 
-def log_handler() -> logging.Handler:
-    """Shows log records as plain lines, above a progress bar where there is one."""
-    from rich.logging import RichHandler
+def say(text: str, style: str = "") -> None:
+    """Print a line; a terminal breaks it between words."""
+    screen = console()
+    screen.print(text, style=style, markup=False, soft_wrap=not screen.is_terminal)
 
-    return RichHandler(console=console(), show_time=False, show_path=False, show_level=False)
 
+class LogHandler(logging.Handler):
+    """Shows log records as plain lines."""
 
-def say(text: str, markup: bool = True) -> None:
-    """Print a line."""
-    console().print(text, markup=markup)
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        say(self.format(record), "yellow")
 
 
 def status(text: str) -> Any:
@@ -42,39 +49,30 @@ def duration(seconds: float) -> str:
     """A length of time in the unit that people would use."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * length:
-            return (
-                f"{seconds / length:.0f} {unit}"
-                if seconds >= 10 * length
-                else (f"{seconds / length:.1f} {unit}")
-            )
-    return f"{seconds:.0f} seconds"
+            count = seconds / length
+            return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"
+    return f"{max(seconds, 1):.0f} seconds"
 
 
 @contextlib.contextmanager
 def training_bars() -> Iterator[Progress]:
-    """One bar a stage, with speed and time left, and a line of the last figures below."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    """One bar a stage, with speed and time left, and a line of its last figures below."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
     class Bars(Progress):
-        figures = ""
-
         def get_renderables(self) -> Iterator[Any]:
-            yield self.make_tasks_table(self.tasks)
-            yield Text(self.figures, style="dim")
+            for task in self.tasks:
+                yield self.make_tasks_table([task])
+                if task.fields["figures"]:
+                    yield Text(f"  {task.fields['figures']}", style="dim")
 
     columns = (
         TextColumn("{task.description:15}"),
         BarColumn(20),
-        MofNCompleteColumn(),
+        TextColumn("{task.completed:,}/{task.total:,}"),
         TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Bars(*columns, console=console()) as bars:
         tasks: dict[str, Any] = {}
@@ -82,14 +80,17 @@ def training_bars() -> Iterator[Progress]:
 
         def progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
             if stage not in tasks:
-                name = "GAN rounds" if stage == "gan" else f"{stage} updates"
-                tasks[stage] = bars.add_task(name, total=steps, speed="")
+                name = STAGES.get(stage, stage)
+                tasks[stage] = bars.add_task(
+                    name, total=steps, completed=step, speed="", figures=""
+                )
                 begun[stage] = time.monotonic(), step
             since, first = begun[stage]
-            speed = (step - first) / max(time.monotonic() - since, 1e-9)
-            bars.update(tasks[stage], completed=step, speed=f"{speed:.1f}/s")
+            if step > first:
+                speed = (step - first) / max(time.monotonic() - since, 1e-9)
+                bars.update(tasks[stage], completed=step, speed=f"{speed:.1f}/s")
             if figures:
-                bars.figures = _figures(stage, figures)
+                bars.update(tasks[stage], figures=_figures(stage, figures))
 
         yield progress
 
@@ -108,15 +109,18 @@ def _figures(stage: str, figures: Mapping[str, float]) -> str:
 @contextlib.contextmanager
 def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
     """A bar that counts images; files may hold several."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        *Progress.get_default_columns()[:1],
+        TextColumn("{task.description}"),
         BarColumn(20),
-        MofNCompleteColumn(),
+        TextColumn("{task.completed:,}/{task.total:,}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(), transient=True) as bars:
+    screen = console()
+    with Progress(
+        *columns, console=screen, transient=True, disable=not screen.is_terminal
+    ) as bars:
         task = bars.add_task(text, total=total)
         count = 0
 
@@ -128,20 +132,34 @@ def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
         yield on_result
 
 
-def line(row: Mapping[str, Any]) -> str:
-    """A row of scores.csv in one line."""
-    p = f"p {float(row['p_value']):.3f}" if row["p_value"] else ""
-    flag = "▲ flagged" if row["flag"] == "yes" else ""
-    warning = "unlike the training normals" if row["warnings"] else ""
-    parts = (f"{row['name']:40}", f"score {float(row['score']):.4f}", p, flag, warning)
-    return "  ".join(part for part in parts if part)
+def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
+    """Print the first rows of scores.csv, those of volumes where there are any."""
+    volumes = [row for row in rows if row["unit"] == "volume"]
+    shown = (volumes or rows)[:most]
+    names = [_shortened(row["name"]) for row in shown]
+    width = max(map(len, names))
+    for name, row in zip(names, shown, strict=True):
+        parts = (
+            f"{name:{width}}",
+            f"score {float(row['score']):<7.4g}",
+            f"p {float(row['p_value']):.3f}" if row["p_value"] else "",
+            "▲ flagged" if row["flag"] == "yes" else "",
+            "unlike training" if row["warnings"] else "",
+        )
+        say("  ".join(part for part in parts if part))
+    if len(rows) > len(shown):
+        say(f"… and {len(rows) - len(shown):,} more in scores.csv")
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
 def say_calibration(detector: FAnoGAN, alpha: float) -> None:
     """Say what each kind of unit is flagged by."""
     units: Mapping[str, HeldOut] = detector.calibration.units
     for unit, held_out in units.items():
-        say(f"{unit}s: {held_out.describe(alpha, unit)}", markup=False)
+        say(f"{unit}s: {held_out.describe(alpha, unit)}")
 
 
 def say_evaluation(found: Mapping[str, Any]) -> None:
@@ -156,29 +174,25 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
         table.add_row(
             row["name"],
             f"{row['auc']:.3f}",
-            f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "",
+            f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "–",
             f"{row['average_precision']:.3f}",
             style="bold" if row["kind"] == "method" else "",
         )
-    screen = console()
-    screen.print(
-        f"{found['n']:,} images of {found['n_subjects']:,} subjects, {found['n_anomalous']:,} "
-        f"anomalous ({100 * found['prevalence']:.0f} %)"
+    n, subjects = found["n"], found["n_subjects"]
+    say(
+        f"{n:,} images{f' of {subjects:,} subjects' if subjects < n else ''}, "
+        f"{found['n_anomalous']:,} anomalous ({100 * found['prevalence']:.0f} %)"
     )
-    screen.print(table)
+    console().print(table)
     calibrated = found["calibrated"]
-    if calibrated["threshold"] is not None:
-        screen.print(
+    if calibrated["threshold"] is None:
+        say(calibrated["note"])
+    else:
+        say(
             f"calibrated threshold {calibrated['threshold']:.4g}: false-positive rate "
             f"{calibrated['false_positive_rate']:.3f} (asked for {calibrated['alpha']:g}), "
-            f"sensitivity {calibrated['sensitivity']:.3f}",
-            markup=False,
+            f"sensitivity {calibrated['sensitivity']:.3f}"
         )
-    else:
-        screen.print(calibrated["note"], markup=False)
-    if found["pixel"]:
-        pixel = found["pixel"]
-        screen.print(
-            f"per pixel: AUC {pixel['auc']:.3f} (darkness {pixel['darkness_auc']:.3f})",
-            markup=False,
-        )
+    pixel = found["pixel"]
+    if pixel:
+        say(f"per pixel: AUC {pixel['auc']:.3f} (darkness {pixel['darkness_auc']:.3f})")

@@ -92,6 +92,12 @@ class FAnoGAN:
         >>> detector.score("scans/new").total                           # doctest: +SKIP
     """
 
+    # What ``fit`` or ``load`` sets.
+    preprocessing: Preprocessing
+    familiar: Familiar
+    networks: Networks
+    calibration: Calibration
+
     def __init__(
         self,
         recipe: str | Path | Recipe = "small",
@@ -464,7 +470,7 @@ class FAnoGAN:
         )
 
     def _look_at(self, stored: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Of each frame in (frames, C, H, W): terms (windows, 2), maps (1 + C, H, W), x (C, H, W)."""
+        """Terms (windows, 2), maps (1 + C, H, W) and x (C, H, W) of each of (frames, C, H, W)."""
         if self.preprocessing.window is None:
             for start in range(0, len(stored), BATCH):
                 terms, maps, x = self._look_at_whole(stored[start : start + BATCH])
@@ -515,7 +521,7 @@ class FAnoGAN:
             from sklearn.exceptions import NotFittedError
 
             raise NotFittedError(
-                "this detector hasn't learnt anything yet: call fit(normals), or FAnoGAN.load(folder)"
+                "this detector has learnt nothing yet: call fit(normals), or FAnoGAN.load(folder)"
             )
 
     # --- keeping --------------------------------------------------------------------------------

@@ -1,0 +1,241 @@
+"""Figures of a page: ROC curves and histograms of scores, as SVG in the page's own colours.
+
+How a number is written is settled here too, since a figure and the text beside it must agree.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BINS = 40
+
+# Matplotlib wants fixed colours; these stand in for the page's, which differ in light and dark.
+INK, NORMAL, ANOMALOUS, MUTED, LINE = (f"#01010{digit}" for digit in range(1, 6))
+PAGE_COLOURS = {
+    INK: "currentColor",
+    NORMAL: "var(--normal)",
+    ANOMALOUS: "var(--anomalous)",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+}
+FIGURE_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+def score_figures(scores: np.ndarray, held_out: np.ndarray) -> list[dict[str, str]]:
+    """Draw the scores of a folder beside those of the held-out normals.
+
+    Args:
+        scores: (n,), one at least.
+        held_out: (m,); may be empty.
+
+    Returns:
+        One figure; its `caption`, and its `svg` ready for the page.
+    """
+    series = [("held-out normals", held_out, NORMAL), ("scored images", scores, ANOMALOUS)]
+    caption = "Scores of the images of this report beside those of the held-out normals."
+    return [_figure("scores", caption, histogram_figure(series, None))]
+
+
+def evaluation_figures(
+    evaluation: Mapping[str, Any], scores: np.ndarray, labels: np.ndarray
+) -> list[dict[str, str]]:
+    """Draw an evaluation: ROC curve, scores of both classes, and the pixels' ROC curve if any.
+
+    Args:
+        evaluation: What `metrics.json` holds: rows (the method first), calibrated,
+            pixel, roc, pixel_roc.
+        scores: (n,).
+        labels: (n,) 1 anomalous, 0 normal.
+
+    Returns:
+        Figures; the `caption` of each, and its `svg` ready for the page.
+    """
+    method, calibrated = evaluation["rows"][0], evaluation["calibrated"]
+    curve = roc_figure(evaluation["roc"], method["auc"], method["youden"], calibrated)
+    caption = "Receiver operating characteristic. Youden's point is chosen on the test labels."
+    figures = [_figure("roc", caption, curve)]
+    series = [
+        ("normal", scores[labels == 0], NORMAL),
+        ("anomalous", scores[labels == 1], ANOMALOUS),
+    ]
+    caption = "Scores of normal and anomalous images on one axis (as Fig. B3 of the paper)."
+    figures.append(_figure("scores", caption, histogram_figure(series, calibrated["threshold"])))
+    if evaluation["pixel"] and evaluation["pixel_roc"]:
+        pixel = evaluation["pixel"]
+        curve = roc_figure(evaluation["pixel_roc"], pixel["auc"], pixel.get("youden"), None)
+        caption = "Pixel by pixel: the residual map against the ground-truth masks."
+        figures.append(_figure("pixels", caption, curve))
+    return figures
+
+
+def roc_figure(
+    curve: Mapping[str, Sequence[float]],
+    auc: float,
+    youden: Mapping[str, Any] | None,
+    calibrated: Mapping[str, Any] | None,
+) -> Figure:
+    """Draw a ROC curve with its operating points.
+
+    Args:
+        curve: `fpr` and `tpr`, equally long, each in [0, 1].
+        auc: The area under it.
+        youden: `sensitivity` and `specificity` at Youden's point; not drawn where it is None or
+            has no sensitivity.
+        calibrated: `threshold`, `alpha`, `false_positive_rate` and `sensitivity` at the calibrated
+            threshold; not drawn where it is None or has no threshold.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(FIGURE_STYLE):
+        drawing, axes = _new_figure()
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot(
+            curve["fpr"], curve["tpr"], color=ANOMALOUS, linewidth=1.8, label=f"AUC {share(auc)}"
+        )
+        if youden is not None and youden["sensitivity"] is not None:
+            place = (1 - youden["specificity"], youden["sensitivity"])
+            label = "Youden's point, chosen on the test labels"
+            axes.plot(*place, "o", markersize=7, color=INK, fillstyle="none", label=label)
+        if calibrated is not None and calibrated["threshold"] is not None:
+            place = (calibrated["false_positive_rate"], calibrated["sensitivity"])
+            label = f"calibrated threshold, {percent(calibrated['alpha'])} asked for"
+            axes.plot(*place, "D", markersize=6.5, color=NORMAL, label=label)
+        axes.set(
+            xlabel="false-positive rate",
+            ylabel="sensitivity",
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+        )
+        axes.legend(loc="lower right")
+    return drawing
+
+
+def histogram_figure(
+    series: Sequence[tuple[str, np.ndarray, str]], threshold: float | None
+) -> Figure:
+    """Draw relative frequencies of scores on one axis (as Fig. B3 of the paper).
+
+    Args:
+        series: Name, scores (n,) and colour of each class. An empty one is left out; all of them
+            together hold one score at least.
+        threshold: The calibrated threshold, marked where there is one.
+
+    Raises:
+        ValueError: There are no scores.
+    """
+    from matplotlib import rc_context
+
+    present = [(name, values, colour) for name, values, colour in series if len(values)]
+    everything = np.concatenate([values for _, values, _ in present])
+    edges, logarithmic = _bins(everything)
+    with rc_context(FIGURE_STYLE):
+        drawing, axes = _new_figure()
+        for name, values, colour in present:
+            weights = np.full(len(values), 1 / len(values))
+            style: dict[str, Any] = {"bins": edges, "weights": weights, "color": colour}
+            axes.hist(values, histtype="stepfilled", alpha=0.25, **style)
+            axes.hist(
+                values, histtype="step", linewidth=1.4, label=f"{name} ({len(values):,})", **style
+            )
+        if threshold is not None:
+            label = f"calibrated threshold {number(threshold)}"
+            axes.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (5, 2)), label=label)
+        axes.set(xlabel="anomaly score", ylabel="relative frequency")
+        axes.set_xscale("log" if logarithmic else "linear")
+        axes.grid(axis="x", visible=False)
+        axes.legend(loc="upper right")
+    return drawing
+
+
+def inline_svg(name: str, description: str, drawing: Figure) -> str:
+    """Return a figure as SVG with the page's colours and letters.
+
+    Args:
+        name: Begins the figure's ids, so no other figure of the page may have it.
+        description: What a screen reader says of it.
+        drawing: The figure.
+    """
+    from html import escape
+
+    from markupsafe import Markup
+    from matplotlib import rc_context
+
+    stream = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({**FIGURE_STYLE, "svg.hashsalt": name}):
+        drawing.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, replacement in PAGE_COLOURS.items():
+        text = text.replace(colour, replacement)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(href="|url\()#', rf"\1#{name}-", text)
+    text = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1))
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, for scores and thresholds."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:#.4g}".rstrip(".")
+
+
+def share(value: float | None) -> str:
+    """Three decimals, for AUC and what else lies in [0, 1]."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    """One decimal, for what lies in [0, 1] and is better said in hundredths."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _figure(name: str, caption: str, drawing: Figure) -> dict[str, str]:
+    return {"caption": caption, "svg": inline_svg(name, caption, drawing)}
+
+
+def _new_figure() -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(4.4, 3.3), layout="constrained")
+    return drawing, drawing.add_subplot()
+
+
+def _bins(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Edges of bins, logarithmic (True) where outliers would press all else into one bin."""
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high > 20 * float(np.median(values)):
+        return np.geomspace(low, high, BINS + 1), True
+    if high - low <= 1e-9 * abs(high):
+        low, high = low - 0.5 * abs(low) - 1e-6, high + 0.5 * abs(high) + 1e-6
+    return np.linspace(low, high, BINS + 1), False

@@ -1,0 +1,121 @@
+"""The benchmark scripts' own parts: which patches are cut, how they are labelled, and tables."""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+TOP, BOTTOM = 150, 250
+
+
+@pytest.fixture
+def oct_patches(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(CHECKOUT / "benchmarks"))
+    return importlib.import_module("oct_patches")
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(CHECKOUT / "benchmarks"))
+    return importlib.import_module("tables")
+
+
+def bscan() -> np.ndarray:
+    """A bright band on a dark ground with a white wedge at the upper left, and a bright spot."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 30, (400, 400), dtype=np.uint8)
+    pixels[TOP:BOTTOM] += 120
+    rows, columns = np.indices(pixels.shape)
+    pixels[rows + columns < 170] = 255
+    pixels[200:210, 300:310] = 255
+    return pixels
+
+
+def test_a_filled_margin_touches_the_frame_and_a_bright_spot_does_not(
+    oct_patches: ModuleType,
+) -> None:
+    rows, columns = np.indices((400, 400))
+    assert np.array_equal(oct_patches.filled_margin(bscan()), rows + columns < 170)
+
+
+def test_the_band_finds_the_bright_rows(oct_patches: ModuleType) -> None:
+    pixels = bscan()
+    first, last = oct_patches.retina_band(pixels, oct_patches.filled_margin(pixels))
+    # The 5th and 95th percentile of 100 rows, and what smoothing adds.
+    assert np.abs(first[60:] - (TOP + 5)).max() <= 6
+    assert np.abs(last[60:] - (BOTTOM - 5)).max() <= 6
+
+
+def test_patches_lie_in_the_columns_and_the_band_and_touch_no_margin(
+    oct_patches: ModuleType,
+) -> None:
+    pixels = bscan()
+    margin = oct_patches.filled_margin(pixels)
+    found = list(oct_patches.corners(pixels, range(10, 390), 32))
+    assert found
+    for row, column in found:
+        assert column >= 10 and column + 64 <= 390
+        assert TOP - 6 <= row + 32 <= BOTTOM + 6
+        assert not margin[row : row + 64, column : column + 64].any()
+    assert {row for row, _ in found} == {128, 160, 192}
+    # (128, 10) is the one place of the grid that the wedge reaches.
+    assert len(found) == 3 * 10 - 1 and (128, 10) not in found
+
+
+def test_one_pixel_of_fluid_makes_a_patch_anomalous_and_levels_leave_out_what_lies_between(
+    oct_patches: ModuleType,
+) -> None:
+    fluid = np.zeros((400, 400), dtype=bool)
+    fluid[160, 74] = True  # only in the patches that begin at row 128 or 160, column 42 or 74
+    patches = oct_patches.cut([("eye 1", bscan(), fluid)], range(10, 390))
+    assert patches.fluid.sum() == (patches.share > 0).sum() == 4
+    none, little, much = 0.0, 0.005, 0.06
+    share = np.array([none, none, little, much] * 2)
+    fluid = np.zeros((8, 64, 64), dtype=bool)
+    for place, part in enumerate(share):
+        fluid[place].reshape(-1)[: round(part * 64 * 64)] = True
+    eyes = ("eye 1",) * 4 + ("eye 2",) * 4
+    made_up = oct_patches.Patches(np.zeros(fluid.shape, dtype=np.uint8), fluid, eyes)
+    # Right inside each eye, and wrong between them.
+    total = np.array([10.0, 10.0, 11.0, 12.0, 20.0, 20.0, 21.0, 22.0])
+    terms = {"total": total, "image": total, "feature": total}
+    found = {
+        level: oct_patches.at_level(least, made_up, terms, total, {"darkness": -total})
+        for level, least in oct_patches.LEVELS.items()
+    }
+    assert [(one["n"], one["n_anomalous"]) for one in found.values()] == [(8, 4), (6, 2), (6, 2)]
+    method = found["any"]["rows"][0]
+    assert method["within"] == 1.0 and method["auc"] == 0.75
+    assert found["any"]["eyes_with_both"] == 2
+
+
+def test_a_section_is_replaced_and_the_rest_of_the_page_stays(
+    tables: ModuleType, tmp_path: Path
+) -> None:
+    page = tmp_path / "docs" / "benchmarks.md"
+    for name, text in (("one", "first"), ("two", "other"), ("one", "second"), ("one", "second")):
+        tables.write_section(name, text, page)
+    assert page.read_text(encoding="utf-8") == (
+        "# Benchmarks\n\n<!-- one: begin -->\nsecond\n<!-- one: end -->\n"
+        "\n<!-- two: begin -->\nother\n<!-- two: end -->\n"
+    )
+
+
+def test_a_spread_is_shown_only_where_there_is_one(tables: ModuleType) -> None:
+    assert tables.spread([0.5]) == tables.spread([0.5, 0.5]) == "0.500"
+    assert tables.spread([0.4, 0.6]) == "0.500 ± 0.141"
+
+
+def test_the_rates_reached_are_averaged_over_seeds(tables: ModuleType) -> None:
+    row = {"alpha": 0.05, "threshold": 1.0, "note": "evidence"}
+    results = [
+        {"seed": seed, "calibrated": {**row, "false_positive_rate": rate, "sensitivity": 0.5}}
+        for seed, rate in enumerate((0.02, 0.06))
+    ]
+    said = tables.reached(results)
+    assert "asked for 5 %: reached 4.0 % on average, from 2.0 % to 6.0 %" in said
+    results[0]["calibrated"] = {**row, "threshold": None, "note": "too few held out"}
+    assert "too few held out" in tables.reached(results[:1])
