@@ -24,7 +24,6 @@ from fanogan.metrics import (
     image_metrics,
     operating_point,
     roc_curve_points,
-    score_histograms,
     trivial_scores,
     youden,
 )
@@ -208,7 +207,7 @@ def test_resamples_with_one_class_are_dropped_and_counted():
     assert result["intervals"]["auc"] == [1, 1]
 
 
-@pytest.mark.parametrize("measure", [youden, image_metrics, roc_curve_points, score_histograms])
+@pytest.mark.parametrize("measure", [youden, image_metrics, roc_curve_points])
 @pytest.mark.parametrize(
     ("labels", "scores", "sentence"),
     [
@@ -232,7 +231,7 @@ def test_groups_and_thresholds_are_checked():
         operating_point(LABELS, SCORES, math.nan)
 
 
-# Curves and histograms
+# Curves
 
 
 def test_a_long_curve_is_thinned_without_losing_its_area():
@@ -248,36 +247,6 @@ def test_a_long_curve_is_thinned_without_losing_its_area():
 def test_a_short_curve_is_kept():
     curve = roc_curve_points(LABELS, SCORES)
     assert auc(*curve[:2]) == pytest.approx(roc_auc_score(LABELS, SCORES))
-
-
-def test_histograms_share_edges_and_sum_to_one():
-    labels, scores = overlapping_normals(n=1001)
-    histograms = score_histograms(labels, scores, bins=30)
-    assert histograms.edges.size == 31
-    assert histograms.normal.sum() == pytest.approx(1)
-    assert histograms.anomalous.sum() == pytest.approx(1)
-    assert (histograms.below, histograms.above) == (0, 0)
-    assert (histograms.edges[0], histograms.edges[-1]) == (scores.min(), scores.max())
-    inside = (scores >= histograms.edges[9]) & (scores < histograms.edges[10])
-    assert histograms.normal[9] == pytest.approx(inside[labels == 0].mean())
-
-
-def test_an_outlier_does_not_stretch_the_axis_and_is_counted():
-    labels, scores = overlapping_normals(n=400)
-    scores[1], scores[0] = 1e6, -1e6
-    histograms = score_histograms(labels, scores)
-    assert histograms.edges[0] > -20 and histograms.edges[-1] < 20
-    assert (histograms.below, histograms.above) == (1, 1)
-    assert histograms.anomalous[-1] >= 1 / 200 and histograms.normal[0] >= 1 / 200
-
-
-def test_equal_scores_have_a_histogram():
-    histograms = score_histograms([0, 1], [3.0, 3.0], bins=4)
-    assert histograms.normal.sum() == histograms.anomalous.sum() == 1
-    assert histograms.edges[0] < 3 < histograms.edges[-1]
-
-
-# Trivial scores
 
 
 def test_trivial_scores_by_hand():

@@ -6,16 +6,23 @@ heavy is imported inside, so that ``fanogan --help`` answers at once.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from fanogan import terminal
 from fanogan.terminal import say
+
+if TYPE_CHECKING:
+    from fanogan.recipes import Recipe
 
 RESEARCH_ONLY = "Research use only, not a medical device."
 
@@ -56,20 +63,17 @@ def fit(
     from fanogan.detectors import FAnoGAN
     from fanogan.folders import RunFolder
     from fanogan.normals import Normals
-    from fanogan.recipes import Recipe, load_recipe
+    from fanogan.recipes import load_recipe
 
     if resume:
-        if normals or out:
-            raise UsageError("--resume goes on with a run as it was begun: give the run alone")
-        config = RunFolder(resume, resume=True).config
-        origin = config.get("origin")
-        if not origin:
+        if normals or out or groups or (recipe, seed) != ("small", 0):
             raise UsageError(
-                f"{resume}: this run was begun from Python with arrays; go on there, with "
-                "fit(normals, out=…, resume=True)"
+                f"{resume}: a run goes on as it was begun; give --resume without images, --out, "
+                "--recipe, --groups and --seed"
             )
+        chosen, seed, origin = _begun(resume)
         normals, groups, skip_bad = origin["normals"], origin["groups"], origin["skip_bad"]
-        chosen, seed, out = Recipe.from_dict(config["recipe"]), config["seed"], resume
+        out = resume
     else:
         if not normals:
             raise UsageError("no normal images: fanogan fit NORMALS --out RUN")
@@ -78,12 +82,13 @@ def fit(
             raise UsageError("no run folder: give --out RUN")
         if out:
             RunFolder(out)  # refused now, not after the images are read
-    detector = FAnoGAN(chosen, seed=seed, device=device, devices=devices)
+    with _told_by_the_user():
+        detector = FAnoGAN(chosen, seed=seed, device=device, devices=devices)
     with terminal.status("reading images"):
         read = Normals.read(list(normals), chosen, groups=groups, seed=seed, skip_bad=skip_bad)
     say(read.summary)
     for warning in read.warnings:
-        say(f"[yellow]note:[/] {warning}")
+        say(f"note: {warning}", "yellow")
     if dry_run or not resume:
         with terminal.status("timing a few updates"):
             seconds = detector.seconds_to_fit(read)
@@ -94,11 +99,29 @@ def fit(
         with terminal.training_bars() as progress:
             detector.fit(read, out=out, resume=bool(resume), progress=progress)
     except KeyboardInterrupt:
-        say(f"\nstopped; go on with: fanogan fit --resume {out}")
+        say(f"stopped; go on with: fanogan fit --resume {out}")
         raise
     for unit, held_out in detector.calibration.units.items():
         say(f"calibration: {held_out.describe(0.05, unit)}")
     say(f"model: {out}/model · recipe {chosen.name}: {chosen.about}")
+
+
+def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any]]:
+    """The recipe, the seed and the images that a run was begun with."""
+    from fanogan.folders import BadFolder, RunFolder
+    from fanogan.recipes import Recipe
+
+    config = RunFolder(run, resume=True).config
+    try:
+        recipe, seed, origin = Recipe.from_dict(config["recipe"]), config["seed"], config["origin"]
+    except KeyError as error:
+        raise BadFolder(f"{run}: damaged, its config.yaml has no {error}; begin anew") from None
+    if origin is None:
+        raise UsageError(
+            f"{run}: this run was begun in Python, with arrays; go on there, with "
+            "fit(normals, out=…, resume=True)"
+        )
+    return recipe, seed, origin
 
 
 def score(
@@ -130,7 +153,8 @@ def score(
     if not images:
         raise UsageError("no images: fanogan score MODEL IMAGES --out DIR")
     _check_alpha(alpha)
-    detector = FAnoGAN.load(model, device=device)
+    with _told_by_the_user():
+        detector = FAnoGAN.load(model, device=device)
     files = len(find_scans(list(images), groups))
     with terminal.counting_bar("scoring", files) as on_result:
         rows = write_results(
@@ -142,12 +166,9 @@ def score(
             skip_bad=skip_bad,
             on_result=on_result,
         )
-    for row in rows[:10]:
-        say(terminal.line(row), markup=False)
-    if len(rows) > 10:
-        say(f"… and {len(rows) - 10:,} more in {out}/scores.csv", markup=False)
+    terminal.say_scores(rows)
     terminal.say_calibration(detector, alpha)
-    say(f"{out}/report.html · {out}/scores.csv · {out}/maps/ · {out}/overlays/", markup=False)
+    say(f"{out}/report.html · {out}/scores.csv · {out}/maps/ · {out}/overlays/")
     say(RESEARCH_ONLY)
 
 
@@ -182,7 +203,8 @@ def evaluate(
     from fanogan.scans import find_scans
 
     _check_alpha(alpha)
-    detector = FAnoGAN.load(model, device=device)
+    with _told_by_the_user():
+        detector = FAnoGAN.load(model, device=device)
     files = len(find_scans(list(normal), groups)) + len(find_scans(list(anomalous), groups))
     with terminal.counting_bar("scoring, trained and untrained", 2 * files) as on_result:
         found = evaluate_detector(
@@ -197,7 +219,7 @@ def evaluate(
             on_result=on_result,
         )
     terminal.say_evaluation(found)
-    say(f"{out}/report.html · {out}/metrics.json · {out}/scores.csv", markup=False)
+    say(f"{out}/report.html · {out}/metrics.json · {out}/scores.csv")
     say(RESEARCH_ONLY)
 
 
@@ -213,10 +235,10 @@ def demo(out: Path = Path("demo"), seed: int = 0, device: str = "auto") -> None:
     """
     from fanogan.demo import run_demo
 
-    with terminal.training_bars() as progress, terminal.status("scoring"):
+    with terminal.training_bars() as progress:
         found = run_demo(out, seed=seed, device=device, progress=progress)
     terminal.say_evaluation(found)
-    say(f"the report: {out}/report.html", markup=False)
+    say(f"the report: {out}/report.html")
     say(RESEARCH_ONLY)
 
 
@@ -238,16 +260,31 @@ def parser() -> ArgumentParser:
         "normal it is, and where.",
         epilog="A first look: fanogan demo",
         version=version("fanogan"),
+        formatter_class=_Help,
     )
     commands = whole.add_subcommands(required=True, metavar="VERB", title="verbs")
     for name, (function, positional) in VERBS.items():
         text = inspect.getdoc(function) or ""
         about, _, arguments = text.partition("\n\nArgs:\n")
-        command = ArgumentParser(prog=f"fanogan {name}", description=about.split("\n")[0])
-        command.epilog = about.split("\n\n")[1]
+        title, example = about.split("\n\n")
+        command = ArgumentParser(
+            prog=f"fanogan {name}", description=title, epilog=example, formatter_class=_Help
+        )
         _add_arguments(command, function, positional, _argument_help(arguments))
-        commands.add_subcommand(name, command, help=about.split("\n")[0])
+        commands.add_subcommand(name, command, help=title)
     return whole
+
+
+class _Help(DefaultHelpFormatter):
+    """Says of an option what it does, and its default where it has one."""
+
+    def _get_help_string(self, action: Any) -> str:
+        has_default = action.default not in (None, False, []) and "SUPPRESS" not in action.default
+        return f"{action.help} (default: %(default)s)" if has_default else str(action.help)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Leaves an example on its line, to be copied."""
+        return text if text.startswith("Example:") else super()._fill_text(text, width, indent)
 
 
 def _argument_help(text: str) -> dict[str, str]:
@@ -269,28 +306,31 @@ def _add_arguments(
     positional: Sequence[str],
     texts: Mapping[str, str],
 ) -> None:
-    """A function's parameters: switches and lists by hand, since a shell gives them bare."""
+    """A function's parameters, with switches and lists given bare, as a shell has them."""
     types = inspect.get_annotations(function, eval_str=True)
-    by_hand: set[str | int] = set()
     for name, parameter in inspect.signature(function).parameters.items():
+        kind, several = _kind(types[name])
         required = parameter.default is inspect.Parameter.empty
-        several = "Sequence" in str(types[name])
-        flag = f"--{name.replace('_', '-')}"
-        if name in positional:
-            command.add_argument(
-                name,
-                nargs="*" if several else None,
-                type=str if several else types[name],
-                help=texts[name],
-            )
-        elif several:
-            command.add_argument(flag, nargs="+", type=str, required=required, help=texts[name])
-        elif types[name] is bool:
-            command.add_argument(flag, action="store_true", help=texts[name])
+        options: dict[str, Any] = {"help": texts[name]}
+        if kind is bool:
+            options["action"] = "store_true"
         else:
-            continue
-        by_hand.add(name)
-    command.add_function_arguments(function, skip=by_hand, as_group=False)
+            options["type"] = kind
+            if not required and not several:
+                options["default"] = parameter.default
+        if name in positional:
+            command.add_argument(name, **options, **({"nargs": "*"} if several else {}))
+        else:
+            options |= {"required": required, **({"nargs": "+"} if several else {})}
+            command.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """The type of one value of a parameter, and whether it takes several."""
+    if isinstance(annotation, UnionType):
+        annotation = get_args(annotation)[0]
+    several = get_origin(annotation) is Sequence
+    return (get_args(annotation)[0] if several else annotation), several
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -298,13 +338,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse_args(arguments)
     verb = given.subcommand
     logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[terminal.log_handler()]
+        level=logging.WARNING, format="%(message)s", handlers=[terminal.LogHandler()]
     )
     try:
         VERBS[verb][0](**given[verb])
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:
         if not _is_said(error):
             raise
         print(f"fanogan: {_sentence(error)}", file=sys.stderr)
@@ -312,19 +352,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _is_said(error: Exception) -> bool:
-    """Whether an error is the user's to mend, and so needs its sentence and no traceback."""
-    return (
-        isinstance(error, OSError)
-        or type(error).__module__.startswith("fanogan.")
-        or (type(error) is ValueError and bool(error.__traceback__))
-    )
+    """Whether an error is the user's to mend: the package's own kinds, and the system's.
+
+    Any other is a fault of the program, and keeps its traceback.
+    """
+    return isinstance(error, OSError) or type(error).__module__.startswith("fanogan.")
+
+
+@contextlib.contextmanager
+def _told_by_the_user() -> Iterator[None]:
+    """A ValueError in here is about a value that the user gave."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+REMEDIES = {
+    errno.ENOSPC: "make room, or give another folder",
+    errno.EDQUOT: "make room, or give another folder",
+    errno.EFBIG: "raise the limit (ulimit -f), or give another folder",
+    errno.ENOTDIR: "give a folder",
+    errno.EEXIST: "give a folder",
+}
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror.lower()}; nothing was left half-written there"
-    return str(error)
+    if not isinstance(error, OSError) or error.strerror is None:
+        return " ".join(str(error).splitlines())
+    where = f"{error.filename}: " if error.filename else ""
+    remedy = REMEDIES.get(error.errno or 0, "check its permissions, or give another folder")
+    return f"{where}{error.strerror.lower()}; {remedy}"
 
 
 def _check_alpha(alpha: float) -> None:

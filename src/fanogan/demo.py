@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def run_demo(
         out: the folder; one that an earlier demo made is made anew.
         seed: of the split, the weights and all of training.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
-        progress: as for ``FAnoGAN.fit``.
+        progress: as for ``FAnoGAN.fit``, with a last stage that counts scored images.
 
     Returns:
         What ``evaluate`` returns.
@@ -44,13 +46,22 @@ def run_demo(
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     marker.touch()
-    _write_images(out / "images", seed)
+    images = out / "images"
+    counts = _write_images(images, seed)
     detector = FAnoGAN("demo", seed=seed, device=device)
-    detector.fit([out / "images" / "train"], out=out / "run", progress=progress)
-    return evaluate(detector, [out / "images" / "normal"], [out / "images" / "anomalous"], out)
+    detector.fit([images / "train"], out=out / "run", progress=progress)
+    scored, to_score = itertools.count(1), 2 * (counts["normal"] + counts["anomalous"])
+    return evaluate(
+        detector,
+        [images / "normal"],
+        [images / "anomalous"],
+        out,
+        on_result=lambda result: progress("scoring", next(scored), to_score, {}),
+    )
 
 
-def _write_images(folder: Path, seed: int) -> None:
+def _write_images(folder: Path, seed: int) -> Counter[str]:
+    """Write each digit as a file; returns how many there are of each kind."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -59,8 +70,11 @@ def _write_images(folder: Path, seed: int) -> None:
     normal = np.flatnonzero(digits.target == NORMAL_DIGIT)
     order = np.random.default_rng(seed).permutation(normal)
     trained = set(order[: round(TRAINED_SHARE * len(order))].tolist())
+    counts: Counter[str] = Counter()
     for index, (image, digit) in enumerate(zip(pixels, digits.target, strict=True)):
         kind = "train" if index in trained else "normal" if digit == NORMAL_DIGIT else "anomalous"
         path = folder / kind / f"{index:04d}_digit{digit}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
+        counts[kind] += 1
+    return counts

@@ -7,7 +7,9 @@ threshold that held-out normals gave.
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,8 +22,16 @@ from fanogan.folders import write_whole
 from fanogan.localization import PixelROC, RegionOverlap
 from fanogan.metrics import RocCurve, image_metrics, roc_curve_points, trivial_scores
 from fanogan.report import write_evaluation_report
-from fanogan.results import COLUMNS, Gallery, Judge, about_model, write_csv
-from fanogan.scans import BadScan, find_scans, is_array_like, read_mask
+from fanogan.results import (
+    COLUMNS,
+    Gallery,
+    Judge,
+    about_model,
+    skips,
+    whole_folder,
+    write_csv,
+)
+from fanogan.scans import BadScan, ScanSource, find_scans, is_array_like, read_mask
 
 
 def compared_rows(
@@ -106,8 +116,8 @@ def evaluate(
         normal: normal images that it hasn't seen, as for ``FAnoGAN.results``.
         anomalous: anomalous ones.
         out: the folder for the results.
-        masks: of the anomalous images, non-zero where anomalous: files of the same names, or
-            arrays in the same order. The normals' masks are empty.
+        masks: of the anomalous images, non-zero where anomalous: files of the same names where
+            those are files, an array or a list where those are arrays. The normals' are empty.
         alpha: the false-positive rate of the calibrated threshold.
         groups: how subjects are named; intervals resample them.
         skip_bad: leave out files that can't be read.
@@ -120,96 +130,127 @@ def evaluate(
         BadScan: an image or mask that can't be read, or a mask that is missing or doesn't fit.
         OSError: the folder can't be written.
     """
-    out = Path(out)
-    judge = Judge(detector, alpha)
-    sources = ((0, normal), (1, anomalous))
-    mask_of = _masks(masks)
-    pixels = _Pixels(detector.calibration.map_scale) if masks is not None else None
-    # The page shows the highest scores, the worst false alarms and the worst misses.
-    galleries = {
-        None: Gallery(40),
-        0: Gallery(10),
-        1: Gallery(10, key=lambda case: -case.score),
-    }
-    rows, trivial = [], []
-    skipped: list[str] = []
-    for label, source in sources:
-        for result in _images(detector, source, groups, skip_bad, skipped):
-            picture = result.picture
-            assert picture is not None and result.residual is not None
-            mask = None
-            if pixels:
-                mask = mask_of(result) if label else np.zeros(picture.shape[:2], dtype=bool)
-                pixels.update(result.residual, picture, mask)
-            rows.append({**judge.row(result), "label": label})
-            trivial.append(trivial_scores((picture + 1) / 2))
-            case = judge.case(result, label, mask if label else None)
-            galleries[None].add(case)
-            galleries[label].add(case)
-            on_result(result)
-    other = detector.untrained()
-    untrained = []
-    for _, source in sources:
-        for result in _images(other, source, groups, skip_bad, []):
-            untrained.append(result.total)
-            on_result(result)
-
-    labels = np.array([row["label"] for row in rows])
-    keys = {"total": "score", "image": "image_residual", "feature": "feature_residual"}
-    terms = {name: np.array([float(row[key]) for row in rows]) for name, key in keys.items()}
-    subjects = [row["subject"] for row in rows]
-    curve = roc_curve_points(labels, terms["total"])
-    held_out = judge.units.get("image")
-    evaluation = {
-        "unit": "image",
-        "n": len(labels),
-        "n_anomalous": int(labels.sum()),
-        "prevalence": float(labels.mean()),
-        "n_subjects": len(set(subjects)),
-        "rows": compared_rows(
-            labels,
-            terms,
-            np.array(untrained),
-            {name: np.array([one[name] for one in trivial]) for name in trivial[0]},
-            subjects,
-        ),
-        "calibrated": calibrated_row(labels, terms["total"], held_out, alpha),
-        "pixel": pixels.figures() if pixels else None,
-        "roc": _as_lists(curve),
-        "pixel_roc": _as_lists(pixels.roc.curve()) if pixels else None,
-    }
-    write_whole(out / "metrics.json", json.dumps(evaluation, indent=1).encode())
-    write_csv(out / "rows.csv", *_table(evaluation))
-    rows.sort(key=lambda row: -float(row["score"]))
-    write_csv(out / "scores.csv", ["label", *COLUMNS], rows)
-    cases = {id(case): case for gallery in galleries.values() for case in gallery.cases}
-    write_evaluation_report(
-        out / "report.html",
-        title=f"Evaluation on {len(labels):,} images",
-        model=about_model(detector),
-        scale=detector.calibration.map_scale,
-        statement=judge.statement(),
-        cases=list(cases.values()),
-        total=len(labels),
-        evaluation=evaluation,
-        scores=terms["total"],
-        labels=labels,
-        held_out=held_out.scores if held_out else np.array([]),
-        warnings=[*(f"skipped: {sentence}" for sentence in skipped), *detector.facts["warnings"]],
-    )
+    mask_of = _masks(masks, anomalous)
+    with whole_folder(Path(out)) as folder:
+        seen = _Seen(detector, alpha, with_pixels=masks is not None)
+        skipped: list[BadScan] = []
+        for label, source in enumerate((normal, anomalous)):
+            for result in _images(detector, source, groups, skip_bad, skipped.append):
+                seen.add(result, label, mask_of(result) if label else None)
+                on_result(result)
+        untrained = []
+        for source in (normal, anomalous):
+            for result in _images(detector.untrained(), source, groups, skip_bad):
+                untrained.append(result.total)
+                on_result(result)
+        evaluation = seen.evaluation(np.array(untrained))
+        seen.write(folder, evaluation, skips(skipped))
     return evaluation
 
 
 def _images(
-    detector: FAnoGAN, source: Any, groups: str | None, skip_bad: bool, skipped: list[str]
+    detector: FAnoGAN,
+    source: Any,
+    groups: str | None,
+    skip_bad: bool,
+    on_bad: Callable[[BadScan], None] | None = None,
 ) -> Iterator[Result]:
-    def on_bad(error: BadScan) -> None:
-        skipped.append(str(error))
-
     own_groups = None if is_array_like(source) else groups
     for result in detector.results(source, groups=own_groups, skip_bad=skip_bad, on_bad=on_bad):
         if result.unit == "image":
             yield result
+
+
+class _Seen:
+    """All that is kept of the images while they pass by."""
+
+    def __init__(self, detector: FAnoGAN, alpha: float, with_pixels: bool):
+        self.detector = detector
+        self.judge = Judge(detector, alpha)
+        self.rows: list[dict[str, Any]] = []
+        self.subjects: list[str] = []
+        self.trivial: list[dict[str, float]] = []
+        self.pixels = _Pixels(detector.calibration.map_scale) if with_pixels else None
+        # The page shows the highest scores, the worst false alarms and the worst misses.
+        self.highest = Gallery(40)
+        self.worst = Gallery(10), Gallery(10, key=lambda case: -case.score)
+
+    def add(self, result: Result, label: int, mask: np.ndarray | None) -> None:
+        picture = result.picture
+        assert picture is not None and result.residual is not None
+        if self.pixels:
+            empty = np.zeros(picture.shape[:2], dtype=bool)
+            self.pixels.update(result.residual, picture, empty if mask is None else mask)
+        self.rows.append({**self.judge.row(result), "label": label})
+        self.subjects.append(_subject(result, label))
+        self.trivial.append(trivial_scores((picture + 1) / 2))
+        case = self.judge.case(result, label, mask)
+        self.highest.add(case)
+        self.worst[label].add(case)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([row["label"] for row in self.rows])
+
+    def column(self, name: str) -> np.ndarray:
+        return np.array([float(row[name]) for row in self.rows])
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        return self.judge.units.get("image")
+
+    def evaluation(self, untrained: np.ndarray) -> dict[str, Any]:
+        """What ``metrics.json`` holds."""
+        labels, totals = self.labels, self.column("score")
+        terms = {
+            "total": totals,
+            "image": self.column("image_residual"),
+            "feature": self.column("feature_residual"),
+        }
+        trivial = {
+            name: np.array([scores[name] for scores in self.trivial]) for name in self.trivial[0]
+        }
+        return {
+            "unit": "image",
+            "n": len(labels),
+            "n_anomalous": int(labels.sum()),
+            "prevalence": float(labels.mean()),
+            "n_subjects": len(set(self.subjects)),
+            "rows": compared_rows(labels, terms, untrained, trivial, self.subjects),
+            "calibrated": calibrated_row(labels, totals, self.held_out, self.judge.alpha),
+            "pixel": self.pixels.figures() if self.pixels else None,
+            "roc": _as_lists(roc_curve_points(labels, totals)),
+            "pixel_roc": _as_lists(self.pixels.roc.curve()) if self.pixels else None,
+        }
+
+    def write(self, folder: Path, evaluation: Mapping[str, Any], skipped: Sequence[str]) -> None:
+        text = json.dumps(evaluation, indent=1, allow_nan=False)
+        write_whole(folder / "metrics.json", text.encode())
+        write_csv(folder / "rows.csv", *_table(evaluation))
+        rows = sorted(self.rows, key=lambda row: -float(row["score"]))
+        write_csv(folder / "scores.csv", ["label", *COLUMNS], rows)
+        galleries = (self.highest, *self.worst)
+        cases = {id(case): case for gallery in galleries for case in gallery.cases}
+        write_evaluation_report(
+            folder / "report.html",
+            title=f"Evaluation on {len(self.rows):,} images",
+            model=about_model(self.detector),
+            scale=self.detector.calibration.map_scale,
+            statement=self.judge.statement(),
+            cases=list(cases.values()),
+            total=len(self.rows),
+            evaluation=evaluation,
+            scores=self.column("score"),
+            labels=self.labels,
+            held_out=self.held_out.scores if self.held_out else np.array([]),
+            warnings=[*skipped, *self.detector.facts["warnings"]],
+        )
+
+
+def _subject(result: Result, label: int) -> str:
+    """Files of the same name among the normal and the anomalous are not one subject for that."""
+    is_its_own = result.group == result.name or result.name.startswith(f"{result.group}#")
+    return f"{label} {result.group}" if is_its_own else result.group
 
 
 class _Pixels:
@@ -227,47 +268,93 @@ class _Pixels:
         self.overlap.update(residual, mask)
 
     def figures(self) -> dict[str, Any]:
+        marked = self.roc.anomalous_pixels
+        if marked in (0, self.roc.pixels):
+            raise BadScan(
+                f"the masks mark {'every' if marked else 'no'} pixel of the images, which leaves "
+                "nothing to compare: are they the right ones?"
+            )
         return {
             "auc": self.roc.auc(),
             "darkness_auc": self.darkness.auc(),
-            "prevalence": self.roc.anomalous_pixels / self.roc.pixels,
+            "prevalence": marked / self.roc.pixels,
             "youden": self.roc.youden().as_dict(),
             "regions": self.overlap.result(),
         }
 
 
-def _masks(source: Any) -> Callable[[Result], np.ndarray]:
-    """How to find an image's mask: by its name among files, by its turn among arrays."""
+def _masks(source: Any, images: Any) -> Callable[[Result], np.ndarray | None]:
+    """How to find an image's mask: by its name among files, by its place among arrays."""
     if source is None:
-        return lambda result: np.zeros((0, 0), dtype=bool)
+        return lambda result: None
+    if is_array_like(source) != is_array_like(images):
+        raise BadScan("masks of files are files of the same names, masks of arrays are arrays")
     if is_array_like(source):
-        turns = iter(source)
+        return _masks_by_place(source, images)
+    return _masks_by_name(source)
 
-        def by_turn(result: Result) -> np.ndarray:
-            mask = next(turns, None)
-            if mask is None:
-                raise BadScan(f"{result.name} has no mask: there are fewer masks than images")
-            return _fitting(np.asarray(mask) > 0, result)
 
-        return by_turn
-    files = {str(PurePosixPath(found.name).with_suffix("")): found for found in find_scans(source)}
+def _masks_by_place(source: Any, images: Any) -> Callable[[Result], np.ndarray]:
+    if len(source) != len(images):
+        raise BadScan(f"{len(source):,} masks for {len(images):,} images: give one for each")
+
+    def by_place(result: Result) -> np.ndarray:
+        # An array's image is called by its place, and one may have been left out.
+        place = int(result.name.removeprefix("image "))
+        return _fitting(np.asarray(source[place]) > 0, result)
+
+    return by_place
+
+
+def _masks_by_name(source: Any) -> Callable[[Result], np.ndarray]:
+    files: dict[str, ScanSource] = {}
+    for found in find_scans(source):
+        other = files.setdefault(_without_extension(found.name), found)
+        if other is not found:
+            raise BadScan(
+                f"{other.path} and {found.path} could both be the mask of one image: leave one out"
+            )
+
+    @functools.lru_cache(maxsize=1)  # a volume asks for the same file with each of its frames
+    def frames_of(found: ScanSource) -> np.ndarray:
+        return read_mask(found.path if found.key is None else f"{found.path}:{found.key}")
 
     def by_name(result: Result) -> np.ndarray:
-        name, _, frame = result.name.partition("#")
-        found = files.get(str(PurePosixPath(name).with_suffix("")))
+        name, frame = _split_frame(result.name)
+        found = files.get(_without_extension(name))
         if found is None:
-            raise BadScan(f"{result.name} has no mask: none of that name in the folder of masks")
-        return _fitting(read_mask(found.path)[int(frame or 0)], result)
+            raise BadScan(
+                f"{result.name} has no mask: put one of the same name among the masks, empty "
+                "where nothing is anomalous"
+            )
+        frames = frames_of(found)
+        if frame >= len(frames):
+            raise BadScan(
+                f"{found.path} has {len(frames):,} frames and no mask of {result.name}: give one "
+                "for each frame"
+            )
+        return _fitting(frames[frame], result)
 
     return by_name
 
 
+def _without_extension(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")).removesuffix(".nii")
+
+
+def _split_frame(name: str) -> tuple[str, int]:
+    """A frame of a file of several is called by its file and number, 'scan.tif#12'."""
+    match = re.fullmatch(r"(.+)#(\d+)", name)
+    return (match[1], int(match[2])) if match else (name, 0)
+
+
 def _fitting(mask: np.ndarray, result: Result) -> np.ndarray:
     assert result.picture is not None
-    if mask.shape != result.picture.shape[:2]:
+    size = result.picture.shape[:2]
+    if mask.shape != size:
         raise BadScan(
             f"the mask of {result.name} has {'×'.join(map(str, mask.shape))} pixels and the image "
-            f"{'×'.join(map(str, result.picture.shape[:2]))}: give masks of the images' sizes"
+            f"{'×'.join(map(str, size))}: give masks of the images' sizes"
         )
     return mask
 

@@ -165,39 +165,6 @@ def roc_curve_points(labels: ArrayLike, scores: ArrayLike, points: int = 2000) -
     return thinned(RocCurve(*roc_curve(*_checked(labels, scores))), points)
 
 
-@dataclass(frozen=True)
-class ScoreHistograms:
-    """Relative frequencies of two classes over the same `edges` (Fig. B3); each sums to 1.
-
-    The first and the last bin also hold what lies outside the edges; `below` and `above` say how
-    many images of both classes that were.
-    """
-
-    edges: Floats
-    normal: Floats
-    anomalous: Floats
-    below: int
-    above: int
-
-
-def score_histograms(labels: ArrayLike, scores: ArrayLike, bins: int = 60) -> ScoreHistograms:
-    """Count normal and anomalous scores on one axis that a few extreme scores cannot stretch.
-
-    The axis spans all scores, except those further than five interquartile ranges outside the
-    quartiles of both classes.
-
-    Raises:
-        ValueError: as for `youden`.
-    """
-    truth, values = _checked(labels, scores)
-    low, high = _robust_range(values[~truth], values[truth])
-    edges = np.linspace(low, high, bins + 1)
-    inside = np.clip(values, low, high)
-    normal, anomalous = (np.histogram(inside[of], edges)[0] / of.sum() for of in (~truth, truth))
-    below, above = int((values < low).sum()), int((values > high).sum())
-    return ScoreHistograms(edges, normal, anomalous, below, above)
-
-
 def trivial_scores(image: ArrayLike) -> dict[str, float]:
     """Score an image without learning anything: a detector below these has learned nothing.
 
@@ -380,18 +347,6 @@ def thinned(curve: RocCurve, points: int) -> RocCurve:
     along = curve.false_positive_rate + curve.sensitivity
     kept = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], points)))
     return RocCurve(*(axis[kept] for axis in curve))
-
-
-def _robust_range(*classes: Floats) -> tuple[float, float]:
-    lows, highs = [], []
-    for values in classes:
-        first, third = np.quantile(values, [0.25, 0.75])
-        reach = 5 * (third - first)
-        # Where half the scores are equal the quartiles say nothing of the spread.
-        lows.append(max(values.min(), first - reach) if reach > 0 else values.min())
-        highs.append(min(values.max(), third + reach) if reach > 0 else values.max())
-    low, high = float(min(lows)), float(max(highs))
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
 def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Floats]:

@@ -20,22 +20,23 @@ from scipy.spatial import cKDTree
 
 from fanogan.speckle import Array, Body, Tissue, covered, record
 
-# Layers from the vitreous down. The two spaces are empty in a healthy eye.
+# Layers from the vitreous down: name, grey value, and over how many mm the upper edge is blurred
+# by tissue that is less even than its mean. The two spaces are empty in a healthy eye.
 _LAYERS = (
-    ("NFL", 212.0),
-    ("GCL", 160.0),
-    ("IPL", 147.0),
-    ("INL", 113.0),
-    ("OPL", 132.0),
-    ("HFL", 80.0),
-    ("ONL", 69.0),
-    ("ELM", 92.0),
-    ("MZ", 84.0),
-    ("EZ", 224.0),
-    ("OS", 166.0),
-    ("subretinal space", 20.0),
-    ("RPE", 236.0),
-    ("sub-RPE space", 100.0),
+    ("NFL", 218.0, 0.004),
+    ("GCL", 160.0, 0.012),
+    ("IPL", 146.0, 0.020),
+    ("INL", 112.0, 0.016),
+    ("OPL", 134.0, 0.012),
+    ("HFL", 82.0, 0.016),
+    ("ONL", 68.0, 0.020),
+    ("ELM", 92.0, 0.004),
+    ("MZ", 84.0, 0.004),
+    ("EZ", 224.0, 0.004),
+    ("OS", 166.0, 0.004),
+    ("subretinal space", 20.0, 0.004),
+    ("RPE", 236.0, 0.004),
+    ("sub-RPE space", 100.0, 0.004),
 )
 
 BOUNDARIES = (
@@ -148,6 +149,7 @@ def make_phantom(
     tissue = Tissue(
         edges=list(rows.values()),
         greys=_greys(anatomy, x, y),
+        blurs=[blur for _, _, blur in _LAYERS],
         bodies=bodies,
         **_vessels(anatomy, x, y, spacing[2]),
     )
@@ -162,7 +164,7 @@ def make_phantom(
 
 def _stacked(thickness: _Maps, bruch: Array, choroid: Array) -> _Maps:
     """Depths of `BOUNDARIES` in mm, from an arbitrary origin: (B-scans, columns) each."""
-    layers = np.stack([thickness[name] for name, _ in _LAYERS])
+    layers = np.stack([thickness[name] for name, _, _ in _LAYERS])
     above = bruch - np.cumsum(layers[::-1], axis=0)[::-1]
     return dict(zip(BOUNDARIES, [*above, bruch, bruch + choroid], strict=True))
 
@@ -232,7 +234,7 @@ def _thickness(rng: np.random.Generator, x: Array, y: Array) -> _Maps:
     pit = 1 - np.exp(-((r / rng.uniform(0.42, 0.62)) ** 2))
     hill = 0.66 + 0.34 * np.exp(-(((r - 1.0) / 1.1) ** 2))
     towards_disc = x / np.maximum(r, 1e-3)
-    bundle = 10 + r * (6 + 5 * towards_disc + 5 * (1 - towards_disc**2))
+    bundle = 14 + r * (6 + 5 * towards_disc + 5 * (1 - towards_disc**2))
     bundle += 14 * np.clip(x - 1.3, 0, 2.2) ** 2
     micrometres = {
         "NFL": 1.5 + bundle * pit,
@@ -260,7 +262,7 @@ def _thickness(rng: np.random.Generator, x: Array, y: Array) -> _Maps:
     }
     # Inner boundaries are rough where the outer ones are smooth.
     for above, below in (("GCL", "IPL"), ("IPL", "INL"), ("INL", "OPL"), ("OPL", "HFL")):
-        rough = 0.0022 * pit * _waves(rng, x, y, 0.12)
+        rough = 0.0016 * pit * (_waves(rng, x, y, 0.07) + _waves(rng, x, y, 0.25))
         thickness[above], thickness[below] = thickness[above] + rough, thickness[below] - rough
     return thickness
 
@@ -280,7 +282,7 @@ def _choroid_thickness(rng: np.random.Generator, x: Array, y: Array) -> Array:
 
 def _greys(rng: np.random.Generator, x: Array, y: Array) -> list[Array]:
     """Mean grey value of each layer: (B-scans, columns) each."""
-    grey = {name: mean + rng.normal(0, 4) + 3 * _waves(rng, x, y, 1.2) for name, mean in _LAYERS}
+    grey = {name: mean + rng.normal(0, 4) + 3 * _waves(rng, x, y, 1.2) for name, mean, _ in _LAYERS}
     grey["NFL"] = grey["NFL"] + 12 * _waves(rng, x, y, 2.0)
     # Henle's fibres shine on the side where the beam meets them at a right angle.
     grey["HFL"] = grey["HFL"] + 38 / (1 + np.exp(3 - 2 * rng.normal(0, 1) * x))
@@ -290,8 +292,8 @@ def _greys(rng: np.random.Generator, x: Array, y: Array) -> list[Array]:
 def _vessels(rng: np.random.Generator, x: Array, y: Array, step: float) -> dict[str, Any]:
     """Vessels of a `Tissue`: curves in the plane, none in the fovea's avascular zone."""
     radius = float(rng.uniform(0.025, 0.04))
-    large = _curves(rng, count=16, inner=1.0, length=2.2)
-    small = _curves(rng, count=220, inner=0.45, length=0.5)
+    large = _curves(rng, count=30, inner=0.9, length=2.2)
+    small = _curves(rng, count=300, inner=0.4, length=0.5)
     return {
         "large": _nearness(x, y, large, radius),
         "small": _nearness(x, y, small, max(0.010, 0.7 * step)),
@@ -407,8 +409,8 @@ def _dome(distance: Array, power: float) -> Array:
 def _drusen(rng: np.random.Generator, x: Array, y: Array, thickness: _Maps) -> list[_Growth]:
     """Deposits that raise the pigment epithelium in bumps."""
     height = np.zeros_like(x)
-    for _ in range(int(rng.integers(6, 40))):
-        distance = _distance(rng, x, y, (0.06, 0.28), 2.2)
+    for _ in range(int(rng.integers(10, 60))):
+        distance = _distance(rng, x, y, (0.07, 0.32), 2.2)
         height = np.maximum(height, rng.uniform(0.02, 0.09) * _dome(distance, 1.5))
     thickness["sub-RPE space"] = height
     return [_Growth("drusen", rng.uniform(130, 170), "RPE outer", "Bruch", height > 0)]
@@ -436,11 +438,13 @@ def _subretinal(rng: np.random.Generator, x: Array, y: Array, thickness: _Maps) 
 
 
 def _squeeze(thickness: _Maps) -> None:
-    """What pushes from below squeezes the nuclear layer before it lifts the layers above."""
+    """What pushes from below squeezes the layers above, most of all the nuclear one."""
     push = thickness["sub-RPE space"] + thickness["subretinal space"]
-    share = 0.75 * np.tanh(push / (0.7 * (thickness["HFL"] + thickness["ONL"])))
+    share = np.tanh(push / (thickness["HFL"] + thickness["ONL"]))
     for name in ("HFL", "ONL"):
-        thickness[name] = thickness[name] * (1 - share)
+        thickness[name] = thickness[name] * (1 - 0.8 * share)
+    for name in ("GCL", "IPL", "INL", "OPL"):
+        thickness[name] = thickness[name] * (1 - 0.35 * share)
 
 
 def _cysts(rng: np.random.Generator, x: Array, y: Array, thickness: _Maps) -> list[_Growth]:

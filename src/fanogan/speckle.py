@@ -47,6 +47,7 @@ class Tissue:
         edges: rows of the layers' upper boundaries, from the vitreous down; then those of Bruch's
             membrane and of the choroid's lower end: (B-scans, columns) each.
         greys: mean grey value of each layer above Bruch's membrane: (B-scans, columns) each.
+        blurs: over how many mm a layer's upper edge changes; its middle is the boundary.
         bodies: lesions.
         large: nearness of a large vessel, 0 to 1: (B-scans, columns).
         small: the same of a small one.
@@ -57,6 +58,7 @@ class Tissue:
 
     edges: Sequence[Array]
     greys: Sequence[Array]
+    blurs: Sequence[float]
     bodies: Sequence[Body]
     large: Array
     small: Array
@@ -111,7 +113,7 @@ def record(
     texture = _choroid_texture(rng, shape, spacing)
     pixels = np.empty(shape, dtype=np.uint8)
     for scan in range(shape[0]):
-        grey = _layers(tissue, scan, shape[1])
+        grey = _layers(tissue, scan, shape[1], spacing[1])
         _add_choroid(grey, tissue, scan, texture[scan], device, spacing[1])
         _add_vessels(grey, tissue, scan, device, spacing[1])
         for body in tissue.bodies:
@@ -125,28 +127,30 @@ def _draw_device(rng: np.random.Generator, depth: float) -> _Device:
     """A recording's quality, drawn within the spread of real eyes; `depth` of the scan in mm."""
     return _Device(
         contrast=float(rng.uniform(0.34, 0.42)),
-        noise=float(np.exp(np.clip(rng.normal(-7.8, 0.8), -9.0, -6.6))),
-        noise_decay=float(rng.uniform(0.6, 1.2)),
+        noise=float(np.exp(np.clip(rng.normal(-7.7, 0.9), -9.0, -6.4))),
+        noise_decay=float(rng.uniform(0.9, 1.6)),
         haze=(
             depth * float(rng.uniform(0, 0.3)),
             float(rng.uniform(0.05, 0.2)),
             float(rng.uniform(0, 1.2)),
         ),
-        choroid=float(rng.uniform(66, 88)),
+        choroid=float(rng.uniform(70, 94)),
         attenuation=float(rng.uniform(130, 300)),
         sclera=float(rng.uniform(0, 40)),
         shadow=float(rng.uniform(0.7, 1.3)),
     )
 
 
-def _layers(tissue: Tissue, scan: int, height: int) -> Array:
-    """Mean grey values of vitreous and retina: (rows, columns)."""
+def _layers(tissue: Tissue, scan: int, height: int, step: float) -> Array:
+    """Mean grey values of vitreous and retina: (rows, columns); `step` is mm a row."""
     rows = np.arange(height, dtype=np.float32)[:, None]
     grey = np.full((height, tissue.large.shape[1]), _VITREOUS, dtype=np.float32)
     before: Array | float = _VITREOUS
-    for edge, layer in zip(tissue.edges, tissue.greys, strict=False):
-        first = max(int(edge[scan].min()) - 1, 0)
-        grey[first:] += (layer[scan] - before) * np.clip(rows[first:] + 0.5 - edge[scan], 0, 1)
+    for edge, layer, blur in zip(tissue.edges, tissue.greys, tissue.blurs, strict=False):
+        width = max(blur / step, 1.0)
+        first = max(int(edge[scan].min() - width), 0)
+        share = np.clip((rows[first:] - edge[scan]) / width + 0.5, 0, 1)
+        grey[first:] += (layer[scan] - before) * share
         before = layer[scan]
     return grey
 
@@ -179,7 +183,7 @@ def _add_choroid(
     depth = np.maximum(rows - bruch, 0) * step
     index = np.minimum((depth / step).astype(np.intp), len(texture) - 1)
     inside = np.clip((end - rows) * step / 0.06 + 0.5, 0, 1)
-    filled = device.choroid + 82 * np.exp(depth / -0.05) - device.attenuation * depth * (1 + depth)
+    filled = device.choroid + 84 * np.exp(depth / -0.06) - device.attenuation * depth * (1 + depth)
     filled += inside * np.take_along_axis(texture, index, axis=0)
     filled += device.sclera * (1 - inside)
     share = np.clip(rows + 0.5 - bruch, 0, 1)
@@ -190,13 +194,13 @@ def _add_vessels(grey: Array, tissue: Tissue, scan: int, device: _Device, step: 
     """Bright walls of large vessels, and the shadows of all; `step` is mm a row."""
     rows = np.arange(grey.shape[0], dtype=np.float32)[:, None]
     for nearness, edge, dark, light, radius in (
-        (tissue.large[scan], tissue.edges[tissue.vessel_top][scan], 45, 45, tissue.vessel_radius),
-        (tissue.small[scan], tissue.edges[tissue.small_top][scan], 24, 30, 0.012),
+        (tissue.large[scan], tissue.edges[tissue.vessel_top][scan], 60, 40, tissue.vessel_radius),
+        (tissue.small[scan], tissue.edges[tissue.small_top][scan], 36, 34, 0.012),
     ):
         columns = np.flatnonzero(nearness > 0.02)
         near, below = nearness[columns], rows - edge[columns]
-        body = np.exp(-((below * step / radius - 0.5) ** 2))
-        shade = np.clip(below * step / 0.06, 0, 1) * np.exp(below * step / -0.8)
+        body = np.exp(-((below * step / radius - 1) ** 2))
+        shade = np.clip(below * step / 0.03 - radius / 0.015, 0, 1) * np.exp(below * step / -0.8)
         grey[:, columns] += near * (light * body - dark * device.shadow * shade)
 
 
@@ -217,9 +221,9 @@ def _gains(rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[floa
     """Brightness that changes between B-scans and from place to place, and falls with depth."""
     depth = np.arange(shape[0], dtype=np.float32)[:, None] * spacing[0]
     along = coloured(rng, shape[1:], (0.02 / spacing[1],))
-    mottle = coloured(rng, shape, (0.007 / spacing[0], 0.03 / spacing[1]))
+    mottle = coloured(rng, shape, (0.007 / spacing[0], 0.022 / spacing[1]))
     steady = rng.normal(0, 3) + 3 * along + 8 * (0.6 - depth)
-    return np.asarray(steady + 6 * mottle, dtype=np.float32)
+    return np.asarray(steady + 7 * mottle, dtype=np.float32)
 
 
 def coloured(rng: np.random.Generator, shape: tuple[int, ...], widths: tuple[float, ...]) -> Array:

@@ -118,9 +118,7 @@ def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
         TimeRemainingColumn(),
     )
     screen = console()
-    with Progress(
-        *columns, console=screen, transient=True, disable=not screen.is_terminal
-    ) as bars:
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bars:
         task = bars.add_task(text, total=total)
         count = 0
 
