@@ -73,13 +73,13 @@ def test_penalty_of_a_known_gradient(channels: int) -> None:
     x, fake = torch.randn(2, 5, channels, 4, 6)
     penalty = gradient_penalty(Plane(slope), x, fake, torch.rand(5, 1, 1, 1)).detach()
     # One norm over channels, rows and columns; over fewer axes it is much smaller.
-    assert float(penalty) == pytest.approx((np.linalg.norm(slope.numpy()) - 1) ** 2, rel=1e-5)
+    assert penalty.item() == pytest.approx((np.linalg.norm(slope.numpy()) - 1) ** 2, rel=1e-5)
 
 
 def test_penalty_is_zero_where_the_slope_is_one() -> None:
     slope = torch.full((2, 4, 8), 1 / 8)
     x, fake = torch.randn(2, 5, 2, 4, 8)
-    assert float(gradient_penalty(Plane(slope), x, fake, torch.rand(5, 1, 1, 1))) < 1e-10
+    assert gradient_penalty(Plane(slope), x, fake, torch.rand(5, 1, 1, 1)).item() < 1e-10
 
 
 def test_penalty_is_taken_between_each_image_and_its_fake() -> None:
@@ -91,14 +91,14 @@ def test_penalty_is_taken_between_each_image_and_its_fake() -> None:
     mixed = (1 - a) * x.numpy() + a * fake.numpy()
     norms = np.sqrt((mixed**2).reshape(5, -1).sum(1))
     expected = ((norms - 1) ** 2).mean()
-    assert float(gradient_penalty(Bowl(), x, fake, alpha)) == pytest.approx(expected, rel=1e-5)
+    assert gradient_penalty(Bowl(), x, fake, alpha).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("end", [0.0, 1.0])
 def test_alpha_is_the_share_of_the_fake(end: float) -> None:
     x, fake = torch.full((2, 1, 2, 2), 3.0), torch.full((2, 1, 2, 2), 5.0)
     penalty = gradient_penalty(Bowl(), x, fake, torch.full((2, 1, 1, 1), end))
-    assert float(penalty) == pytest.approx(((5.0 if end else 3.0) * 2 - 1) ** 2)
+    assert penalty.item() == pytest.approx(((5.0 if end else 3.0) * 2 - 1) ** 2)
 
 
 def test_the_penalty_teaches_the_critic_its_slope() -> None:
@@ -116,7 +116,7 @@ def test_a_flat_critic_has_a_finite_penalty_and_gradient() -> None:
     x, fake = torch.randn(2, 3, 1, 4, 4)
     penalty = gradient_penalty(plane, x, fake, torch.rand(3, 1, 1, 1))
     penalty.backward()
-    assert float(penalty) == 1
+    assert penalty.item() == 1
     assert plane.slope.grad is not None and bool(torch.isfinite(plane.slope.grad).all())
 
 
@@ -138,7 +138,7 @@ def test_the_generator_climbs_the_critic(x: Tensor) -> None:
     fake = x.clone().requires_grad_()
     slope = torch.rand(1, 16, 16) + 0.1
     loss = generator_loss(Plane(slope), fake)
-    assert float(loss) == pytest.approx(-float((x * slope).sum((1, 2, 3)).mean()), rel=1e-4)
+    assert loss.item() == pytest.approx(-float((x * slope).sum((1, 2, 3)).mean()), rel=1e-4)
     loss.backward()
     assert fake.grad is not None
     assert torch.allclose(fake.grad, -slope.expand_as(x) / 6)
@@ -167,16 +167,16 @@ def test_eq_1_ziz(trio: Any, x: Tensor, z: Tensor) -> None:
     E, G, D = trio
     terms = encoder_terms("ziz", E, G, D, x, z)
     assert list(terms) == ["latent"]
-    assert float(terms["latent"]) == pytest.approx(mean_square(z, E(G(z))).mean(), rel=1e-5)
-    assert float(encoder_loss(terms, kappa=7)) == pytest.approx(float(terms["latent"]))
+    assert terms["latent"].item() == pytest.approx(mean_square(z, E(G(z))).mean(), rel=1e-5)
+    assert encoder_loss(terms, kappa=7).item() == pytest.approx(terms["latent"].item())
 
 
 def test_eq_2_izi(trio: Any, x: Tensor, z: Tensor) -> None:
     E, G, D = trio
     terms = encoder_terms("izi", E, G, D, x, z)
     assert list(terms) == ["image"]
-    assert float(terms["image"]) == pytest.approx(mean_square(x, G(E(x))).mean(), rel=1e-5)
-    assert float(encoder_loss(terms, kappa=7)) == pytest.approx(float(terms["image"]))
+    assert terms["image"].item() == pytest.approx(mean_square(x, G(E(x))).mean(), rel=1e-5)
+    assert encoder_loss(terms, kappa=7).item() == pytest.approx(terms["image"].item())
 
 
 @pytest.mark.parametrize("kappa", [1.0, 0.0, 2.5])
@@ -187,9 +187,9 @@ def test_eq_3_izi_f(trio: Any, x: Tensor, z: Tensor, kappa: float) -> None:
     x_hat = G(E(x))
     image = mean_square(x, x_hat).mean()
     feature = mean_square(D.features(x), D.features(x_hat)).mean()
-    assert float(terms["image"]) == pytest.approx(image, rel=1e-5)
-    assert float(terms["feature"]) == pytest.approx(feature, rel=1e-4)
-    assert float(encoder_loss(terms, kappa)) == pytest.approx(image + kappa * feature, rel=1e-4)
+    assert terms["image"].item() == pytest.approx(image, rel=1e-5)
+    assert terms["feature"].item() == pytest.approx(feature, rel=1e-4)
+    assert encoder_loss(terms, kappa).item() == pytest.approx(image + kappa * feature, rel=1e-4)
 
 
 def test_eq_4_the_mean_of_scores_is_the_loss(trio: Any, x: Tensor, z: Tensor) -> None:
@@ -198,7 +198,7 @@ def test_eq_4_the_mean_of_scores_is_the_loss(trio: Any, x: Tensor, z: Tensor) ->
     scores = image_residual(x, x_hat) + 2.5 * feature_residual(D.features(x), D.features(x_hat))
     assert scores.shape == (6,)
     loss = encoder_loss(encoder_terms("izi_f", E, G, D, x, z), kappa=2.5)
-    assert float(scores.mean()) == pytest.approx(float(loss), rel=1e-5)
+    assert scores.mean().item() == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_ziz_reads_latents_alone_and_the_others_images_alone(

@@ -264,6 +264,13 @@ def test_what_the_networks_see_is_the_same_picture() -> None:
     assert preprocessing.unsee(x, (64, 64)) is x
 
 
+def test_no_pixel_is_passed_over_where_the_networks_see_fewer() -> None:
+    preprocessing = Preprocessing("uint8", 0, 255, 1, (64, 64), (16, 16))
+    bright_columns = torch.where(torch.arange(64) % 4 == 0, 1.0, -1.0).expand(1, 1, 64, 64)
+    small = preprocessing.see(bright_columns)[..., 2:-2]
+    assert float((small + 0.5).abs().max()) < 0.1
+
+
 # --- kept with the model ------------------------------------------------------------------------
 
 

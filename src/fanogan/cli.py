@@ -11,6 +11,7 @@ import errno
 import inspect
 import logging
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -279,8 +280,9 @@ class _Help(DefaultHelpFormatter):
     """Says of an option what it does, and its default where it has one."""
 
     def _get_help_string(self, action: Any) -> str:
-        has_default = action.default not in (None, False, []) and "SUPPRESS" not in action.default
-        return f"{action.help} (default: %(default)s)" if has_default else str(action.help)
+        # 0 is a default that is shown, though it equals False.
+        is_plain = any(action.default is nothing for nothing in (None, False, SUPPRESS))
+        return (action.help or "") + ("" if is_plain else " (default: %(default)s)")
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         """Leaves an example on its line, to be copied."""
@@ -312,6 +314,8 @@ def _add_arguments(
         kind, several = _kind(types[name])
         required = parameter.default is inspect.Parameter.empty
         options: dict[str, Any] = {"help": texts[name]}
+        if several:
+            options["nargs"] = "*" if name in positional else "+"
         if kind is bool:
             options["action"] = "store_true"
         else:
@@ -319,10 +323,10 @@ def _add_arguments(
             if not required and not several:
                 options["default"] = parameter.default
         if name in positional:
-            command.add_argument(name, **options, **({"nargs": "*"} if several else {}))
+            command.add_argument(name, **options)
         else:
-            options |= {"required": required, **({"nargs": "+"} if several else {})}
-            command.add_argument(f"--{name.replace('_', '-')}", **options)
+            flag = f"--{name.replace('_', '-')}"
+            command.add_argument(flag, required=required, **options)
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:
@@ -347,7 +351,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if not _is_said(error):
             raise
-        print(f"fanogan: {_sentence(error)}", file=sys.stderr)
+        folder = given[verb].get("out") or given[verb].get("resume")
+        print(f"fanogan: {_sentence(error, folder)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -377,12 +382,12 @@ REMEDIES = {
 }
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, folder: Path | None) -> str:
+    """The error in one line; where the system names no file, it is one of ``folder``."""
     if not isinstance(error, OSError) or error.strerror is None:
         return " ".join(str(error).splitlines())
-    where = f"{error.filename}: " if error.filename else ""
     remedy = REMEDIES.get(error.errno or 0, "check its permissions, or give another folder")
-    return f"{where}{error.strerror.lower()}; {remedy}"
+    return f"{error.filename or folder}: {error.strerror.lower()}; {remedy}"
 
 
 def _check_alpha(alpha: float) -> None:

@@ -157,6 +157,8 @@ def _origin(source: Any, groups: str | None, skip_bad: bool) -> dict[str, Any] |
         return None
     paths = source if isinstance(source, list | tuple) else [source]
     normals = [str(Path(path).absolute()) for path in paths]
+    if groups is not None and groups.lower().endswith(".csv"):
+        groups = str(Path(groups).absolute())
     return {"normals": normals, "groups": groups, "skip_bad": skip_bad}
 
 

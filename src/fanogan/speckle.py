@@ -25,6 +25,8 @@ _SPECKLE_WIDTH = (0.0031, 0.0066)
 _NOISE_WIDTH = (0.0029, 0.0062)
 # Axial and lateral blur of the tissue's own edges (mm).
 _EDGE_WIDTH = (0.0026, 0.0030)
+# Over how many mm the pigment epithelium passes into the choroid.
+_CHORIOCAPILLARIS = 0.012
 # Vitreous has less signal than the display shows.
 _VITREOUS = -40.0
 
@@ -40,6 +42,25 @@ class Body:
 
 
 @dataclass(frozen=True)
+class Vessels:
+    """Retinal vessels of one calibre.
+
+    Attributes:
+        nearness: 1 where one is met, 0 far from it: (B-scans, columns).
+        radius: mm.
+        edge: which of the tissue's edges they hang from.
+        light: grey values that a vessel adds.
+        dark: grey values that its shadow takes away.
+    """
+
+    nearness: Array
+    radius: float
+    edge: int
+    light: float
+    dark: float
+
+
+@dataclass(frozen=True)
 class Tissue:
     """An eye as a device meets it.
 
@@ -49,22 +70,14 @@ class Tissue:
         greys: mean grey value of each layer above Bruch's membrane: (B-scans, columns) each.
         blurs: over how many mm a layer's upper edge changes; its middle is the boundary.
         bodies: lesions.
-        large: nearness of a large vessel, 0 to 1: (B-scans, columns).
-        small: the same of a small one.
-        vessel_radius: of the large vessels, mm.
-        vessel_top: which of `edges` the large vessels hang from; the small ones lie at `small_top`.
-        small_top: see `vessel_top`.
+        vessels: retinal vessels.
     """
 
     edges: Sequence[Array]
     greys: Sequence[Array]
     blurs: Sequence[float]
     bodies: Sequence[Body]
-    large: Array
-    small: Array
-    vessel_radius: float
-    vessel_top: int
-    small_top: int
+    vessels: Sequence[Vessels]
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,8 @@ def covered(rows: Array, top: Array, bottom: Array) -> Array:
         top: (columns,) upper surface.
         bottom: (columns,) lower surface.
     """
-    return np.clip(rows + 0.5 - top, 0, 1) - np.clip(rows + 0.5 - bottom, 0, 1)
+    share = np.clip(rows + 0.5 - top, 0, 1) - np.clip(rows + 0.5 - bottom, 0, 1)
+    return np.asarray(share, dtype=np.float32)
 
 
 def record(
@@ -127,15 +141,15 @@ def _draw_device(rng: np.random.Generator, depth: float) -> _Device:
     """A recording's quality, drawn within the spread of real eyes; `depth` of the scan in mm."""
     return _Device(
         contrast=float(rng.uniform(0.34, 0.42)),
-        noise=float(np.exp(np.clip(rng.normal(-7.7, 0.9), -9.0, -6.4))),
-        noise_decay=float(rng.uniform(0.9, 1.6)),
+        noise=float(np.exp(np.clip(rng.normal(-7.6, 0.6), -8.1, -6.4))),
+        noise_decay=float(rng.uniform(0.6, 1.2)),
         haze=(
             depth * float(rng.uniform(0, 0.3)),
             float(rng.uniform(0.05, 0.2)),
             float(rng.uniform(0, 1.2)),
         ),
         choroid=float(rng.uniform(70, 94)),
-        attenuation=float(rng.uniform(130, 300)),
+        attenuation=float(rng.uniform(120, 240)),
         sclera=float(rng.uniform(0, 40)),
         shadow=float(rng.uniform(0.7, 1.3)),
     )
@@ -144,7 +158,7 @@ def _draw_device(rng: np.random.Generator, depth: float) -> _Device:
 def _layers(tissue: Tissue, scan: int, height: int, step: float) -> Array:
     """Mean grey values of vitreous and retina: (rows, columns); `step` is mm a row."""
     rows = np.arange(height, dtype=np.float32)[:, None]
-    grey = np.full((height, tissue.large.shape[1]), _VITREOUS, dtype=np.float32)
+    grey = np.full((height, tissue.edges[0].shape[1]), _VITREOUS, dtype=np.float32)
     before: Array | float = _VITREOUS
     for edge, layer, blur in zip(tissue.edges, tissue.greys, tissue.blurs, strict=False):
         width = max(blur / step, 1.0)
@@ -170,7 +184,7 @@ def _choroid_texture(
     vessels = 1 / (1 + np.exp(-3 * (blobs(0.06, 0.026, 0.05) - 0.3)))
     fine = blobs(0.03, 0.010, 0.017)
     deep = np.clip((depth - 0.02) / 0.06, 0, 1)
-    return np.asarray(deep * (16 - 42 * vessels) + (17 - 9 * deep) * fine, dtype=np.float32)
+    return np.asarray(deep * (14 - 37 * vessels) + (17 - 9 * deep) * fine, dtype=np.float32)
 
 
 def _add_choroid(
@@ -178,7 +192,7 @@ def _add_choroid(
 ) -> None:
     """Fill what lies below Bruch's membrane; `step` is mm a row."""
     bruch, end = tissue.edges[-2][scan], tissue.edges[-1][scan]
-    first = max(int(bruch.min()) - 1, 0)
+    first = max(int(bruch.min() - _CHORIOCAPILLARIS / step) - 1, 0)
     rows = np.arange(first, grey.shape[0], dtype=np.float32)[:, None]
     depth = np.maximum(rows - bruch, 0) * step
     index = np.minimum((depth / step).astype(np.intp), len(texture) - 1)
@@ -186,22 +200,20 @@ def _add_choroid(
     filled = device.choroid + 84 * np.exp(depth / -0.06) - device.attenuation * depth * (1 + depth)
     filled += inside * np.take_along_axis(texture, index, axis=0)
     filled += device.sclera * (1 - inside)
-    share = np.clip(rows + 0.5 - bruch, 0, 1)
+    share = np.clip((rows - bruch) / max(_CHORIOCAPILLARIS / step, 1.0) + 0.5, 0, 1)
     grey[first:] += share * (filled - grey[first:])
 
 
 def _add_vessels(grey: Array, tissue: Tissue, scan: int, device: _Device, step: float) -> None:
     """Bright walls of large vessels, and the shadows of all; `step` is mm a row."""
     rows = np.arange(grey.shape[0], dtype=np.float32)[:, None]
-    for nearness, edge, dark, light, radius in (
-        (tissue.large[scan], tissue.edges[tissue.vessel_top][scan], 60, 40, tissue.vessel_radius),
-        (tissue.small[scan], tissue.edges[tissue.small_top][scan], 36, 34, 0.012),
-    ):
-        columns = np.flatnonzero(nearness > 0.02)
-        near, below = nearness[columns], rows - edge[columns]
-        body = np.exp(-((below * step / radius - 1) ** 2))
-        shade = np.clip(below * step / 0.03 - radius / 0.015, 0, 1) * np.exp(below * step / -0.8)
-        grey[:, columns] += near * (light * body - dark * device.shadow * shade)
+    for vessels in tissue.vessels:
+        columns = np.flatnonzero(vessels.nearness[scan] > 0.02)
+        near = vessels.nearness[scan, columns]
+        below = (rows - tissue.edges[vessels.edge][scan, columns]) * step
+        body = np.exp(-((below / vessels.radius - 1) ** 2))
+        shadow = np.clip((below - 2 * vessels.radius) / 0.03, 0, 1) * np.exp(below / -0.8)
+        grey[:, columns] += near * (vessels.light * body - vessels.dark * device.shadow * shadow)
 
 
 def _add_body(grey: Array, body: Body, scan: int) -> None:
@@ -222,8 +234,18 @@ def _gains(rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[floa
     depth = np.arange(shape[0], dtype=np.float32)[:, None] * spacing[0]
     along = coloured(rng, shape[1:], (0.02 / spacing[1],))
     mottle = coloured(rng, shape, (0.007 / spacing[0], 0.022 / spacing[1]))
-    steady = rng.normal(0, 3) + 3 * along + 8 * (0.6 - depth)
+    steady = rng.normal(0, 3) + 3 * along + 8 * (0.75 - depth)
     return np.asarray(steady + 7 * mottle, dtype=np.float32)
+
+
+def waves(rng: np.random.Generator, x: Array, y: Array, length: float) -> Array:
+    """A smooth random surface of mean 0 and variance 1 that varies over `length` mm."""
+    total = np.zeros(x.shape)
+    for _ in range(8):
+        angle, phase = rng.uniform(0, 2 * np.pi, 2)
+        wave = 2 * np.pi / (length * rng.uniform(0.7, 1.6))
+        total += np.cos(wave * (x * np.cos(angle) + y * np.sin(angle)) + phase)
+    return np.asarray(total / 2, dtype=np.float32)
 
 
 def coloured(rng: np.random.Generator, shape: tuple[int, ...], widths: tuple[float, ...]) -> Array:
@@ -238,7 +260,8 @@ def _gamma(normal: Array, looks: float) -> Array:
 
     The cube is the transform of Wilson and Hilferty (1931).
     """
-    return np.maximum(1 - 1 / (9 * looks) + normal / (3 * looks**0.5), 0) ** 3
+    root = np.maximum(1 - 1 / (9 * looks) + normal / (3 * looks**0.5), 0)
+    return np.asarray(root**3, dtype=np.float32)
 
 
 def _expose(
@@ -249,18 +272,19 @@ def _expose(
     def pixels(widths: tuple[float, float]) -> tuple[float, ...]:
         return tuple(width / step for width, step in zip(widths, spacing, strict=True))
 
-    blurred = gaussian_filter(grey, pixels(_EDGE_WIDTH), mode="nearest")
+    blurred: Array = gaussian_filter(grey, pixels(_EDGE_WIDTH), mode="nearest")
     intensity = np.maximum(np.exp(blurred * (_RANGE / 255) - _SHIFT) - _OFFSET, 0)
     speckle = coloured(rng, grey.shape, pixels(_SPECKLE_WIDTH))
     intensity *= np.exp(device.contrast * speckle - device.contrast**2 / 2)
     # The device subtracts most of the noise's mean, so part of the background is exactly black.
     noise = _gamma(coloured(rng, grey.shape, pixels(_NOISE_WIDTH)), looks=1.2) - 0.25
-    intensity += noise * _noise_level(np.arange(grey.shape[0]) * spacing[0], device)[:, None]
+    depth = np.arange(grey.shape[0], dtype=np.float32) * spacing[0]
+    intensity += noise * _noise_level(depth, device)[:, None]
     shown = (np.log(np.maximum(intensity, 0) + _OFFSET) + _SHIFT) * (255 / _RANGE)
-    return np.rint(np.clip(shown, 0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(shown, 0, 255)), dtype=np.uint8)
 
 
-def _noise_level(depth: NDArray[np.float64], device: _Device) -> Array:
+def _noise_level(depth: Array, device: _Device) -> Array:
     """Noise of each row: (rows,), from the rows' depths in mm."""
     where, width, strength = device.haze
     haze = 1 + strength * np.exp(-(((depth - where) / width) ** 2))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fanogan.detectors import FAnoGAN, Result
     from fanogan.training import Progress
 
-LONGEST_NAME = 32
+LONGEST_NAME = 28
 STAGES = {"gan": "GAN rounds", "encoder": "encoder updates"}
 
 
@@ -51,7 +51,7 @@ def duration(seconds: float) -> str:
         if seconds >= 1.5 * length:
             count = seconds / length
             return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"
-    return f"{max(seconds, 1):.0f} seconds"
+    return f"{max(seconds, 2):.0f} seconds"
 
 
 @contextlib.contextmanager

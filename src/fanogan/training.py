@@ -258,7 +258,7 @@ class _Stage:
 
     def checkpoint(self, step: int) -> None:
         if not all(_all_finite(part) for part in self.state.values()):
-            self.fail("a weight isn't finite")
+            self.fail("a weight or a moment of the optimiser isn't finite")
         if self.run and self.leads:
             self.run.save_checkpoint(self.name, step, self.state)
         self.saved = time.monotonic()

@@ -373,6 +373,7 @@ class FAnoGAN:
         Raises:
             ValueError: too few normals were held out for a flag at this level.
         """
+        self._check_fitted()
         held_out = self.calibration.units.get("image")
         flags = held_out.flags(self.score(images).total, alpha) if held_out else None
         if flags is None:
@@ -406,7 +407,7 @@ class FAnoGAN:
         """Results in the order of the scans; small images share a batch."""
         waiting: list[Encoded] = []
         for scan, encoded, warnings in scans:
-            whole_image = self.preprocessing.window is None and not scan.is_volume
+            whole_image = self._at_one_look(encoded) and not scan.is_volume
             same = not waiting or waiting[0][1].shape == encoded.shape
             if waiting and not (whole_image and same and len(waiting) < BATCH):
                 yield from self._score_together(waiting)
@@ -471,13 +472,17 @@ class FAnoGAN:
 
     def _look_at(self, stored: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Terms (windows, 2), maps (1 + C, H, W) and x (C, H, W) of each of (frames, C, H, W)."""
-        if self.preprocessing.window is None:
+        if self._at_one_look(stored):
             for start in range(0, len(stored), BATCH):
                 terms, maps, x = self._look_at_whole(stored[start : start + BATCH])
                 yield from zip(terms[:, None], maps, x, strict=True)
         else:
             for frame in stored:
                 yield self._look_through_windows(frame[None])
+
+    def _at_one_look(self, stored: np.ndarray) -> bool:
+        """Whether images (frames, C, H, W) are seen whole, or are no larger than one window."""
+        return self.preprocessing.window in (None, stored.shape[-2:])
 
     def _look_at_whole(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Images (B, C, H, W) seen whole: terms (B, 2), maps (B, 1 + C, H, W), x (B, C, H, W)."""
@@ -497,8 +502,9 @@ class FAnoGAN:
         return terms.cpu().double().numpy(), maps.cpu().numpy(), x[0].cpu().numpy()
 
     def _to_device(self, stored: np.ndarray) -> Tensor:
-        widened = stored if stored.dtype == np.uint8 else stored.astype(np.int32)
-        return self.preprocessing.to_network(torch.from_numpy(widened).to(self.device))
+        # torch has few functions for uint16, and none for arrays that may not be written to.
+        copied = stored.astype(np.uint8 if stored.dtype == np.uint8 else np.int32)
+        return self.preprocessing.to_network(torch.from_numpy(copied).to(self.device))
 
     def _terms_and_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Eqs. 4 and 5 of what the networks see: (A_R, A_D) (B, 2); |x − x̂| and x̂ (B, 1 + C, …)."""

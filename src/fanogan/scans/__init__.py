@@ -2,16 +2,21 @@
 
 from fanogan.scans.arrays import is_array_like
 from fanogan.scans.find import ScanSource, find_scans
+from fanogan.scans.margins import filled_margins
 from fanogan.scans.read import read_mask, read_scan, read_scans
-from fanogan.scans.scan import BadScan, Scan
+from fanogan.scans.scan import BadScan, EnFace, Scan
+from fanogan.scans.volume import read_volume
 
 __all__ = [
     "BadScan",
+    "EnFace",
     "Scan",
     "ScanSource",
+    "filled_margins",
     "find_scans",
     "is_array_like",
     "read_mask",
     "read_scan",
     "read_scans",
+    "read_volume",
 ]

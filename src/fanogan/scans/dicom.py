@@ -29,11 +29,15 @@ _FRAME_ELEMENTS = [
     "ImagerPixelSpacing",
     "SliceThickness",
     "SpacingBetweenSlices",
+    "ImagePositionPatient",
+    "FrameLaterality",
 ]
 _FRAME_GROUPS = [
     "PixelMeasuresSequence",
     "PixelValueTransformationSequence",
     "FrameVOILUTSequence",
+    "PlanePositionSequence",
+    "FrameAnatomySequence",
 ]
 _HEADER = [
     "Rows",
@@ -48,6 +52,9 @@ _HEADER = [
     "PixelRepresentation",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
+    "ImageLaterality",
+    "Laterality",
+    "ManufacturerModelName",
     *(
         f"{colour}PaletteColorLookupTable{part}"
         for colour in ("Red", "Green", "Blue")
@@ -62,6 +69,7 @@ _PIXELS = [
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
 ]
+_EYES = {"R": "right", "L": "left"}
 
 
 def read_dicom(path: Path) -> Decoded:
@@ -75,7 +83,7 @@ def read_dicom(path: Path) -> Decoded:
 
     Returns:
         (frames, rows, columns) or (frames, rows, columns, 3), a volume where there are several
-        frames, with the spacing in millimetres.
+        frames, with the spacing in millimetres, the eye, and the device's model.
 
     Raises:
         BadScan: No image, too large, damaged, or a compression that no installed package reads.
@@ -93,9 +101,9 @@ def _read(path: Path) -> Decoded:
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
-    header = _elements(path, with_pixels=False)
+    header = read_elements(path, _HEADER)
     frames = _check_header(str(path), header)
-    dataset = _elements(path, with_pixels=True)
+    dataset = read_elements(path, _HEADER + _PIXELS, with_pixels=True)
     if not any(keyword in dataset for keyword in _PIXELS[:3]):
         raise _no_image(str(path))
     _check_decodable(path, dataset)
@@ -104,10 +112,13 @@ def _read(path: Path) -> Decoded:
     notes: tuple[str, ...] = ()
     if header.PhotometricInterpretation == "PALETTE COLOR":
         pixels, notes = apply_color_lut(pixels, dataset), ("palette converted to RGB",)
-    elif pixels.ndim == 3:
-        shown = [_shown(frame, _frame_header(header, i)) for i, frame in enumerate(pixels)]
-        pixels = np.stack(shown)
-    return Decoded(pixels, _spacing(_frame_header(header, 0)), frames > 1, notes)
+    headers = [_frame_header(header, i) for i in range(frames)]
+    if pixels.ndim == 3:
+        pixels = np.stack([_shown(frame, own) for frame, own in zip(pixels, headers, strict=True)])
+    model = str(header.get("ManufacturerModelName") or "").strip()
+    return Decoded(
+        pixels, _spacing(headers), frames > 1, notes, eye=_eye(headers[0]), device=model or None
+    )
 
 
 def _no_image(label: str) -> BadScan:
@@ -117,8 +128,12 @@ def _no_image(label: str) -> BadScan:
     )
 
 
-def _elements(path: Path, with_pixels: bool) -> Dataset:
-    """Reads the named elements of a file, and no others."""
+def read_elements(path: Path, tags: list[str], with_pixels: bool = False) -> Dataset:
+    """Reads the named elements of a file, and no others.
+
+    Raises:
+        BadScan: A deflated file.
+    """
     from pydicom import dcmread
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -132,7 +147,7 @@ def _elements(path: Path, with_pixels: bool) -> Dataset:
         path,
         stop_before_pixels=not with_pixels,
         force=not starts_as_part_10,
-        specific_tags=_HEADER + _PIXELS if with_pixels else _HEADER,
+        specific_tags=[*tags],
     )
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
@@ -260,12 +275,39 @@ def _narrow(pixels: Pixels, low: float, high: float) -> Pixels:
     return pixels.astype(candidate if fits else np.float32)
 
 
-def _spacing(header: Dataset) -> Spacing:
+def _spacing(headers: list[Dataset]) -> Spacing:
     """Returns millimetres between frames, rows and columns; None where they are not given."""
-    between = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
-    within = header.get("PixelSpacing") or header.get("ImagerPixelSpacing") or (None, None)
+    first = headers[0]
+    between = _length(first.get("SpacingBetweenSlices"))
+    between = between or distance_between([position(header) for header in headers])
+    between = between or _length(first.get("SliceThickness"))
+    within = first.get("PixelSpacing") or first.get("ImagerPixelSpacing") or (None, None)
     rows, columns = (_length(value) for value in within)
-    return _length(between), rows, columns
+    return between, rows, columns
+
+
+def position(header: Dataset) -> tuple[float, ...] | None:
+    """Returns where a frame's first pixel lies, in millimetres; None where it is not given."""
+    place = header.get("ImagePositionPatient")
+    if place is None or len(place) != 3:
+        return None
+    return tuple(float(value) for value in place)
+
+
+def distance_between(positions: list[tuple[float, ...] | None]) -> float | None:
+    """Returns the median distance in millimetres from one position to the next, where known."""
+    known = np.array([place for place in positions if place is not None], dtype=np.float64)
+    if len(known) < 2 or len(known) != len(positions):
+        return None
+    return _length(float(np.median(np.linalg.norm(np.diff(known, axis=0), axis=1))))
+
+
+def _eye(header: Dataset) -> str | None:
+    """Returns 'left' or 'right'; None for both eyes, or where it is not given."""
+    for keyword in ("FrameLaterality", "ImageLaterality", "Laterality"):
+        if header.get(keyword) in _EYES:
+            return _EYES[header[keyword].value]
+    return None
 
 
 def _length(value: object) -> float | None:

@@ -12,47 +12,41 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fanogan.scans.gather import PICTURES, Found, extension, gather
 from fanogan.scans.scan import BadScan
 
 EXTENSIONS = (
-    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"),
-    *(".npy", ".npz", ".dcm", ".dicom", ".nii", ".nii.gz"),
+    *PICTURES,
+    *(".npy", ".npz", ".dcm", ".dicom", ".nii", ".nii.gz", ".xml", ".vol", ".e2e"),
 )
 _READS = "reads " + ", ".join(EXTENSIONS)
 
 
 @dataclass(frozen=True)
 class ScanSource:
-    """A file that can be read as a scan.
+    """A file that can be read as a scan, or files that are one together.
 
     Attributes:
-        path: The file.
+        path: The file; of several, the first.
         name: Posix path relative to the searched folder, and ':key'; unique within a source.
         group: The subject.
         key: The array's name inside a .npz, where one was given.
+        parts: The files of a DICOM series in order; empty where `path` is the whole scan.
     """
 
     path: Path
     name: str
     group: str
     key: str | None = None
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A file, and where it lies below the folder that was searched."""
-
-    path: Path
-    relative: str
-    key: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self.relative if self.key is None else f"{self.relative}:{self.key}"
+    parts: tuple[Path, ...] = ()
 
 
 def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
     """Finds the files to read, names them, and says whose they are.
+
+    A folder that holds one Heidelberg XML export is one scan, named as the folder is, and the
+    pictures in it are that scan's own; so is a folder that holds one DICOM series of single
+    frames. Any other .xml in a folder is left out.
 
     Args:
         source: A folder (searched recursively, without hidden files), a file, a glob, or a list
@@ -79,7 +73,7 @@ def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
     subject = _subject_rule(groups)
     names = _unique_names(found)
     return [
-        ScanSource(item.path, name, subject(item, name), item.key)
+        ScanSource(item.path, name, subject(item, name), item.key, item.parts)
         for item, name in zip(found, names, strict=True)
     ]
 
@@ -92,13 +86,7 @@ def split_key(path: Path) -> tuple[Path, str | None]:
     return Path(match[1]), match[2]
 
 
-def extension(path: Path) -> str:
-    """Returns the extension in lower case, '.nii.gz' as one."""
-    name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
-
-
-def _expand(entry: Any) -> list[_Found]:
+def _expand(entry: Any) -> list[Found]:
     """Finds the files of one folder, file or glob."""
     if not isinstance(entry, str | os.PathLike):
         kind = type(entry).__name__
@@ -106,40 +94,40 @@ def _expand(entry: Any) -> list[_Found]:
     text = os.fspath(entry)
     path = Path(text)
     if path.is_dir():
-        return _sorted_or_none(path, _walk(path, path))
+        return _sorted_or_none(path, gather(_walk(path, path)))
     file, key = split_key(path)
     if file.exists():
         if extension(file) not in EXTENSIONS:
             raise BadScan(f"{file} has no extension of a known format: fanogan {_READS}")
-        return [_Found(file, file.name, key)]
+        return [Found(file, file.stem if extension(file) == ".xml" else file.name, key)]
     if any(letter in text for letter in "*?["):
         return _expand_glob(text)
     raise BadScan(f"{text} does not exist: check the spelling of the path")
 
 
-def _expand_glob(pattern: str) -> list[_Found]:
+def _expand_glob(pattern: str) -> list[Found]:
     """Finds what a glob matches; names are relative to its part without wildcards."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if any(letter in part for letter in "*?["))
     root = Path(*parts[:fixed])
-    found: list[_Found] = []
+    found: list[Found] = []
     for match in map(Path, glob.glob(pattern, recursive=True)):
         if match.is_dir():
             found += _walk(match, root)
         elif extension(match) in EXTENSIONS:
-            found.append(_Found(match, match.relative_to(root).as_posix()))
-    return _sorted_or_none(Path(pattern), found)
+            found.append(Found(match, match.relative_to(root).as_posix()))
+    return _sorted_or_none(Path(pattern), gather(found))
 
 
-def _sorted_or_none(where: Path, found: Sequence[_Found] | Iterator[_Found]) -> list[_Found]:
+def _sorted_or_none(where: Path, found: Sequence[Found]) -> list[Found]:
     """Sorts what was found, or raises BadScan where that is nothing."""
-    ordered = sorted(found, key=lambda item: _natural_key(item.relative))
+    ordered = sorted(found, key=lambda item: natural_key(item.relative))
     if not ordered:
         raise BadScan(f"no images in {where}: fanogan {_READS}")
     return ordered
 
 
-def _walk(folder: Path, root: Path) -> Iterator[_Found]:
+def _walk(folder: Path, root: Path) -> Iterator[Found]:
     """Yields the readable files below a folder; links to folders are followed, once each."""
     seen: set[str] = set()
     for current, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
@@ -152,7 +140,7 @@ def _walk(folder: Path, root: Path) -> Iterator[_Found]:
         for name in sorted(files):
             path = Path(current, name)
             if not name.startswith(".") and extension(path) in EXTENSIONS and path.is_file():
-                yield _Found(path, path.relative_to(root).as_posix())
+                yield Found(path, path.relative_to(root).as_posix())
 
 
 def _refuse(error: OSError) -> None:
@@ -164,8 +152,8 @@ def _unsearchable(error: OSError) -> BadScan:
     return BadScan(f"{error.filename} cannot be searched ({error.strerror}): check its permissions")
 
 
-def _natural_key(name: str) -> tuple[object, ...]:
-    """Orders 'b2/a' before 'b10/a', folder by folder."""
+def natural_key(name: str) -> tuple[object, ...]:
+    """Returns a key that orders 'b2/a' before 'b10/a', folder by folder."""
     parts = (re.split(r"([0-9]+)", part.lower()) for part in name.split("/"))
     numbered = tuple(
         tuple((int(piece), "") if i % 2 else (0, piece) for i, piece in enumerate(pieces))
@@ -174,15 +162,15 @@ def _natural_key(name: str) -> tuple[object, ...]:
     return numbered, name
 
 
-def _without_duplicates(found: Iterator[_Found]) -> list[_Found]:
+def _without_duplicates(found: Iterator[Found]) -> list[Found]:
     """Keeps the first of each file and key, links resolved."""
-    first: dict[tuple[str, str | None], _Found] = {}
+    first: dict[tuple[str, str | None], Found] = {}
     for item in found:
         first.setdefault((os.path.realpath(item.path), item.key), item)
     return list(first.values())
 
 
-def _unique_names(found: list[_Found]) -> list[str]:
+def _unique_names(found: list[Found]) -> list[str]:
     """Names each file by its relative path, and takes in more of the path where names collide."""
     names = [item.name for item in found]
     extra = 0
@@ -196,14 +184,14 @@ def _unique_names(found: list[_Found]) -> list[str]:
     return names
 
 
-def _longer_name(item: _Found, extra: int) -> str:
+def _longer_name(item: Found, extra: int) -> str:
     """Returns the name with `extra` more folders of the absolute path in front."""
     absolute = Path(os.path.abspath(item.path)).as_posix().split("/")
     longer = "/".join(absolute[-(len(item.relative.split("/")) + extra) :])
     return replace(item, relative=longer).name
 
 
-def _subject_rule(groups: str | None) -> Callable[[_Found, str], str]:
+def _subject_rule(groups: str | None) -> Callable[[Found, str], str]:
     """Returns the function that names a file's subject."""
     if groups is None:
         return _folder_or_self
@@ -212,15 +200,15 @@ def _subject_rule(groups: str | None) -> Callable[[_Found, str], str]:
     return _pattern_rule(groups)
 
 
-def _folder_or_self(item: _Found, name: str) -> str:
+def _folder_or_self(item: Found, name: str) -> str:
     folder, slash, _ = item.relative.partition("/")
     return folder if slash else name
 
 
-def _table_rule(table: str) -> Callable[[_Found, str], str]:
+def _table_rule(table: str) -> Callable[[Found, str], str]:
     subjects = _read_table(table)
 
-    def subject(item: _Found, name: str) -> str:
+    def subject(item: Found, name: str) -> str:
         for candidate in (item.name, item.relative, name):
             if candidate in subjects:
                 return subjects[candidate]
@@ -256,7 +244,7 @@ def _row(table: str, line: int, row: dict[str | Any, str | Any]) -> tuple[str, s
     return Path(path.replace("\\", "/")).as_posix(), subject
 
 
-def _pattern_rule(pattern: str) -> Callable[[_Found, str], str]:
+def _pattern_rule(pattern: str) -> Callable[[Found, str], str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -264,7 +252,7 @@ def _pattern_rule(pattern: str) -> Callable[[_Found, str], str]:
             f"groups {pattern!r} is no regular expression ({error}): correct it"
         ) from error
 
-    def subject(_: _Found, name: str) -> str:
+    def subject(_: Found, name: str) -> str:
         match = compiled.search(name)
         text = match and match[1 if compiled.groups else 0]
         if not text:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 
 from fanogan.scans.arrays import array_scans, is_array_like, read_npy, read_npz
 from fanogan.scans.dicom import read_dicom
-from fanogan.scans.find import ScanSource, extension, find_scans, split_key
+from fanogan.scans.find import ScanSource, find_scans, split_key
+from fanogan.scans.gather import extension
+from fanogan.scans.heidelberg import read_heidelberg
+from fanogan.scans.heyex import read_e2e, read_vol
 from fanogan.scans.nifti import read_nifti
 from fanogan.scans.raster import read_raster
 from fanogan.scans.scan import BadScan, Decoded, Scan, damaged, finish
+from fanogan.scans.series import read_series
 from fanogan.scans.tiff import read_tiff
 
 logger = logging.getLogger(__name__)
@@ -36,6 +40,8 @@ _SIGNATURES = (
     (b"MM\0*", "TIFF"),
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
+    (b"HSF-OCT-", "vol"),
+    (b"CMDb", "E2E"),
 )
 _READERS: dict[str, Callable[[Path], Decoded]] = {
     "PNG": read_raster,
@@ -46,8 +52,16 @@ _READERS: dict[str, Callable[[Path], Decoded]] = {
     "NIfTI": read_nifti,
     "npy": read_npy,
     "npz": read_npz,
+    "Heidelberg XML": read_heidelberg,
+    "vol": read_vol,
+    "E2E": read_e2e,
 }
-_BY_EXTENSION = {".nii": "NIfTI", ".nii.gz": "NIfTI", ".dcm": "DICOM", ".dicom": "DICOM"}
+_BY_EXTENSION = {
+    **{".nii": "NIfTI", ".nii.gz": "NIfTI", ".dcm": "DICOM", ".dicom": "DICOM"},
+    **{".xml": "Heidelberg XML", ".vol": "vol", ".e2e": "E2E"},
+}
+_EXTRAS = {"DICOM": "dicom", "NIfTI": "nifti", "vol": "oct", "E2E": "oct"}
+_WITH_PATIENT = ("DICOM", "Heidelberg XML", "vol", "E2E")
 
 
 def read_scan(
@@ -57,15 +71,18 @@ def read_scan(
     key: str | None = None,
     *,
     may_be_constant: bool = False,
+    parts: Sequence[Path] = (),
 ) -> Scan:
     """Reads one file; its content decides the format.
 
     Args:
-        path: The file, or 'file.npz:key'.
+        path: The file, or 'file.npz:key'; for a Heidelberg export its XML.
         name: The scan's name; the file's name where None.
         group: The subject; the scan's name where None.
         key: The array's name inside a .npz.
         may_be_constant: Whether one value everywhere is no fault, as in a mask.
+        parts: The files of a DICOM series in order, as `find_scans` gives them; `path` is the
+            first of them.
 
     Returns:
         The scan.
@@ -81,14 +98,16 @@ def read_scan(
     kind = "an image"
     try:
         kind = _format_of(path)
-        decoded = read_npz(path, key) if kind == "npz" else _READERS[kind](path)
+        if parts:
+            decoded = read_series(parts)
+        else:
+            decoded = read_npz(path, key) if kind == "npz" else _READERS[kind](path)
         return finish(decoded, label, name, group or name, may_be_constant=may_be_constant)
     except BadScan:
         raise
     except ImportError as error:
-        raise BadScan(
-            f"{label} is a {kind} file, which needs an extra: pip install 'fanogan[{kind.lower()}]'"
-        ) from error
+        extra = f"pip install 'fanogan[{_EXTRAS.get(kind, 'dev')}]'"
+        raise BadScan(f"{label} is a {kind} file, which needs an extra: {extra}") from error
     except MemoryError as error:
         raise BadScan(f"{label} does not fit into memory: split it into smaller files") from error
     except OSError as error:
@@ -169,8 +188,8 @@ def _format_of(path: Path) -> str:
 
 
 def _cause(kind: str, error: Exception) -> Exception | None:
-    """Returns the cause to show: none for DICOM, whose errors may quote what is in the file."""
-    return None if kind == "DICOM" else error
+    """Returns the cause to show: none for formats whose errors may quote a patient's data."""
+    return None if kind in _WITH_PATIENT else error
 
 
 def _unreadable(label: str, kind: str, error: OSError) -> BadScan:
@@ -187,7 +206,7 @@ def _unreadable(label: str, kind: str, error: OSError) -> BadScan:
 
 def _read_or_error(source: ScanSource) -> Scan | BadScan:
     try:
-        return read_scan(source.path, source.name, source.group, source.key)
+        return read_scan(source.path, source.name, source.group, source.key, parts=source.parts)
     except BadScan as error:
         return error
 

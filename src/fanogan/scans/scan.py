@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,30 @@ UNKNOWN_SPACING: Spacing = (None, None, None)
 ALPHA_NOTE = "alpha channel dropped"
 GREY_NOTE = "grey stored as RGB, read as grey"
 
+_MOST_NAMED = 10
 _KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 
 
 class BadScan(ValueError):
     """A scan that cannot be used; one sentence says which file, what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class EnFace:
+    """The device's picture of the fundus, and where on it the B-scans lie.
+
+    Attributes:
+        pixels: (rows, columns), as stored.
+        spacing: Millimetres between rows and columns; None where the file does not say.
+        lines: (B-scans, 2, 2) float64: start and end of each B-scan as (row, column) in pixels,
+            with (0, 0) at the upper left corner of the picture.
+        grid_centre: (row, column) of the centre of the device's thickness grid, in pixels.
+    """
+
+    pixels: Pixels
+    spacing: tuple[float | None, float | None]
+    lines: NDArray[np.float64]
+    grid_centre: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +61,12 @@ class Scan:
         spacing: Millimetres between frames, rows and columns; None where the file does not say.
         is_volume: True where the frames belong together (multi-page TIFF, NIfTI, multi-frame
             DICOM); False where each frame is an image of its own (.npy, .npz, arrays).
-        notes: What was changed while reading, in plain words.
+        notes: What was changed while reading, or looks odd, in plain words.
+        eye: 'left' or 'right', where the file says.
+        device: The device's model, where the file says.
+        en_face: The device's picture of the fundus, where there is one.
+        thickness: Mean retinal thickness in mm that the device itself measured, by ETDRS zone
+            (C0, N1, N2, S1 …); None where it wrote none.
     """
 
     pixels: Pixels
@@ -50,6 +75,10 @@ class Scan:
     spacing: Spacing = UNKNOWN_SPACING
     is_volume: bool = False
     notes: tuple[str, ...] = ()
+    eye: str | None = None
+    device: str | None = None
+    en_face: EnFace | None = None
+    thickness: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +93,10 @@ class Decoded:
     spacing: Spacing = UNKNOWN_SPACING
     is_volume: bool = False
     notes: tuple[str, ...] = ()
+    eye: str | None = None
+    device: str | None = None
+    en_face: EnFace | None = None
+    thickness: Mapping[str, float] | None = None
 
 
 def damaged(label: str, what: str) -> BadScan:
@@ -237,11 +270,19 @@ def finish(
         )
     if pixels.ndim == 4 and channels_are_equal(pixels):
         pixels, notes = pixels[..., 0], (*notes, GREY_NOTE)
-    return Scan(
-        pixels=np.ascontiguousarray(pixels),
-        name=name,
-        group=group,
-        spacing=decoded.spacing,
-        is_volume=decoded.is_volume,
-        notes=decoded.notes + notes,
-    )
+    if decoded.is_volume and not may_be_constant:
+        notes = (*notes, *empty_frames_note(pixels))
+    done = replace(decoded, pixels=np.ascontiguousarray(pixels), notes=decoded.notes + notes)
+    return Scan(name=name, group=group, **vars(done))
+
+
+def empty_frames_note(pixels: Pixels) -> tuple[str, ...]:
+    """Says which frames of a volume have one value everywhere, counted from 1."""
+    empty = [i + 1 for i, frame in enumerate(pixels) if is_constant(frame[np.newaxis])]
+    if not empty:
+        return ()
+    if len(empty) > _MOST_NAMED:
+        return (f"{len(empty)} of {len(pixels)} B-scans are empty",)
+    if len(empty) == 1:
+        return (f"B-scan {empty[0]} is empty",)
+    return (f"B-scans {', '.join(map(str, empty))} are empty",)

@@ -1,0 +1,101 @@
+"""Which files make one scan together: Heidelberg exports, and DICOM series of single frames."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fanogan.scans.heidelberg import is_heidelberg
+from fanogan.scans.series import in_order, slice_of
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_DICOM = (".dcm", ".dicom")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file, or several that are one scan, and where it lies below the folder searched.
+
+    Attributes:
+        path: The file; of several, the first.
+        relative: Posix path below the folder that was searched.
+        key: The array's name inside a .npz, where one was given.
+        parts: The files of a series in order; empty where `path` is the whole scan.
+    """
+
+    path: Path
+    relative: str
+    key: str | None = None
+    parts: tuple[Path, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The path below the searched folder, and ':key'."""
+        return self.relative if self.key is None else f"{self.relative}:{self.key}"
+
+
+def extension(path: Path) -> str:
+    """Returns the extension in lower case, '.nii.gz' as one."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+def gather(found: Iterable[Found]) -> list[Found]:
+    """Puts files of one scan together, folder by folder.
+
+    Args:
+        found: The files below one searched folder.
+
+    Returns:
+        Heidelberg exports without the pictures beside them, DICOM series as one entry each, all
+        other files as they are; no other .xml.
+    """
+    folders: dict[Path, list[Found]] = defaultdict(list)
+    for item in found:
+        folders[item.path.parent].append(item)
+    return [item for items in folders.values() for item in _series(_exports(items))]
+
+
+def _exports(items: list[Found]) -> list[Found]:
+    """Takes a folder's pictures as a part of the Heidelberg export that lies among them."""
+    documents = [item for item in items if extension(item.path) == ".xml"]
+    exports = [item for item in documents if is_heidelberg(item.path)]
+    left_out = (".xml", *PICTURES) if exports else (".xml",)
+    rest = [item for item in items if extension(item.path) not in left_out]
+    if len(exports) == 1:
+        return [replace(exports[0], relative=_folder_of(exports[0])), *rest]
+    stems = [replace(item, relative=item.relative[: -len(".xml")]) for item in exports]
+    return stems + rest
+
+
+def _series(items: list[Found]) -> list[Found]:
+    """Joins the single-frame DICOM files of each series in a folder."""
+    files = [item for item in items if extension(item.path) in _DICOM]
+    if len(files) < 2:
+        return items
+    slices = {item.path: slice_of(item.path) for item in files}
+    members: dict[str, list[Found]] = defaultdict(list)
+    for item in files:
+        part = slices[item.path]
+        if part is not None:
+            members[part.series].append(item)
+    joined: dict[Path, Found | None] = {}
+    for series in members.values():
+        if len(series) < 2:
+            continue
+        parts = in_order([part for item in series if (part := slices[item.path])])
+        first = next(item for item in series if item.path == parts[0])
+        is_alone = len(series) == len(items)
+        relative = _folder_of(first) if is_alone else first.relative
+        joined.update(dict.fromkeys(parts))
+        joined[first.path] = replace(first, relative=relative, parts=parts)
+    merged = [joined.get(item.path, item) for item in items]
+    return [item for item in merged if item is not None]
+
+
+def _folder_of(item: Found) -> str:
+    """Names a file by its folder; the searched folder itself has only its own name."""
+    folder, slash, _ = item.relative.rpartition("/")
+    return folder if slash else item.path.parent.resolve().name or item.relative

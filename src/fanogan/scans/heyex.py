@@ -1,0 +1,142 @@
+"""Heidelberg's own files, .vol and .E2E, by eyepy. Not tried on a device's own file.
+
+Nothing here asks eyepy for a patient's data, and in a .vol those bytes are blanked before eyepy
+sees them.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fanogan.scans.scan import BadScan, Decoded, EnFace, Pixels, check_size, damaged
+
+SHOWN_NOTE = "reflectivity shown in 8 bits as the device's software shows it"
+
+_EYES = {"OD": "right", "OS": "left", "R": "right", "L": "left"}
+_VOL_HEADER = 2048
+_VOL_SIZES = struct.Struct("<12s3I24x2I")
+_VOL_PATTERN = struct.Struct("<i")
+_VOL_PATTERN_AT = 96
+# Time of examination; IDs, date of birth and dates of visits; ID of the progression.
+_VOL_PERSONAL = (slice(88, 96), slice(104, 208), slice(224, 258))
+_CIRCLE, _STAR = 2, 5
+
+
+def read_vol(path: Path) -> Decoded:
+    """Reads a .vol volume.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (B-scans, rows, columns) uint8, the reflectivity as the device's software shows it (its
+        logarithm, by eyepy); 0 where the device left no data. Spacing in mm, eye and localizer.
+
+    Raises:
+        BadScan: Cut short, altered, or a circular or star-shaped scan.
+        ImportError: eyepy is not installed.
+    """
+    from eyepy.core.utils import from_vol_intensity
+    from eyepy.io.he.vol_reader import vol_format
+
+    _check_vol(path)
+    data = bytearray(path.read_bytes())
+    for part in _VOL_PERSONAL:
+        data[part] = bytes(part.stop - part.start)
+    parsed: Any = vol_format.parse(bytes(data))
+    pixels: Pixels = from_vol_intensity(np.stack([scan.data for scan in parsed.bscans]))
+    scale = (_length(parsed.scale_y_slo), _length(parsed.scale_x_slo))
+    lines = np.array(
+        [[[scan.start_y, scan.start_x], [scan.end_y, scan.end_x]] for scan in parsed.bscans]
+    )
+    en_face = None
+    if parsed.localizer.size and scale[0] and scale[1] and np.isfinite(lines).all():
+        en_face = EnFace(parsed.localizer.copy(), scale, lines / np.array(scale))
+    return Decoded(
+        pixels,
+        (_length(parsed.distance), _length(parsed.scale_y), _length(parsed.scale_x)),
+        is_volume=len(pixels) > 1,
+        notes=(SHOWN_NOTE,),
+        eye=_EYES.get(parsed.scan_position.strip(" \0")),
+        en_face=en_face,
+    )
+
+
+def _check_vol(path: Path) -> None:
+    """Compares the declared sizes with the file's, before eyepy reads it."""
+    with path.open("rb") as file:
+        head = file.read(_VOL_HEADER)
+    if len(head) < _VOL_HEADER:
+        raise damaged(str(path), "a .vol volume")
+    _, columns, scans, rows, slo_columns, slo_rows = _VOL_SIZES.unpack_from(head)
+    check_size(str(path), rows, columns, scans, 4)
+    least = _VOL_HEADER + slo_columns * slo_rows + scans * rows * columns * 4
+    if path.stat().st_size < least:
+        raise damaged(str(path), "a .vol volume")
+    _refuse_pattern(path, _VOL_PATTERN.unpack_from(head, _VOL_PATTERN_AT)[0])
+
+
+def _refuse_pattern(path: Path, pattern: int) -> None:
+    if pattern in (_CIRCLE, _STAR):
+        shape = "circular" if pattern == _CIRCLE else "star-shaped"
+        raise BadScan(f"{path} is a {shape} scan: export a volume scan, or leave it out")
+
+
+def read_e2e(path: Path) -> Decoded:
+    """Reads the first volume of an .E2E file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        (B-scans, rows, columns) uint8, the reflectivity as the device's software shows it, by
+        eyepy; the spacing of rows in mm, and the eye. The file gives positions in degrees, so
+        the other spacings are unknown, and B-scans are not placed on the localizer.
+
+    Raises:
+        BadScan: Cut short, altered, without a volume, or a circular or star-shaped scan.
+        ImportError: eyepy is not installed.
+    """
+    from eyepy.core.utils import from_e2e_intensity
+    from eyepy.io.he import HeE2eReader
+    from eyepy.io.he.e2e_format import TypesEnum
+
+    with HeE2eReader(path) as reader:
+        series = [one for one in reader.series if _slices(one)]
+        if not series:
+            raise damaged(str(path), "an .E2E file with a volume")
+        slices = _slices(series[0])
+        metas = [one.get_meta() for one in slices]
+        _refuse_pattern(path, metas[0]["scan_pattern"])
+        if len(slices) != metas[0]["n_bscans"]:
+            raise damaged(str(path), "an .E2E file")
+        rows, columns = metas[0]["size_y"], metas[0]["size_x"]
+        check_size(str(path), rows, columns, len(slices), 4)
+        raw = [np.asarray(one.get_bscan(), dtype=np.float32) for one in slices]
+        sides = series[0].folders.get(TypesEnum.laterality)
+        eye = _EYES.get(chr(int(sides[0].data.laterality))) if sides else None
+    if any(frame.shape != (rows, columns) for frame in raw):
+        raise BadScan(f"{path} holds B-scans of different sizes: export each volume as a file")
+    notes: tuple[str, ...] = (SHOWN_NOTE,)
+    if len(series) > 1:
+        notes = (f"first of {len(series)} volumes read", *notes)
+    spacing = (None, _length(metas[0]["scale_y"]), None)
+    pixels: Pixels = from_e2e_intensity(np.stack(raw))
+    return Decoded(pixels, spacing, is_volume=len(raw) > 1, notes=notes, eye=eye)
+
+
+def _slices(series: Any) -> list[Any]:
+    """Returns the B-scans of a series in the order in which they were taken."""
+    from eyepy.io.he.e2e_format import TypesEnum
+
+    slices = [one for one in series.slices.values() if TypesEnum.bscanmeta in one.folders]
+    return sorted(slices, key=lambda one: int(one.get_meta()["aktImage"]))
+
+
+def _length(value: float) -> float | None:
+    """Returns a positive, finite length, and None for anything else."""
+    return float(value) if np.isfinite(value) and value > 0 else None

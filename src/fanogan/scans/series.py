@@ -1,0 +1,106 @@
+"""DICOM series: single-frame files of one series that make a volume together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from fanogan.scans.dicom import distance_between, position, read_dicom, read_elements
+from fanogan.scans.scan import BadScan, Decoded, check_size
+
+_TOMOGRAPHY = ("OPT", "CT", "MR", "PT")
+_TAGS = [
+    "SeriesInstanceUID",
+    "Modality",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "InstanceNumber",
+    "ImagePositionPatient",
+]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A single-frame file of a tomographic series.
+
+    Attributes:
+        path: The file.
+        series: What the files of one volume share: series and size. Never shown to anyone.
+        number: The number in the series, where given.
+        place: Position in millimetres, where given.
+    """
+
+    path: Path
+    series: str
+    number: int | None
+    place: tuple[float, ...] | None
+
+
+def slice_of(path: Path) -> Slice | None:
+    """Reads what places a file in its series.
+
+    Returns:
+        None for anything that is not one frame of a tomographic series (OPT, CT, MR or PT:
+        radiographs of one series are pictures of their own), and for what cannot be read.
+    """
+    try:
+        header = read_elements(path, _TAGS)
+        series = header.get("SeriesInstanceUID")
+        is_single = int(header.get("NumberOfFrames") or 1) == 1
+        if not series or header.get("Modality") not in _TOMOGRAPHY or not is_single:
+            return None
+        number = header.get("InstanceNumber")
+        key = f"{series} {int(header.Rows)} {int(header.Columns)}"
+        return Slice(path, key, None if number is None else int(number), position(header))
+    except Exception:
+        # Whatever is wrong with the file, reading it as an image says so, by its name.
+        return None
+
+
+def in_order(slices: Sequence[Slice]) -> tuple[Path, ...]:
+    """Orders the files of a series: by number, else by position, else as they come."""
+    numbers = [part.number for part in slices if part.number is not None]
+    if len(set(numbers)) == len(slices):
+        order = np.argsort(numbers, kind="stable")
+        return tuple(slices[i].path for i in order)
+    places = np.array([part.place for part in slices if part.place is not None])
+    if len(places) == len(slices):
+        away = places - places[0]
+        farthest = away[np.argmax(np.linalg.norm(away, axis=1))]
+        return tuple(slices[i].path for i in np.argsort(away @ farthest, kind="stable"))
+    return tuple(part.path for part in slices)
+
+
+def read_series(paths: Sequence[Path]) -> Decoded:
+    """Reads the files of a series as one volume.
+
+    Args:
+        paths: The files, in order.
+
+    Returns:
+        (files, rows, columns), with the spacing in millimetres: between frames the distance of
+        the files' positions where they are given.
+
+    Raises:
+        BadScan: As `read_dicom`, or files of differing size.
+    """
+    first = read_dicom(paths[0])
+    frame = first.pixels[0]
+    check_size(str(paths[0]), frame.shape[0], frame.shape[1], len(paths), frame[0, 0].nbytes)
+    frames = [frame]
+    for path in paths[1:]:
+        pixels = read_dicom(path).pixels
+        if pixels.shape != first.pixels.shape:
+            raise BadScan(
+                f"{path} differs in size from {paths[0].name} of the same series: "
+                "export the series again, or leave it out with --skip-bad"
+            )
+        frames.append(pixels[0])
+    places = [part.place if (part := slice_of(path)) else None for path in paths]
+    between = distance_between(places) or first.spacing[0]
+    spacing = (between, *first.spacing[1:])
+    return replace(first, pixels=np.stack(frames), spacing=spacing, is_volume=True)

@@ -1,0 +1,157 @@
+"""DICOM volumes: geometry, eye and device of multi-frame files, and series of single frames."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, OphthalmicTomographyImageStorage
+
+from fanogan.scans import BadScan, find_scans, read_scan, read_scans
+
+BSCANS = np.random.default_rng(0).integers(0, 256, (4, 12, 10), dtype=np.uint8)
+SERIES = "1.2.826.0.1.4711.1"
+
+
+def item(**elements: Any) -> Dataset:
+    made = Dataset()
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    return made
+
+
+def save(path: Path, pixels: np.ndarray, **elements: Any) -> Path:
+    """Writes an ophthalmic tomography image of a made-up patient."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = OphthalmicTomographyImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    made.SOPClassUID, made.SOPInstanceUID = OphthalmicTomographyImageStorage, "1.2.3"
+    made.PatientName, made.SeriesInstanceUID, made.Modality = "Geheimrat", SERIES, "OPT"
+    made.Rows, made.Columns = pixels.shape[-2:]
+    if pixels.ndim == 3:
+        made.NumberOfFrames = len(pixels)
+    made.SamplesPerPixel, made.PixelRepresentation = 1, 0
+    made.PhotometricInterpretation = "MONOCHROME2"
+    made.BitsAllocated = made.BitsStored = 8
+    made.HighBit = 7
+    made.PixelData = pixels.tobytes()
+    for keyword, value in elements.items():
+        setattr(made, keyword, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.save_as(path, enforce_file_format=True)
+    return path
+
+
+def places(distance: float, count: int = 4) -> list[Dataset]:
+    """Per-frame groups with B-scans `distance` mm apart."""
+    return [
+        item(PlanePositionSequence=[item(ImagePositionPatient=[1, -2, i * distance])])
+        for i in range(count)
+    ]
+
+
+def test_multi_frame_tomography_has_spacing_eye_and_device(tmp_path: Path) -> None:
+    measures = item(PixelSpacing=[0.0039, 0.0117], SliceThickness=0.01)
+    shared = item(
+        PixelMeasuresSequence=[measures], FrameAnatomySequence=[item(FrameLaterality="L")]
+    )
+    elements: dict[str, Any] = {
+        "SharedFunctionalGroupsSequence": [shared],
+        "ManufacturerModelName": "Spectralis",
+    }
+    path = tmp_path / "a.dcm"
+    scan = read_scan(save(path, BSCANS, PerFrameFunctionalGroupsSequence=places(0.125), **elements))
+    assert scan.is_volume and scan.spacing == (0.125, 0.0039, 0.0117)
+    assert (scan.eye, scan.device) == ("left", "Spectralis")
+    assert read_scan(save(path, BSCANS, **elements)).spacing[0] == 0.01
+    stacked = places(0)
+    same_place = read_scan(save(path, BSCANS, PerFrameFunctionalGroupsSequence=stacked, **elements))
+    assert same_place.spacing[0] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("elements", "eye"),
+    [
+        ({"ImageLaterality": "R"}, "right"),
+        ({"Laterality": "L"}, "left"),
+        ({"ImageLaterality": "B"}, None),
+        ({}, None),
+    ],
+)
+def test_eye_of_the_image(tmp_path: Path, elements: dict[str, str], eye: str | None) -> None:
+    scan = read_scan(save(tmp_path / "a.dcm", BSCANS[0], **elements))
+    assert scan.eye == eye and scan.device is None
+
+
+def write_series(folder: Path, order: tuple[int, ...] = (2, 0, 3, 1), **elements: Any) -> None:
+    """Files a.dcm, b.dcm …, of which the i-th holds B-scan order[i]."""
+    for letter, i in zip("abcd", order, strict=True):
+        save(folder / f"{letter}.dcm", BSCANS[i], InstanceNumber=i + 1, **elements)
+
+
+def test_a_folder_with_a_series_is_one_volume(tmp_path: Path) -> None:
+    write_series(tmp_path / "eye1", PixelSpacing=[0.004, 0.01], SliceThickness=0.2)
+    found = find_scans(tmp_path)
+    assert [(one.name, one.group, len(one.parts)) for one in found] == [("eye1", "eye1", 4)]
+    (scan,) = read_scans(tmp_path)
+    assert scan.is_volume and scan.spacing == (0.2, 0.004, 0.01)
+    np.testing.assert_array_equal(scan.pixels, BSCANS)
+    assert [one.name for one in find_scans(tmp_path / "eye1")] == ["eye1"]
+
+
+def test_positions_order_files_without_numbers_and_give_the_distance(tmp_path: Path) -> None:
+    for letter, i in zip("abcd", (2, 0, 3, 1), strict=True):
+        place = [3, i * 0.25, -1]
+        save(tmp_path / "e" / f"{letter}.dcm", BSCANS[i], ImagePositionPatient=place)
+    (scan,) = read_scans(tmp_path)
+    shown = scan.pixels if (scan.pixels[0] == BSCANS[0]).all() else scan.pixels[::-1]
+    np.testing.assert_array_equal(shown, BSCANS)
+    assert scan.spacing == (0.25, None, None)
+
+
+def test_two_series_in_a_folder_stay_apart(tmp_path: Path) -> None:
+    write_series(tmp_path / "eye1")
+    for i in range(2):
+        save(tmp_path / "eye1" / f"x{i}.dcm", BSCANS[i], SeriesInstanceUID="1.2.9")
+    save(tmp_path / "eye1" / "y.dcm", BSCANS[0], SeriesInstanceUID="1.2.10")
+    found = find_scans(tmp_path)
+    assert [(one.name, len(one.parts)) for one in found] == [
+        ("eye1/b.dcm", 4),
+        ("eye1/x0.dcm", 2),
+        ("eye1/y.dcm", 0),
+    ]
+    assert {one.group for one in found} == {"eye1"}
+
+
+@pytest.mark.parametrize(
+    "elements", [{"Modality": "DX"}, {"SeriesInstanceUID": ""}, {"NumberOfFrames": 2}]
+)
+def test_what_is_no_series_stays_apart(tmp_path: Path, elements: dict[str, Any]) -> None:
+    pixels = BSCANS[:2] if "NumberOfFrames" in elements else BSCANS[0]
+    for name in ("a", "b"):
+        save(tmp_path / f"{name}.dcm", pixels, **elements)
+    assert [(one.name, one.parts) for one in find_scans(tmp_path)] == [("a.dcm", ()), ("b.dcm", ())]
+
+
+def test_a_bad_file_of_a_series_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    write_series(tmp_path / "eye1")
+    path = tmp_path / "eye1" / "d.dcm"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    with pytest.raises(BadScan, match=r"d\.dcm is damaged or cut short"):
+        list(read_scans(tmp_path))
+    found = find_scans(tmp_path)[0]
+    save(path, BSCANS[1, :5])
+    with pytest.raises(BadScan, match=r"d\.dcm differs in size from b\.dcm"):
+        read_scan(found.path, parts=found.parts)
+    path.write_bytes(b"nothing")
+    assert [one.name for one in find_scans(tmp_path)] == ["eye1/b.dcm", "eye1/d.dcm"]
+    told = [caplog.text, *capfd.readouterr()]
+    assert "Geheimrat" not in " ".join(told) and SERIES not in " ".join(told)
