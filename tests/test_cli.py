@@ -117,12 +117,12 @@ def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsy
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not (out / "checkpoints" / "gan.safetensors").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    shown, errors = process.communicate(timeout=60)
+    shown, errors = process.communicate(timeout=240)
     assert (process.returncode, errors) == (130, "")
     assert shown.splitlines()[-1] == f"stopped; go on with: fanogan fit --resume {out}"
     assert not (out / "model").exists()
@@ -352,3 +352,14 @@ def test_of_volumes_their_own_scores_are_shown(capsys):
     shown = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in shown] == ["v.tif", "…"]
     assert shown[1] == "… and 3 more in scores.csv"
+
+
+def test_of_several_processes_only_the_first_speaks(monkeypatch, capsys):
+    try:
+        for rank in ("0", "1"):
+            monkeypatch.setenv("LOCAL_RANK", rank)
+            terminal.console.cache_clear()
+            terminal.say(f"I am {rank}")
+    finally:
+        terminal.console.cache_clear()
+    assert capsys.readouterr().out == "I am 0\n"

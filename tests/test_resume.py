@@ -265,9 +265,7 @@ def test_two_processes_stay_in_step(tmp_path: Path) -> None:
         images = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
         detector = FAnoGAN(recipe, device="cpu", devices=2)
         try:
-            detector.fit(
-                images, out=out / "run", resume=stop_at == 0 and "again" in sys.argv, progress=progress
-            )
+            detector.fit(images, out=out / "run", resume=stop_at == 0, progress=progress)
         except KeyboardInterrupt:
             (out / f"stopped{rank}.txt").touch()
             sys.exit(0)
@@ -280,9 +278,9 @@ def test_two_processes_stay_in_step(tmp_path: Path) -> None:
         """)
     )
 
-    def run(*arguments: str) -> None:
+    def run(stop_at: int) -> None:
         ended = subprocess.run(
-            [sys.executable, str(script), *arguments],
+            [sys.executable, str(script), str(stop_at)],
             capture_output=True,
             text=True,
             check=False,
@@ -290,10 +288,10 @@ def test_two_processes_stay_in_step(tmp_path: Path) -> None:
         )
         assert ended.returncode == 0, ended.stderr
 
-    run("5")
+    run(5)
     assert (tmp_path / "stopped0.txt").exists() and (tmp_path / "stopped1.txt").exists()
     assert checkpoint_step(tmp_path / "run", "encoder") == 5
-    run("0", "again")
+    run(0)
     assert not (tmp_path / "progress1.txt").exists()  # a single bar
     ranks = [load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2)]
     model = load_file(tmp_path / "run" / "model" / "model.safetensors")

@@ -104,7 +104,8 @@ def fit(
         raise
     for unit, held_out in detector.calibration.units.items():
         say(f"calibration: {held_out.describe(0.05, unit)}")
-    say(f"model: {out}/model · recipe {chosen.name}: {chosen.about}")
+    about = f": {chosen.about}" if chosen.about else ""
+    say(f"model: {out}/model · recipe {chosen.name}{about}")
 
 
 def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any]]:

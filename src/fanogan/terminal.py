@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,14 @@ STAGES = {"gan": "GAN rounds", "encoder": "encoder updates"}
 
 @functools.cache
 def console() -> Any:
-    """The one console: what is printed while a bar is shown goes above it, not through it."""
+    """The one console: what is printed while a bar is shown goes above it, not through it.
+
+    Of several processes that train together only the first speaks.
+    """
     from rich.console import Console
 
-    return Console(highlight=False, emoji=False)
+    silent = os.environ.get("LOCAL_RANK", "0") != "0"
+    return Console(highlight=False, emoji=False, quiet=silent)
 
 
 def say(text: str, style: str = "") -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fanogan.scans import BadScan, find_scans, read_scan
+from fanogan.scans.heyex import without_patient
 
 pytest.importorskip("eyepy", reason="eyepy, the extra 'oct', is not installed")
 
@@ -119,21 +120,24 @@ def test_bscans_of_a_vol_lie_on_its_localizer(vol_file: Path) -> None:
     np.testing.assert_allclose(en_face.lines[-1, :, 0], 17.5)
 
 
-def test_eyepy_never_sees_a_patient_of_a_vol(
-    vol_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from eyepy.io.he import vol_reader
+def test_ids_and_dates_of_a_vol_are_blanked() -> None:
+    from eyepy.io.he.vol_reader import vol_format
 
-    seen: list[bytes] = []
-    parse = vol_reader.vol_format.parse
-    monkeypatch.setattr(
-        vol_reader.vol_format, "parse", lambda data: (seen.append(data), parse(data))[1]
-    )
-    assert read_scan(vol_file).eye == "left"
-    parsed = parse(seen[0])
-    told = [parsed[field] for field in ("id", "patient_id", "visit_id", "prog_id", "pid", "vid")]
-    assert told == ["", "", "", "", 0, 0]
-    assert (parsed.dob[:4], parsed.visit_date[:4], parsed.exam_time[:4]) == ("1899", "1899", "1601")
+    whole, blanked = vol_format.parse(vol()), vol_format.parse(without_patient(vol()))
+    for field, value in (
+        *(("patient_id", ""), ("visit_id", ""), ("prog_id", ""), ("id", ""), ("pid", 0)),
+        *(("vid", 0), ("dob", "1899-12-30T00:00:00"), ("exam_time", "1601-01-01T00:00:00")),
+    ):
+        assert whole[field] != value == blanked[field]
+    for field in ("size_x", "distance", "scan_position", "scan_pattern", "bscan_hdr_size"):
+        assert whole[field] == blanked[field]
+
+
+def test_values_that_are_no_reflectivity_are_black(vol_file: Path) -> None:
+    data = bytearray(vol())
+    data[-8:] = struct.pack("<2f", float("nan"), -1.0)
+    vol_file.write_bytes(data)
+    assert not read_scan(vol_file).pixels[-1, -1, -2:].any()
 
 
 def test_a_patients_id_of_any_letters_does_not_stop_the_reader(vol_file: Path) -> None:

@@ -23,6 +23,7 @@ _VOL_PATTERN = struct.Struct("<i")
 _VOL_PATTERN_AT = 96
 # Time of examination; IDs, date of birth and dates of visits; ID of the progression.
 _VOL_PERSONAL = (slice(88, 96), slice(104, 208), slice(224, 258))
+_NO_DATA = np.finfo(np.float32).max
 _CIRCLE, _STAR = 2, 5
 
 
@@ -44,11 +45,11 @@ def read_vol(path: Path) -> Decoded:
     from eyepy.io.he.vol_reader import vol_format
 
     _check_vol(path)
-    data = bytearray(path.read_bytes())
-    for part in _VOL_PERSONAL:
-        data[part] = bytes(part.stop - part.start)
-    parsed: Any = vol_format.parse(bytes(data))
-    pixels: Pixels = from_vol_intensity(np.stack([scan.data for scan in parsed.bscans]))
+    parsed: Any = vol_format.parse(without_patient(path.read_bytes()))
+    raw = np.stack([scan.data for scan in parsed.bscans])
+    # Only a damaged file has these, and their logarithm would be undefined.
+    raw[~(raw >= 0)] = _NO_DATA
+    pixels: Pixels = from_vol_intensity(raw)
     scale = (_length(parsed.scale_y_slo), _length(parsed.scale_x_slo))
     lines = np.array(
         [[[scan.start_y, scan.start_x], [scan.end_y, scan.end_x]] for scan in parsed.bscans]
@@ -64,6 +65,14 @@ def read_vol(path: Path) -> Decoded:
         eye=_EYES.get(parsed.scan_position.strip(" \0")),
         en_face=en_face,
     )
+
+
+def without_patient(data: bytes) -> bytes:
+    """Blanks IDs and dates in the header of a .vol file, so that eyepy never reads them."""
+    blanked = bytearray(data)
+    for part in _VOL_PERSONAL:
+        blanked[part] = bytes(part.stop - part.start)
+    return bytes(blanked)
 
 
 def _check_vol(path: Path) -> None:

@@ -1,0 +1,362 @@
+"""Where the retina begins and ends: two surfaces at once, by the optimal-surface graph method.
+
+Each surface has one row in every column. Of all pairs of surfaces that are smooth within and between
+B-scans, and neither too close nor too far apart, the pair of least total cost is a minimum closed
+set in a graph, found as a minimum cut (Li, Wu, Chen, Sonka 2006; Garvin et al. 2009). Here it is
+found three times, coarse to fine: each time in a narrow band around what was found before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fanogan.scans import filled_margins
+
+Array = NDArray[np.float32]
+Surfaces = NDArray[np.float64]
+
+TYPICAL_SPACING = (0.12, 0.00387, 0.0114)
+"""mm between B-scans, rows and columns of a Spectralis volume: taken where a file says nothing."""
+
+LEAST_THICKNESS, MOST_THICKNESS = 0.06, 1.2
+"""mm between the two surfaces."""
+
+LEAST_CONFIDENCE = 0.5
+"""Columns below it are left out. Chosen on phantoms: see docs/layers.md."""
+
+# Percentiles of a B-scan that become 0 and 1, and where brighter pixels are cut off.
+_BACKGROUND, _BRIGHT, _BRIGHTEST = 30, 99, 1.3
+# What parts vitreous from tissue, the mm of tissue above that are one too many, and their cost.
+_TISSUE, _TISSUE_ABOVE, _WEIGHT_ABOVE = 0.3, 0.010, 0.8
+# mm of tissue sought below the inner surface, what is tissue for sure, and its weight.
+_UNDER, _AS_TISSUE, _WEIGHT_UNDER = 0.07, 0.6, 1.0
+# Light left for what is too deep to be seen, in the unit of brightness times mm.
+_LIGHT = 0.4
+# The outer band in mm, where below it another is sought, from what share on that is as bright.
+_BAND, _BELOW, _AS_BRIGHT, _WEIGHT_BELOW, _WEIGHT_BAND = 0.025, (0.03, 0.4), 0.95, 2.0, 0.8
+# Rise over run of a surface at most, and how stiff it is between B-scans beside within.
+_STEEPEST, _BETWEEN_SCANS = 2.0, 0.15
+_OUTSIDE = 10.0
+_WINDOW, _NEIGHBOURS, _CONTRAST = 0.025, 9, (0.3, 0.3)
+# Costs are whole numbers in the graph, and arcs of this capacity are never cut.
+_SCALE, _FORBIDDEN = 1000, 10**7
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """The two surfaces of the retina in a volume.
+
+    Row 10.0 is the centre of the pixel in row 10. Both surfaces are NaN in the same columns: where
+    there is no retina, where it reaches into a filled margin or out of the scan, and where
+    `confidence` is below `LEAST_CONFIDENCE`.
+
+    Attributes:
+        inner: Row of the inner limiting membrane, (B-scans, columns) float32.
+        outer: Row of the outer boundary of the pigment epithelium, (B-scans, columns) float32.
+        confidence: In [0, 1], (B-scans, columns) float32; from the contrast at both surfaces.
+    """
+
+    inner: Array
+    outer: Array
+    confidence: Array
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        """Where both surfaces are known: (B-scans, columns)."""
+        return np.isfinite(self.inner)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One step from coarse to fine.
+
+    Attributes:
+        rows: Rows of the scan (at the typical spacing) that become one row.
+        columns: Columns of the scan (at the typical spacing) that become one column.
+        sigma: Smoothing along rows and columns in mm.
+        reach: Half height of the band around what is known, in mm.
+        stiffness: Cost of a step of one mm between neighbouring columns.
+        is_coarse: Whether the two surfaces have yet to be told from other edges.
+    """
+
+    rows: int
+    columns: int
+    sigma: tuple[float, float]
+    reach: float
+    stiffness: float
+    is_coarse: bool
+
+
+_LEVELS = (
+    _Level(5, 5, (0.012, 0.030), np.inf, 3.0, True),
+    _Level(2, 2, (0.008, 0.025), 0.070, 3.0, True),
+    _Level(1, 1, (0.006, 0.025), 0.020, 7.0, False),
+)
+
+
+def find_boundaries(
+    volume: NDArray[Any],
+    spacing: tuple[float | None, float | None, float | None],
+    valid: NDArray[np.bool_] | None = None,
+) -> Boundaries:
+    """Finds the inner limiting membrane and the outer boundary of the pigment epithelium.
+
+    Args:
+        volume: (B-scans, rows, columns), any real dtype, higher is brighter. A single B-scan is a
+            volume of one.
+        spacing: mm between B-scans, rows and columns; `TYPICAL_SPACING` is taken for None.
+        valid: Where pixels are a recording, same shape; by default all but `filled_margins`.
+
+    Returns:
+        The surfaces, NaN in columns where they are not known.
+
+    Raises:
+        ValueError: `volume` has not three axes, or `valid` another shape.
+    """
+    if volume.ndim != 3:
+        raise ValueError(f"a volume has three axes (B-scans, rows, columns), not {volume.shape}")
+    valid = ~filled_margins(volume) if valid is None else valid
+    if valid.shape != volume.shape:
+        raise ValueError(f"valid has the shape {valid.shape}, and the volume {volume.shape}")
+    apart, row, column = (one or usual for one, usual in zip(spacing, TYPICAL_SPACING, strict=True))
+    image = _normalised(volume, valid)
+    known: Surfaces | None = None
+    for level in _LEVELS:
+        rows = max(1, round(level.rows * TYPICAL_SPACING[1] / row))
+        columns = max(1, round(level.columns * TYPICAL_SPACING[2] / column))
+        small = _shrunk(image, rows, columns)
+        step = (apart, rows * row, columns * column)
+        near = None if known is None else _resampled(known, rows, columns, small.shape[2])
+        found = _search(_costs(small, step, level), near, step, level)
+        known = _resampled(found, 1 / rows, 1 / columns, image.shape[2])
+    assert known is not None
+    confidence = _confidence(image, valid, known, row)
+    inner, outer = np.where(confidence < LEAST_CONFIDENCE, np.nan, known).astype(np.float32)
+    return Boundaries(inner, outer, confidence)
+
+
+def _normalised(volume: NDArray[Any], valid: NDArray[np.bool_]) -> Array:
+    """Each B-scan with its background at 0 and its bright layers at 1; margins are painted over."""
+    image = np.empty(volume.shape, dtype=np.float32)
+    for scan, mask, out in zip(volume, valid, image, strict=True):
+        out[:] = 0
+        if not mask.any():
+            continue
+        filled = scan if mask.all() else scan[tuple(_nearest(mask))]
+        low = np.percentile(filled, _BACKGROUND)
+        smooth = ndimage.uniform_filter(filled.astype(np.float32), (3, 9))
+        high = np.percentile(smooth, _BRIGHT)
+        if high > low:
+            np.clip((filled - low) / (high - low), 0, _BRIGHTEST, out=out)
+    return image
+
+
+def _nearest(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Row and column of the nearest pixel in the mask: (2, rows, columns)."""
+    found: NDArray[np.int32] = ndimage.distance_transform_edt(
+        ~mask, return_distances=False, return_indices=True
+    )
+    return found
+
+
+def _shrunk(image: Array, rows: int, columns: int) -> Array:
+    """Means over blocks of rows × columns; the last ones are filled up with the edge's pixels."""
+    if rows == columns == 1:
+        return image
+    scans, height, width = image.shape
+    padding = ((0, 0), (0, -height % rows), (0, -width % columns))
+    padded = np.pad(image, padding, mode="edge")
+    blocks = padded.reshape(scans, padded.shape[1] // rows, rows, -1, columns)
+    return np.asarray(blocks.mean(axis=(2, 4)), dtype=np.float32)
+
+
+def _resampled(surfaces: Surfaces, rows: float, columns: float, width: int) -> Surfaces:
+    """Surfaces in the grid whose rows and columns are that many times as large."""
+    places = (np.arange(width) + 0.5) * columns - 0.5
+    places = places.clip(0, surfaces.shape[-1] - 1)
+    left = np.minimum(places.astype(int), max(surfaces.shape[-1] - 2, 0))
+    right = np.minimum(left + 1, surfaces.shape[-1] - 1)
+    share = places - left
+    between = (1 - share) * surfaces[..., left] + share * surfaces[..., right]
+    return (between + 0.5) / rows - 0.5
+
+
+def _costs(image: Array, step: tuple[float, float, float], level: _Level) -> Array:
+    """What it costs each surface to pass through a pixel: (2, B-scans, rows, columns).
+
+    The inner surface seeks a step from dark to bright, with nothing bright above. The outer one
+    seeks a step from bright to dark, with nothing as bright below; so neither the bright layers
+    above fluid nor those of the inner retina are taken for the pigment epithelium.
+    """
+    row = step[1]
+    sigma = level.sigma[0] / row
+    flat = ndimage.gaussian_filter1d(image, level.sigma[1] / step[2], axis=2)
+    if not level.is_coarse:
+        edge = _edge(flat, sigma)
+        return np.stack([-edge, edge])
+    smooth = ndimage.gaussian_filter1d(flat, sigma, axis=1)
+    above = np.cumsum(np.maximum(smooth - _TISSUE, 0), axis=1) * row
+    under = _mean_below(smooth, max(1, round(_UNDER / row))).clip(0, _AS_TISSUE)
+    inner = _WEIGHT_ABOVE * (1 - np.exp(-above / _TISSUE_ABOVE)) - _WEIGHT_UNDER * under
+    flat = _attenuation(flat, row)
+    band = _mean_above(ndimage.gaussian_filter1d(flat, sigma, axis=1), max(1, round(_BAND / row)))
+    deeper = _highest(band, _BELOW[0] / row, _BELOW[1] / row)
+    outer = _WEIGHT_BELOW * np.maximum(deeper - _AS_BRIGHT * band, 0) - _WEIGHT_BAND * band
+    return np.stack([inner - _edge(smooth, 0.5), outer + _edge(flat, sigma)])
+
+
+def _edge(image: Array, sigma: float) -> Array:
+    """Height of the step from each pixel's upper to its lower side."""
+    slope = ndimage.gaussian_filter1d(image, sigma, axis=1, order=1)
+    return np.asarray(slope * (sigma * np.sqrt(2 * np.pi)))
+
+
+def _attenuation(image: Array, row: float) -> Array:
+    """How much of the light that is left a pixel sends back (Vermeer et al. 2014).
+
+    In the shadow of a vessel, and below a bright nerve-fibre layer, the pigment epithelium is dark,
+    but there is little left below it. The unit is such that it is about 1.
+    """
+    left = np.cumsum(image[:, ::-1], axis=1)[:, ::-1] * row
+    return np.asarray(image * (_LIGHT / (_LIGHT + left)))
+
+
+def _mean_below(image: Array, size: int) -> Array:
+    """Mean over `size` rows, the first of which is the pixel's own."""
+    return np.asarray(ndimage.uniform_filter1d(image, size, axis=1, origin=-(size // 2)))
+
+
+def _mean_above(image: Array, size: int) -> Array:
+    """Mean over `size` rows, the last of which is the pixel's own."""
+    return np.asarray(ndimage.uniform_filter1d(image, size, axis=1, origin=(size - 1) // 2))
+
+
+def _highest(image: Array, first: float, last: float) -> Array:
+    """Maximum over the rows from `first` to `last` of each pixel, in rows from it."""
+    start, stop = round(first), max(round(last), round(first) + 1)
+    size = stop - start
+    padded = np.pad(image, ((0, 0), (0, stop), (0, 0)), mode="edge")
+    window = ndimage.maximum_filter1d(padded, size, axis=1, origin=-(size // 2))
+    return np.asarray(window[:, start : start + image.shape[1]])
+
+
+def _search(
+    costs: Array, near: Surfaces | None, step: tuple[float, float, float], level: _Level
+) -> Surfaces:
+    """The best pair of surfaces in the whole height, or in a band around `near`; sub-pixel."""
+    height = costs.shape[2]
+    if near is None:
+        base = np.zeros((2, costs.shape[1], costs.shape[3]), dtype=np.int64)
+        banded = np.moveaxis(costs, 2, 3)
+    else:
+        reach = max(2, round(level.reach / step[1]))
+        base = np.rint(near).astype(np.int64) - reach
+        rows = base[..., None] + np.arange(2 * reach + 1)
+        inside = rows.clip(0, height - 1)
+        banded = np.take_along_axis(np.moveaxis(costs, 2, 3), inside, axis=3)
+        banded = np.where(rows == inside, banded, banded + _OUTSIDE)
+    limits = (round(LEAST_THICKNESS / step[1]), round(MOST_THICKNESS / step[1]))
+    steepest = max(1, round(_STEEPEST * step[2] / step[1]))
+    within = level.stiffness * step[1]
+    between = within * _BETWEEN_SCANS * TYPICAL_SPACING[0] / max(step[0], TYPICAL_SPACING[0])
+    index = _closed_set(banded, base, limits, steepest, (within, between))
+    return base + index + _parabola(banded, index)
+
+
+def _closed_set(
+    costs: Array,
+    base: NDArray[np.int64],
+    limits: tuple[int, int],
+    steepest: int,
+    stiffness: tuple[float, float],
+) -> NDArray[np.int64]:
+    """The pair of surfaces of least cost, as a minimum closed set.
+
+    A node is a height in a column of a surface, and in the set where the surface is at that height
+    or lower down. An arc that cannot be cut says: with this node, that one.
+
+    Args:
+        costs: (2, B-scans, columns, heights).
+        base: Row of the first height, (2, B-scans, columns).
+        limits: Least and most rows from the first surface to the second.
+        steepest: Most heights between neighbouring columns.
+        stiffness: Cost of each height between neighbouring columns, and neighbouring B-scans.
+
+    Returns:
+        Index of the height, (2, B-scans, columns).
+    """
+    import maxflow
+
+    whole = np.rint(costs * _SCALE).astype(np.int64)
+    weights = np.diff(whole, axis=3, prepend=0)
+    weights[..., 0] = -_FORBIDDEN
+    count = weights.size
+    graph = maxflow.GraphInt(count, 4 * count)
+    nodes = np.stack([graph.add_grid_nodes(weights.shape[1:]) for _ in range(2)])
+    for surface in nodes:
+        graph.add_grid_edges(surface, structure=_arcs(weights.shape[3], steepest, stiffness))
+    least, most = limits
+    for start, stop, shift in ((0, 1, least), (1, 0, -most)):
+        heights = np.arange(weights.shape[3]) + (base[start] - base[stop])[..., None] + shift
+        weights[start][heights >= weights.shape[3]] += _FORBIDDEN
+        scan, column, height = np.nonzero((heights >= 0) & (heights < weights.shape[3]))
+        tails = nodes[start, scan, column, height]
+        heads = nodes[stop, scan, column, heights[scan, column, height]]
+        graph.add_edges(tails, heads, np.full(len(tails), _FORBIDDEN), np.zeros(len(tails), int))
+    for surface, weight in zip(nodes, weights, strict=True):
+        graph.add_grid_tedges(surface, np.maximum(-weight, 0), np.maximum(weight, 0))
+    graph.maxflow()
+    outside = np.stack([graph.get_grid_segments(surface) for surface in nodes])
+    return np.asarray((~outside).sum(axis=3) - 1)
+
+
+def _arcs(heights: int, steepest: int, stiffness: tuple[float, float]) -> NDArray[np.int64]:
+    """Arcs of a node to its column and to the neighbouring columns and B-scans: (3, 3, heights)."""
+    reach = min(steepest, heights)
+    within, between = (round(one * _SCALE) for one in stiffness)
+    arcs = np.zeros((3, 3, 2 * reach + 1), dtype=np.int64)
+    arcs[1, 1, reach - 1] = _FORBIDDEN
+    arcs[1, ::2, 0] = _FORBIDDEN
+    arcs[1, ::2, reach] = within
+    arcs[::2, 1, reach] = between
+    return arcs
+
+
+def _parabola(costs: Array, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Where between the rows the least cost lies: (2, B-scans, columns), at most half a row off."""
+    places = index[..., None] + np.arange(-1, 2)
+    above, here, below = np.moveaxis(
+        np.take_along_axis(costs, places.clip(0, costs.shape[3] - 1), axis=3), 3, 0
+    ).astype(np.float64)
+    bend = above - 2 * here + below
+    offset = 0.5 * (above - below) / np.where(bend > 0, bend, 1)
+    return np.where(bend > 0, offset, 0).clip(-0.5, 0.5)
+
+
+def _confidence(
+    image: Array, valid: NDArray[np.bool_], surfaces: Surfaces, row: float
+) -> Array:
+    """Confidence from the contrast at both surfaces; 0 where the retina leaves the recording."""
+    inner, outer = np.rint(surfaces).astype(np.int64)
+    window = round(_WINDOW / row)
+    rise = _mean_at(image, inner + 2, window) - _mean_at(image, inner - 1 - window, window)
+    fall = _mean_at(image, outer - 1 - window, window) - _mean_at(image, outer + 2, window)
+    contrast = ndimage.uniform_filter1d(np.stack([rise, fall]), _NEIGHBOURS, axis=2)
+    shares = (contrast / np.array(_CONTRAST)[:, None, None]).clip(0, 1)
+    height = image.shape[1]
+    rows = np.arange(height)[None, :, None]
+    around = (rows >= inner[:, None] - 2) & (rows <= outer[:, None] + 2)
+    cut = (around & ~valid).any(axis=1) | (inner < 2) | (outer > height - 3)
+    return np.where(cut, 0, shares.min(axis=0)).astype(np.float32)
+
+
+def _mean_at(image: Array, first: NDArray[np.int64], size: int) -> Array:
+    """Mean of `size` rows from `first` on, in every column: (B-scans, columns)."""
+    rows = (first[..., None] + np.arange(size)).clip(0, image.shape[1] - 1)
+    scans, columns = np.ogrid[: first.shape[0], : first.shape[1]]
+    return np.asarray(image[scans[..., None], rows, columns[..., None]].mean(axis=2))
