@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Before torch is imported: the tests' networks are so small that threads cost more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -33,12 +33,12 @@ LEAST_CONFIDENCE = 0.5
 _BACKGROUND, _BRIGHT, _BRIGHTEST = 30, 99, 1.3
 # What parts vitreous from tissue, the mm of tissue above that are one too many, and their cost.
 _TISSUE, _TISSUE_ABOVE, _WEIGHT_ABOVE = 0.3, 0.010, 0.8
-# mm of tissue sought below the inner surface, what is tissue for sure, and its weight.
-_UNDER, _AS_TISSUE, _WEIGHT_UNDER = 0.07, 0.6, 1.0
+# From where to where in mm the inner surface has tissue below it, what is tissue for sure, weight.
+_UNDER, _AS_TISSUE, _WEIGHT_UNDER = (0.01, 0.06), 0.4, 1.5
 # Light left for what is too deep to be seen, in the unit of brightness times mm.
-_LIGHT = 0.4
+_LIGHT = 0.25
 # The outer band in mm, where below it another is sought, from what share on that is as bright.
-_BAND, _BELOW, _AS_BRIGHT, _WEIGHT_BELOW, _WEIGHT_BAND = 0.025, (0.03, 0.4), 0.95, 2.0, 0.8
+_BAND, _BELOW, _AS_BRIGHT, _WEIGHT_BELOW, _WEIGHT_BAND = 0.025, (0.03, 0.4), 1.0, 3.0, 1.4
 # Rise over run of a surface at most, and how stiff it is between B-scans beside within.
 _STEEPEST, _BETWEEN_SCANS = 2.0, 0.15
 _OUTSIDE = 10.0
@@ -93,8 +93,8 @@ class _Level:
 
 
 _LEVELS = (
-    _Level(5, 5, (0.012, 0.030), np.inf, 3.0, True),
-    _Level(2, 2, (0.008, 0.025), 0.070, 3.0, True),
+    _Level(5, 5, (0.012, 0.030), np.inf, 2.0, True),
+    _Level(2, 2, (0.008, 0.025), 0.070, 2.0, True),
     _Level(1, 1, (0.006, 0.025), 0.020, 7.0, False),
 )
 
@@ -201,8 +201,9 @@ def _costs(image: Array, step: tuple[float, float, float], level: _Level) -> Arr
         return np.stack([-edge, edge])
     smooth = ndimage.gaussian_filter1d(flat, sigma, axis=1)
     above = np.cumsum(np.maximum(smooth - _TISSUE, 0), axis=1) * row
-    under = _mean_below(smooth, max(1, round(_UNDER / row))).clip(0, _AS_TISSUE)
-    inner = _WEIGHT_ABOVE * (1 - np.exp(-above / _TISSUE_ABOVE)) - _WEIGHT_UNDER * under
+    under = -_highest(-smooth, _UNDER[0] / row, _UNDER[1] / row)
+    inner = _WEIGHT_ABOVE * (1 - np.exp(-above / _TISSUE_ABOVE))
+    inner -= _WEIGHT_UNDER * under.clip(0, _AS_TISSUE)
     flat = _attenuation(flat, row)
     band = _mean_above(ndimage.gaussian_filter1d(flat, sigma, axis=1), max(1, round(_BAND / row)))
     deeper = _highest(band, _BELOW[0] / row, _BELOW[1] / row)
@@ -224,11 +225,6 @@ def _attenuation(image: Array, row: float) -> Array:
     """
     left = np.cumsum(image[:, ::-1], axis=1)[:, ::-1] * row
     return np.asarray(image * (_LIGHT / (_LIGHT + left)))
-
-
-def _mean_below(image: Array, size: int) -> Array:
-    """Mean over `size` rows, the first of which is the pixel's own."""
-    return np.asarray(ndimage.uniform_filter1d(image, size, axis=1, origin=-(size // 2)))
 
 
 def _mean_above(image: Array, size: int) -> Array:
