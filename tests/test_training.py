@@ -21,9 +21,9 @@ from fanogan.networks import Discriminator, Encoder, Generator
 from fanogan.patches import Patches
 from fanogan.preprocessing import Preprocessing
 from fanogan.recipes import load_recipe
+from fanogan.stages import TrainingFailed
 from fanogan.training import (
     TensorFlowRMSprop,
-    TrainingFailed,
     diversity,
     reestimate_statistics,
     statistics_untouched,

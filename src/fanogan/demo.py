@@ -13,7 +13,7 @@ import numpy as np
 from fanogan.detectors import FAnoGAN
 from fanogan.evaluation import evaluate
 from fanogan.folders import BadFolder
-from fanogan.training import Progress, no_progress
+from fanogan.stages import Progress, no_progress
 
 NORMAL_DIGIT = 4
 TRAINED_SHARE = 0.8

@@ -39,16 +39,20 @@ def write_whole(path: Path, data: bytes) -> None:
         OSError: it can't be written; the file that was there before is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = None
     try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # named after the file that a user knows
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -215,6 +219,8 @@ class RunFolder:
             raise BadFolder(f"{self.path}: is a file; give --out a folder")
         if resume and not exists:
             raise BadFolder(f"{self.path}: no run here to resume (it has no config.yaml)")
+        if (self.path / "model").exists() and not exists:
+            raise BadFolder(f"{self.path}: holds a `model` already; give --out another folder")
         if exists and not resume:
             raise BadFolder(
                 f"{self.path}: holds a run already; go on with `fanogan fit --resume {self.path}`, "

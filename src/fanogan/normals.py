@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ class Normals:
             training,
             list(held_out),
             fingerprint,
-            tuple(_warnings(fingerprint)),
+            (*_warnings(fingerprint), *_notes([*kept, *held_out])),
             tuple(skipped),
         )
 
@@ -189,6 +190,12 @@ def _digest(image: np.ndarray) -> str:
     digest = hashlib.sha256(f"{image.dtype} {image.shape}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
+
+
+def _notes(scans: Sequence[Scan]) -> Iterator[str]:
+    """What was done in reading, once for all files it was done to."""
+    for note, count in Counter(note for scan in scans for note in scan.notes).items():
+        yield f"{note}: {count:,} of {len(scans):,} scans"
 
 
 def _warnings(fingerprint: dict[str, Any]) -> Iterator[str]:

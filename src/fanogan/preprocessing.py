@@ -80,7 +80,7 @@ class Preprocessing:
 
         Raises:
             BadScan: other channels than the model's, a bit depth that can't be compared, or an
-                image smaller than the window.
+                image of one row or column, or smaller than the window.
         """
         pixels = scan.pixels if scan.pixels.ndim == 4 else scan.pixels[..., None]
         if pixels.shape[-1] == 1 and self.channels > 1 and was_colour(scan):
@@ -91,6 +91,11 @@ class Preprocessing:
                 f"{_kind(self.channels)} images: convert it, or train on images of its kind"
             )
         rows, columns = pixels.shape[1:3]
+        if min(rows, columns) < 2:
+            raise BadScan(
+                f"{scan.name} has {rows}×{columns} pixels, which is no image: leave it out with "
+                "--skip-bad"
+            )
         if self.window and (rows < self.window[0] or columns < self.window[1]):
             raise BadScan(
                 f"{scan.name} has {rows}×{columns} pixels, fewer than the window that the model "

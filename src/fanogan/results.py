@@ -23,7 +23,7 @@ from fanogan.scans import BadScan
 COLUMNS = (
     *("name", "subject", "unit", "score", "image_residual", "feature_residual"),
     *("largest_window", "mean_of_windows", "windows"),
-    *("p_value", "held_out", "held_out_subjects", "flag", "warnings"),
+    *("p_value", "held_out", "held_out_subjects", "flag", "warnings", "notes"),
 )
 IN_GALLERY = 60
 
@@ -80,6 +80,7 @@ class Judge:
             "held_out_subjects": held_out.n_subjects if held_out else 0,
             "flag": "too few held out" if flag is None else "yes" if flag else "no",
             "warnings": "; ".join(result.warnings),
+            "notes": "; ".join(result.notes),
         }
 
     def volume(self, result: Result) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fanogan.calibration import HeldOut
     from fanogan.detectors import FAnoGAN, Result
-    from fanogan.training import Progress
+    from fanogan.stages import Progress
 
 LONGEST_NAME = 28
 STAGES = {"gan": "GAN rounds", "encoder": "encoder updates"}

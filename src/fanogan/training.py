@@ -8,13 +8,9 @@ come from (seed, stage, step), so a run that is killed and resumed ends bit-equa
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,25 +26,14 @@ from fanogan.losses import (
 from fanogan.networks import Discriminator, Encoder, Generator
 from fanogan.patches import Patches, seeded
 from fanogan.recipes import Recipe
+from fanogan.stages import Progress, Stage, no_progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-log = logging.getLogger(__name__)
-
 HEALTH_IMAGES = 256
 REESTIMATE_BATCHES = 200
 SAMPLE_GRIDS = 10
-
-Progress = Callable[[str, int, int, Mapping[str, float]], None]
-
-
-def no_progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
-    """Called as (stage, step, steps, figures) while training; this one shows nothing."""
-
-
-class TrainingFailed(RuntimeError):
-    """Training can't go on, said in one sentence with what to try."""
 
 
 class TensorFlowRMSprop(torch.optim.Optimizer):
@@ -125,167 +110,6 @@ def reestimate_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.train(training)
-
-
-class _StopRequest:
-    """Turns Ctrl-C and SIGTERM into a request that the loop grants between two rounds."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._request)
-
-    def _request(self, number: int, frame: object) -> None:
-        if self.requested:  # asked twice: at once
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-
-class _Stage:
-    """One stage of a run: resume, checkpoints, metrics, and the checks that both stages share."""
-
-    def __init__(
-        self,
-        name: str,
-        steps: int,
-        state: dict[str, nn.Module | torch.optim.Optimizer],
-        recipe: Recipe,
-        fabric: Fabric,
-        run: RunFolder | None,
-        progress: Progress,
-    ):
-        self.name, self.steps, self.state = name, steps, state
-        self.recipe, self.fabric = recipe, fabric
-        self.leads = fabric.is_global_zero
-        self.progress = progress if self.leads else no_progress
-        self.run = run
-        self.first = run.load_checkpoint(name, state) if run else 0
-        if run and self.leads:
-            run.forget_metrics_after(name, self.first)
-        self.collected: dict[str, list[Tensor]] = {}
-        self.warned: set[str] = set()
-        self.stop = _StopRequest()
-        self.saved = self.started = time.monotonic()
-
-    def __enter__(self) -> _Stage:
-        self.stop.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop.__exit__(*exception)
-        if self.run:
-            self.run.close()
-
-    def steps_left(self) -> Iterator[int]:
-        """Each step still to do; after each, checkpoint if it is time, stop if asked to."""
-        for step in range(self.first, self.steps):
-            yield step
-            done = step + 1
-            self.progress(self.name, done, self.steps, {})
-            if done == self.steps:
-                break
-            due = time.monotonic() - self.saved >= 60 * self.recipe.checkpoint_minutes
-            stop = self.agreed(self.stop.requested)
-            if self.agreed(due) or stop:
-                self.checkpoint(done)
-            if stop:
-                raise KeyboardInterrupt
-
-    def finish(self) -> None:
-        """The last checkpoint, which holds the re-estimated statistics too."""
-        if self.first < self.steps:
-            self.checkpoint(self.steps)
-        if self.agreed(self.stop.requested):
-            raise KeyboardInterrupt
-
-    def agreed(self, wish: bool) -> bool:
-        """Whether any process wishes it: one that stops alone would leave the others waiting."""
-        if self.fabric.world_size == 1:
-            return wish
-        wishes = self.fabric.all_reduce(
-            torch.tensor(float(wish), device=self.fabric.device), reduce_op="sum"
-        )
-        assert isinstance(wishes, Tensor)
-        return bool(wishes > 0)
-
-    def collect(self, **losses: Tensor) -> None:
-        """Keep losses, unread, for the next tick: reading one would wait for the device."""
-        for name, loss in losses.items():
-            self.collected.setdefault(name, []).append(loss.detach())
-
-    def tick_due(self, step: int) -> bool:
-        return (step + 1) % self.recipe.tick == 0 or step + 1 == self.steps
-
-    def means(self) -> dict[str, float]:
-        """The mean of each collected loss since the last tick.
-
-        Raises:
-            TrainingFailed: one isn't finite.
-        """
-        means = {name: self._mean(losses) for name, losses in self.collected.items()}
-        self.collected = {}
-        for name, value in means.items():
-            if not math.isfinite(value):
-                self.fail(f"the {name} is {value}")
-        return means
-
-    def _mean(self, losses: list[Tensor]) -> float:
-        """Over all processes, so that all see a loss that isn't finite in the same step."""
-        mean = self.fabric.all_reduce(torch.stack(losses).float().mean(), reduce_op="mean")
-        assert isinstance(mean, Tensor)
-        return float(mean)
-
-    def report(self, step: int, figures: dict[str, float], **more: Any) -> None:
-        self.progress(self.name, step + 1, self.steps, figures)
-        if self.run and self.leads:
-            seconds = round(time.monotonic() - self.started, 1)
-            self.run.metrics(self.name, step + 1, {**figures, **more, "seconds": seconds})
-
-    def warn(self, key: str, sentence: str) -> list[str]:
-        """Log a warning the first time; returns it each time, for the metrics."""
-        if key not in self.warned and self.leads:
-            self.warned.add(key)
-            log.warning(sentence)
-        return [sentence]
-
-    def checkpoint(self, step: int) -> None:
-        if not all(_all_finite(part) for part in self.state.values()):
-            self.fail("a weight or a moment of the optimiser isn't finite")
-        if self.run and self.leads:
-            self.run.save_checkpoint(self.name, step, self.state)
-        self.saved = time.monotonic()
-
-    def fail(self, what: str) -> NoReturn:
-        checkpoint = (
-            self.run.path / "checkpoints" / f"{self.name}.safetensors" if self.run else None
-        )
-        kept = checkpoint is not None and checkpoint.exists()
-        where = f"; the last good checkpoint is kept: {checkpoint}" if kept else ""
-        rate = "gan_rate" if self.name == "gan" else "encoder_rate"
-        stage = "GAN" if self.name == "gan" else self.name
-        precision = "" if self.recipe.precision == "fp32" else " and precision: fp32"
-        raise TrainingFailed(
-            f"training of the {stage} broke down: {what}; try a recipe with half the "
-            f"{rate} ({getattr(self.recipe, rate) / 2:g}){precision}, or look for broken images "
-            f"among the normals{where}"
-        )
-
-
-def _all_finite(part: nn.Module | torch.optim.Optimizer) -> bool:
-    """Whether all that training goes on from is finite: an infinite moment freezes a weight."""
-    if isinstance(part, nn.Module):
-        tensors = list(part.parameters())
-    else:
-        tensors = [t for state in part.state.values() for t in state.values()]
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def _update(loss: Tensor, optimiser: torch.optim.Optimizer, fabric: Fabric) -> None:
@@ -365,7 +189,7 @@ def train_gan(
     batch = recipe.batch // fabric.world_size
     health = _GanHealth(G, D, normals, held_out, seed)
 
-    with _Stage("gan", recipe.rounds, state, recipe, fabric, run, progress) as stage:
+    with Stage("gan", recipe.rounds, state, recipe, fabric, run, progress) as stage:
         for round_ in stage.steps_left():
             random = seeded(device, seed, "gan", round_, fabric.global_rank)
 
@@ -451,7 +275,7 @@ class _GanHealth:
             "diversity": ratio,
         }
 
-    def warnings(self, figures: Mapping[str, float], stage: _Stage) -> list[str]:
+    def warnings(self, figures: Mapping[str, float], stage: Stage) -> list[str]:
         """Plain warnings; meaningful once a fifth of the training has passed."""
         found: list[str] = []
         if figures["diversity"] < 0.5:
@@ -501,7 +325,7 @@ def train_encoder(
         HEALTH_IMAGES, G.latent, generator=seeded(device, seed, "encoder z"), device=device
     )
 
-    stage = _Stage("encoder", recipe.encoder_updates, state, recipe, fabric, run, progress)
+    stage = Stage("encoder", recipe.encoder_updates, state, recipe, fabric, run, progress)
     with frozen(G, D), stage:
         for update in stage.steps_left():
             # --- encoder update

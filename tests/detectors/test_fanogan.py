@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from fanogan import training
 from fanogan.calibration import HeldOut
 from fanogan.detectors import FAnoGAN, Scores
-from fanogan.detectors import fanogan as module
+from fanogan.detectors import detector as module
 from fanogan.folders import BadFolder, read_model
 from fanogan.normals import Normals
 from fanogan.recipes import Recipe, load_recipe

@@ -1,5 +1,6 @@
 """What a user holds: detectors, all with one contract."""
 
-from fanogan.detectors.fanogan import FAnoGAN, Result, Scores
+from fanogan.detectors.detector import Detector, Result, Scores
+from fanogan.detectors.fanogan import FAnoGAN
 
-__all__ = ["FAnoGAN", "Result", "Scores"]
+__all__ = ["Detector", "FAnoGAN", "Result", "Scores"]

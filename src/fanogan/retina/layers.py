@@ -334,9 +334,7 @@ def _parabola(costs: Array, index: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(bend > 0, offset, 0).clip(-0.5, 0.5)
 
 
-def _confidence(
-    image: Array, valid: NDArray[np.bool_], surfaces: Surfaces, row: float
-) -> Array:
+def _confidence(image: Array, valid: NDArray[np.bool_], surfaces: Surfaces, row: float) -> Array:
     """Confidence from the contrast at both surfaces; 0 where the retina leaves the recording."""
     inner, outer = np.rint(surfaces).astype(np.int64)
     window = round(_WINDOW / row)
