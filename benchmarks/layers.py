@@ -148,7 +148,9 @@ def contact_sheet(
     scans: dict[str, Scan], found: dict[str, Boundaries], dme: Path, out: Path
 ) -> None:
     """Thirty-five real B-scans with the lines drawn, a picture of each group."""
-    healthy = [(scans[name].pixels[k], found[name], k) for name in HEALTHY for k in SHEET["healthy"]]
+    healthy = [
+        (scans[name].pixels[k], found[name], k) for name in HEALTHY for k in SHEET["healthy"]
+    ]
     diseased = [(scans[name].pixels[k], found[name], k) for name in EYES[3:] for k in SHEET["AMD"]]
     save(healthy, 3, out / "healthy.png")
     save(diseased, 2, out / "amd.png")

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from pathlib import Path
 
 import numpy as np
 from tables import (
+    ROOT,
+    circumstances,
     conditions,
     data_folder,
     done,
     evaluated,
     keep,
     markdown,
+    reached,
     spread,
+    trained,
     write_section,
 )
 
@@ -35,7 +38,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--digits", type=int, nargs="*", default=list(range(10)))
-    parser.add_argument("--out", type=Path, default=Path("runs/benchmarks/mnist"))
+    parser.add_argument("--out", type=Path, default=ROOT / "runs/benchmarks/mnist")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     file = np.load(data_folder(options.data) / "mnist.npz")
@@ -51,13 +54,10 @@ def one(data: dict[str, np.ndarray], digit: int, seed: int, recipe: str, out: Pa
     path = out / recipe / f"digit{digit}_seed{seed}.json"
     if done(path):
         return
-    started = time.monotonic()
-    run = path.with_suffix("")
     # A mirrored digit is not that digit.
     detector = FAnoGAN(load_recipe(recipe).but(flip=False), seed=seed)
     normals = data["train_images"][data["train_labels"] == digit]
-    detector.fit(normals, out=run, resume=(run / "config.yaml").exists())
-    minutes = (time.monotonic() - started) / 60
+    minutes = trained(detector, normals, path.with_suffix(""))
     labels = (data["test_labels"] != digit).astype(int)
     result = evaluated(detector, data["test_images"], labels)
     keep(path, {**result, **conditions(digit=digit, seed=seed, minutes=minutes)})
@@ -87,18 +87,11 @@ def table(out: Path, recipe: str) -> None:
         [name, *(spread(aucs(name, digit)) for digit in digits), f"**{spread(aucs(name))}**"]
         for name in names
     ]
-    reached = [r["calibrated"].get("false_positive_rate") for r in results]
-    minutes = np.mean([r["minutes"] for r in results])
-    first = results[0]
     text = (
-        f"AUC on the whole test set (10,000 digits) with one digit normal; recipe `{recipe}` "
-        f"without flips, {len(seeds)} seed(s), last checkpoint, "
-        f"{minutes:.1f} minutes a digit on {first['machine']} with {first['threads']} thread(s), "
-        f"torch {first['torch']}, commit {', '.join(sorted({r['commit'] for r in results}))}.\n\n"
-        + markdown(["score", *map(str, digits), "mean"], rows)
-        + "\n\nCalibrated threshold, false-positive rate asked for 5 %: reached "
-        + f"{100 * np.mean(reached):.1f} % on average, from {100 * min(reached):.1f} % to "
-        + f"{100 * max(reached):.1f} %."
+        "AUC on the whole test set (10,000 digits) with one digit normal, trained without flips on "
+        "that digit's training images, a tenth of them held out for calibration; "
+        f"{circumstances(results, recipe, 'digit')}.\n\n"
+        f"{markdown(['score', *map(str, digits), 'mean'], rows)}\n\n{reached(results)}"
     )
     write_section("mnist", text)
 

@@ -129,13 +129,14 @@ def interval(edges: Sequence[float] | None) -> str:
     return f"{edges[0]:.3f} to {edges[1]:.3f}" if edges else "–"
 
 
-def circumstances(results: Sequence[Mapping[str, Any]], recipe: str) -> str:
+def circumstances(results: Sequence[Mapping[str, Any]], recipe: str, each: str = "seed") -> str:
     """Recipe, seeds, time, machine and commit of results, as half a sentence."""
     first = results[0]
     minutes = [result["minutes"] for result in results if result["minutes"] is not None]
-    took = f"{np.mean(minutes):.1f} minutes a seed" if minutes else "resumed"
+    took = f"{np.mean(minutes):.1f} minutes a {each}" if minutes else "resumed"
+    seeds = sorted({result["seed"] for result in results})
     return (
-        f"recipe `{recipe}`, seeds {', '.join(str(result['seed']) for result in results)}, "
+        f"recipe `{recipe}`, seeds {', '.join(map(str, seeds))}, "
         f"last checkpoint, {took} on {first['machine']} with "
         f"{first['threads']} thread(s), torch {first['torch']}, "
         f"commit {', '.join(sorted({result['commit'] for result in results}))}"
