@@ -36,12 +36,12 @@ def test_diseased_eye_within_four_rows(kind):
 
 def test_outer_boundary_follows_the_epithelium_over_a_detachment():
     kind = "pigment epithelium detachment"
-    eye = make_phantom(20, shape=SHAPE, spacing=SPACING, diseased=True, lesions=[kind])
+    eye = make_phantom(23, shape=SHAPE, spacing=SPACING, diseased=True, lesions=[kind])
     found = find_boundaries(eye.pixels, SPACING)
     raised = eye.boundaries["Bruch"] - eye.boundaries["RPE outer"] > 20
     known = raised & found.found
-    assert known.sum() > 20
-    assert np.median(np.abs(found.outer - eye.boundaries["RPE outer"])[known]) <= 4
+    assert known.sum() > 100
+    assert np.abs(found.outer - eye.boundaries["RPE outer"])[known].max() <= 4
 
 
 @pytest.mark.parametrize("change", ["float", "brighter and scaled", "single B-scans"])
@@ -101,7 +101,7 @@ def test_where_there_is_no_retina_nothing_is_found():
 
 
 def test_a_retina_cut_off_by_the_frame_is_not_known_there():
-    eye = make_phantom(24, shape=(2, 320, 128), spacing=(0.3, 0.00387, 0.0456))
+    eye = make_phantom(24, shape=(2, 320, 128), spacing=(2.0, 0.00387, 0.006))
     cut = int(eye.boundaries["ILM"].max()) + 20
     found = find_boundaries(eye.pixels[:, cut:], eye.spacing)
     assert found.found.mean() < 0.1
@@ -112,7 +112,7 @@ def test_both_surfaces_are_unknown_together_and_in_order():
     found = find_boundaries(eye.pixels, SPACING)
     assert found.inner.dtype == found.outer.dtype == found.confidence.dtype == np.float32
     np.testing.assert_array_equal(np.isnan(found.inner), np.isnan(found.outer))
-    assert (found.outer - found.inner)[found.found].min() > 0.05 / SPACING[1]
+    assert (found.outer - found.inner)[found.found].min() > 0.09 / SPACING[1]
     assert found.confidence.min() >= 0 and found.confidence.max() <= 1
 
 

@@ -26,11 +26,11 @@ Surfaces = NDArray[np.float64]
 TYPICAL_SPACING = (0.12, 0.00387, 0.0114)
 """mm between B-scans, rows and columns of a Spectralis volume: taken where a file says nothing."""
 
-LEAST_THICKNESS, MOST_THICKNESS = 0.06, 1.2
+LEAST_THICKNESS, MOST_THICKNESS = 0.1, 1.2
 """mm between the two surfaces."""
 
 LEAST_CONFIDENCE = 0.5
-"""Columns below it are left out. Chosen on phantoms: see docs/layers.md."""
+"""Columns below it are left out; 1 is a contrast of 0.3 of a B-scan's own range."""
 
 # Percentiles of a B-scan that become 0 and 1, and where brighter pixels are cut off.
 _BACKGROUND, _BRIGHT, _BRIGHTEST = 30, 99, 1.3
@@ -44,8 +44,10 @@ _LIGHT = 0.25
 _BAND, _BELOW, _AS_BRIGHT, _WEIGHT_BELOW, _WEIGHT_BAND = 0.025, (0.03, 0.4), 1.0, 3.0, 1.4
 # Rise over run of a surface at most, and how stiff it is between B-scans beside within.
 _STEEPEST, _BETWEEN_SCANS = 2.0, 0.15
+# What a height outside the scan costs.
 _OUTSIDE = 10.0
-_WINDOW, _NEIGHBOURS, _CONTRAST = 0.025, 9, (0.3, 0.3)
+# Confidence: mm above and below that are compared, columns averaged, contrast that is full.
+_WINDOW, _WIDE_WINDOW, _NEIGHBOURS, _CONTRAST = 0.025, 0.06, 9, 0.3
 # Costs are whole numbers in the graph, and arcs of this capacity are never cut.
 _SCALE, _FORBIDDEN = 1000, 10**7
 
@@ -186,7 +188,7 @@ def _resampled(surfaces: Surfaces, rows: float, columns: float, width: int) -> S
     right = np.minimum(left + 1, surfaces.shape[-1] - 1)
     share = places - left
     between = (1 - share) * surfaces[..., left] + share * surfaces[..., right]
-    return (between + 0.5) / rows - 0.5
+    return np.asarray((between + 0.5) / rows - 0.5)
 
 
 def _costs(image: Array, step: tuple[float, float, float], level: _Level) -> Array:
@@ -322,6 +324,7 @@ def _arcs(heights: int, steepest: int, stiffness: tuple[float, float]) -> NDArra
     arcs[1, 1, reach - 1] = _FORBIDDEN
     arcs[1, ::2, 0] = _FORBIDDEN
     arcs[1, ::2, reach] = within
+    # No limit here: an eye that moves between two B-scans shifts them by any number of rows.
     arcs[::2, 1, reach] = between
     return arcs
 
@@ -340,11 +343,16 @@ def _parabola(costs: Array, index: NDArray[np.int64]) -> NDArray[np.float64]:
 def _confidence(image: Array, valid: NDArray[np.bool_], surfaces: Surfaces, row: float) -> Array:
     """Confidence from the contrast at both surfaces; 0 where the retina leaves the recording."""
     inner, outer = np.rint(surfaces).astype(np.int64)
-    window = round(_WINDOW / row)
-    rise = _mean_at(image, inner + 2, window) - _mean_at(image, inner - 1 - window, window)
-    fall = _mean_at(image, outer - 1 - window, window) - _mean_at(image, outer + 2, window)
-    contrast = ndimage.uniform_filter1d(np.stack([rise, fall]), _NEIGHBOURS, axis=2)
-    shares = (contrast / np.array(_CONTRAST)[:, None, None]).clip(0, 1)
+    contrast = np.stack(
+        [
+            _step_at(image, inner, round(_WINDOW / row)),
+            # Wider, or a layer inside a retina that the frame cuts off would pass for the ILM.
+            _step_at(image, inner, round(_WIDE_WINDOW / row)),
+            -_step_at(image, outer, round(_WINDOW / row)),
+        ]
+    )
+    contrast = ndimage.uniform_filter1d(contrast, _NEIGHBOURS, axis=2)
+    shares = (contrast / _CONTRAST).clip(0, 1)
     height = image.shape[1]
     rows = np.arange(height)[None, :, None]
     around = (rows >= inner[:, None] - 2) & (rows <= outer[:, None] + 2)
@@ -352,8 +360,16 @@ def _confidence(image: Array, valid: NDArray[np.bool_], surfaces: Surfaces, row:
     return np.where(cut, 0, shares.min(axis=0)).astype(np.float32)
 
 
-def _mean_at(image: Array, first: NDArray[np.int64], size: int) -> Array:
-    """Mean of `size` rows from `first` on, in every column: (B-scans, columns)."""
-    rows = (first[..., None] + np.arange(size)).clip(0, image.shape[1] - 1)
-    scans, columns = np.ogrid[: first.shape[0], : first.shape[1]]
-    return np.asarray(image[scans[..., None], rows, columns[..., None]].mean(axis=2))
+def _step_at(image: Array, line: NDArray[np.int64], size: int) -> Array:
+    """Mean of `size` rows below a line less that of as many above it: (B-scans, columns)."""
+    offsets = np.arange(2, size + 2)
+    scans, columns = np.ogrid[: line.shape[0], : line.shape[1]]
+    below, above = (
+        image[
+            scans[..., None],
+            (line[..., None] + sign * offsets).clip(0, image.shape[1] - 1),
+            columns[..., None],
+        ].mean(axis=2)
+        for sign in (1, -1)
+    )
+    return np.asarray(below - above)
