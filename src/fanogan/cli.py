@@ -341,7 +341,7 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; ends the process with 0, 1 (said why), 2 (usage) or 130 (stopped)."""
-    # Before torch is imported: threads that spin while they wait cost a busy machine a factor of ten.
+    # Before torch is imported: waiting threads that spin slow a busy machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = parser().parse_args(arguments)
     verb = given.subcommand
