@@ -201,7 +201,7 @@ def _notes(scans: Sequence[Scan]) -> Iterator[str]:
 def _warnings(fingerprint: dict[str, Any]) -> Iterator[str]:
     images, subjects = fingerprint["images"], fingerprint["subjects"]
     if fingerprint["duplicates"]:
-        yield f"{fingerprint['duplicates']:,} of {images:,} training images are exact duplicates"
+        yield f"{fingerprint['duplicates']:,} of {images:,} training images repeat another exactly"
     if fingerprint["held_out_duplicates"]:
         yield (
             f"{fingerprint['held_out_duplicates']:,} of {fingerprint['held_out_images']:,} "

@@ -141,7 +141,7 @@ def about_model(detector: FAnoGAN) -> dict[str, str]:
     window = f"windows of {seen.window[0]}×{seen.window[1]}" if seen.window else "whole images"
     return {
         "detector": "f-AnoGAN",
-        "recipe": f"{detector.recipe.name} ({detector.recipe.about})",
+        "recipe": " · ".join(filter(None, (detector.recipe.name, detector.recipe.about))),
         "trained on": f"{data['images']:,} normal images of {data['subjects']:,} subjects",
         "sees": f"{window} at {seen.sides[0]}×{seen.sides[1]} pixels",
         "seed": str(detector.facts["seed"]),
