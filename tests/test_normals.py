@@ -177,7 +177,7 @@ def test_duplicates_are_counted() -> None:
     normals = Normals.read(images, SMOKE)
     assert normals.fingerprint["duplicates"] == 2
     assert normals.fingerprint["held_out_duplicates"] == 1
-    assert "2 of 27 training images are repeat another exactly" in normals.warnings
+    assert "2 of 27 training images repeat another exactly" in normals.warnings
     assert any("1 of 3 held-out images are among the training" in w for w in normals.warnings)
 
 
