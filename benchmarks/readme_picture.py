@@ -13,7 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from fanogan import FAnoGAN
-from fanogan.report import overlay
+from fanogan.pictures import overlay
 from fanogan.results import as_picture
 
 ROWS = ("image", "nearest normal", "what differs")

@@ -176,7 +176,7 @@ REFUSED = [
     ("batch: 0", r"batch is 0, it must be a number above 0"),
     ("held_out: 0", "held_out is 0.0, it must be a number above 0"),
     ("held_out: 1", "held_out must be below 1"),
-    ("top: 1.5", "top at most 1"),
+    ("top: 1.5", "top and retina_share at most 1"),
     ("- width: 8", "a recipe is a list of 'field: value' lines"),
     ("width", "a recipe is a list of 'field: value' lines"),
     ("[]", "a recipe is a list of 'field: value' lines"),

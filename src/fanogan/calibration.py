@@ -25,6 +25,12 @@ FEW_SUBJECTS = 20
 MAP_QUANTILE = 0.995
 """The colour scale of maps ends at this quantile of the held-out normals' pixel residuals."""
 
+EN_FACE_QUANTILE = 0.995
+"""Candidate regions lie above this quantile of the held-out normals' en-face maps."""
+
+TermScale = tuple[tuple[float, float], tuple[float, float]]
+"""Means and standard deviations of (A_R, A_D) over windows of held-out normals."""
+
 
 def held_out_needed(alpha: float) -> int:
     """Return how many held-out units a false-positive rate needs: ceil(1 / alpha) - 1.
@@ -215,9 +221,12 @@ class Calibration:
     """What held-out normals say about scores and maps; saved with the model.
 
     Attributes:
-        units: Held-out scores of each kind of unit, 'image' and 'volume'.
+        units: Held-out scores of each kind of unit: 'image' (a B-scan is one), 'volume', 'patch'.
         map_scale: Upper end of the fixed colour scale of maps, a pixel residual: the
             `MAP_QUANTILE` quantile over all held-out pixels (see `ResidualHistogram`).
+        en_face: The `EN_FACE_QUANTILE` quantile of the en-face maps of held-out volumes; None where
+            there are none.
+        term_scale: What the terms of a standardised score are measured in, or None.
 
     Raises:
         ValueError: map_scale is not a positive number.
@@ -225,6 +234,8 @@ class Calibration:
 
     units: dict[str, HeldOut]
     map_scale: float
+    en_face: float | None = None
+    term_scale: TermScale | None = None
 
     def __post_init__(self) -> None:
         """Check that the colour scale can be divided by."""
@@ -236,13 +247,24 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them, without loss."""
         units = {unit: held_out.to_dict() for unit, held_out in self.units.items()}
-        return {"units": units, "map_scale": float(self.map_scale)}
+        return {
+            "units": units,
+            "map_scale": float(self.map_scale),
+            "en_face": self.en_face,
+            "term_scale": self.term_scale,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
         """Make it again from what `to_dict` returned."""
         units = {unit: HeldOut.from_dict(held_out) for unit, held_out in values["units"].items()}
-        return cls(units, float(values["map_scale"]))
+        scale = values.get("term_scale")
+        return cls(
+            units,
+            float(values["map_scale"]),
+            values.get("en_face"),
+            (tuple(scale[0]), tuple(scale[1])) if scale else None,
+        )
 
 
 def split_subjects(groups: Sequence[str], share: float = 0.1, seed: int = 0) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import inspect
 import logging
+import math
 import os
 import sys
 from argparse import SUPPRESS
@@ -31,6 +32,79 @@ RESEARCH_ONLY = "Research use only, not a medical device."
 
 class UsageError(ValueError):
     """A command that can't be carried out as it was typed, said in one sentence."""
+
+
+def prepare(
+    scans: Sequence[str],
+    out: Path,
+    groups: str | None = None,
+    spacing: str | None = None,
+    recipe: str = "small",
+) -> None:
+    """Make volumes of retinal OCT straight once, and keep them for fit and score.
+
+    Example: fanogan prepare exports --out prepared.zarr
+
+    Args:
+        scans: folders, files or globs of OCT volumes; the pictures of a folder are one volume.
+        out: the store to make, or to go on with; its steps.png shows what was done.
+        groups: how subjects are named, as for fit; pictures of one folder and one subject are a
+            volume then.
+        spacing: millimetres between B-scans, rows and columns where files don't tell, such as
+            0.12,0.0039,0.0115; one that isn't known is left empty.
+        recipe: the recipe that fit will be given; its flat area is what matters.
+    """
+    from fanogan.recipes import load_recipe
+    from fanogan.retina import FlatSpace
+    from fanogan.retina.read import find_volumes
+    from fanogan.retina.store import prepare as prepare_store
+
+    if not scans:
+        raise UsageError("no scans: fanogan prepare SCANS --out STORE")
+    chosen = load_recipe(recipe)
+    known = None if spacing is None else _spacing(spacing)
+    with terminal.status("looking for volumes"):
+        count = len(find_volumes(list(scans), groups))
+    try:
+        with terminal.volumes_bar(count) as on_volume:
+            summary = prepare_store(
+                list(scans),
+                out,
+                space=FlatSpace(chosen.flat_rows, chosen.flat_base, chosen.stretched),
+                groups=groups,
+                spacing=known,
+                on_volume=on_volume,
+            )
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on")
+        raise
+    _draw_steps(out, chosen.window)
+    terminal.say_prepared(summary, out)
+
+
+def _spacing(text: str) -> tuple[float | None, float | None, float | None]:
+    """Three lengths with commas between them."""
+    try:
+        between, row, column = (float(part) if part.strip() else None for part in text.split(","))
+    except ValueError:
+        between = row = column = -1.0
+    if not all(length is None or 0 < length < math.inf for length in (between, row, column)):
+        raise UsageError(
+            f"--spacing {text}: give three lengths in mm, between B-scans, rows and columns, such "
+            "as 0.12,0.0039,0.0115"
+        )
+    return between, row, column
+
+
+def _draw_steps(out: Path, window: tuple[int, int]) -> None:
+    """A picture of the steps on the first volume, once."""
+    from fanogan.folders import write_whole
+    from fanogan.retina.picture import steps_figure
+    from fanogan.retina.store import read_store
+
+    if not (out / "steps.png").exists():
+        first = next(read_store(out))
+        write_whole(out / "steps.png", steps_figure(first, len(first.pixels) // 2, window))
 
 
 def fit(
@@ -245,11 +319,98 @@ def demo(out: Path = Path("demo"), seed: int = 0, device: str = "auto") -> None:
     say(RESEARCH_ONLY)
 
 
+def turing(
+    model: Path | None = None,
+    images: Sequence[str] = (),
+    out: Path | None = None,
+    seed: int = 0,
+    score: Sequence[str] = (),
+    key: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Visual Turing test: a page of 50 real and 50 generated images for raters, and its scores.
+
+    Example: fanogan turing runs/retina scans/healthy_unseen --out turing
+
+    Args:
+        model: a run folder or a model folder.
+        images: folders, files or globs of normal images, which should not be training images.
+        out: the folder for turing.html, which goes to the raters, and key.json, which does not;
+            with --score, the folder for turing.json.
+        seed: of the windows, the latents and the order of the images.
+        score: the answers that the raters saved, in place of MODEL and IMAGES.
+        key: the key.json of the test, with --score.
+        device: auto, cpu, cuda or mps.
+    """
+    if score:
+        if model or images or not key:
+            raise UsageError("give either a model and images, or --score ANSWERS with --key KEY")
+        _score_turing(score, key, out)
+        return
+    if not (model and images and out) or key:
+        raise UsageError(
+            "a test is made with fanogan turing MODEL IMAGES --out DIR, and scored with fanogan "
+            "turing --score ANSWERS --key KEY"
+        )
+    from fanogan.detectors import load_detector
+    from fanogan.study.turing import EACH, KEY, PAGE, write_test
+
+    with _told_by_the_user():
+        detector = load_detector(model, device=device)
+    with terminal.status("drawing images"):
+        test = write_test(detector, list(images), out, seed=seed)
+    say(f"test {test}: {EACH} real and {EACH} generated images in random order")
+    say(f"for the raters: {out / PAGE} · to be kept from them: {out / KEY}")
+
+
+def _score_turing(answers: Sequence[str], key: Path, out: Path | None) -> None:
+    import json
+
+    from fanogan.folders import write_whole
+    from fanogan.study.turing import SCORES, score_answers
+
+    found = score_answers(answers, key)
+    _say_turing(found)
+    if out:
+        write_whole(out / SCORES, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+        say(f"{out / SCORES}")
+
+
+def _say_turing(found: Mapping[str, Any]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    def text(share: Mapping[str, Any]) -> str:
+        if share["share"] is None:
+            return "–"
+        low, high = share["interval"]
+        return f"{share['share']:.2f} ({low:.2f} to {high:.2f})"
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("rater", "accuracy (95 %)", "of real images", "of generated images"):
+        table.add_column(name, justify="left" if name == "rater" else "right")
+    majority = [{"rater": "majority", **found["majority"]}] if found["majority"] else []
+    for row in [*found["raters"], *majority]:
+        cells = (text(row[name]) for name in ("accuracy", "real", "generated"))
+        table.add_row(escape(row["rater"]), *cells)
+    terminal.console().print(table)
+    if majority:
+        say(
+            f"mean accuracy of the raters {found['mean_accuracy']:.2f} · the majority leaves out "
+            f"{found['majority']['ties']} ties"
+        )
+    for pair in found["pairs"]:
+        kappa = "undefined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
+        say(f"{' and '.join(pair['raters'])} agree in {text(pair['agreement'])}, Cohen's κ {kappa}")
+
+
 VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "demo": (demo, ()),
+    "prepare": (prepare, ("scans",)),
     "fit": (fit, ("normals",)),
     "score": (score, ("model", "images")),
     "evaluate": (evaluate, ("model",)),
+    "turing": (turing, ("model", "images")),
 }
 
 
@@ -324,6 +485,8 @@ def _add_arguments(
             options["type"] = kind
             if not required and not several:
                 options["default"] = parameter.default
+                if name in positional:
+                    options["nargs"] = "?"
         if name in positional:
             command.add_argument(name, **options)
         else:

@@ -7,31 +7,39 @@ threshold that held-out normals gave.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from fanogan.calibration import HeldOut
-from fanogan.detectors import FAnoGAN, Result
+from fanogan.detectors import LearnedDetector, Result
+from fanogan.en_face import VolumeCase
 from fanogan.folders import write_whole
 from fanogan.localization import PixelROC, RegionOverlap
 from fanogan.metrics import RocCurve, image_metrics, roc_curve_points, trivial_scores
 from fanogan.report import write_evaluation_report
 from fanogan.results import (
     COLUMNS,
+    VOLUMES_SHOWN,
     Gallery,
     Judge,
+    VolumeMaps,
     about_model,
+    method_of,
     skips,
     whole_folder,
     write_csv,
 )
-from fanogan.scans import BadScan, ScanSource, find_scans, is_array_like, read_mask
+from fanogan.retina.read import find_volumes
+from fanogan.scans import BadScan, Scan, ScanSource, find_scans, is_array_like, read_mask
+
+PLURALS = {"image": "images", "patch": "patches"}
 
 
 def compared_rows(
@@ -41,6 +49,8 @@ def compared_rows(
     trivial: Mapping[str, np.ndarray],
     groups: Sequence[str] | None = None,
     *,
+    method: str = "f-AnoGAN",
+    others: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """One row a score: the method, its terms, and what keeps it honest.
@@ -51,16 +61,19 @@ def compared_rows(
         untrained: (n,) totals of networks that have learnt nothing.
         trivial: (n,) of scores that need no learning, such as darkness.
         groups: (n,) subjects; the intervals then resample them.
+        method: what the detector is called.
+        others: (n,) of other detectors, by their names.
         seed: of the bootstrap.
 
     Returns:
-        Rows with ``name``, ``kind`` ('method', 'term' or 'honest'), ``auc``, ``auc_interval``,
-        ``average_precision``, ``average_precision_interval`` and ``youden``.
+        Rows with ``name``, ``kind`` ('method', 'term', 'other' or 'honest'), ``auc``,
+        ``auc_interval``, ``average_precision``, ``average_precision_interval`` and ``youden``.
     """
     scores = {
-        ("f-AnoGAN (A)", "method"): terms["total"],
+        (f"{method} (A)", "method"): terms["total"],
         ("image residual (A_R)", "term"): terms["image"],
         ("feature residual (A_D)", "term"): terms["feature"],
+        **{(name, "other"): values for name, values in (others or {}).items()},
         ("score inverted (−A)", "honest"): -terms["total"],
         ("untrained networks", "honest"): untrained,
         **{(name.replace("_", " "), "honest"): values for name, values in trivial.items()},
@@ -98,12 +111,13 @@ def calibrated_row(
 
 
 def evaluate(
-    detector: FAnoGAN,
+    detector: LearnedDetector,
     normal: Any,
     anomalous: Any,
     out: str | Path,
     *,
     masks: Any = None,
+    beside: Sequence[LearnedDetector] = (),
     alpha: float = 0.05,
     groups: str | None = None,
     skip_bad: bool = False,
@@ -113,15 +127,18 @@ def evaluate(
 
     Args:
         detector: a trained one.
-        normal: normal images that it hasn't seen, as for ``FAnoGAN.results``.
+        normal: normal images that it hasn't seen, as for ``Detector.results``.
         anomalous: anomalous ones.
         out: the folder for the results.
         masks: of the anomalous images, non-zero where anomalous: files of the same names where
             those are files, an array or a list where those are arrays. The normals' are empty.
+            With masks, what is evaluated of flat volumes are patches, anomalous with at least one
+            marked pixel, and B-scans and volumes besides.
+        beside: other trained detectors, to be compared with.
         alpha: the false-positive rate of the calibrated threshold.
         groups: how subjects are named; intervals resample them.
         skip_bad: leave out files that can't be read.
-        on_result: called after each image, in both passes (trained, then untrained).
+        on_result: called after each image, in each pass (trained, untrained, those beside it).
 
     Returns:
         What ``metrics.json`` holds.
@@ -130,26 +147,38 @@ def evaluate(
         BadScan: an image or mask that can't be read, or a mask that is missing or doesn't fit.
         OSError: the folder can't be written.
     """
-    mask_of = _masks(masks, anomalous)
+    mask_of = _masks(masks, anomalous, groups, detector.preprocessing.retina is not None)
     with whole_folder(Path(out)) as folder:
         seen = _Seen(detector, alpha, with_pixels=masks is not None)
         skipped: list[BadScan] = []
         for label, source in enumerate((normal, anomalous)):
             for result in _images(detector, source, groups, skip_bad, skipped.append):
-                seen.add(result, label, mask_of(result) if label else None)
+                of_frame = label == 1 and result.unit == "image"
+                seen.add(result, label, mask_of(result) if of_frame else None)
                 on_result(result)
-        untrained = []
-        for source in (normal, anomalous):
-            for result in _images(detector.untrained(), source, groups, skip_bad):
-                untrained.append(result.total)
-                on_result(result)
-        evaluation = seen.evaluation(np.array(untrained))
+
+        def totals(other: LearnedDetector) -> np.ndarray:
+            found: list[float] = []
+            for source in (normal, anomalous):
+                for result in _images(other, source, groups, skip_bad):
+                    found.extend(seen.totals(result))
+                    on_result(result)
+            if len(found) != len(seen.rows):
+                raise BadScan(
+                    f"the detector {other.name} sees other patches of these volumes: compare "
+                    "those that were trained with one recipe"
+                )
+            return np.array(found)
+
+        untrained = totals(detector.untrained())
+        others = {other.name: totals(other) for other in beside}
+        evaluation = seen.evaluation(untrained, others)
         seen.write(folder, evaluation, skips(skipped))
     return evaluation
 
 
 def _images(
-    detector: FAnoGAN,
+    detector: LearnedDetector,
     source: Any,
     groups: str | None,
     skip_bad: bool,
@@ -157,16 +186,21 @@ def _images(
 ) -> Iterator[Result]:
     own_groups = None if is_array_like(source) else groups
     for result in detector.results(source, groups=own_groups, skip_bad=skip_bad, on_bad=on_bad):
-        if result.unit == "image":
+        if result.unit == "image" or result.volume is not None:
             yield result
 
 
 class _Seen:
     """All that is kept of the images while they pass by."""
 
-    def __init__(self, detector: FAnoGAN, alpha: float, with_pixels: bool):
+    def __init__(self, detector: LearnedDetector, alpha: float, with_pixels: bool):
         self.detector = detector
         self.judge = Judge(detector, alpha)
+        retinal = detector.preprocessing.retina is not None
+        self.unit = "patch" if retinal and with_pixels else "image"
+        self.larger: dict[str, list[tuple[int, float, str]]] = {"image": [], "volume": []}
+        self.maps: VolumeMaps | None = None
+        self.shown: Gallery[VolumeCase] = Gallery(VOLUMES_SHOWN)
         self.rows: list[dict[str, Any]] = []
         self.subjects: list[str] = []
         self.trivial: list[dict[str, float]] = []
@@ -176,17 +210,68 @@ class _Seen:
         self.worst = Gallery(10), Gallery(10, key=lambda case: -case.score)
 
     def add(self, result: Result, label: int, mask: np.ndarray | None) -> None:
+        subject = _subject(result, label)
+        if result.volume is not None:
+            marked = label if mask is None or result.unit == "volume" else int(mask.any())
+            self.larger[result.unit].append((marked, result.total, subject))
+        if result.unit == "volume":
+            if self.maps is not None:
+                self.shown.add(self.maps.case(result, self.judge))
+                self.maps = None
+            return
         picture = result.picture
         assert picture is not None and result.residual is not None
         if self.pixels:
             empty = np.zeros(picture.shape[:2], dtype=bool)
             self.pixels.update(result.residual, picture, empty if mask is None else mask)
-        self.rows.append({**self.judge.row(result), "label": label})
-        self.subjects.append(_subject(result, label))
-        self.trivial.append(trivial_scores((picture + 1) / 2))
+        if self.unit == "patch":
+            self._add_patches(result, label, mask, subject)
+        else:
+            self.rows.append({**self.judge.row(result), "label": label})
+            self.subjects.append(subject)
+            self.trivial.append(trivial_scores((picture + 1) / 2))
+        if result.volume is not None:
+            if self.maps is None:
+                self.maps = VolumeMaps(result.volume, self.detector.calibration.en_face)
+            self.maps.add(result, mask)
         case = self.judge.case(result, label, mask)
         self.highest.add(case)
         self.worst[label].add(case)
+
+    def _add_patches(
+        self, result: Result, label: int, mask: np.ndarray | None, subject: str
+    ) -> None:
+        """The patches of a B-scan; anomalous are those with a marked pixel."""
+        volume, window = result.volume, self.judge.window
+        assert volume is not None and result.patches is not None
+        flat = volume.pixels[result.frame]
+        marked = np.zeros(flat.shape, bool) if mask is None else volume.forward(result.frame, mask)
+        for row, column, total, image, feature in result.patches.tolist():
+            patch = np.s_[int(row) : int(row) + window[0], int(column) : int(column) + window[1]]
+            one = dataclasses.replace(
+                result,
+                name=f"{result.name}@{row:.0f},{column:.0f}",
+                unit="patch",
+                total=total,
+                image=image,
+                feature=feature,
+                largest=total,
+                mean=total,
+                windows=1,
+            )
+            self.rows.append({**self.judge.row(one), "label": int(marked[patch].any())})
+            self.subjects.append(subject)
+            self.trivial.append(trivial_scores(flat[patch] / 255))
+
+    def totals(self, result: Result) -> list[float]:
+        """The scores of what is evaluated of a result, in the order of ``rows``."""
+        if result.unit == "volume":
+            return []
+        if self.unit == "image":
+            return [result.total]
+        assert result.patches is not None
+        totals: list[float] = result.patches[:, 2].tolist()
+        return totals
 
     @property
     def labels(self) -> np.ndarray:
@@ -197,9 +282,9 @@ class _Seen:
 
     @property
     def held_out(self) -> HeldOut | None:
-        return self.judge.units.get("image")
+        return self.judge.units.get(self.unit)
 
-    def evaluation(self, untrained: np.ndarray) -> dict[str, Any]:
+    def evaluation(self, untrained: np.ndarray, others: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """What ``metrics.json`` holds."""
         labels, totals = self.labels, self.column("score")
         terms = {
@@ -211,12 +296,23 @@ class _Seen:
             name: np.array([scores[name] for scores in self.trivial]) for name in self.trivial[0]
         }
         return {
-            "unit": "image",
+            "unit": self.unit,
             "n": len(labels),
             "n_anomalous": int(labels.sum()),
             "prevalence": float(labels.mean()),
             "n_subjects": len(set(self.subjects)),
-            "rows": compared_rows(labels, terms, untrained, trivial, self.subjects),
+            "rows": compared_rows(
+                labels,
+                terms,
+                untrained,
+                trivial,
+                self.subjects,
+                method=method_of(self.detector),
+                others=others,
+            ),
+            "larger": {
+                unit: figures for unit, seen in self.larger.items() if (figures := _larger(seen))
+            },
             "calibrated": calibrated_row(labels, totals, self.held_out, self.judge.alpha),
             "pixel": self.pixels.figures() if self.pixels else None,
             "roc": _as_lists(roc_curve_points(labels, totals)),
@@ -233,18 +329,34 @@ class _Seen:
         cases = {id(case): case for gallery in galleries for case in gallery.cases}
         write_evaluation_report(
             folder / "report.html",
-            title=f"Evaluation on {len(self.rows):,} images",
+            title=f"Evaluation on {len(self.rows):,} {PLURALS[self.unit]}",
             model=about_model(self.detector),
             scale=self.detector.calibration.map_scale,
             statement=self.judge.statement(),
             cases=list(cases.values()),
             total=len(self.rows),
+            volume_cases=self.shown.cases,
             evaluation=evaluation,
             scores=self.column("score"),
             labels=self.labels,
             held_out=self.held_out.scores if self.held_out else np.array([]),
             warnings=[*skipped, *self.detector.facts["warnings"]],
         )
+
+
+def _larger(seen: Sequence[tuple[int, float, str]]) -> dict[str, Any] | None:
+    """The figures of B-scans or volumes, where both kinds are among them."""
+    labels = np.array([label for label, _, _ in seen])
+    if not 0 < labels.sum() < len(labels):
+        return None
+    totals, subjects = np.array([total for _, total, _ in seen]), [one for _, _, one in seen]
+    found = image_metrics(labels, totals, subjects)
+    return {
+        "n": len(labels),
+        "n_anomalous": int(labels.sum()),
+        "auc": found["auc"],
+        "auc_interval": found["intervals"]["auc"],
+    }
 
 
 def _subject(result: Result, label: int) -> str:
@@ -263,9 +375,10 @@ class _Pixels:
 
     def update(self, residual: np.ndarray, picture: np.ndarray, mask: np.ndarray) -> None:
         grey = picture if picture.ndim == 2 else picture.mean(2)
-        self.roc.update(residual, mask)
-        self.darkness.update(-grey, mask)
-        self.overlap.update(residual, mask)
+        known = np.isfinite(residual)
+        self.roc.update(residual[known], mask[known])
+        self.darkness.update(-grey[known], mask[known])
+        self.overlap.update(np.where(known, residual, 0), mask)
 
     def figures(self) -> dict[str, Any]:
         marked = self.roc.anomalous_pixels
@@ -283,15 +396,36 @@ class _Pixels:
         }
 
 
-def _masks(source: Any, images: Any) -> Callable[[Result], np.ndarray | None]:
+def _masks(
+    source: Any, images: Any, groups: str | None, retinal: bool
+) -> Callable[[Result], np.ndarray | None]:
     """How to find an image's mask: by its name among files, by its place among arrays."""
     if source is None:
         return lambda result: None
+    if are_scans(images):
+        return _masks_of_scans(source, images)
     if is_array_like(source) != is_array_like(images):
         raise BadScan("masks of files are files of the same names, masks of arrays are arrays")
     if is_array_like(source):
         return _masks_by_place(source, images)
-    return _masks_by_name(source)
+    return _masks_by_name(find_volumes(source, groups) if retinal else find_scans(source))
+
+
+def are_scans(source: Any) -> TypeGuard[Sequence[Scan]]:
+    """Whether a source is a list of scans in memory."""
+    return isinstance(source, list | tuple) and all(isinstance(one, Scan) for one in source)
+
+
+def _masks_of_scans(source: Any, scans: Sequence[Scan]) -> Callable[[Result], np.ndarray]:
+    if not is_array_like(source) or len(source) != len(scans):
+        raise BadScan(f"give a list of {len(scans):,} masks, one (frames, rows, columns) a scan")
+    masks = {scan.name: np.asarray(mask) > 0 for scan, mask in zip(scans, source, strict=True)}
+
+    def of_scan(result: Result) -> np.ndarray:
+        name, frame = _split_frame(result.name)
+        return _fitting(masks[name if name in masks else result.name][frame], result)
+
+    return of_scan
 
 
 def _masks_by_place(source: Any, images: Any) -> Callable[[Result], np.ndarray]:
@@ -306,9 +440,9 @@ def _masks_by_place(source: Any, images: Any) -> Callable[[Result], np.ndarray]:
     return by_place
 
 
-def _masks_by_name(source: Any) -> Callable[[Result], np.ndarray]:
+def _masks_by_name(sources: Sequence[Any]) -> Callable[[Result], np.ndarray]:
     files: dict[str, ScanSource] = {}
-    for found in find_scans(source):
+    for found in sources:
         other = files.setdefault(_without_extension(found.name), found)
         if other is not found:
             raise BadScan(
@@ -317,6 +451,8 @@ def _masks_by_name(source: Any) -> Callable[[Result], np.ndarray]:
 
     @functools.lru_cache(maxsize=1)  # a volume asks for the same file with each of its frames
     def frames_of(found: ScanSource) -> np.ndarray:
+        if found.parts:  # the B-scans of a volume
+            return np.concatenate([read_mask(part) for part in found.parts])
         return read_mask(found.path if found.key is None else f"{found.path}:{found.key}")
 
     def by_name(result: Result) -> np.ndarray:

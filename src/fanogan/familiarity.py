@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from fanogan.retina import FlatVolume
+
 if TYPE_CHECKING:
     from fanogan.scans import Scan
 
@@ -92,6 +94,8 @@ class Familiar:
         return [warning for warning in found if warning is not None]
 
     def _size_warning(self, scan: "Scan") -> str | None:
+        if isinstance(scan, FlatVolume):  # of any width, and as high as the model wants it
+            return None
         rows, columns = _size(scan)
         if self.sizes:
             inside = (rows, columns) in self.sizes

@@ -50,18 +50,21 @@ FIGURE_STYLE: dict[Any, Any] = {
 }
 
 
-def score_figures(scores: np.ndarray, held_out: np.ndarray) -> list[dict[str, str]]:
+def score_figures(
+    scores: np.ndarray, held_out: np.ndarray, noun: str = "image"
+) -> list[dict[str, str]]:
     """Draw the scores of a folder beside those of the held-out normals.
 
     Args:
         scores: (n,), one at least.
         held_out: (m,); may be empty.
+        noun: What was scored.
 
     Returns:
         One figure; its `caption`, and its `svg` ready for the page.
     """
-    series = [("held-out normals", held_out, NORMAL), ("scored images", scores, ANOMALOUS)]
-    caption = "Scores of the images of this report beside those of the held-out normals."
+    series = [("held-out normals", held_out, NORMAL), (f"scored {plural(noun)}", scores, ANOMALOUS)]
+    caption = f"Scores of the {plural(noun)} of this report beside those of the held-out normals."
     return [_figure("scores", caption, histogram_figure(series, None))]
 
 
@@ -72,7 +75,7 @@ def evaluation_figures(
 
     Args:
         evaluation: What `metrics.json` holds: rows (the method first), calibrated,
-            pixel, roc, pixel_roc.
+            pixel, roc, pixel_roc, unit.
         scores: (n,).
         labels: (n,) 1 anomalous, 0 normal.
 
@@ -87,7 +90,8 @@ def evaluation_figures(
         ("normal", scores[labels == 0], NORMAL),
         ("anomalous", scores[labels == 1], ANOMALOUS),
     ]
-    caption = "Scores of normal and anomalous images on one axis (as Fig. B3 of the paper)."
+    shown = f"normal and anomalous {plural(evaluation['unit'])}"
+    caption = f"Scores of {shown} on one axis (as Fig. B3 of the paper)."
     figures.append(_figure("scores", caption, histogram_figure(series, calibrated["threshold"])))
     if evaluation["pixel"] and evaluation["pixel_roc"]:
         pixel = evaluation["pixel"]
@@ -218,6 +222,11 @@ def share(value: float | None) -> str:
 def percent(value: float | None) -> str:
     """One decimal, for what lies in [0, 1] and is better said in hundredths."""
     return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def plural(noun: str) -> str:
+    """More than one of what is scored: images, B-scans, patches."""
+    return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 
 def _figure(name: str, caption: str, drawing: Figure) -> dict[str, str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from fanogan.networks import Discriminator, Encoder, Generator
+from fanogan.networks import Discriminator, Encoder, Generator, JointDiscriminator
 from fanogan.recipes import EncoderLoss
 
 
@@ -54,15 +55,26 @@ def latent_residual(z: Tensor, z_hat: Tensor) -> Tensor:
 
 
 def encoder_terms(
-    kind: EncoderLoss, E: Encoder, G: Generator, D: Discriminator, x: Tensor, z: Tensor
+    kind: EncoderLoss,
+    E: Encoder,
+    G: Generator,
+    D: Discriminator,
+    x: Tensor,
+    z: Tensor,
+    keep: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The terms of the encoder's loss before κ: Eq. 1 (ziz), Eq. 2 (izi) or Eq. 3 (izi_f).
 
-    ``ziz`` reads z alone, the others x alone.
+    ``ziz`` reads z alone, the others x alone. Where ``keep`` (B, 1, H, W) is 0 the encoder sees 0,
+    mid-grey, and nothing is rescaled (appendix A.1); the residuals are those of the whole images.
     """
+
+    def seen(image: Tensor) -> Tensor:
+        return image if keep is None else image * keep
+
     if kind == "ziz":
-        return {"latent": latent_residual(z, E(G(z))).mean()}
-    x_hat = G(E(x))
+        return {"latent": latent_residual(z, E(seen(G(z)))).mean()}
+    x_hat = G(E(seen(x)))
     terms = {"image": image_residual(x, x_hat).mean()}
     if kind == "izi_f":
         with torch.no_grad():
@@ -75,3 +87,61 @@ def encoder_loss(terms: dict[str, Tensor], kappa: float) -> Tensor:
     """The sum of the terms, the feature residual weighted by κ."""
     weights = {"feature": kappa}
     return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
+
+
+# --- encoder and generator together: the systems that section 3.1 (2) compares with ---------------
+
+# Of D's term beside the image residual, as .001 : .999 in Pathak et al. 2016, whom the paper names.
+# The gradients of both are then of one order; with equal weights D's is hundreds of times larger.
+ADVERSARIAL_WEIGHT = 0.001
+
+
+def adversarial_terms(
+    E: Encoder, G: Generator, D: Discriminator, x: Tensor
+) -> dict[str, Tensor]:
+    """The terms of AdvAE's loss before their weights: Eq. 2's, and −E[D(G(E(x)))]."""
+    x_hat = G(E(x))
+    return {
+        "image": image_residual(x, x_hat).mean(),
+        "adversarial": generator_loss(D, x_hat),
+    }
+
+
+def adversarial_loss(terms: dict[str, Tensor]) -> Tensor:
+    """The image residual, and D's term at ``ADVERSARIAL_WEIGHT``."""
+    return terms["image"] + ADVERSARIAL_WEIGHT * terms["adversarial"]
+
+
+def ali_mean(E: Encoder, x: Tensor) -> Tensor:
+    """μ(x), the first half of E(x): the latent that ALI reconstructs from."""
+    mean: Tensor = E(x).chunk(2, dim=1)[0]
+    return mean
+
+
+def ali_latent(E: Encoder, x: Tensor, noise: Tensor) -> Tensor:
+    """ẑ = μ(x) + σ(x) ε, with (μ, log σ) the two halves of E(x) (Dumoulin et al. 2016, Eq. 4).
+
+    ε ~ N(0, I) as (B, d).
+    """
+    mean, log_deviation = E(x).chunk(2, dim=1)
+    latent: Tensor = mean + log_deviation.exp() * noise
+    return latent
+
+
+def ali_values(
+    E: Encoder, G: Generator, D: JointDiscriminator, x: Tensor, z: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(D(x, ẑ), D(G(z), z)): the logits of encoded and of generated pairs."""
+    pairs = torch.cat([x, G(z)]), torch.cat([ali_latent(E, x, noise), z])
+    encoded, generated = D(*pairs).chunk(2)
+    return encoded, generated
+
+
+def ali_discriminator_loss(encoded: Tensor, generated: Tensor) -> Tensor:
+    """−E[log σ(D(x, ẑ))] − E[log(1 − σ(D(G(z), z)))] (Dumoulin et al. 2016, algorithm 1)."""
+    return F.softplus(-encoded).mean() + F.softplus(generated).mean()
+
+
+def ali_generator_loss(encoded: Tensor, generated: Tensor) -> Tensor:
+    """The same with the labels exchanged, for E and G: it doesn't saturate (ibid.)."""
+    return ali_discriminator_loss(generated, encoded)

@@ -1,4 +1,4 @@
-"""The three networks: generator G, discriminator D (a Wasserstein critic) and encoder E.
+"""The networks: generator G, discriminator D (a Wasserstein critic), encoder E, and ALI's D.
 
 Residual networks of Gulrajani et al. (2017), as f-AnoGAN uses them (Schlegl et al. 2019, section
 3, Implementation details), for sides c·2^b with c in 4…7, any number of channels, width and latent
@@ -183,6 +183,47 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The critic's value of each image."""
         values: Tensor = self.linear(self.features(x))
+        return values.squeeze(1)
+
+
+class JointDiscriminator(nn.Module):
+    """D of ALI: image (B, C, H, W) and latent (B, d) → logit (B,); higher is more encoded.
+
+    As Dumoulin et al. (2016) build it: one network for x, one for z, and one for both together;
+    with the trunk of our D for x, and 8·width units in each layer for z and for both.
+    """
+
+    def __init__(
+        self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128
+    ):
+        """Make D for sides (rows, columns).
+
+        Raises:
+            ValueError: sides that aren't c·2^b (see ``blocks_of``).
+        """
+        super().__init__()
+        units = 8 * width
+        self.trunk = _Trunk(sides, channels, width, layer_norm)
+        self.latent = nn.Sequential(
+            nn.Linear(latent, units), nn.LeakyReLU(0.1), nn.Linear(units, units), nn.LeakyReLU(0.1)
+        )
+        self.both = nn.Sequential(
+            nn.Linear(self.trunk.size + units, units),
+            nn.LeakyReLU(0.1),
+            nn.Linear(units, units),
+            nn.LeakyReLU(0.1),
+            nn.Linear(units, 1),
+        )
+        initialise(self)
+
+    def features(self, x: Tensor) -> Tensor:
+        """f(·) of Eq. 4, as of ``Discriminator``: the trunk's last residual sum (B, n_d)."""
+        features: Tensor = self.trunk(x)
+        return features
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """The logit of each pair."""
+        values: Tensor = self.both(torch.cat([self.features(x), self.latent(z)], 1))
         return values.squeeze(1)
 
 

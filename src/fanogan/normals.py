@@ -15,7 +15,8 @@ from fanogan.calibration import split_subjects
 from fanogan.familiarity import Familiar, FamiliarBuilder
 from fanogan.preprocessing import Preprocessing
 from fanogan.recipes import Recipe
-from fanogan.scans import BadScan, Scan, is_array_like, read_scans
+from fanogan.retina import FlatSpace, FlatVolume
+from fanogan.scans import BadScan, Scan, find_scans, is_array_like, read_scan, read_scans
 
 FEW_IMAGES = 200
 FEW_SUBJECTS = 10
@@ -55,6 +56,7 @@ class Normals:
     fingerprint: dict[str, Any]
     warnings: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    usable: list[np.ndarray] | None = None  # of each training frame; see ``Preprocessing.usable``
     origin: dict[str, Any] | None = None  # how to read them again; None: arrays in memory
 
     @classmethod
@@ -67,7 +69,7 @@ class Normals:
         seed: int = 0,
         skip_bad: bool = False,
     ) -> Normals:
-        """Read normal images from paths, arrays or tensors (see ``read_scans``).
+        """Read normal images from paths, arrays or tensors (see ``read_scans``, ``read_volumes``).
 
         Args:
             source: what to read.
@@ -80,8 +82,7 @@ class Normals:
             BadScan: a bad file, mixed images, or fewer than two subjects.
         """
         bad: list[str] = []
-        found = read_scans(source, groups, skip_bad, on_bad=lambda error: bad.append(str(error)))
-        scans = list(single_images(found))
+        scans = list(_read(source, recipe, groups, skip_bad, bad))
         try:
             held = split_subjects([scan.group for scan in scans], recipe.held_out, seed)
         except ValueError as error:
@@ -113,10 +114,19 @@ class Normals:
         preprocessing = Preprocessing.of(kept, recipe, held_out)
         builder = FamiliarBuilder()
         training: list[np.ndarray] = []
+        usable: list[np.ndarray] = []
         for scan in kept:
             encoded = preprocessing.encode(scan)
             builder.add(scan, grey_shares(encoded, preprocessing))
             training.extend(encoded)
+            corners = preprocessing.usable(scan)
+            usable.extend(() if corners is None else corners)
+        if usable and not any(corners.any() for corners in usable):
+            raise BadScan(
+                f"in none of {len(kept)} volumes is there a place for a patch that holds "
+                f"{100 * recipe.retina_share:g} % of retina: look at their layers with fanogan "
+                "prepare, or give a recipe with a smaller window or retina_share"
+            )
         held = [image for scan in held_out for image in preprocessing.encode(scan)]
         fingerprint = _fingerprint(training, held, kept, held_out)
         return cls(
@@ -127,12 +137,15 @@ class Normals:
             fingerprint,
             (*_warnings(fingerprint), *_notes([*kept, *held_out])),
             tuple(skipped),
+            usable or None,
         )
 
     @property
     def summary(self) -> str:
         """One line a user can check: what was found, how it is seen, what is held out."""
         f, p = self.fingerprint, self.preprocessing
+        if p.retina:
+            return self._summary_of_retinas()
         volumes = f"{f['volumes']:,} volumes, " if f["volumes"] else ""
         if p.window is None:
             size = f"{self.training[0].shape[1]}×{self.training[0].shape[2]}"
@@ -147,16 +160,67 @@ class Normals:
             f"{f['held_out_images']:,} images of {f['held_out_subjects']:,} subjects"
         )
 
+    def _summary_of_retinas(self) -> str:
+        f, p = self.fingerprint, self.preprocessing
+        assert p.window is not None
+        _, row, column = self.held_out[0].spacing
+        pixel = f" at {1000 * row:.2g} µm × {1000 * column:.2g} µm" if row and column else ""
+        return (
+            f"{f['volumes']:,} volumes, {f['images'] + f['held_out_images']:,} B-scans · retina "
+            f"found in {100 * f['retina_found']:.1f} % of columns · patches of "
+            f"{p.window[0]}×{p.window[1]}{pixel}, seen at {p.sides[0]}×{p.sides[1]}\n"
+            f"held out for calibration: {len(self.held_out):,} volumes of "
+            f"{f['held_out_subjects']:,} subjects"
+        )
+
+
+def _read(
+    source: Any, recipe: Recipe, groups: str | None, skip_bad: bool, bad: list[str]
+) -> Iterator[Scan]:
+    """Single images and volumes, or flat volumes, as the recipe's geometry says."""
+
+    def on_bad(error: BadScan) -> None:
+        bad.append(str(error))
+
+    retinal = recipe.geometry == "retina"
+    if retinal or (recipe.geometry == "auto" and _is_retina(source, groups)):
+        from fanogan.retina.read import read_volumes
+
+        space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched)
+        return read_volumes(source, space, groups=groups, skip_bad=skip_bad, on_bad=on_bad)
+    return single_images(read_scans(source, groups, skip_bad, on_bad=on_bad))
+
+
+def _is_retina(source: Any, groups: str | None) -> bool:
+    """Whether a source is a prepared store, volumes in memory, or an OCT device's own files."""
+    from fanogan.retina.store import is_store
+
+    if is_array_like(source):
+        return False
+    for entry in source if isinstance(source, list | tuple) else [source]:
+        if isinstance(entry, Scan):
+            return entry.is_retina
+        if is_store(entry):
+            return True
+    for found in find_scans(source, groups):
+        try:
+            return read_scan(found.path, parts=found.parts, key=found.key).is_retina
+        except BadScan:  # reading all of them will say so
+            continue
+    return False
+
 
 def grey_shares(encoded: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """Encoded frames (frames, C, H, W) → grey values in [0, 1], channels last."""
+    if preprocessing.retina:  # a second channel would be the depth
+        encoded = encoded[:, :1]
     return np.moveaxis(encoded, 1, -1).astype(np.float32) / preprocessing.levels
 
 
 def _origin(source: Any, groups: str | None, skip_bad: bool) -> dict[str, Any] | None:
-    if is_array_like(source):
-        return None
     paths = source if isinstance(source, list | tuple) else [source]
+    if not all(isinstance(path, str | Path) for path in paths):
+        return None
     normals = [str(Path(path).absolute()) for path in paths]
     if groups is not None and groups.lower().endswith(".csv"):
         groups = str(Path(groups).absolute())
@@ -170,6 +234,7 @@ def _fingerprint(
     held_out: Sequence[Scan],
 ) -> dict[str, Any]:
     """What the images are, without a name. Their order counts: training draws by it."""
+    retinas = [scan.found for scan in [*kept, *held_out] if isinstance(scan, FlatVolume)]
     digests, held_digests = ([_digest(image) for image in images] for images in (training, held))
     seen = set(digests)
     return {
@@ -183,6 +248,7 @@ def _fingerprint(
         "sha256": hashlib.sha256(
             ",".join([*digests, "held out", *held_digests]).encode()
         ).hexdigest(),
+        **({"retina_found": float(np.mean(retinas))} if retinas else {}),
     }
 
 

@@ -2,7 +2,8 @@
 
 A scan of 8 bits is taken as it is: x = 2·(x/255 − ½). More bits are mapped by the training normals'
 0.1 and 99.9 percentiles and kept as 16 bits. A piece of the image, the window, is then resampled
-to the sides of the networks; small images of one size are seen whole.
+to the sides of the networks; small images of one size are seen whole. Of retinal OCT the flat
+volume is what is taken, and only windows within the retina.
 """
 
 from __future__ import annotations
@@ -18,7 +19,37 @@ from torch.nn import functional as F
 
 from fanogan.networks import blocks_of
 from fanogan.recipes import Recipe
+from fanogan.retina import FlatSpace, FlatVolume
+from fanogan.retina.intensity import DepthProfile
 from fanogan.scans import BadScan, Scan
+
+
+@dataclasses.dataclass(frozen=True)
+class RetinalView:
+    """What is taken of a flat volume.
+
+    Attributes:
+        space: The flat area.
+        share: Least share of retina in a window.
+        depth_channel: Whether the row in the flat area is a second channel.
+        profile: Grey values by depth that each volume is matched to, or None.
+        score_retina_only: Whether vitreous and choroid are left out of the score.
+    """
+
+    space: FlatSpace
+    share: float
+    depth_channel: bool = False
+    profile: DepthProfile | None = None
+    score_retina_only: bool = False
+
+    def encode(self, volume: FlatVolume) -> np.ndarray:
+        """The volume as it is kept in memory: (B-scans, C, flat rows, columns) uint8."""
+        pixels = self.profile.match(volume) if self.profile else volume.pixels
+        if not self.depth_channel:
+            return pixels[:, None]
+        rows = np.rint(np.linspace(0, 255, pixels.shape[1])).astype(np.uint8)
+        depth = np.broadcast_to(rows[:, None], pixels.shape)
+        return np.stack([pixels, depth], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +62,7 @@ class Preprocessing:
     channels: int
     window: tuple[int, int] | None  # rows, columns of a piece; None: images are seen whole
     sides: tuple[int, int]  # of the networks
+    retina: RetinalView | None = None  # None: scans are images as they are
 
     @classmethod
     def of(
@@ -48,6 +80,8 @@ class Preprocessing:
         """
         first = scans[0]
         normals = [*scans, *held_out]
+        if isinstance(first, FlatVolume):
+            return cls._of_retinas(normals, len(scans), recipe)
         channels = max(channels_of(scan) for scan in normals)
         for scan in normals:
             if channels_of(scan) != channels and not was_colour(scan):
@@ -70,6 +104,23 @@ class Preprocessing:
             )
         return cls(str(first.pixels.dtype), low, high, channels, window, sides)
 
+    @classmethod
+    def _of_retinas(cls, volumes: Sequence[Scan], learnt: int, recipe: Recipe) -> Preprocessing:
+        """Of flat volumes, the first ``learnt`` of which are trained on."""
+        flat = [volume for volume in volumes if isinstance(volume, FlatVolume)]
+        assert len(flat) == len(volumes)
+        for volume in flat:
+            _check_window(volume, recipe)
+        view = RetinalView(
+            FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched),
+            recipe.retina_share,
+            recipe.depth_channel,
+            DepthProfile.of(flat[:learnt]) if recipe.match_layers else None,
+            recipe.score_retina_only,
+        )
+        channels = 2 if recipe.depth_channel else 1
+        return cls("uint8", 0.0, 255.0, channels, recipe.window, recipe.sides, view)
+
     @property
     def levels(self) -> int:
         """The largest stored value: 255, or 65,535 for more than 8 bits."""
@@ -82,6 +133,10 @@ class Preprocessing:
             BadScan: other channels than the model's, a bit depth that can't be compared, or an
                 image of one row or column, or smaller than the window.
         """
+        if self.retina:
+            assert isinstance(scan, FlatVolume)
+            self._check_size(scan)
+            return self.retina.encode(scan)
         pixels = scan.pixels if scan.pixels.ndim == 4 else scan.pixels[..., None]
         if pixels.shape[-1] == 1 and self.channels > 1 and was_colour(scan):
             pixels = np.repeat(pixels, self.channels, axis=-1)
@@ -96,12 +151,7 @@ class Preprocessing:
                 f"{scan.name} has {rows}×{columns} pixels, which is no image: leave it out with "
                 "--skip-bad"
             )
-        if self.window and (rows < self.window[0] or columns < self.window[1]):
-            raise BadScan(
-                f"{scan.name} has {rows}×{columns} pixels, fewer than the window that the model "
-                f"looks through ({self.window[0]}×{self.window[1]}): give the image in the size "
-                "that it was taken in"
-            )
+        self._check_size(scan)
         depth = str(pixels.dtype)
         if depth == self.depth == "uint8":
             stored = pixels
@@ -119,6 +169,39 @@ class Preprocessing:
                 np.uint8 if self.levels == 255 else np.uint16
             )
         return np.ascontiguousarray(np.moveaxis(stored, -1, 1))
+
+    def _check_size(self, scan: Scan) -> None:
+        rows, columns = scan.pixels.shape[1:3]
+        if self.window and (rows < self.window[0] or columns < self.window[1]):
+            raise BadScan(
+                f"{scan.name} has {rows}×{columns} pixels, fewer than the window that the model "
+                f"looks through ({self.window[0]}×{self.window[1]}): give the image in the size "
+                "that it was taken in"
+            )
+
+    def usable(self, scan: Scan) -> np.ndarray | None:
+        """Upper left corners of the windows that may be learnt from and scored.
+
+        Returns:
+            (frames, H − h + 1, W − w + 1) bool: windows of a flat volume that hold enough retina,
+            and nothing that isn't tissue. None where every window may be: of plain images.
+        """
+        if self.retina is None:
+            return None
+        assert isinstance(scan, FlatVolume) and self.window is not None
+        found = np.empty(
+            (
+                len(scan.pixels),
+                *(side - w + 1 for side, w in zip(scan.pixels.shape[1:], self.window, strict=True)),
+            ),
+            dtype=np.bool_,
+        )
+        least = self.retina.share * self.window[0] * self.window[1]
+        for frame, out in enumerate(found):
+            retina = _sums(scan.retina[frame], self.window)
+            other = _sums(~scan.tissue[frame], self.window)
+            out[:] = (retina >= least) & (other == 0)
+        return found
 
     def to_network(self, stored: Tensor) -> Tensor:
         """Stored pixels (…, H, W) of any integer type → float32 in [−1, 1]."""
@@ -144,7 +227,17 @@ class Preprocessing:
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
         """The inverse of ``to_dict``."""
         window = tuple(values["window"]) if values["window"] else None
-        return cls(**{**values, "window": window, "sides": tuple(values["sides"])})
+        view = values.get("retina")
+        if view is not None:
+            profile = view["profile"]
+            view = RetinalView(
+                **{
+                    **view,
+                    "space": FlatSpace(**view["space"]),
+                    "profile": profile and DepthProfile(*map(tuple, profile.values())),
+                }
+            )
+        return cls(**{**values, "window": window, "sides": tuple(values["sides"]), "retina": view})
 
 
 def channels_of(scan: Scan) -> int:
@@ -174,14 +267,25 @@ def _geometry(
         as_they_are = rows <= recipe.sides[0] and columns <= recipe.sides[1]
         return None, (rows, columns) if as_they_are else recipe.sides
     for scan in scans:
-        rows, columns = scan.pixels.shape[1:3]
-        if rows < recipe.window[0] or columns < recipe.window[1]:
-            raise BadScan(
-                f"{scan.name} has {rows}×{columns} pixels, fewer than the window of the recipe "
-                f"({recipe.window[0]}×{recipe.window[1]}), and the images differ in size or are "
-                "too large to be seen whole: give a recipe with a smaller window"
-            )
+        _check_window(scan, recipe)
     return recipe.window, recipe.sides
+
+
+def _check_window(scan: Scan, recipe: Recipe) -> None:
+    rows, columns = scan.pixels.shape[1:3]
+    if rows < recipe.window[0] or columns < recipe.window[1]:
+        raise BadScan(
+            f"{scan.name} has {rows}×{columns} pixels, fewer than the window of the recipe "
+            f"({recipe.window[0]}×{recipe.window[1]}), and the images differ in size or are "
+            "too large to be seen whole: give a recipe with a smaller window"
+        )
+
+
+def _sums(mask: np.ndarray, window: tuple[int, int]) -> np.ndarray:
+    """How many pixels of a mask (H, W) lie in the window at each corner, (H − h + 1, W − w + 1)."""
+    sums = np.pad(mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1, 0), (1, 0)))
+    h, w = window
+    return np.asarray(sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w])
 
 
 def _grey_range(scans: Sequence[Scan], most: int = 20_000_000) -> tuple[float, float]:

@@ -1,34 +1,26 @@
 """What a person sees: one self-contained HTML page of scores, or of an evaluation.
 
 A page holds its pictures and figures inside itself, loads nothing, and can be mailed, printed and
-opened without a network. Colours of residuals mean the same on every page of a model, because their
-scale comes from the held-out normals and never from the picture that is shown.
+opened without a network.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from fanogan.figures import evaluation_figures, number, percent, score_figures, share
+from fanogan.en_face import VolumeCase
+from fanogan.figures import evaluation_figures, number, percent, plural, score_figures, share
 from fanogan.folders import write_whole
+from fanogan.pictures import as_uri, compressed_uri, data_uri, outline, overlay, scale_bar, shrink
+from fanogan.volume_view import volume_panels
 
-PAGE_SIDE = 512  # px; a larger picture is downsampled for the page
 PIXELATED_SIDE = 128  # px; a smaller picture is shown with visible pixels
 OUTLINE_SIDE = 256  # px; a smaller overlay is enlarged first, to keep the contour of a mask thin
-OUTLINE_COLOUR = (0, 229, 255)  # cyan: absent from grey pictures and from the colours of residuals
-STRONGEST_ALPHA = 0.85  # some anatomy stays visible under the strongest residual
-COLOUR_RANGE = (0.3, 0.95)  # of 'inferno': its darkest part would look like a shadow in the picture
 
 
 @dataclass(frozen=True)
@@ -64,62 +56,6 @@ class Case:
     mask: np.ndarray | None
 
 
-def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarray:
-    """Lay a residual as a layer of colour over a picture.
-
-    Args:
-        picture: (rows, columns) or (rows, columns, 3), uint8.
-        residual: (rows, columns), abs(x - x_hat) in network units, [0, 2].
-        scale: The residual, in the same units, at which colour and opacity are strongest. Fixed by
-            the held-out normals, so that one residual has one colour in all pictures of a model.
-
-    Returns:
-        (rows, columns, 3) uint8. Where the residual is 0 the picture is unchanged.
-
-    Raises:
-        ValueError: The shapes differ, the picture isn't uint8 grey or RGB, or the scale is negative
-            or not finite.
-    """
-    if not (math.isfinite(scale) and scale >= 0):
-        raise ValueError(
-            f"The colour scale of residuals must be finite and not negative, but it is {scale}."
-        )
-    base = _as_rgb(picture)
-    if residual.shape != base.shape[:2]:
-        raise ValueError(
-            f"A residual of shape {residual.shape} doesn't fit a picture of {base.shape[:2]}."
-        )
-    # Normals that are reconstructed exactly give scale 0: any residual is then at the strongest.
-    level = np.clip(residual / max(scale, 1e-12), 0, 1).astype(np.float32)
-    colour = _residual_colours()[np.rint(level * 255).astype(np.intp)]
-    alpha = STRONGEST_ALPHA * level[..., np.newaxis]
-    return np.asarray(np.rint(base + alpha * (colour - base)), dtype=np.uint8)
-
-
-def outline(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Draw the inner edge of a mask, one pixel wide, on a picture.
-
-    Args:
-        picture: (rows, columns) or (rows, columns, 3), uint8.
-        mask: (rows, columns) bool.
-
-    Returns:
-        (rows, columns, 3) uint8.
-
-    Raises:
-        ValueError: The shapes differ, or the picture isn't uint8 grey or RGB.
-    """
-    drawn = _as_rgb(picture)
-    if mask.shape != drawn.shape[:2]:
-        raise ValueError(
-            f"A mask of shape {mask.shape} doesn't fit a picture of {drawn.shape[:2]}."
-        )
-    inside = np.pad(mask.astype(bool), 1)
-    surrounded = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
-    drawn[inside[1:-1, 1:-1] & ~surrounded] = OUTLINE_COLOUR
-    return drawn
-
-
 def write_score_report(
     path: Path,
     *,
@@ -132,6 +68,8 @@ def write_score_report(
     scores: np.ndarray,
     held_out: np.ndarray,
     volumes: Sequence[Mapping[str, Any]] = (),
+    volume_cases: Sequence[VolumeCase] = (),
+    steps: bytes | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
     """Write the page of a scored folder, whole or not at all.
@@ -147,12 +85,18 @@ def write_score_report(
         scores: (total,) their scores.
         held_out: (n,) scores of the held-out normals; may be empty.
         volumes: Rows of the table of volumes; their keys are its columns.
+        volume_cases: Volumes to leaf through, in the order of the page. The images are then called
+            B-scans.
+        steps: PNG of the preprocessing steps on one of the scans.
         warnings: Sentences about the whole run.
 
     Raises:
         ValueError: A picture, residual or mask doesn't fit the others.
         OSError: The file can't be written.
     """
+    noun = "B-scan" if volume_cases else "image"
+    extent = _extent([case.score for case in cases], scores, total, noun)
+    of_volumes = f" of {_count(len(volumes), 'volume')}" if volume_cases and volumes else ""
     _write_page(
         path,
         title=title,
@@ -160,11 +104,13 @@ def write_score_report(
         model=model,
         scale=scale,
         statement=statement,
-        gallery=_gallery(cases, scores, total, scale, len(held_out)),
-        figures=score_figures(scores, held_out),
-        volumes=_table(volumes),
+        gallery=_gallery(cases, scale, noun, extent, len(held_out)),
+        figures=score_figures(scores, held_out, noun),
+        volume_cases=volume_cases,
+        volumes=volumes,
+        steps=steps,
         warnings=warnings,
-        lead=f"{_count(total, 'image')} scored.",
+        lead=f"{_count(total, noun)}{of_volumes} scored.",
         alarms=[],
         evaluation=None,
     )
@@ -183,6 +129,8 @@ def write_evaluation_report(
     scores: np.ndarray,
     labels: np.ndarray,
     held_out: np.ndarray,
+    volume_cases: Sequence[VolumeCase] = (),
+    steps: bytes | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
     """Write the page of an evaluation on labelled images, whole or not at all.
@@ -196,16 +144,24 @@ def write_evaluation_report(
         cases: Images for the gallery, any order; the page says whether they are the highest.
         total: How many images were scored.
         evaluation: What `metrics.json` holds: rows (the method first), calibrated,
-            pixel, roc, pixel_roc.
+            pixel, roc, pixel_roc; where patches are evaluated also larger, of what they are part.
         scores: (total,) scores.
         labels: (total,) 1 anomalous, 0 normal.
         held_out: (n,) scores of the held-out normals; may be empty.
+        volume_cases: Volumes to leaf through, in the order of the page.
+        steps: PNG of the preprocessing steps on one of the scans.
         warnings: Sentences about the whole run.
 
     Raises:
         ValueError: A picture, residual or mask doesn't fit the others.
         OSError: The file can't be written.
     """
+    unit: str = evaluation["unit"]
+    if unit == "patch":  # Patches are cut from B-scans, and those are what the gallery shows.
+        gallery = _gallery(cases, scale, "B-scan", _count(len(cases), "B-scan"), None)
+    else:
+        extent = _extent([case.score for case in cases], scores, total, unit)
+        gallery = _gallery(cases, scale, unit, extent, len(held_out))
     _write_page(
         path,
         title=title,
@@ -213,9 +169,11 @@ def write_evaluation_report(
         model=model,
         scale=scale,
         statement=statement,
-        gallery=_gallery(cases, scores, total, scale, len(held_out)),
+        gallery=gallery,
         figures=evaluation_figures(evaluation, scores, labels),
-        volumes=None,
+        volume_cases=volume_cases,
+        volumes=[],
+        steps=steps,
         warnings=warnings,
         lead=_lead(evaluation),
         alarms=_alarms(evaluation),
@@ -223,11 +181,23 @@ def write_evaluation_report(
     )
 
 
-def _write_page(path: Path, *, scale: float, **content: Any) -> None:
-    from jinja2 import Environment, StrictUndefined
+def _write_page(
+    path: Path,
+    *,
+    scale: float,
+    volume_cases: Sequence[VolumeCase],
+    volumes: Sequence[Mapping[str, Any]],
+    steps: bytes | None,
+    **content: Any,
+) -> None:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("fanogan"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(
         number=number,
@@ -236,11 +206,21 @@ def _write_page(path: Path, *, scale: float, **content: Any) -> None:
         pixel_facts=_pixel_facts,
         interval=_interval,
         cell=_cell,
+        p_value=_p_value,
+        signed=lambda value: "–" if value is None else f"{value:+.2f}".replace("-", "−"),
         words=_words,
+        counted=_count,
     )
-    source = files("fanogan").joinpath("templates", "report.html").read_text(encoding="utf-8")
-    page = environment.from_string(source).render(
-        scale=number(scale), scale_bar=_data_uri(_scale_bar(scale)), **content
+    panels = volume_panels(volume_cases, scale)
+    rows = volumes or [_volume_row(case) for case in volume_cases]
+    page = environment.get_template("report.html").render(
+        scale=number(scale),
+        scale_bar=data_uri(scale_bar(scale)),
+        panels=panels,
+        panels_extent=_volumes_extent(len(panels), len(rows)),
+        volumes=_table(rows),
+        steps=None if steps is None else as_uri(steps),
+        **content,
     )
     write_whole(Path(path), page.encode("utf-8"))
 
@@ -276,8 +256,8 @@ def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
         )
     if method["auc"] < 0.5:
         alarms.append(
-            f"The AUC is below 0.5 ({share(method['auc'])}): normal {evaluation['unit']}s are "
-            "mostly scored as more anomalous than the anomalous ones."
+            f"The AUC is below 0.5 ({share(method['auc'])}): normal {plural(evaluation['unit'])} "
+            "are mostly scored as more anomalous than the anomalous ones."
         )
     if pixel and pixel["darkness_auc"] > pixel["auc"]:
         alarms.append(
@@ -288,7 +268,7 @@ def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+    return f"{n:,} {noun if n == 1 else plural(noun)}"
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
@@ -344,6 +324,16 @@ def _pixel_facts(pixel: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _volume_row(case: VolumeCase) -> dict[str, Any]:
+    return {"name": case.name, "score": case.score, "p_value": case.p_value, "flag": case.flag}
+
+
+def _volumes_extent(shown: int, total: int) -> str:
+    if shown >= total:
+        return ""
+    return f"{shown:,} of {total:,} are shown with their B-scans; the others are in the table below"
+
+
 def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     texts = [key for key in keys if any(isinstance(row.get(key), str) for row in rows)]
@@ -354,33 +344,35 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _gallery(
-    cases: Sequence[Case], scores: np.ndarray, total: int, scale: float, n_held_out: int
+    cases: Sequence[Case], scale: float, noun: str, extent: str, n_held_out: int | None
 ) -> dict[str, Any]:
     ordered = sorted(cases, key=lambda case: -case.score)
     return {
-        "extent": _extent([case.score for case in ordered], scores, total),
+        "heading": f"{noun[0].upper()}{plural(noun)[1:]}",
+        "extent": extent,
         "cards": [_card(case, scale, n_held_out) for case in ordered],
         "flagged": sum(case.flag is True for case in ordered),
         "warned": sum(bool(case.warnings) for case in ordered),
     }
 
 
-def _extent(shown: Sequence[float], scores: np.ndarray, total: int) -> str:
-    """Which images a gallery holds: its scores, falling, beside those of all images."""
+def _extent(shown: Sequence[float], scores: np.ndarray, total: int, noun: str) -> str:
+    """Which images a gallery holds: its scores beside those of all images."""
     if len(shown) == total:
-        return "the only image" if total == 1 else f"all {total:,} images"
+        return f"the only {noun}" if total == 1 else f"all {total:,} {plural(noun)}"
     highest = np.sort(scores)[::-1][: len(shown)]
-    if np.allclose(shown, highest, rtol=1e-9, atol=0):
+    if np.allclose(np.sort(shown)[::-1], highest, rtol=1e-9, atol=0):
         return f"the {len(shown):,} highest of {total:,}"
-    return f"{len(shown):,} of {_count(total, 'image')}"
+    return f"{len(shown):,} of {_count(total, noun)}"
 
 
-def _card(case: Case, scale: float, n_held_out: int) -> dict[str, Any]:
+def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
     rows, columns = case.picture.shape[:2]
-    pictures = [(f"image {rows} × {columns}", f"image {case.name}", _shrink(case.picture))]
+    of_held_out = "" if n_held_out is None else f" (n = {n_held_out:,})"
+    pictures = [(f"image {rows} × {columns}", f"image {case.name}", shrink(case.picture))]
     if case.reconstruction is not None:
         pictures.append(
-            ("reconstruction", f"reconstruction of {case.name}", _shrink(case.reconstruction))
+            ("reconstruction", f"reconstruction of {case.name}", shrink(case.reconstruction))
         )
     if case.residual is not None:
         marked = "" if case.mask is None else ", ground truth outlined"
@@ -388,12 +380,15 @@ def _card(case: Case, scale: float, n_held_out: int) -> dict[str, Any]:
         pictures.append(
             ("residual", f"residual of {case.name} in colour over the image{marked}", layer)
         )
+    pixelated = max(rows, columns) < PIXELATED_SIDE
+    # Speckle as PNG makes a page of sixty B-scans 50 MB large.
+    encode = data_uri if pixelated else compressed_uri
     return {
         "case": case,
-        "p": None if case.p_value is None else f"p = {_p_value(case.p_value)} (n = {n_held_out:,})",
-        "pixelated": max(rows, columns) < PIXELATED_SIDE,
+        "p": None if case.p_value is None else f"p = {_p_value(case.p_value)}{of_held_out}",
+        "pixelated": pixelated,
         "pictures": [
-            {"caption": caption, "alt": alt, "uri": _data_uri(pixels), "shape": pixels.shape}
+            {"caption": caption, "alt": alt, "uri": encode(pixels), "shape": pixels.shape}
             for caption, alt, pixels in pictures
         ],
     }
@@ -406,7 +401,7 @@ def _marked_overlay(case: Case, residual: np.ndarray, scale: float) -> np.ndarra
             f"{case.name}: the residual's shape {residual.shape} isn't the image's, "
             f"{case.picture.shape[:2]}."
         )
-    layer = overlay(_shrink(case.picture), _shrink(residual.astype(np.float32)), scale)
+    layer = overlay(shrink(case.picture), shrink(residual.astype(np.float32)), scale)
     if case.mask is None:
         return layer
     if case.mask.shape != case.picture.shape[:2]:
@@ -414,53 +409,7 @@ def _marked_overlay(case: Case, residual: np.ndarray, scale: float) -> np.ndarra
             f"{case.name}: the mask's shape {case.mask.shape} isn't the image's, "
             f"{case.picture.shape[:2]}; give a mask of the image's size."
         )
-    mask = _shrink(case.mask.astype(np.float32)) > 0
+    mask = shrink(case.mask.astype(np.float32)) > 0
     factor = max(1, OUTLINE_SIDE // max(layer.shape[:2]))
     enlarged = [array.repeat(factor, axis=0).repeat(factor, axis=1) for array in (layer, mask)]
     return outline(enlarged[0], enlarged[1])
-
-
-def _shrink(pixels: np.ndarray) -> np.ndarray:
-    """Downsample a uint8 picture or float32 map that is larger than `PAGE_SIDE` on a side."""
-    rows, columns = pixels.shape[:2]
-    factor = PAGE_SIDE / max(rows, columns)
-    if factor >= 1:
-        return pixels
-    size = (max(1, round(columns * factor)), max(1, round(rows * factor)))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
-
-
-def _as_rgb(picture: np.ndarray) -> np.ndarray:
-    """A new (rows, columns, 3) uint8 array of a grey or RGB picture."""
-    grey = picture.ndim == 2
-    if picture.dtype != np.uint8 or not (grey or (picture.ndim == 3 and picture.shape[2] == 3)):
-        raise ValueError(
-            "A picture must be uint8, (rows, columns) or (rows, columns, 3), but this one is "
-            f"{picture.dtype} of shape {picture.shape}."
-        )
-    return np.repeat(picture[..., np.newaxis], 3, axis=2) if grey else picture.copy()
-
-
-@cache
-def _residual_colours() -> np.ndarray:
-    """(256, 3) float32 in [0, 255], from the weakest residual to the strongest."""
-    from matplotlib import colormaps
-
-    colours = colormaps["inferno"](np.linspace(*COLOUR_RANGE, 256))
-    return np.asarray(255 * colours[:, :3], dtype=np.float32)
-
-
-def _scale_bar(scale: float) -> np.ndarray:
-    """The residuals 0 to scale over black, mid-grey and white: (24, 256, 3) uint8."""
-    ground = np.repeat(np.array([0, 110, 220], dtype=np.uint8), 8)[:, np.newaxis].repeat(
-        256, axis=1
-    )
-    return overlay(
-        ground, np.linspace(0, 1, 256)[np.newaxis].repeat(len(ground), axis=0) * scale, scale
-    )
-
-
-def _data_uri(pixels: np.ndarray) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -4,42 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import heapq
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from fanogan.calibration import HeldOut
-from fanogan.detectors import FAnoGAN, Result
+from fanogan.calibration import Calibration, HeldOut
+from fanogan.detectors import LearnedDetector, Result
+from fanogan.en_face import VolumeCase, en_face_picture
 from fanogan.folders import write_whole
-from fanogan.report import Case, overlay, write_score_report
+from fanogan.pictures import overlay
+from fanogan.report import Case, write_score_report
+from fanogan.retina import FlatVolume
+from fanogan.retina.picture import steps_figure
+from fanogan.retina.regions import Region, find_regions
 from fanogan.scans import BadScan
+from fanogan.scans.scan import UNKNOWN_SPACING, Spacing
 
 COLUMNS = (
     *("name", "subject", "unit", "score", "image_residual", "feature_residual"),
     *("largest_window", "mean_of_windows", "windows"),
     *("p_value", "held_out", "held_out_subjects", "flag", "warnings", "notes"),
 )
+PATCH_COLUMNS = ("volume", "bscan", "row", "column", "score", "image_residual", "feature_residual")
 IN_GALLERY = 60
+VOLUMES_SHOWN = 8
+BSCANS_DRAWN = 3
+"""The overlays of a volume: its B-scans of the highest scores."""
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
     """An image in [−1, 1] as 8 bits: (H, W) or (H, W, 3); of other channels the first."""
-    pixels = np.clip(np.round((image + 1) * 127.5), 0, 255).astype(np.uint8)
-    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] != 3 else pixels
+    known = np.nan_to_num(image, nan=-1.0)
+    pixels = np.clip(np.round((known + 1) * 127.5), 0, 255).astype(np.uint8)
+    return np.asarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] != 3 else pixels)
 
 
 class Judge:
     """Puts scores beside the held-out normals of the same kind of unit."""
 
-    def __init__(self, detector: FAnoGAN, alpha: float):
+    def __init__(self, detector: LearnedDetector, alpha: float):
         """Judge by a detector's calibration, at a false-positive rate."""
         self.units: Mapping[str, HeldOut] = detector.calibration.units
+        self.window = detector.preprocessing.window or (0, 0)
         self.alpha = alpha
 
     def p_value(self, result: Result) -> float | None:
@@ -113,16 +127,19 @@ class Judge:
         )
 
 
-class Gallery:
+C = TypeVar("C", Case, VolumeCase)
+
+
+class Gallery(Generic[C]):
     """The cases with the highest values of a key, of any number that pass by, in flat memory."""
 
-    def __init__(self, size: int, key: Callable[[Case], float] = lambda case: case.score):
+    def __init__(self, size: int, key: Callable[[C], float] = lambda case: case.score):
         """Keep ``size`` cases."""
         self.size, self.key = size, key
-        self.heap: list[tuple[float, int, Case]] = []
+        self.heap: list[tuple[float, int, C]] = []
         self.seen = 0
 
-    def add(self, case: Case) -> None:
+    def add(self, case: C) -> None:
         """Let a case pass by."""
         self.seen += 1
         heapq.heappush(self.heap, (self.key(case), -self.seen, case))
@@ -130,17 +147,22 @@ class Gallery:
             heapq.heappop(self.heap)
 
     @property
-    def cases(self) -> list[Case]:
+    def cases(self) -> list[C]:
         """The cases kept, the highest key first."""
         return [case for _, _, case in sorted(self.heap, reverse=True, key=lambda entry: entry[:2])]
 
 
-def about_model(detector: FAnoGAN) -> dict[str, str]:
+def method_of(detector: LearnedDetector) -> str:
+    """What a detector is called on a page: the proposed method by its own name."""
+    return "f-AnoGAN" if detector.name == "izi_f" else detector.name
+
+
+def about_model(detector: LearnedDetector) -> dict[str, str]:
     """What a page says of the model."""
     data, seen = detector.facts["fingerprint"], detector.preprocessing
     window = f"windows of {seen.window[0]}×{seen.window[1]}" if seen.window else "whole images"
     return {
-        "detector": "f-AnoGAN",
+        "detector": method_of(detector),
         "recipe": " · ".join(filter(None, (detector.recipe.name, detector.recipe.about))),
         "trained on": f"{data['images']:,} normal images of {data['subjects']:,} subjects",
         "sees": f"{window} at {seen.sides[0]}×{seen.sides[1]} pixels",
@@ -176,7 +198,7 @@ def _move_files(source: Path, target: Path) -> None:
 
 
 def write_results(
-    detector: FAnoGAN,
+    detector: LearnedDetector,
     images: Any,
     out: str | Path,
     *,
@@ -189,7 +211,7 @@ def write_results(
 
     Args:
         detector: a trained one.
-        images: as for ``FAnoGAN.results``.
+        images: as for ``Detector.results``.
         out: the folder.
         alpha: the false-positive rate of the flags.
         groups: how subjects are named.
@@ -203,48 +225,178 @@ def write_results(
         BadScan: an image that can't be read or scored; nothing is then written.
         OSError: the folder can't be written.
     """
-    judge, gallery = Judge(detector, alpha), Gallery(IN_GALLERY)
-    rows: list[dict[str, Any]] = []
-    volumes: list[dict[str, Any]] = []
+    written = _Written(Judge(detector, alpha), detector.calibration)
     skipped: list[BadScan] = []
     with whole_folder(Path(out)) as folder:
         for result in detector.results(
             images, groups=groups, skip_bad=skip_bad, on_bad=skipped.append
         ):
-            rows.append(judge.row(result))
-            if result.unit == "volume":
-                volumes.append(judge.volume(result))
-            else:
-                case = judge.case(result)
-                gallery.add(case)
-                _write_pictures(folder, case, detector.calibration.map_scale)
+            written.add(folder, result)
             on_result(result)
-        rows.sort(key=lambda row: -float(row["score"]))
-        volumes.sort(key=lambda volume: -float(volume["score"]))
-        held_out = judge.units.get("image")
+        written.finish(folder, detector, skips(skipped))
+    return written.rows
+
+
+class _Written:
+    """What is written of each result as it passes by, and kept for the page."""
+
+    def __init__(self, judge: Judge, calibration: Calibration):
+        self.judge, self.calibration = judge, calibration
+        self.gallery = Gallery(IN_GALLERY)
+        self.shown: Gallery[VolumeCase] = Gallery(VOLUMES_SHOWN)
+        self.rows: list[dict[str, Any]] = []
+        self.volumes: list[dict[str, Any]] = []
+        self.regions: list[dict[str, Any]] = []
+        self.maps: VolumeMaps | None = None
+        self.steps: bytes | None = None
+
+    def add(self, folder: Path, result: Result) -> None:
+        """Write a result's maps and pictures; a volume's once all its B-scans have passed."""
+        self.rows.append(self.judge.row(result))
+        scale = self.calibration.map_scale
+        if result.unit == "image":
+            case = self.judge.case(result)
+            self.gallery.add(case)
+            if result.volume is None:
+                _write_pictures(folder, case, scale)
+            else:
+                self._add_bscan(folder, result.volume, result)
+            return
+        line = self.judge.volume(result)
+        if result.volume is not None and self.maps is not None:
+            volume = self.maps.case(result, self.judge)
+            self.maps.write(folder, volume, scale)
+            self.shown.add(volume)
+            self.regions += [{"volume": result.name, **vars(one)} for one in volume.regions]
+            line["regions"] = len(volume.regions)
+            self.maps = None
+        self.volumes.append(line)
+
+    def _add_bscan(self, folder: Path, volume: FlatVolume, result: Result) -> None:
+        if self.maps is None:
+            self.maps = VolumeMaps(volume, self.calibration.en_face)
+            if self.steps is None:
+                self.steps = steps_figure(volume, result.frame, self.judge.window)
+        self.maps.add(result)
+        with open(folder / "patches.csv", "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, PATCH_COLUMNS, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerows(patch_rows(volume, result, self.judge.window))
+
+    def finish(self, folder: Path, detector: LearnedDetector, skipped: Sequence[str]) -> None:
+        """Write the tables and the page."""
+        self.rows.sort(key=lambda row: -float(row["score"]))
+        self.volumes.sort(key=lambda volume: -float(volume["score"]))
+        held_out = self.judge.units.get("image")
+        units = ["image", "volume"] if self.volumes else ["image"]
+        total = self.gallery.seen
+        noun = "B-scans" if self.shown.seen else "images"
         write_score_report(
             folder / "report.html",
-            title=f"Anomaly scores of {gallery.seen:,} images",
+            title=f"Anomaly scores of {total:,} {noun}",
             model=about_model(detector),
-            scale=detector.calibration.map_scale,
-            statement="; ".join(
-                judge.statement(unit) for unit in (["image", "volume"] if volumes else ["image"])
-            ),
-            cases=gallery.cases,
-            total=gallery.seen,
-            scores=np.array([float(row["score"]) for row in rows if row["unit"] == "image"]),
+            scale=self.calibration.map_scale,
+            statement="; ".join(self.judge.statement(unit) for unit in units),
+            cases=self.gallery.cases,
+            total=total,
+            scores=np.array([float(row["score"]) for row in self.rows if row["unit"] == "image"]),
             held_out=held_out.scores if held_out else np.array([]),
-            volumes=volumes,
-            warnings=[*_unfamiliar(rows), *skips(skipped), *detector.facts["warnings"]],
+            volumes=self.volumes,
+            volume_cases=self.shown.cases,
+            steps=self.steps,
+            warnings=[*_unfamiliar(self.rows), *skipped, *detector.facts["warnings"]],
         )
-        write_csv(folder / "scores.csv", COLUMNS, rows)
-    return rows
+        write_csv(folder / "scores.csv", COLUMNS, self.rows)
+        if self.shown.seen:
+            columns = ["volume", *(field.name for field in dataclasses.fields(Region))]
+            write_csv(folder / "regions.csv", columns, self.regions)
+            write_whole(folder / "regions.json", json.dumps(self.regions, indent=1).encode())
+
+
+class VolumeMaps:
+    """The maps of a volume's B-scans, in the scan's own geometry."""
+
+    def __init__(self, volume: FlatVolume, threshold: float | None):
+        """Nothing is known yet; ``threshold`` is what candidate regions lie above."""
+        self.volume, self.threshold = volume, threshold
+        shape = volume.bscans.shape
+        self.residuals = np.full(shape, np.nan, dtype=np.float32)
+        self.en_face = np.full((shape[0], shape[2]), np.nan, dtype=np.float32)
+        self.scores = np.full(shape[0], np.nan)
+        self.masks: np.ndarray | None = None
+
+    def add(self, result: Result, mask: np.ndarray | None = None) -> None:
+        """Add a B-scan, and where it is known its truth (rows, columns) bool."""
+        assert result.residual is not None
+        self.residuals[result.frame] = result.residual
+        self.en_face[result.frame] = self.volume.en_face_line(result.frame, result.residual)
+        self.scores[result.frame] = result.total
+        if mask is not None:
+            if self.masks is None:
+                self.masks = np.zeros(self.residuals.shape, dtype=np.bool_)
+            self.masks[result.frame] = mask
+
+    def case(self, result: Result, judge: Judge) -> VolumeCase:
+        """The volume as the page shows it, with its candidate regions."""
+        volume = self.volume
+        deepest = np.nan_to_num(self.residuals, nan=-1).argmax(axis=1)
+        threshold = self.threshold or np.inf
+        regions = find_regions(self.en_face, deepest, threshold, volume.scan_spacing)
+        return VolumeCase(
+            name=result.name,
+            score=result.total,
+            p_value=judge.p_value(result),
+            flag=judge.flag(result),
+            warnings=(*result.warnings, *result.notes),
+            bscans=volume.bscans,
+            residuals=self.residuals.astype(np.float16),
+            scores=self.scores,
+            en_face=self.en_face,
+            en_face_scale=threshold,
+            spacing=volume.scan_spacing,
+            fundus=volume.en_face,
+            regions=regions,
+            masks=self.masks,
+        )
+
+    def write(self, folder: Path, case: VolumeCase, scale: float) -> None:
+        """The map as TIFF in the scan's geometry, the en-face map, the worst B-scans in colour."""
+        place = _place(case.name)
+        spacing = self.volume.scan_spacing
+        write_whole(folder / "maps" / f"{place}.tif", _float_tiff(self.residuals, spacing))
+        between, _, across = spacing
+        flat = _float_tiff(self.en_face, (None, between, across))
+        write_whole(folder / "en_face" / f"{place}.tif", flat)
+        write_whole(folder / "en_face" / f"{place}.png", _png(en_face_picture(case)))
+        worst = np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")
+        for frame in worst[: min(BSCANS_DRAWN, int(np.isfinite(self.scores).sum()))]:
+            residual = np.nan_to_num(self.residuals[frame])
+            coloured = overlay(np.asarray(case.bscans[frame]), residual, scale)
+            write_whole(folder / "overlays" / f"{place}#{frame}.png", _png(coloured))
+
+
+def patch_rows(
+    volume: FlatVolume, result: Result, window: tuple[int, int]
+) -> Iterator[dict[str, Any]]:
+    """Lines of ``patches.csv``: the middle of each patch in the scan's own rows and columns."""
+    assert result.patches is not None
+    for row, column, *scores in result.patches:
+        middle = row + (window[0] - 1) / 2, column + (window[1] - 1) / 2
+        at = volume.place(result.frame, *middle)
+        values = [result.volume.name if result.volume else "", result.frame, *map(round, at)]
+        yield dict(zip(PATCH_COLUMNS, [*values, *(repr(float(v)) for v in scores)], strict=True))
+
+
+def _place(name: str) -> str:
+    """A name as a path below the results."""
+    return name.lstrip("/").replace("../", "")
 
 
 def _write_pictures(folder: Path, case: Case, scale: float) -> None:
     """An image's raw map, and the map in colours over the image."""
     assert case.residual is not None
-    place = case.name.lstrip("/").replace("../", "")
+    place = _place(case.name)
     write_whole(folder / "maps" / f"{place}.tif", _float_tiff(case.residual))
     coloured = overlay(case.picture, case.residual, scale)
     write_whole(folder / "overlays" / f"{place}.png", _png(coloured))
@@ -270,11 +422,21 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
     write_whole(path, text.getvalue().encode())
 
 
-def _float_tiff(residual: np.ndarray) -> bytes:
+def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:
+    """A map as TIFF, with its spacing in mm as ImageJ keeps it."""
     import tifffile
 
+    between, row, column = spacing
+    known: dict[str, Any] = {"unit": "mm", **({"spacing": between} if between else {})}
     buffer = io.BytesIO()
-    tifffile.imwrite(buffer, residual.astype(np.float32))
+    tifffile.imwrite(
+        buffer,
+        residual.astype(np.float32),
+        imagej=True,
+        compression="zlib",
+        resolution=(1 / column, 1 / row) if row and column else None,
+        metadata=known if row and column else {},
+    )
     return buffer.getvalue()
 
 

@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fanogan.calibration import HeldOut
     from fanogan.detectors import FAnoGAN, Result
+    from fanogan.retina import FlatVolume
+    from fanogan.retina.store import Summary
+    from fanogan.scans import BadScan
     from fanogan.stages import Progress
 
 LONGEST_NAME = 28
@@ -111,9 +116,7 @@ def _figures(stage: str, figures: Mapping[str, float]) -> str:
     return " · ".join(f"{name} {figures[name]:.3f}" for name in names if name in figures)
 
 
-@contextlib.contextmanager
-def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
-    """A bar that counts images; files may hold several."""
+def _counter() -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -123,7 +126,13 @@ def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
         TimeRemainingColumn(),
     )
     screen = console()
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bars:
+    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
+
+
+@contextlib.contextmanager
+def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
+    """A bar that counts images; files may hold several."""
+    with _counter() as bars:
         task = bars.add_task(text, total=total)
         count = 0
 
@@ -133,6 +142,46 @@ def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
             bars.update(task, completed=count, total=max(total, count))
 
         yield on_result
+
+
+@contextlib.contextmanager
+def volumes_bar(total: int) -> Iterator[Callable[[str, FlatVolume | BadScan | None], None]]:
+    """A bar that counts volumes, with a line above it for each."""
+    with _counter() as bars:
+        task = bars.add_task("straightening", total=total)
+
+        def on_volume(name: str, found: FlatVolume | BadScan | None) -> None:
+            if isinstance(found, Exception):
+                say(f"left out: {found}", "yellow")
+            elif found is not None:
+                say(_volume_line(found))
+            bars.advance(task)
+
+        yield on_volume
+
+
+def _volume_line(volume: FlatVolume) -> str:
+    lengths = ("?" if length is None else f"{length:.3g}" for length in volume.scan_spacing)
+    parts = (
+        f"{volume.name}  {len(volume.pixels):,} B-scans",
+        f"{' × '.join(lengths)} mm",
+        f"retina found in {100 * volume.found:.1f} % of columns",
+        *volume.notes,
+    )
+    return " · ".join(parts)
+
+
+def say_prepared(summary: Summary, out: Path) -> None:
+    """Say what a store holds, and what could not be used."""
+    say(
+        f"{summary.volumes:,} volumes, {summary.bscans:,} B-scans · retina found in "
+        f"{100 * summary.found:.1f} % of columns"
+    )
+    if summary.kept:
+        say(f"{summary.kept:,} of them were there already")
+    if summary.failed:
+        say(f"{len(summary.failed):,} left out: {out}/failed.csv", "yellow")
+    say(f"{out} · {out}/steps.png")
 
 
 def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:

@@ -79,9 +79,9 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def statistics_untouched(network: nn.Module) -> Iterator[None]:
+def statistics_untouched(*networks: nn.Module) -> Iterator[None]:
     """Batch norms use the batch, and their running statistics stay as they are."""
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for net in networks for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -112,7 +112,7 @@ def reestimate_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None
     network.train(training)
 
 
-def _update(loss: Tensor, optimiser: torch.optim.Optimizer, fabric: Fabric) -> None:
+def descend(loss: Tensor, optimiser: torch.optim.Optimizer, fabric: Fabric) -> None:
     """Back-propagate and step; with several processes, on the mean of their gradients."""
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -129,11 +129,30 @@ def _update(loss: Tensor, optimiser: torch.optim.Optimizer, fabric: Fabric) -> N
     optimiser.step()
 
 
-def _share_buffers(network: nn.Module, fabric: Fabric) -> None:
+def share_buffers(network: nn.Module, fabric: Fabric) -> None:
     """Give all processes the statistics of the first: each has seen its own part of the batches."""
     if fabric.world_size > 1:
         for buffer in network.buffers():
             buffer.copy_(fabric.broadcast(buffer))
+
+
+def update_critic(
+    D: Discriminator,
+    optimiser: torch.optim.Optimizer,
+    x: Tensor,
+    fake: Tensor,
+    recipe: Recipe,
+    random: torch.Generator,
+    fabric: Fabric,
+) -> dict[str, Tensor]:
+    """One update of the critic: the Wasserstein distance it estimates, and its gradient penalty."""
+    with fabric.autocast():
+        real, generated = critic_values(D, x, fake)
+    wasserstein = real.float().mean() - generated.float().mean()
+    alpha = torch.rand(len(x), 1, 1, 1, generator=random, device=x.device)
+    penalty = gradient_penalty(D, x, fake, alpha)  # outside autocast: fp32
+    descend(recipe.penalty * penalty - wasserstein, optimiser, fabric)
+    return {"wasserstein": wasserstein, "penalty": penalty}
 
 
 def diversity(images: Tensor) -> float:
@@ -199,7 +218,7 @@ def train_gan(
                     z = torch.randn(batch, G.latent, generator=random, device=device)
                     with fabric.autocast():
                         loss = generator_loss(D, G(z))
-                    _update(loss, adam_G, fabric)
+                    descend(loss, adam_G, fabric)
 
             # --- critic updates, on fresh data; G's statistics don't move
             left = recipe.critic_updates - round_ * recipe.critic_updates_per_round
@@ -208,13 +227,7 @@ def train_gan(
                 z = torch.randn(batch, G.latent, generator=random, device=device)
                 with torch.no_grad(), statistics_untouched(G), fabric.autocast():
                     fake = G(z).float()
-                with fabric.autocast():
-                    real, generated = critic_values(D, x, fake)
-                wasserstein = real.float().mean() - generated.float().mean()
-                alpha = torch.rand(batch, 1, 1, 1, generator=random, device=device)
-                penalty = gradient_penalty(D, x, fake, alpha)  # outside autocast: fp32
-                _update(recipe.penalty * penalty - wasserstein, adam_D, fabric)
-                stage.collect(wasserstein=wasserstein, penalty=penalty)
+                stage.collect(**update_critic(D, adam_D, x, fake, recipe, random, fabric))
 
             # --- health
             if stage.tick_due(round_):
@@ -236,7 +249,7 @@ def train_gan(
                     for _ in range(REESTIMATE_BATCHES)
                 ),
             )
-        _share_buffers(G, fabric)
+        share_buffers(G, fabric)
         stage.finish()
     G.eval()
     D.eval()
@@ -332,10 +345,14 @@ def train_encoder(
             random = seeded(device, seed, "encoder", update, fabric.global_rank)
             x = normals.draw(batch, random)
             z = torch.randn(batch, G.latent, generator=random, device=device)
+            keep = None
+            if recipe.denoising > 0:
+                keep = torch.rand(batch, 1, *x.shape[2:], generator=random, device=device)
+                keep = (keep >= recipe.denoising).to(x.dtype)
             with fabric.autocast():
-                terms = encoder_terms(recipe.encoder_loss, E, G, D, x, z)
+                terms = encoder_terms(recipe.encoder_loss, E, G, D, x, z, keep)
                 loss = encoder_loss(terms, recipe.kappa)
-            _update(loss, rmsprop, fabric)
+            descend(loss, rmsprop, fabric)
             stage.collect(**terms)
 
             # --- health
@@ -351,6 +368,6 @@ def train_encoder(
             reestimate_statistics(
                 E, (normals.draw(recipe.batch, random) for _ in range(REESTIMATE_BATCHES))
             )
-        _share_buffers(E, fabric)
+        share_buffers(E, fabric)
         stage.finish()
     E.eval()

@@ -18,27 +18,62 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fanogan.calibration import Calibration
+from fanogan.calibration import (
+    EN_FACE_QUANTILE,
+    MAP_QUANTILE,
+    Calibration,
+    HeldOut,
+    ResidualHistogram,
+    TermScale,
+)
 from fanogan.familiarity import Familiar
 from fanogan.normals import grey_shares, single_images
 from fanogan.patches import score_windows
 from fanogan.preprocessing import Preprocessing
 from fanogan.recipes import Precision, Recipe
+from fanogan.retina import FlatVolume
 from fanogan.scans import BadScan, Scan, read_scans
 
 log = logging.getLogger(__name__)
 
 BATCH = 64
-Encoded = tuple[Scan, np.ndarray, tuple[str, ...]]  # a scan, (frames, C, H, W), and its warnings
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A scan on its way to the networks: its pixels (frames, C, H, W) as they are kept in memory.
+
+    ``usable`` says which corners a window may have, (frames, H − h + 1, W − w + 1) bool, or None.
+    """
+
+    scan: Scan
+    pixels: np.ndarray
+    usable: np.ndarray | None
+    warnings: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """What the networks made of one frame.
+
+    ``terms`` (windows, 2) float64, ``maps`` (1 + C, H, W), ``x`` (C, H, W), and where the image was
+    looked at through windows their ``corners`` (windows, 2).
+    """
+
+    terms: np.ndarray
+    maps: np.ndarray | None = None
+    x: np.ndarray | None = None
+    corners: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What one image, or one whole volume, scores.
 
-    ``total`` = ``image`` + κ · ``feature`` (Eq. 4). Of an image larger than the window each is the
-    mean over the recipe's top share of its windows, those with the highest totals; ``largest`` and
-    ``mean`` are over all its windows. Arrays are in the scan's own geometry, None for a volume.
+    ``total`` = ``image`` + κ · ``feature`` (Eq. 4); with a recipe's ``standardised`` the sum of
+    both in units of their spread. Of an image larger than the window each is the mean over the
+    recipe's top share of its windows, those with the highest totals; ``largest`` and ``mean`` are
+    over all its windows. Arrays are in the scan's own geometry, None for a volume.
     """
 
     name: str
@@ -56,6 +91,9 @@ class Result:
     residual: np.ndarray | None = None  # (H, W) float32, |x − x̂| in [0, 2] (Eq. 5)
     reconstruction: np.ndarray | None = None  # (H, W) or (H, W, C) float32 in [−1, 1]
     picture: np.ndarray | None = None  # likewise, the image as the networks' grey scale has it
+    # Of retinal OCT, where maps are NaN beyond the flat area:
+    volume: FlatVolume | None = None
+    patches: np.ndarray | None = None  # (windows, 5): flat row, column, total, A_R, A_D
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +121,15 @@ class Detector(abc.ABC):
     familiar: Familiar
     networks: tuple[torch.nn.Module, ...]
     calibration: Calibration
+    term_scale: TermScale | None = None  # with a recipe's ``standardised``
 
     @abc.abstractmethod
-    def _terms_and_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Of what the networks see, (B, C, *sides): the terms of the score and the maps.
+
+        Args:
+            x: in [−1, 1].
+            inside: (B, 1, *sides) bool, where x̂ counts; elsewhere x takes its place. None: all.
 
         Returns:
             (A_R, A_D) as (B, 2) (Eq. 4), and |x − x̂| (Eq. 5) and x̂ as (B, 1 + C, *sides).
@@ -103,17 +146,20 @@ class Detector(abc.ABC):
     ) -> Iterator[Result]:
         """Score images one after the other, in flat memory; a volume follows its images.
 
-        Arguments and errors as for ``read_scans``; BadScan also for an image that isn't of the
-        kind that the model was trained on.
+        Arguments and errors as for ``read_scans``, of a retinal model ``read_volumes``; BadScan
+        also for an image that isn't of the kind that the model was trained on. B-scans without a
+        window in the retina are left out.
         """
         self._check_fitted()
-        scans = read_scans(images, groups, skip_bad, on_bad=on_bad, workers=workers)
-        yield from self._score(self._encoded(single_images(scans), skip_bad, on_bad))
+        scans = self._scans(images, groups, skip_bad, on_bad, workers)
+        yield from self._score(self._encoded(scans, skip_bad, on_bad))
 
     def score(self, images: Any, **reading: Any) -> Scores:
         """The anomaly scores of images, each exactly once (Eq. 4)."""
         found = [
-            dataclasses.replace(r, residual=None, reconstruction=None, picture=None)
+            dataclasses.replace(
+                r, residual=None, reconstruction=None, picture=None, volume=None, patches=None
+            )
             for r in self.results(images, **reading)
             if r.unit == "image"
         ]
@@ -149,6 +195,17 @@ class Detector(abc.ABC):
             raise ValueError(f"no flag at a false-positive rate of {alpha:g}: {why}")
         return np.array(flags, dtype=np.int64)
 
+    def _scans(
+        self, images: Any, groups: str | None, skip_bad: bool, on_bad: Any, workers: int
+    ) -> Iterator[Scan]:
+        """Single images and volumes; of a retinal model flat volumes."""
+        if self.preprocessing.retina:
+            from fanogan.retina.read import read_volumes
+
+            space = self.preprocessing.retina.space
+            return read_volumes(images, space, groups=groups, skip_bad=skip_bad, on_bad=on_bad)
+        return single_images(read_scans(images, groups, skip_bad, on_bad=on_bad, workers=workers))
+
     def _encoded(
         self, scans: Iterable[Scan], skip_bad: bool = False, on_bad: Any = None
     ) -> Iterator[Encoded]:
@@ -156,7 +213,10 @@ class Detector(abc.ABC):
         good, first_error = 0, None
         for scan in scans:
             try:
-                encoded = self.preprocessing.encode(scan)
+                pixels = self.preprocessing.encode(scan)
+                usable = self.preprocessing.usable(scan)
+                if usable is not None and not usable.any():
+                    raise BadScan(_no_window(scan, self.preprocessing))
             except BadScan as error:
                 if not skip_bad:
                     raise
@@ -166,109 +226,190 @@ class Detector(abc.ABC):
                 first_error = first_error or error
                 continue
             good += 1
-            shares = grey_shares(encoded, self.preprocessing)
-            yield scan, encoded, tuple(self.familiar.warnings(scan, shares))
+            shares = grey_shares(pixels, self.preprocessing)
+            warnings = tuple(self.familiar.warnings(scan, shares))
+            yield Encoded(scan, pixels, usable, warnings)
         if first_error is not None and not good:
             raise BadScan(f"none of the images could be scored; the first: {first_error}")
 
     def _score(self, scans: Iterator[Encoded]) -> Iterator[Result]:
         """Results in the order of the scans; small images share a batch."""
         waiting: list[Encoded] = []
-        for scan, encoded, warnings in scans:
-            whole_image = self._at_one_look(encoded) and not scan.is_volume
-            same = not waiting or waiting[0][1].shape == encoded.shape
+        for encoded in scans:
+            whole_image = self._at_one_look(encoded) and not encoded.scan.is_volume
+            same = not waiting or waiting[0].pixels.shape == encoded.pixels.shape
             if waiting and not (whole_image and same and len(waiting) < BATCH):
                 yield from self._score_together(waiting)
                 waiting = []
             if whole_image:
-                waiting.append((scan, encoded, warnings))
+                waiting.append(encoded)
             else:
-                yield from self._score_alone(scan, encoded, warnings)
+                yield from self._score_alone(encoded)
         if waiting:
             yield from self._score_together(waiting)
 
     def _score_together(self, waiting: Sequence[Encoded]) -> Iterator[Result]:
         """Small images of one size."""
-        stored = np.concatenate([encoded for _, encoded, _ in waiting])
-        for (scan, _, warnings), looked in zip(waiting, self._look_at(stored), strict=True):
-            yield self._result(scan, 0, warnings, *looked)
+        stored = np.concatenate([encoded.pixels for encoded in waiting])
+        for encoded, looked in zip(waiting, self._look_at_whole(stored), strict=True):
+            yield self._result(encoded, 0, looked)
 
-    def _score_alone(
-        self, scan: Scan, encoded: np.ndarray, warnings: tuple[str, ...]
-    ) -> Iterator[Result]:
+    def _score_alone(self, encoded: Encoded) -> Iterator[Result]:
         """The frames of a volume or a large image, and the volume itself."""
+        scan = encoded.scan
         all_terms = []
-        for frame, (terms, maps, x) in enumerate(self._look_at(encoded)):
-            all_terms.append(terms)
-            yield self._result(scan, frame, warnings if frame == 0 else (), terms, maps, x)
+        for frame, looked in enumerate(self._look_at(encoded)):
+            if not len(looked.terms):  # a B-scan without retina
+                continue
+            all_terms.append(looked.terms)
+            yield self._result(encoded, frame, looked)
         if scan.is_volume:
-            yield self._result(scan, -1, warnings, np.concatenate(all_terms))
+            yield self._result(encoded, -1, Looked(np.concatenate(all_terms)))
 
-    def _result(
-        self,
-        scan: Scan,
-        frame: int,
-        warnings: tuple[str, ...],
-        terms: np.ndarray,
-        maps: np.ndarray | None = None,
-        x: np.ndarray | None = None,
-    ) -> Result:
-        """Reduce the terms of windows, (windows, 2), to one score."""
-        totals = terms[:, 0] + self.recipe.kappa * terms[:, 1]
+    def _result(self, encoded: Encoded, frame: int, looked: Looked) -> Result:
+        """Reduce the terms of windows, (windows, 2), to one score; maps in the scan's geometry."""
+        scan, terms = encoded.scan, looked.terms
+        totals = self._totals(terms)
         # .05 × 140 is a little above 7 in floats, and rounding it up would take an eighth window.
         count = max(1, math.ceil(self.recipe.top * len(totals) * (1 - 1e-12)))
         top = np.argsort(-totals, kind="stable")[:count]
-        image, feature = terms[top].mean(0)
+        means = terms[top].mean(0)
         several = scan.is_volume and frame >= 0
-        name = f"{scan.name}#{frame}" if several else scan.name
-        return Result(
-            name=name,
+        result = Result(
+            name=f"{scan.name}#{frame}" if several else scan.name,
             group=scan.group,
             unit="volume" if frame < 0 else "image",
             frame=max(frame, 0),
-            total=float(image + self.recipe.kappa * feature),
-            image=float(image),
-            feature=float(feature),
+            total=float(self._totals(means)),
+            image=float(means[0]),
+            feature=float(means[1]),
             largest=float(totals.max()),
             mean=float(totals.mean()),
             windows=len(totals),
-            warnings=warnings,
+            warnings=encoded.warnings if frame <= 0 else (),
             notes=scan.notes,
-            residual=None if maps is None else maps[0],
-            reconstruction=None if maps is None else _channels_last(maps[1:]),
-            picture=None if x is None else _channels_last(x),
+            volume=scan if isinstance(scan, FlatVolume) else None,
+        )
+        if looked.maps is None or looked.x is None:
+            return result
+        if not isinstance(scan, FlatVolume):
+            return dataclasses.replace(
+                result,
+                residual=looked.maps[0],
+                reconstruction=_channels_last(looked.maps[1:]),
+                picture=_channels_last(looked.x),
+            )
+        assert looked.corners is not None
+        bscan = np.asarray(scan.bscans[frame])
+        return dataclasses.replace(
+            result,
+            residual=scan.back(frame, looked.maps[0]),
+            reconstruction=scan.back(frame, looked.maps[1]),
+            picture=bscan.astype(np.float32) * (2 / 255) - 1,
+            patches=np.column_stack([looked.corners, totals, terms]),
         )
 
-    def _look_at(self, stored: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Terms (windows, 2), maps (1 + C, H, W) and x (C, H, W) of each of (frames, C, H, W)."""
-        if self._at_one_look(stored):
-            for start in range(0, len(stored), BATCH):
-                terms, maps, x = self._look_at_whole(stored[start : start + BATCH])
-                yield from zip(terms[:, None], maps, x, strict=True)
-        else:
-            for frame in stored:
-                yield self._look_through_windows(frame[None])
+    def _totals(self, terms: np.ndarray) -> np.ndarray:
+        """Terms (…, 2) → totals: A_R + κ · A_D (Eq. 4), or their sum in units of their spread."""
+        if self.term_scale is None:
+            return np.asarray(terms[..., 0] + self.recipe.kappa * terms[..., 1])
+        means, spreads = np.array(self.term_scale)
+        return np.asarray(((terms - means) / spreads).sum(-1))
 
-    def _at_one_look(self, stored: np.ndarray) -> bool:
-        """Whether images (frames, C, H, W) are seen whole, or are no larger than one window."""
-        return self.preprocessing.window in (None, stored.shape[-2:])
+    def _look_at(self, encoded: Encoded) -> Iterator[Looked]:
+        """What the networks make of each frame."""
+        pixels, scan = encoded.pixels, encoded.scan
+        if self._at_one_look(encoded):
+            for start in range(0, len(pixels), BATCH):
+                yield from self._look_at_whole(pixels[start : start + BATCH])
+            return
+        retina = None
+        if self.preprocessing.retina and self.preprocessing.retina.score_retina_only:
+            assert isinstance(scan, FlatVolume)
+            retina = scan.retina
+        for frame, stored in enumerate(pixels):
+            yield self._look_through_windows(
+                stored[None],
+                None if encoded.usable is None else encoded.usable[frame],
+                None if retina is None else retina[frame],
+            )
 
-    def _look_at_whole(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images (B, C, H, W) seen whole: terms (B, 2), maps (B, 1 + C, H, W), x (B, C, H, W)."""
+    def _at_one_look(self, encoded: Encoded) -> bool:
+        """Whether images are seen whole, or are no larger than one window."""
+        whole = self.preprocessing.window in (None, encoded.pixels.shape[-2:])
+        return whole and encoded.usable is None
+
+    def _look_at_whole(self, stored: np.ndarray) -> Iterator[Looked]:
+        """Images (B, C, H, W) seen whole."""
         with torch.inference_mode(), precision_of("fp32"):
             x = self._to_device(stored)
             terms, maps = self._terms_and_maps(self.preprocessing.see(x))
             maps = self.preprocessing.unsee(maps, x.shape[-2:])
-        return terms.cpu().double().numpy(), maps.cpu().numpy(), x.cpu().numpy()
+        columns = terms.cpu().double().numpy()[:, None], maps.cpu().numpy(), x.cpu().numpy()
+        for found in zip(*columns, strict=True):
+            yield Looked(*found)
 
     def _look_through_windows(
-        self, stored: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One large image (1, C, H, W), as in ``_look_at``."""
+        self, stored: np.ndarray, usable: np.ndarray | None, retina: np.ndarray | None
+    ) -> Looked:
+        """One large image (1, C, H, W), through the usable windows."""
         with torch.inference_mode(), precision_of("fp32"):
             x = self._to_device(stored)
-            terms, maps = score_windows(x, self.preprocessing, self._terms_and_maps, BATCH)
-        return terms.cpu().double().numpy(), maps.cpu().numpy(), x[0].cpu().numpy()
+            masks = [
+                None if mask is None else torch.from_numpy(mask).to(self.device)
+                for mask in (usable, retina)
+            ]
+            terms, corners, maps = score_windows(
+                x, self.preprocessing, self._terms_and_maps, BATCH, *masks
+            )
+        return Looked(
+            terms.cpu().double().numpy(),
+            maps.cpu().numpy(),
+            x[0].cpu().numpy(),
+            corners.cpu().numpy(),
+        )
+
+    # --- calibration ----------------------------------------------------------------------------
+
+    def _calibrate(self, held_out: Sequence[Scan]) -> Calibration:
+        """Score the held-out normals. Subjects are numbered: a name may be a patient's."""
+        self.term_scale = None
+        if self.recipe.standardised:
+            self.term_scale = self._scale_of_terms(held_out)
+        residuals, en_face = ResidualHistogram(), ResidualHistogram()
+        scores: dict[str, list[float]] = {}
+        groups: dict[str, list[str]] = {}
+        numbers: dict[str, str] = {}
+        for result in self._score(self._encoded(held_out)):
+            number = numbers.setdefault(result.group, f"subject {len(numbers) + 1}")
+            totals = {result.unit: [result.total]}
+            if result.patches is not None:
+                totals["patch"] = result.patches[:, 2].tolist()
+            for unit, values in totals.items():
+                scores.setdefault(unit, []).extend(values)
+                groups.setdefault(unit, []).extend([number] * len(values))
+            if result.residual is not None:
+                residuals.update(result.residual[np.isfinite(result.residual)])
+            if result.volume is not None and result.residual is not None:
+                line = result.volume.en_face_line(result.frame, result.residual)
+                en_face.update(line[np.isfinite(line)])
+        units = {
+            unit: HeldOut(np.array(scores[unit]), tuple(groups[unit])) for unit in sorted(scores)
+        }
+        retinal = self.preprocessing.retina is not None
+        return Calibration(
+            units,
+            residuals.quantile(MAP_QUANTILE),
+            en_face.quantile(EN_FACE_QUANTILE) if retinal else None,
+            self.term_scale,
+        )
+
+    def _scale_of_terms(self, held_out: Sequence[Scan]) -> TermScale:
+        """Means and standard deviations of A_R and A_D over all windows of held-out normals."""
+        encoded = self._encoded(held_out)
+        terms = np.concatenate([looked.terms for one in encoded for looked in self._look_at(one)])
+        spreads = np.maximum(terms.std(0), 1e-12)
+        return tuple(terms.mean(0).tolist()), tuple(spreads.tolist())
 
     def _to_device(self, stored: np.ndarray) -> Tensor:
         # torch has few functions for uint16, and none for arrays that may not be written to.
@@ -282,6 +423,17 @@ class Detector(abc.ABC):
             raise NotFittedError(
                 "this detector has learnt nothing yet: call fit(normals), or FAnoGAN.load(folder)"
             )
+
+
+def _no_window(scan: Scan, preprocessing: Preprocessing) -> str:
+    """Why a volume can't be scored."""
+    assert preprocessing.window is not None and preprocessing.retina is not None
+    rows, columns = preprocessing.window
+    return (
+        f"{scan.name} has no place where {rows}×{columns} flat pixels hold "
+        f"{100 * preprocessing.retina.share:g} % of retina and nothing unknown: look at its layers "
+        "with fanogan prepare, or leave it out with --skip-bad"
+    )
 
 
 def _channels_last(image: np.ndarray) -> np.ndarray:

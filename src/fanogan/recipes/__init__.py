@@ -12,7 +12,9 @@ import yaml
 
 EncoderLoss = Literal["izi_f", "izi", "ziz"]
 EncoderOutput = Literal["tanh", "linear"]
+Geometry = Literal["auto", "image", "retina"]
 Precision = Literal["fp32", "tf32", "bf16"]
+MAY_BE_ZERO = ("kappa", "checkpoint_minutes", "critic_updates", "denoising", "search_patience")
 
 
 class BadRecipe(ValueError):
@@ -33,6 +35,17 @@ class Recipe:
     sides: tuple[int, int] = (64, 64)  # of the network
     window: tuple[int, int] = (64, 64)  # of the piece of the image that is resampled to `sides`
     flip: bool = True  # random horizontal flips in training; wrong for digits and chests
+    # Retinal OCT: made straight, and seen by patches within the retina (section 3, Data).
+    geometry: Geometry = "auto"  # auto: 'retina' for what only an OCT device of the eye writes
+    flat_rows: int = 128  # of the flat area
+    flat_base: int = 120  # its row in which the outer boundary of the retina lies
+    stretched: bool = False  # the retina fills the rows above the base in every column
+    retina_share: float = 0.5  # least share of retina in a patch
+    # Not the paper's: tried on retinal OCT, see docs/benchmarks.md.
+    depth_channel: bool = False  # the row in the flat area as a second channel
+    match_layers: bool = False  # a volume's grey values matched to the training normals', by depth
+    score_retina_only: bool = False  # vitreous and choroid are left out of the score
+    standardised: bool = False  # the score's terms in units of their spread on held-out normals
     # Networks.
     width: int = 64
     latent: int = 128
@@ -48,6 +61,12 @@ class Recipe:
     encoder_loss: EncoderLoss = "izi_f"
     encoder_rate: float = 5e-5
     kappa: float = 1.0
+    denoising: float = 0.0  # share of the pixels that the encoder sees as 0 in training
+    score_features: bool = False  # izi and ziz are scored by Eq. 4 too, as izi_f always is
+    # The iterative search for a latent (section 3.1).
+    search_updates: int = 300
+    search_rate: float = 0.05
+    search_patience: int = 0  # stop after so many updates without a lower loss; 0: never
     # How the run goes.
     reestimate_statistics: bool = False  # batch-norm statistics, once after each stage
     precision: Precision = "fp32"
@@ -71,7 +90,7 @@ class Recipe:
             raise BadRecipe(f"recipe {self.name}: {error}") from None
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            may_be_zero = field.name in ("kappa", "checkpoint_minutes", "critic_updates")
+            may_be_zero = field.name in MAY_BE_ZERO
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, (str, bool)):
                     continue
@@ -80,8 +99,19 @@ class Recipe:
                     raise BadRecipe(
                         f"recipe {self.name}: {field.name} is {number}, it must be a number {least}"
                     )
-        if not (self.held_out < 1 and self.top <= 1):
-            raise BadRecipe(f"recipe {self.name}: held_out must be below 1, top at most 1")
+        if not (self.held_out < 1 and self.top <= 1 and self.retina_share <= 1):
+            raise BadRecipe(
+                f"recipe {self.name}: held_out must be below 1, top and retina_share at most 1"
+            )
+        if self.denoising >= 1:
+            raise BadRecipe(
+                f"recipe {self.name}: denoising is {self.denoising}, it must be below 1"
+            )
+        if not self.flat_base < self.flat_rows:
+            raise BadRecipe(
+                f"recipe {self.name}: flat_base is {self.flat_base}, it must be a row of the "
+                f"{self.flat_rows} flat ones (flat_rows)"
+            )
 
     @property
     def rounds(self) -> int:

@@ -1,5 +1,13 @@
-"""OCT is straightened: where the retina lies in a B-scan, column by column."""
+"""OCT is straightened: where the retina lies in a B-scan, made flat, and the way back."""
 
 from fanogan.retina.layers import Boundaries, find_boundaries
+from fanogan.retina.volume import FlatSpace, FlatVolume, make_flat, straighten
 
-__all__ = ["Boundaries", "find_boundaries"]
+__all__ = [
+    "Boundaries",
+    "FlatSpace",
+    "FlatVolume",
+    "find_boundaries",
+    "make_flat",
+    "straighten",
+]

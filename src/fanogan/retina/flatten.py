@@ -2,20 +2,19 @@
 
 In every column the outer boundary of the pigment epithelium is moved to one row. The thickness is
 altered only where the retina is higher than the area above that row: it then fills it exactly.
-The paper gives no height of the area; 128 rows and row 120 are ours.
+The paper gives no height of the area; 128 rows and row 120 are ours. A ``stretched`` area goes
+beyond the paper: the retina fills it everywhere, so that a row is a relative depth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.retina.resample import Grid, like, normalise
-from fanogan.scans import Scan
+from fanogan.retina.resample import like
 
 OUTSIDE, VITREOUS, RETINA, BELOW = range(4)
 """What a flat pixel is: none of the scan or no boundary known, or tissue above, in, below."""
@@ -33,6 +32,7 @@ class Flat:
         scan_rows: Rows of the volume.
         rows: Rows of flat space.
         base: Row of flat space in which the outer boundary lies.
+        stretched: Whether the retina fills the area above `base` in every column.
     """
 
     inner: NDArray[np.float32]
@@ -40,6 +40,7 @@ class Flat:
     scan_rows: int
     rows: int = 128
     base: int = 120
+    stretched: bool = False
 
     def __post_init__(self) -> None:
         """Refuses boundaries of differing shapes, and a base outside of the area."""
@@ -58,7 +59,7 @@ class Flat:
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """Flat rows that one row of the volume takes, at most 1: (B-scans, columns)."""
+        """Flat rows that one row of the volume takes: (B-scans, columns); ≤ 1 unless stretched."""
         return self.base / self._height
 
     @property
@@ -139,21 +140,13 @@ class Flat:
                 out[row, column] = _between(frame, place, column)
         return volume
 
-    def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The transform as plain arrays, for a store."""
-        sizes = np.array([self.scan_rows, self.rows, self.base], dtype=np.int64)
-        return {"inner": self.inner, "outer": self.outer, "sizes": sizes}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Flat:
-        """The inverse of `to_arrays`."""
-        scan_rows, rows, base = (int(size) for size in arrays["sizes"])
-        return cls(arrays["inner"], arrays["outer"], scan_rows, rows, base)
-
     @property
     def _height(self) -> NDArray[np.float64]:
         """Rows of the volume that lie above the base: (B-scans, columns)."""
-        return np.maximum(self.outer.astype(np.float64) - self.inner, self.base)
+        thickness = self.outer.astype(np.float64) - self.inner
+        if not self.stretched:
+            return np.maximum(thickness, self.base)
+        return np.where(thickness > 0, thickness, np.nan)
 
     def _shape(self, rows: int) -> tuple[int, int, int]:
         return self.outer.shape[0], rows, self.outer.shape[1]
@@ -187,80 +180,6 @@ class Flat:
         """Row of the volume at flat `rows` of every column; 0 where no boundary is known."""
         places = self.offset[scan] + rows[:, None] / self.scale[scan]
         return np.where(self.valid[scan], places, 0.0)
-
-
-def flatten(
-    volume: NDArray[Any],
-    inner: NDArray[np.float32],
-    outer: NDArray[np.float32],
-    rows: int = 128,
-    base: int = 120,
-) -> tuple[NDArray[Any], Flat]:
-    """Makes the retina of a volume straight.
-
-    Args:
-        volume: (B-scans, rows, columns), finite.
-        inner: Row of the inner limiting membrane, (B-scans, columns); NaN where not known.
-        outer: Row of the outer boundary of the pigment epithelium, likewise.
-        rows: Rows of the flat area.
-        base: Row of the flat area on which the outer boundary comes to lie.
-
-    Returns:
-        The flat volume (B-scans, `rows`, columns), 0 where it is OUTSIDE, and the transform.
-
-    Raises:
-        ValueError: Shapes that don't belong together, or a base outside of the area.
-    """
-    flat = Flat(
-        inner.astype(np.float32), outer.astype(np.float32), volume.shape[1], rows=rows, base=base
-    )
-    return flat.forward(volume), flat
-
-
-def to_flat(
-    scan: Scan,
-    inner: NDArray[np.float32],
-    outer: NDArray[np.float32],
-    margins: NDArray[np.bool_],
-    rows: int = 128,
-    base: int = 120,
-) -> tuple[NDArray[np.uint8], Grid, Flat]:
-    """All the steps from a scan to flat space: normalised, resampled, made straight.
-
-    Args:
-        scan: A grey volume.
-        inner: Row of the inner boundary in the scan's own columns, (B-scans, columns).
-        outer: Row of the outer boundary, likewise.
-        margins: Filled margins of the scan, (B-scans, rows, columns).
-        rows: Rows of the flat area.
-        base: Row of the flat area on which the outer boundary comes to lie.
-
-    Returns:
-        The flat volume (B-scans, `rows`, resampled columns) uint8, and what `to_scan` needs.
-
-    Raises:
-        BadScan: As `normalise`.
-        ValueError: As `flatten`.
-    """
-    grid = Grid.of(scan)
-    resampled = grid.forward(normalise(scan, margins))
-    volume, flat = flatten(resampled, grid.boundary(inner), grid.boundary(outer), rows, base)
-    return volume, grid, flat
-
-
-def to_scan(values: NDArray[Any], grid: Grid, flat: Flat) -> NDArray[Any]:
-    """Returns a map or mask from flat space to the scan's own rows and columns.
-
-    Args:
-        values: (B-scans, rows, columns) of flat space.
-        grid: As `to_flat` gave it.
-        flat: Likewise.
-
-    Returns:
-        (B-scans, rows, columns) of the scan: bool, or float32 with NaN where flat space doesn't
-        reach.
-    """
-    return grid.back(flat.back(values))
 
 
 def _means(frame: NDArray[Any], edges: NDArray[np.float64]) -> NDArray[np.float64]:

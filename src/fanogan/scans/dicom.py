@@ -39,7 +39,9 @@ _FRAME_GROUPS = [
     "PlanePositionSequence",
     "FrameAnatomySequence",
 ]
+_OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _HEADER = [
+    "SOPClassUID",
     "Rows",
     "Columns",
     "NumberOfFrames",
@@ -117,7 +119,13 @@ def _read(path: Path) -> Decoded:
         pixels = np.stack([_shown(frame, own) for frame, own in zip(pixels, headers, strict=True)])
     model = str(header.get("ManufacturerModelName") or "").strip()
     return Decoded(
-        pixels, _spacing(headers), frames > 1, notes, eye=_eye(headers[0]), device=model or None
+        pixels,
+        _spacing(headers),
+        frames > 1,
+        notes,
+        eye=_eye(headers[0]),
+        device=model or None,
+        is_retina=header.get("SOPClassUID") == _OPHTHALMIC_TOMOGRAPHY,
     )
 
 

@@ -106,6 +106,7 @@ def read_heidelberg(path: Path) -> Decoded:
         device=_text(series, "GeneralEquipment/ManufacturerModelName"),
         en_face=_en_face(path, series, coordinates),
         thickness=_thickness(series),
+        is_retina=True,
     )
 
 

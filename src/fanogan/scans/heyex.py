@@ -64,6 +64,7 @@ def read_vol(path: Path) -> Decoded:
         notes=(SHOWN_NOTE,),
         eye=_EYES.get(parsed.scan_position.strip(" \0")),
         en_face=en_face,
+        is_retina=True,
     )
 
 
@@ -135,7 +136,7 @@ def read_e2e(path: Path) -> Decoded:
         notes = (f"first of {len(series)} volumes read", *notes)
     spacing = (None, _length(metas[0]["scale_y"]), None)
     pixels: Pixels = from_e2e_intensity(np.stack(raw))
-    return Decoded(pixels, spacing, is_volume=len(raw) > 1, notes=notes, eye=eye)
+    return Decoded(pixels, spacing, is_volume=len(raw) > 1, notes=notes, eye=eye, is_retina=True)
 
 
 def _slices(series: Any) -> list[Any]:

@@ -67,6 +67,8 @@ class Scan:
         en_face: The device's picture of the fundus, where there is one.
         thickness: Mean retinal thickness in mm that the device itself measured, by ETDRS zone
             (C0, N1, N2, S1 …); None where it wrote none.
+        is_retina: True where the file itself says that it is optical coherence tomography of an
+            eye: Heidelberg's formats, and DICOM ophthalmic tomography.
     """
 
     pixels: Pixels
@@ -79,6 +81,7 @@ class Scan:
     device: str | None = None
     en_face: EnFace | None = None
     thickness: Mapping[str, float] | None = None
+    is_retina: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Decoded:
     device: str | None = None
     en_face: EnFace | None = None
     thickness: Mapping[str, float] | None = None
+    is_retina: bool = False
 
 
 def damaged(label: str, what: str) -> BadScan:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import math
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fanogan.scans.scan import BadScan, Decoded, Pixels, check_dtype, check_size, damaged
+from fanogan.scans.scan import (
+    UNKNOWN_SPACING,
+    BadScan,
+    Decoded,
+    Pixels,
+    Spacing,
+    check_dtype,
+    check_size,
+    damaged,
+)
 
 if TYPE_CHECKING:
-    from tifffile import TiffPage
+    from tifffile import TiffFile, TiffPage
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _JPEG_COMPRESSIONS = (6, 7, 34892, 33007)
+# ImageJ writes what isn't ASCII as an escape.
+_MICROMETRE = ("um", "µm", "\\u00b5m", "micron", "microns")
+_MILLIMETRES = {"mm": 1.0, "cm": 10.0, **dict.fromkeys(_MICROMETRE, 1e-3)}
 
 
 def read_tiff(path: Path) -> Decoded:
@@ -24,7 +38,8 @@ def read_tiff(path: Path) -> Decoded:
 
     Returns:
         (pages, rows, columns) or (pages, rows, columns, channels), a volume where there are
-        several pages. Higher is brighter: 'white is zero' is inverted.
+        several pages. Higher is brighter: 'white is zero' is inverted. The spacing is known
+        where ImageJ wrote it.
 
     Raises:
         BadScan: The file is damaged, too large, of pages that differ, or of a kind not read.
@@ -37,10 +52,44 @@ def read_tiff(path: Path) -> Decoded:
         pages = [page for page in pages if not page.is_reduced] or pages
         _check_pages(label, pages, path.stat().st_size)
         frames = [_frame(label, page) for page in pages]
+        spacing = _imagej_spacing(file)
     notes = ("CMYK converted to RGB",) if pages[0].photometric == _CMYK else ()
     if pages[0].photometric == _PALETTE:
         notes = ("palette converted to RGB",)
-    return Decoded(np.stack(frames), is_volume=len(frames) > 1, notes=notes)
+    return Decoded(np.stack(frames), spacing, is_volume=len(frames) > 1, notes=notes)
+
+
+def is_stack(path: Path) -> bool:
+    """Says whether a TIFF has several pages; one that cannot be opened has not."""
+    from tifffile import TiffFile
+
+    try:
+        with TiffFile(path) as file:
+            full = (page for page in file.pages if not page.aspage().is_reduced)
+            return len(list(islice(full, 2))) > 1
+    except Exception:
+        # A damaged file leads tifffile to errors of many kinds; `read_tiff` says what is wrong.
+        return False
+
+
+def _imagej_spacing(file: TiffFile) -> Spacing:
+    """Reads what ImageJ wrote of a stack's scale; elsewhere a TIFF's resolution is for printing."""
+    known = file.imagej_metadata or {}
+    unit = _MILLIMETRES.get(str(known.get("unit", "")).lower())
+    if unit is None:
+        return UNKNOWN_SPACING
+    tags = file.pages[0].aspage().tags
+    row, column = (_pixel_size(tags.valueof(name)) for name in ("YResolution", "XResolution"))
+    between = known.get("spacing")
+    sizes = (between if isinstance(between, int | float) else 0, row, column)
+    slices, rows, columns = (float(size) * unit if 0 < size < math.inf else None for size in sizes)
+    return slices, rows, columns
+
+
+def _pixel_size(resolution: tuple[int, int] | None) -> float:
+    """The size of a pixel from pixels per unit, a fraction; 0 where there is none."""
+    pixels, units = resolution or (0, 0)
+    return units / pixels if pixels else 0.0
 
 
 def _check_pages(label: str, pages: list[TiffPage], file_size: int) -> None:

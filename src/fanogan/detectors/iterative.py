@@ -1,0 +1,71 @@
+"""The latent found by back-propagation, image by image: AnoGAN on the Wasserstein GAN."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fanogan.detectors.gan import GanDetector
+from fanogan.detectors.learned import terms_and_maps
+from fanogan.losses import feature_residual, image_residual
+from fanogan.networks import Discriminator, Generator
+from fanogan.patches import seeded
+from fanogan.training import frozen
+
+
+class Iterative(GanDetector):
+    """``iterative``: z by 300 updates of Adam on Eq. 3 with x̂ = G(z), then scored by Eq. 4.
+
+    After each update the components of z outside of [−1, 1] are drawn anew, uniformly from it:
+    stochastic clipping (Lipton and Tripathi 2017). The score is taken at the last z, as AnoGAN's
+    (Schlegl et al. 2017). The paper leaves open the optimiser, its rate and where z begins. Here:
+    Adam, as AnoGAN's authors used, at ``search_rate``; z begins uniform in [−1, 1]. Its first
+    value and what is drawn anew in each update follow from the seed and are the same for all
+    images, and each latent's loss is its own, so that a score depends on no other image. κ weighs
+    the features in loss and score alike. With ``search_patience`` a latent stays where it is once
+    its loss hasn't fallen below its least for so many updates; the paper has no such stop.
+    """
+
+    name = "iterative"
+    networks: tuple[Generator, Discriminator]
+
+    def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Eqs. 4 and 5 with x̂ = G(z) of the latents found."""
+        G, D = self.networks
+        with torch.inference_mode(False), torch.enable_grad(), frozen(G, D):
+            z = self.search(x.clone(), None if inside is None else inside.clone())
+        return terms_and_maps(x, G(z), inside, D.features)
+
+    def search(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        """The latents (B, d) of images (B, C, *sides), each on its own; G and D must be frozen."""
+        G, D = self.networks
+        recipe, device = self.recipe, x.device
+        with torch.no_grad():
+            features = D.features(x)
+        random = seeded(device, self.seed, "search")
+        start = 2 * torch.rand(G.latent, generator=random, device=device) - 1
+        z = start.repeat(len(x), 1).requires_grad_()
+        adam = torch.optim.Adam([z], recipe.search_rate)
+        least = torch.full((len(x),), torch.inf, device=device)
+        since = torch.zeros(len(x), dtype=torch.int64, device=device)
+        for _ in range(recipe.search_updates):
+            x_hat = G(z)
+            if inside is not None:
+                x_hat = torch.where(inside, x_hat, x)
+            loss = image_residual(x, x_hat)
+            loss = loss + recipe.kappa * feature_residual(features, D.features(x_hat))
+            adam.zero_grad()
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            before = z.detach().clone()
+            adam.step()
+            anew = 2 * torch.rand(G.latent, generator=random, device=device) - 1
+            with torch.no_grad():
+                z.copy_(torch.where(z.abs() > 1, anew, z))
+                if recipe.search_patience:
+                    since = torch.where(loss < least, 0, since + 1)
+                    least = torch.minimum(loss, least)
+                    stays = since >= recipe.search_patience
+                    z.copy_(torch.where(stays[:, None], before, z))
+                    if stays.all():
+                        break
+        return z.detach()

@@ -1,0 +1,195 @@
+"""Detectors whose encoder and generator learn together, with no GAN before them (section 3.1, 2).
+
+All are as like f-AnoGAN as they can be, as the paper has them: E, G and D are its networks, and
+they may spend the multiply-adds of one GAN and one encoder (``budget``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from fanogan.budget import adversarial_rounds, ali_updates, autoencoder_updates
+from fanogan.detectors.learned import LearnedDetector, terms_and_maps
+from fanogan.folders import RunFolder
+from fanogan.joint_training import (
+    train_adversarial_autoencoder,
+    train_ali,
+    train_autoencoder,
+)
+from fanogan.losses import ali_mean
+from fanogan.networks import Discriminator, Encoder, Generator, JointDiscriminator
+from fanogan.patches import Patches
+from fanogan.stages import Progress, no_progress
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Autoencoder(LearnedDetector):
+    """``ae``: E and G trained together on the image residual (Eq. 2), and scored by it.
+
+    The paper leaves open the optimiser, the length and E's output. Here: Adam at the recipe's
+    ``gan_rate`` with β (.9, .999), as many updates as the budget pays for, and the recipe's
+    ``encoder_output``.
+    """
+
+    name = "ae"
+    letters = "GE"
+    networks: tuple[Generator, Encoder]
+
+    def _make(self) -> tuple[nn.Module, ...]:
+        seen, recipe = self.preprocessing, self.recipe
+        size = (seen.sides, seen.channels, recipe.width, recipe.latent)
+        return Generator(*size), Encoder(*size, recipe.encoder_output)
+
+    def steps(self) -> dict[str, int]:
+        """Updates of E and G together."""
+        seen = self.preprocessing
+        return {"ae": autoencoder_updates(self.recipe, seen.sides, seen.channels)}
+
+    def _train(
+        self,
+        training: Patches,
+        held_out: Patches,
+        *,
+        fabric: Fabric,
+        run: RunFolder | None = None,
+        progress: Progress = no_progress,
+    ) -> list[str]:
+        G, E = self.networks
+        return train_autoencoder(
+            E,
+            G,
+            training,
+            held_out,
+            self.recipe,
+            updates=self.steps()["ae"],
+            fabric=fabric,
+            seed=self.seed,
+            run=run,
+            progress=progress,
+        )
+
+    def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Eqs. 4 and 5 with x̂ = G(E(x)) and no feature term."""
+        G, E = self.networks
+        return terms_and_maps(x, G(E(x)), inside)
+
+
+class AdversarialAutoencoder(LearnedDetector):
+    """``advae``: the autoencoder with a discriminator's adversarial term, scored by Eq. 4.
+
+    The paper leaves open the kind of adversarial loss and its weight. Here: f-AnoGAN's D as a
+    Wasserstein critic with gradient penalty, which tells real images from reconstructions, with
+    the recipe's critic updates a round; and its term at .001 beside the image residual, as Pathak
+    et al. (2016), whom the paper names for it. Adam at ``gan_rate`` with β (0, .9) for all three.
+    Features are those of D, as in f-AnoGAN. Nothing is asked of the latents' distribution.
+    """
+
+    name = "advae"
+    letters = "GDE"
+    networks: tuple[Generator, Discriminator, Encoder]
+
+    def _make(self) -> tuple[nn.Module, ...]:
+        seen, recipe = self.preprocessing, self.recipe
+        size = (seen.sides, seen.channels, recipe.width)
+        return (
+            Generator(*size, recipe.latent),
+            Discriminator(*size),
+            Encoder(*size, recipe.latent, recipe.encoder_output),
+        )
+
+    def steps(self) -> dict[str, int]:
+        """Rounds: the critic's updates, and one of E and G together."""
+        seen = self.preprocessing
+        return {"advae": adversarial_rounds(self.recipe, seen.sides, seen.channels)}
+
+    def _train(
+        self,
+        training: Patches,
+        held_out: Patches,
+        *,
+        fabric: Fabric,
+        run: RunFolder | None = None,
+        progress: Progress = no_progress,
+    ) -> list[str]:
+        G, D, E = self.networks
+        return train_adversarial_autoencoder(
+            E,
+            G,
+            D,
+            training,
+            held_out,
+            self.recipe,
+            rounds=self.steps()["advae"],
+            fabric=fabric,
+            seed=self.seed,
+            run=run,
+            progress=progress,
+        )
+
+    def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Eqs. 4 and 5 with x̂ = G(E(x)) and the features of AdvAE's own D."""
+        G, D, E = self.networks
+        return terms_and_maps(x, G(E(x)), inside, D.features)
+
+
+class Ali(LearnedDetector):
+    """``ali``: adversarially learned inference (Dumoulin et al. 2016), scored by Eq. 4.
+
+    D tells pairs (x, E(x)) from pairs (G(z), z), and E and G learn together to make them alike. As
+    published by them: the GAN's logistic loss with exchanged labels for E and G, one update of D to
+    one of E and G, Adam with β (.5, .999), and a stochastic encoder N(μ(x), σ(x)), whose output is
+    linear because z ~ N(0, I) has no bounds. The paper leaves open the networks and which features
+    score. Here: f-AnoGAN's E and G, its D as the image's part of the joint D (layer norm, no
+    dropout), the features of that part, and x̂ = G(μ(x)).
+    """
+
+    name = "ali"
+    letters = "GDE"
+    networks: tuple[Generator, JointDiscriminator, Encoder]
+
+    def _make(self) -> tuple[nn.Module, ...]:
+        seen, recipe = self.preprocessing, self.recipe
+        size = (seen.sides, seen.channels, recipe.width)
+        return (
+            Generator(*size, recipe.latent),
+            JointDiscriminator(*size, recipe.latent),
+            Encoder(*size, 2 * recipe.latent, "linear"),
+        )
+
+    def steps(self) -> dict[str, int]:
+        """Updates, each of D and then of E and G together."""
+        seen = self.preprocessing
+        return {"ali": ali_updates(self.recipe, seen.sides, seen.channels)}
+
+    def _train(
+        self,
+        training: Patches,
+        held_out: Patches,
+        *,
+        fabric: Fabric,
+        run: RunFolder | None = None,
+        progress: Progress = no_progress,
+    ) -> list[str]:
+        G, D, E = self.networks
+        return train_ali(
+            E,
+            G,
+            D,
+            training,
+            held_out,
+            self.recipe,
+            updates=self.steps()["ali"],
+            fabric=fabric,
+            seed=self.seed,
+            run=run,
+            progress=progress,
+        )
+
+    def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Eqs. 4 and 5 with x̂ = G(μ(x)) and the features of the joint D's image part."""
+        G, D, E = self.networks
+        return terms_and_maps(x, G(ali_mean(E, x)), inside, D.features)

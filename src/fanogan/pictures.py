@@ -1,0 +1,174 @@
+"""Pictures of a page: residuals in colour over a scan, outlines of masks, and data URIs.
+
+Colours of residuals mean the same on every page of a model, because their scale comes from the
+held-out normals and never from the picture that is shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+PAGE_SIDE = 512  # px; a larger picture is downsampled for the page
+OUTLINE_COLOUR = (0, 229, 255)  # cyan: absent from grey pictures and from the colours of residuals
+STRONGEST_ALPHA = 0.85  # some anatomy stays visible under the strongest residual
+COLOUR_RANGE = (0.3, 0.95)  # of 'inferno': its darkest part would look like a shadow in the picture
+LAYER_LEVELS = 24  # colours of `residual_layer`; more are not told apart and make the page larger
+
+
+def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarray:
+    """Lay a residual as a layer of colour over a picture.
+
+    Args:
+        picture: (rows, columns) or (rows, columns, 3), uint8.
+        residual: (rows, columns), abs(x - x_hat) in network units, [0, 2]; NaN where it isn't
+            known.
+        scale: The residual, in the same units, at which colour and opacity are strongest. Fixed by
+            the held-out normals, so that one residual has one colour in all pictures of a model.
+
+    Returns:
+        (rows, columns, 3) uint8. Where the residual is 0 or isn't known the picture is unchanged.
+
+    Raises:
+        ValueError: The shapes differ, the picture isn't uint8 grey or RGB, or the scale is negative
+            or not finite.
+    """
+    base = as_rgb(picture)
+    if residual.shape != base.shape[:2]:
+        raise ValueError(
+            f"A residual of shape {residual.shape} doesn't fit a picture of {base.shape[:2]}."
+        )
+    level = _levels(residual, scale)
+    colour = _residual_colours()[np.rint(level * 255).astype(np.intp)]
+    alpha = STRONGEST_ALPHA * level[..., np.newaxis]
+    return np.asarray(np.rint(base + alpha * (colour - base)), dtype=np.uint8)
+
+
+def residual_layer(residual: np.ndarray, scale: float) -> np.ndarray:
+    """The colours of `overlay` as a picture of their own, to be laid over another.
+
+    Args:
+        residual: (rows, columns); NaN where it isn't known.
+        scale: As for `overlay`.
+
+    Returns:
+        (rows, columns, 4) uint8 RGBA in `LAYER_LEVELS` steps. Where the residual isn't known it is
+        transparent.
+
+    Raises:
+        ValueError: The scale is negative or not finite.
+    """
+    level = np.linspace(0, 1, LAYER_LEVELS, dtype=np.float32)
+    colours = np.empty((LAYER_LEVELS, 4), dtype=np.uint8)
+    colours[:, :3] = np.rint(_residual_colours()[np.rint(level * 255).astype(np.intp)])
+    colours[:, 3] = np.rint(255 * STRONGEST_ALPHA * level)
+    steps = np.rint(_levels(residual, scale) * (LAYER_LEVELS - 1))
+    return np.asarray(colours[steps.astype(np.intp)])
+
+
+def outline(picture: np.ndarray, mask: np.ndarray, width: int = 1) -> np.ndarray:
+    """Draw the inner edge of a mask on a picture.
+
+    Args:
+        picture: (rows, columns) or (rows, columns, 3), uint8.
+        mask: (rows, columns) bool.
+        width: Of the line, in pixels.
+
+    Returns:
+        (rows, columns, 3) uint8.
+
+    Raises:
+        ValueError: The shapes differ, or the picture isn't uint8 grey or RGB.
+    """
+    drawn = as_rgb(picture)
+    if mask.shape != drawn.shape[:2]:
+        raise ValueError(
+            f"A mask of shape {mask.shape} doesn't fit a picture of {drawn.shape[:2]}."
+        )
+    drawn[edge(mask, width)] = OUTLINE_COLOUR
+    return drawn
+
+
+def edge(mask: np.ndarray, width: int = 1) -> np.ndarray:
+    """The inner edge of a mask, closed at the border: (rows, columns) bool."""
+    inside = mask.astype(bool)
+    return np.asarray(inside & ~ndimage.binary_erosion(inside, iterations=width))
+
+
+def shrink(pixels: np.ndarray, side: int = PAGE_SIDE) -> np.ndarray:
+    """Downsample a uint8 picture or float32 map that is larger than `side` on a side."""
+    rows, columns = pixels.shape[:2]
+    factor = side / max(rows, columns)
+    if factor >= 1:
+        return pixels
+    size = (max(1, round(columns * factor)), max(1, round(rows * factor)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+
+
+def as_rgb(picture: np.ndarray) -> np.ndarray:
+    """A new (rows, columns, 3) uint8 array of a grey or RGB picture.
+
+    Raises:
+        ValueError: The picture isn't uint8 grey or RGB.
+    """
+    grey = picture.ndim == 2
+    if picture.dtype != np.uint8 or not (grey or (picture.ndim == 3 and picture.shape[2] == 3)):
+        raise ValueError(
+            "A picture must be uint8, (rows, columns) or (rows, columns, 3), but this one is "
+            f"{picture.dtype} of shape {picture.shape}."
+        )
+    return np.repeat(picture[..., np.newaxis], 3, axis=2) if grey else picture.copy()
+
+
+def scale_bar(scale: float) -> np.ndarray:
+    """The residuals 0 to scale over black, mid-grey and white: (24, 256, 3) uint8."""
+    ground = np.repeat(np.array([0, 110, 220], dtype=np.uint8), 8)[:, np.newaxis].repeat(
+        256, axis=1
+    )
+    return overlay(
+        ground, np.linspace(0, 1, 256)[np.newaxis].repeat(len(ground), axis=0) * scale, scale
+    )
+
+
+def data_uri(pixels: np.ndarray, kind: str = "png", **options: Any) -> str:
+    """A picture as a page holds it: PNG, or another format with Pillow's options."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format=kind, **(options or {"optimize": True}))
+    return as_uri(stream.getvalue(), kind)
+
+
+def compressed_uri(pixels: np.ndarray, quality: int = 80) -> str:
+    """A picture as a page holds it: WebP, a tenth of a PNG's size where there is speckle."""
+    return data_uri(pixels, "webp", quality=quality, method=4, use_sharp_yuv=True)
+
+
+def as_uri(picture: bytes, kind: str = "png") -> str:
+    """An encoded picture as a page holds it."""
+    return f"data:image/{kind};base64," + base64.b64encode(picture).decode("ascii")
+
+
+def _levels(residual: np.ndarray, scale: float) -> np.ndarray:
+    """A residual in units of the scale, in [0, 1], float32; 0 where it isn't known."""
+    if not (math.isfinite(scale) and scale >= 0):
+        raise ValueError(
+            f"The colour scale of residuals must be finite and not negative, but it is {scale}."
+        )
+    # Normals that are reconstructed exactly give scale 0: any residual is then at the strongest.
+    known = np.nan_to_num(residual.astype(np.float32), nan=0.0)
+    return np.asarray(np.clip(known / max(scale, 1e-12), 0, 1), dtype=np.float32)
+
+
+@cache
+def _residual_colours() -> np.ndarray:
+    """(256, 3) float32 in [0, 255], from the weakest residual to the strongest."""
+    from matplotlib import colormaps
+
+    colours = colormaps["inferno"](np.linspace(*COLOUR_RANGE, 256))
+    return np.asarray(255 * colours[:, :3], dtype=np.float32)
