@@ -1,0 +1,1 @@
+"""The paper's study: its tables, figures and the visual Turing test."""
