@@ -13,6 +13,7 @@ from fanogan.figures import (
     inline_svg,
     number,
     percent,
+    plural,
     roc_figure,
     score_figures,
     share,
@@ -137,3 +138,13 @@ def test_description_cannot_leave_its_attribute():
 )
 def test_numbers_are_written_to_the_digits_that_mean_something(write, value, text):
     assert write(value) == text
+
+
+@pytest.mark.parametrize(
+    ("noun", "many"), [("image", "images"), ("B-scan", "B-scans"), ("patch", "patches")]
+)
+def test_what_was_scored_is_named(noun, many):
+    assert plural(noun) == many
+    figure = score_figures(np.linspace(0, 1, 5), np.array([]), noun)[0]
+    assert f"scored {many} (5)" in figure["svg"]
+    assert f"the {many} of this report" in figure["caption"]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -10,15 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fanogan.report import (
-    OUTLINE_COLOUR,
-    PAGE_SIDE,
-    Case,
-    outline,
-    overlay,
-    write_evaluation_report,
-    write_score_report,
-)
+from fanogan.en_face import VolumeCase, en_face_picture
+from fanogan.phantom import make_phantom
+from fanogan.pictures import OUTLINE_COLOUR, PAGE_SIDE, overlay
+from fanogan.report import Case, write_evaluation_report, write_score_report
+from fanogan.retina.regions import find_regions
+from fanogan.volume_view import VOLUMES_SHOWN, known_rows
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
 LOADING = {"src", "href", "xlink:href", "srcset", "action", "poster", "data"}
@@ -61,6 +59,12 @@ class Page(HTMLParser):
                 self.headings[-1] += data
 
     @property
+    def volumes(self):
+        """What each volume's script reads."""
+        pattern = r'<script type="application/json">(.*?)</script>'
+        return [json.loads(text) for text in re.findall(pattern, self.html, re.DOTALL)]
+
+    @property
     def text(self):
         return re.sub(r"\s+", " ", " ".join(self.texts))
 
@@ -89,6 +93,62 @@ def case(name="a.png", score=0.2, side=8, **changes):
         mask=None,
     )
     return replace(whole, **changes)
+
+
+@pytest.fixture(scope="module")
+def volumes():
+    """Two phantoms whose residuals are their own masks."""
+    return [volume(seed, score) for seed, score in ((7, 0.4), (8, 0.2))]
+
+
+@pytest.fixture(scope="module")
+def volumes_page(tmp_path_factory, volumes):
+    path = tmp_path_factory.mktemp("volumes") / "report.html"
+    write_score_report(
+        path,
+        title="two eyes",
+        model={},
+        scale=0.5,
+        statement="",
+        cases=[case()],
+        total=18,
+        scores=np.ones(18),
+        held_out=np.linspace(0.1, 0.2, 147),
+        volume_cases=volumes,
+        steps=b"PNG",
+    )
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def volume(seed, score):
+    eye = make_phantom(
+        seed, shape=(9, 300, 160), spacing=(0.4, 0.00387, 0.0228), diseased=True, lesions=["drusen"]
+    )
+    rows = np.arange(300)[:, np.newaxis]
+    tops, bottoms = eye.boundaries["ILM"], eye.boundaries["Bruch"]
+    inside = (rows >= tops[:, np.newaxis]) & (rows <= bottoms[:, np.newaxis])
+    residuals = np.where(inside, 0.02 + eye.mask, np.nan).astype(np.float16)
+    depth = np.maximum(inside.sum(axis=1), 1)
+    en_face = (np.nansum(residuals.astype(np.float32), axis=1) / depth).astype(np.float32)
+    scores = eye.mask.mean(axis=(1, 2))
+    scores[0] = np.nan
+    return VolumeCase(
+        name=eye.name,
+        score=score,
+        p_value=0.25,
+        flag=None,
+        statement="3 held-out volumes are too few for a flag",
+        warnings=("another scanner",),
+        bscans=eye.pixels,
+        residuals=residuals,
+        scores=scores,
+        en_face=en_face,
+        en_face_scale=0.1,
+        spacing=eye.spacing,
+        fundus=None,
+        regions=find_regions(en_face, residuals.argmax(axis=1), 0.05, eye.spacing),
+        masks=eye.mask,
+    )
 
 
 def row(name, kind, auc):
@@ -169,85 +229,6 @@ def evaluation_page(tmp_path):
         return Page(path.read_text(encoding="utf-8"))
 
     return write
-
-
-# colours
-
-
-@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
-def test_no_residual_leaves_the_picture_as_it_is(shape):
-    picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    layer = overlay(picture, np.zeros((5, 7), dtype=np.float32), 0.3)
-    grey = picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
-    assert layer.dtype == np.uint8
-    np.testing.assert_array_equal(layer, grey)
-
-
-def test_one_residual_has_one_colour_whatever_else_the_map_holds():
-    picture = np.full((1, 2), 90, dtype=np.uint8)
-    calm = overlay(picture, np.array([[0.1, 0.0]], dtype=np.float32), 0.5)
-    wild = overlay(picture, np.array([[0.1, 1.9]], dtype=np.float32), 0.5)
-    np.testing.assert_array_equal(calm[0, 0], wild[0, 0])
-    assert (calm[0, 0] != 90).any()
-
-
-def test_one_residual_is_laid_on_alike_whatever_the_picture_brightest_pixel():
-    residual = np.array([[0.2, 0.2]], dtype=np.float32)
-    dark = overlay(np.array([[40, 41]], dtype=np.uint8), residual, 0.5)
-    bright = overlay(np.array([[40, 255]], dtype=np.uint8), residual, 0.5)
-    np.testing.assert_array_equal(dark[0, 0], bright[0, 0])
-
-
-def test_colour_saturates_at_the_scale_and_not_before():
-    picture = np.full((1, 4), 60, dtype=np.uint8)
-    below, at, above, far = overlay(picture, np.array([[0.35, 0.4, 0.41, 2.0]]), 0.4)[0]
-    np.testing.assert_array_equal(at, above)
-    np.testing.assert_array_equal(at, far)
-    assert (below != at).any()
-
-
-def test_colour_departs_from_black_in_order_of_the_residual():
-    layer = overlay(np.zeros((1, 64), dtype=np.uint8), np.linspace(0, 0.4, 64)[np.newaxis], 0.4)
-    luminance = layer[0] @ [0.2126, 0.7152, 0.0722]
-    assert (np.diff(luminance) >= 0).all()
-    assert luminance[-1] > 150
-
-
-def test_scale_zero_shows_any_residual_at_the_strongest():
-    picture = np.zeros((1, 3), dtype=np.uint8)
-    none, little, much = overlay(picture, np.array([[0.0, 1e-6, 1.0]]), 0.0)[0]
-    assert (none == 0).all()
-    np.testing.assert_array_equal(little, much)
-
-
-@pytest.mark.parametrize("scale", [-0.1, float("nan"), float("inf")])
-def test_a_scale_that_means_nothing_is_refused(scale):
-    with pytest.raises(ValueError, match="colour scale"):
-        overlay(np.zeros((2, 2), dtype=np.uint8), np.zeros((2, 2)), scale)
-
-
-@pytest.mark.parametrize(
-    ("picture", "residual", "sentence"),
-    [
-        (np.zeros((2, 2), dtype=np.uint8), np.zeros((2, 3)), "doesn't fit"),
-        (np.zeros((2, 2), dtype=np.float32), np.zeros((2, 2)), "must be uint8"),
-        (np.zeros((2, 2, 4), dtype=np.uint8), np.zeros((2, 2)), "must be uint8"),
-    ],
-)
-def test_arrays_that_do_not_belong_together_are_refused(picture, residual, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        overlay(picture, residual, 1.0)
-
-
-def test_outline_is_the_inner_edge_closed_at_the_border():
-    picture = np.full((6, 6), 50, dtype=np.uint8)
-    mask = np.zeros((6, 6), dtype=bool)
-    mask[2:, 2:] = True
-    drawn = (outline(picture, mask) == OUTLINE_COLOUR).all(axis=-1)
-    expected = mask.copy()
-    expected[3:5, 3:5] = False
-    np.testing.assert_array_equal(drawn, expected)
-    assert (picture == 50).all()
 
 
 # the page of scores
@@ -399,7 +380,10 @@ def test_large_pictures_are_downsampled_for_the_page(score_page):
     assert page.pixels("image a.png").shape == (140, PAGE_SIDE, 3)
     layer = page.pixels("residual of a.png")
     assert layer.shape == (140, PAGE_SIDE, 3)
-    assert (layer == OUTLINE_COLOUR).all(axis=-1).any()
+    edge = [layer[r, c].astype(int) for r, c in ((60, 232), (60, 279), (46, 255), (93, 255))]
+    assert all(min(pixel[1:]) > 150 and pixel[0] < 120 for pixel in edge)
+    uris = [image["src"] for image in page.images if "a.png" in image["alt"]]
+    assert all(uri.startswith("data:image/webp;base64,") for uri in uris)
     assert 'class="pictures pixelated"' not in page.html
     assert "image 300 × 1100" in page.text
 
@@ -491,3 +475,169 @@ def test_pixels_have_their_curve_and_numbers(evaluation_page):
     ):
         assert words in page.text, words
     assert "A trivial map does better: darkness reaches pixel AUC 0.801" in page.text
+
+
+# volumes
+
+
+def decode(uri):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+
+
+def whole_volume(page, index):
+    """The pictures of all B-scans: those of the worst are in the page, the others in its script."""
+    data = page.volumes[index]
+    worst = data["bscans"].index(None)
+    layers = [values for tag, values in page.tags if tag == "img" and "data-layer" in values]
+    mine = layers[3 * index : 3 * index + 3]
+    data["bscans"][worst] = {values["data-layer"]: values["src"] for values in mine}
+    return data["bscans"], worst
+
+
+def test_volumes_come_first_and_open_on_their_worst_bscan(volumes_page, volumes):
+    page = volumes_page
+    assert page.headings == ["1phantom_0007", "2phantom_0008", "1a.png"]
+    assert page.text.index("phantom_0007") < page.text.index("scored B-scans (18)")
+    for index, entry in enumerate(volumes):
+        bscans, worst = whole_volume(page, index)
+        assert len(bscans) == 9
+        assert worst == np.nanargmax(entry.scores)
+        assert f"B-scan {worst} · score" in page.text
+    sliders = [values for tag, values in page.tags if values.get("type") == "range"]
+    assert [(values["max"], values["value"]) for values in sliders] == [
+        ("8", str(np.nanargmax(entry.scores))) for entry in volumes
+    ]
+    for words in ("p = 0.250", "3 held-out volumes are too few for a flag", "another scanner"):
+        assert words in page.text
+    assert page.volumes[0]["scores"][0] == "–"
+
+
+def test_page_of_volumes_loads_nothing_and_is_small(volumes_page):
+    page = volumes_page
+    assert all(value.startswith(("data:image/", "#")) for value in page.loads)
+    assert not re.search(r"https?:|@import|@font-face|url\((?!#)", page.html)
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page.html
+    assert all(image["alt"] for image in page.images)
+    assert len(page.ids) == len(set(page.ids))
+    for data in page.volumes:
+        sizes = [len(json.dumps(bscan)) for bscan in data["bscans"]]
+        assert max(sizes) < 40_000
+
+
+def test_bscans_show_the_scan_its_residual_and_its_truth(volumes_page, volumes):
+    entry, (bscans, _) = volumes[0], whole_volume(volumes_page, 0)
+    rows = known_rows(entry)
+    assert 0 < rows.start < rows.stop < 300
+    for frame, pictures in enumerate(bscans):
+        scan, residual, truth = (decode(pictures[key]) for key in ("scan", "residual", "truth"))
+        height = rows.stop - rows.start
+        assert scan.shape[:2] == residual.shape[:2] == truth.shape[:2] == (height, 160)
+        error = scan.astype(float).reshape(height, 160, -1)[..., 0] - entry.bscans[frame, rows]
+        assert np.abs(error).mean() < 12
+        known = np.isfinite(entry.residuals[frame, rows])
+        assert (residual[..., 3][~known] == 0).all(), "painted where nothing is known"
+        lesion = entry.masks[frame, rows] & known
+        assert (residual[..., 3][lesion] == round(255 * 0.85)).all()
+        outlined = truth[..., 3] > 0
+        assert outlined.any() == entry.masks[frame, rows].any()
+        assert not outlined[~entry.masks[frame, rows]].any()
+
+
+def test_columns_are_brought_to_the_page_and_nothing_unknown_is_painted(score_page, volumes):
+    wide = {
+        name: np.repeat(getattr(volumes[0], name), 4, axis=2)
+        for name in ("bscans", "residuals", "masks")
+    }
+    entry = replace(volumes[0], en_face=np.repeat(volumes[0].en_face, 4, axis=1), **wide)
+    page = score_page([], volume_cases=[entry], total=9, scores=np.ones(9))
+    (bscans, worst), rows = whole_volume(page, 0), known_rows(entry)
+    height = round((rows.stop - rows.start) * 512 / 640)
+    assert decode(bscans[worst]["scan"]).shape[:2] == (height, 512)
+    alpha = decode(bscans[worst]["residual"])[..., 3]
+    assert alpha.shape == (round((rows.stop - rows.start) * 256 / 640), 256)
+    known = np.isfinite(entry.residuals[worst, rows].astype(np.float32))
+    places = ((np.argwhere(alpha > 0) + 0.5) * known.shape / alpha.shape).astype(int)
+    assert len(places) and known[tuple(places.T)].all()
+
+
+def test_regions_are_listed_with_their_numbers(volumes_page, volumes):
+    page = volumes_page
+    regions = [region for entry in volumes for region in entry.regions]
+    assert min(len(entry.regions) for entry in volumes) >= 2
+    rows = [values["data-bscan"] for tag, values in page.tags if tag == "tr" and values]
+    assert rows == [str(region.bscan) for region in regions]
+    for region in regions:
+        cells = [
+            f"{region.x_mm:+.2f}".replace("-", "−"),
+            f"{region.area_mm2:.3f}",
+            f"{region.peak:#.4g}",
+        ]
+        assert all(f"<td>{cell}</td>" in page.html for cell in cells)
+    rings = [values for _, values in page.tags if str(values.get("class")).startswith("ring")]
+    shown = [values["data-bscan"] for values in rings if "hidden" not in values]
+    assert shown
+    assert set(shown) <= {str(entry.worst) for entry in volumes}
+    assert f"with {len(volumes[0].regions)} regions outlined" in page.html
+
+
+def test_line_on_the_map_is_the_bscan(volumes_page, volumes):
+    page = volumes_page
+    rows, columns = en_face_picture(volumes[0]).shape[:2]
+    drawn = [values for tag, values in page.tags if tag == "line"]
+    lines = page.volumes[0]["lines"]
+    assert [float(drawn[0][end]) for end in ("x1", "y1", "x2", "y2")] == lines[volumes[0].worst]
+    assert [line[0] for line in lines] == [0] * 9
+    assert [line[2] for line in lines] == [columns] * 9
+    steps = np.diff([line[1] for line in lines])
+    np.testing.assert_allclose(steps, (rows - 32) / 9, atol=0.11)
+
+
+def test_more_volumes_than_a_page_holds_are_in_the_table(score_page, volumes):
+    small = {
+        "bscans": volumes[0].bscans[:1],
+        "residuals": volumes[0].residuals[:1],
+        "masks": None,
+        "scores": np.array([0.3]),
+        "en_face": volumes[0].en_face[:1],
+        "regions": (),
+    }
+    many = [replace(volumes[0], name=f"eye_{i:02d}", **small) for i in range(14)]
+    table = [{"name": entry.name, "score": entry.score} for entry in many]
+    page = score_page([case()], volume_cases=many, volumes=table, total=14, scores=np.ones(14))
+    assert page.count("section", "data-worst") == VOLUMES_SHOWN == 12
+    assert "12 of 14 are shown with their B-scans; the others are in the table below" in page.text
+    assert "eye_13" in page.text
+    assert "14 B-scans of 14 volumes scored." in page.text
+    assert "No region of the map lies above what held-out volumes show." in page.text
+
+
+def test_without_held_out_volumes_the_map_has_no_colours(score_page, volumes):
+    entry = replace(volumes[0], en_face_scale=float("inf"), regions=(), p_value=None)
+    page = score_page([], volume_cases=[entry], total=9, scores=np.ones(9))
+    assert "No volume was held out of training" in page.text
+    assert "p =" not in page.text
+
+
+def test_evaluation_shows_volumes_and_steps(evaluation_page, volumes):
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 20), (9, 8, 7)).save(stream, "PNG")
+    larger = {"image": {"n": 18, "n_anomalous": 7, "auc": 0.87, "auc_interval": [0.8, 0.9]}}
+    numbers = evaluation(unit="patch", larger=larger)
+    page = evaluation_page(numbers, volume_cases=volumes[:1], steps=stream.getvalue())
+    assert page.headings[0] == "1phantom_0007"
+    assert (page.pixels("Steps of preprocessing") == (9, 8, 7)).all()
+    assert "as Fig. 4 of the paper" in page.text
+    assert page.text.index("Preprocessing") > page.text.index("a.png")
+    assert "All volumes" in page.text
+    assert "on 200 patches of 12 subjects" in page.text
+    assert "B-scans 2 B-scans, highest score first" in page.text
+    sentence = "whole B-scans: AUC 0.870 (95 % interval 0.800 to 0.900) on 18 B-scans, 7 anomalous"
+    assert sentence in page.text
+
+
+def test_hostile_names_of_volumes_stay_text(score_page, volumes):
+    hostile = '<script>alert("x")</script>'
+    entry = replace(volumes[0], name=hostile, statement=hostile, warnings=(hostile,))
+    page = score_page([], volume_cases=[entry], total=9, scores=np.ones(9))
+    assert "<script>alert" not in page.html
+    assert page.headings == [f"1{hostile}"]

@@ -36,9 +36,7 @@ Research use only, not a medical device.
 
 - {through}, seen at {seen["sides"][0]}×{seen["sides"][1]}; width {recipe["width"]}, \
 latent {recipe["latent"]}
-- {recipe["critic_updates"]:,} critic updates, {recipe["critic_updates_per_round"]} a round;
-  {recipe["encoder_updates"]:,} encoder updates ({recipe["encoder_loss"]}, \
-{recipe["encoder_output"]} output)
+{_training(facts)}
 - fanogan {facts["fanogan"]}, torch {facts["libraries"]["torch"]}
 
 ## Calibration, from {data["held_out_images"]:,} images of {data["held_out_subjects"]:,} subjects \
@@ -57,3 +55,27 @@ too.
 - A low score is no proof of health: what is easy to reproduce (dark, smooth) can pass as normal.
 - Maps are coarse hints of where to look, not segmentations.
 """
+
+
+def _training(facts: Mapping[str, Any]) -> str:
+    """A line for each stage of training."""
+    recipe, steps = facts["recipe"], facts["steps"]
+    lines = []
+    if "gan" in facts:
+        whose = "of the user's own" if facts["gan"]["own"] else "trained before"
+        lines.append(f"a GAN {whose} (SHA-256 of its weights `{facts['gan']['weights']}`)")
+    if "gan" in steps:
+        lines.append(
+            f"{recipe['critic_updates']:,} critic updates, "
+            f"{recipe['critic_updates_per_round']} a round"
+        )
+    if "encoder" in steps:
+        kind = f"{recipe['encoder_loss']}, {recipe['encoder_output']} output"
+        lines.append(f"{steps['encoder']:,} encoder updates ({kind})")
+    for stage, unit in (("ae", "updates"), ("advae", "rounds"), ("ali", "updates")):
+        if stage in steps:
+            lines.append(
+                f"{steps[stage]:,} {unit} of encoder and generator together: the multiply-adds of "
+                "one GAN and one encoder of this recipe"
+            )
+    return "\n".join(f"- {line}" for line in lines)

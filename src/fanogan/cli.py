@@ -25,6 +25,7 @@ from fanogan import terminal
 from fanogan.terminal import say
 
 if TYPE_CHECKING:
+    from fanogan.detectors import LearnedDetector
     from fanogan.recipes import Recipe
 
 RESEARCH_ONLY = "Research use only, not a medical device."
@@ -110,6 +111,8 @@ def _draw_steps(out: Path, window: tuple[int, int]) -> None:
 def fit(
     normals: Sequence[str] = (),
     recipe: str = "small",
+    detector: str | None = None,
+    gan: Path | None = None,
     out: Path | None = None,
     resume: Path | None = None,
     groups: str | None = None,
@@ -126,6 +129,9 @@ def fit(
     Args:
         normals: folders, files or globs of normal images.
         recipe: paper, overnight, small, smoke, or a YAML file of your own.
+        detector: izi_f (f-AnoGAN), izi, ziz, izi-features, ziz-features, critic, iterative, ae,
+            advae or ali; if not given, the recipe's encoder_loss, which is izi_f unless changed.
+        gan: a run or model folder whose GAN to build on, instead of training one.
         out: the run folder to make.
         resume: a run folder to go on with, in place of NORMALS, --recipe and --out.
         groups: how subjects are named, if not by folders: a CSV file with the columns path and
@@ -136,18 +142,18 @@ def fit(
         skip_bad: leave out files that can't be read, instead of stopping.
         dry_run: say what would be done and how long it would take, and stop.
     """
-    from fanogan.detectors import FAnoGAN
+    from fanogan.detectors import new_detector
     from fanogan.folders import RunFolder
     from fanogan.normals import Normals
     from fanogan.recipes import load_recipe
 
     if resume:
-        if normals or out or groups or (recipe, seed) != ("small", 0):
+        if normals or out or groups or detector or gan or (recipe, seed) != ("small", 0):
             raise UsageError(
                 f"{resume}: a run goes on as it was begun; give --resume without images, --out, "
-                "--recipe, --groups and --seed"
+                "--recipe, --detector, --gan, --groups and --seed"
             )
-        chosen, seed, origin = _begun(resume)
+        chosen, seed, origin, detector, gan = _begun(resume)
         normals, groups, skip_bad = origin["normals"], origin["groups"], origin["skip_bad"]
         out = resume
     else:
@@ -159,7 +165,8 @@ def fit(
         if out:
             RunFolder(out)  # refused now, not after the images are read
     with _told_by_the_user():
-        detector = FAnoGAN(chosen, seed=seed, device=device, devices=devices)
+        name = detector or chosen.encoder_loss
+        learner = new_detector(name, chosen, seed=seed, device=device, devices=devices)
     with terminal.status("reading images"):
         read = Normals.read(list(normals), chosen, groups=groups, seed=seed, skip_bad=skip_bad)
     say(read.summary)
@@ -167,24 +174,23 @@ def fit(
         say(f"note: {warning}", "yellow")
     if dry_run or not resume:
         with terminal.status("timing a few updates"):
-            seconds = detector.seconds_to_fit(read)
+            seconds = learner.seconds_to_fit(read, gan=gan)
         say(f"about {terminal.duration(seconds)} on this machine")
     if dry_run:
         return
     try:
         with terminal.training_bars() as progress:
-            detector.fit(read, out=out, resume=bool(resume), progress=progress)
+            learner.fit(read, gan=gan, out=out, resume=bool(resume), progress=progress)
     except KeyboardInterrupt:
         say(f"stopped; go on with: fanogan fit --resume {out}")
         raise
-    for unit, held_out in detector.calibration.units.items():
-        say(f"calibration: {held_out.describe(0.05, unit)}")
+    terminal.say_calibration(learner, 0.05)
     about = f": {chosen.about}" if chosen.about else ""
-    say(f"model: {out}/model · recipe {chosen.name}{about}")
+    say(f"model: {out}/model · {learner.name}, recipe {chosen.name}{about}")
 
 
-def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any]]:
-    """The recipe, the seed and the images that a run was begun with."""
+def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | None]:
+    """The recipe, the seed, the images, the detector and the GAN that a run was begun with."""
     from fanogan.folders import BadFolder, RunFolder
     from fanogan.recipes import Recipe
 
@@ -193,12 +199,14 @@ def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any]]:
         recipe, seed, origin = Recipe.from_dict(config["recipe"]), config["seed"], config["origin"]
     except KeyError as error:
         raise BadFolder(f"{run}: damaged, its config.yaml has no {error}; begin anew") from None
-    if origin is None:
+    gan, gan_path = config.get("gan"), config.get("gan_path")
+    if origin is None or (gan and not gan_path):
+        what = "arrays" if origin is None else "a GAN of your own"
         raise UsageError(
-            f"{run}: this run was begun in Python, with arrays; go on there, with "
+            f"{run}: this run was begun in Python, with {what}; go on there, with "
             "fit(normals, out=…, resume=True)"
         )
-    return recipe, seed, origin
+    return recipe, seed, origin, config.get("detector"), Path(gan_path) if gan_path else None
 
 
 def score(
@@ -223,16 +231,15 @@ def score(
         device: auto, cpu, cuda or mps.
         skip_bad: leave out files that can't be read, instead of stopping.
     """
-    from fanogan.detectors import FAnoGAN
+    from fanogan.detectors import load_detector
     from fanogan.results import write_results
-    from fanogan.scans import find_scans
 
     if not images:
         raise UsageError("no images: fanogan score MODEL IMAGES --out DIR")
     _check_alpha(alpha)
     with _told_by_the_user():
-        detector = FAnoGAN.load(model, device=device)
-    files = len(find_scans(list(images), groups))
+        detector = load_detector(model, device=device)
+    files = _count(detector, images, groups)
     with terminal.counting_bar("scoring", files) as on_result:
         rows = write_results(
             detector,
@@ -255,6 +262,7 @@ def evaluate(
     anomalous: Sequence[str],
     out: Path = Path("evaluation"),
     masks: Sequence[str] | None = None,
+    beside: Sequence[Path] | None = None,
     alpha: float = 0.05,
     groups: str | None = None,
     device: str = "auto",
@@ -269,27 +277,31 @@ def evaluate(
         normal: normal images that were not trained on.
         anomalous: anomalous images.
         out: the folder for metrics.json, scores.csv and report.html.
-        masks: masks of the anomalous images, in files of the same names, non-zero where anomalous.
+        masks: masks of the anomalous images, in files of the same names, non-zero where anomalous;
+            with them OCT is evaluated patch by patch.
+        beside: run or model folders of other detectors, to be compared with.
         alpha: the false-positive rate wanted of the calibrated threshold.
         groups: how subjects are named, as for fit; intervals resample subjects.
         device: auto, cpu, cuda or mps.
         skip_bad: leave out files that can't be read, instead of stopping.
     """
-    from fanogan.detectors import FAnoGAN
+    from fanogan.detectors import load_detector
     from fanogan.evaluation import evaluate as evaluate_detector
-    from fanogan.scans import find_scans
 
     _check_alpha(alpha)
     with _told_by_the_user():
-        detector = FAnoGAN.load(model, device=device)
-    files = len(find_scans(list(normal), groups)) + len(find_scans(list(anomalous), groups))
-    with terminal.counting_bar("scoring, trained and untrained", 2 * files) as on_result:
+        detector = load_detector(model, device=device)
+        others = [load_detector(other, device=device) for other in beside or ()]
+    files = _count(detector, normal, groups) + _count(detector, anomalous, groups)
+    passes = 2 + len(others)
+    with terminal.counting_bar("scoring, trained and untrained", passes * files) as on_result:
         found = evaluate_detector(
             detector,
             list(normal),
             list(anomalous),
             out,
             masks=list(masks) if masks else None,
+            beside=others,
             alpha=alpha,
             groups=groups,
             skip_bad=skip_bad,
@@ -300,20 +312,23 @@ def evaluate(
     say(RESEARCH_ONLY)
 
 
-def demo(out: Path = Path("demo"), seed: int = 0, device: str = "auto") -> None:
-    """Show the whole job on handwritten digits: one digit is normal, the others are anomalous.
+def demo(
+    out: Path = Path("demo"), digits: bool = False, seed: int = 0, device: str = "auto"
+) -> None:
+    """Show the whole job on made-up retinas: healthy eyes are learnt, eyes with lesions tested.
 
     Example: fanogan demo --out demo
 
     Args:
-        out: the folder for the images, the run and the report; made anew.
+        out: the folder for the images, the runs and the report; made anew.
+        digits: handwritten digits in place of retinas: one is normal, the others are anomalous.
         seed: of the split, the weights and all of training.
         device: auto, cpu, cuda or mps.
     """
     from fanogan.demo import run_demo
 
     with terminal.training_bars() as progress:
-        found = run_demo(out, seed=seed, device=device, progress=progress)
+        found = run_demo(out, digits=digits, seed=seed, device=device, progress=progress)
     terminal.say_evaluation(found)
     say(f"the report: {out}/report.html")
     say(RESEARCH_ONLY)
@@ -555,6 +570,15 @@ def _sentence(error: Exception, folder: Path | None) -> str:
         return " ".join(str(error).splitlines())
     remedy = REMEDIES.get(error.errno or 0, "check its permissions, or give another folder")
     return f"{error.filename or folder}: {error.strerror.lower()}; {remedy}"
+
+
+def _count(detector: LearnedDetector, images: Sequence[str], groups: str | None) -> int:
+    """How many files or volumes there are to score."""
+    from fanogan.retina.read import find_volumes
+    from fanogan.scans import find_scans
+
+    found = find_volumes if detector.preprocessing.retina else find_scans
+    return len(found(list(images), groups))
 
 
 def _check_alpha(alpha: float) -> None:

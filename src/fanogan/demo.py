@@ -1,4 +1,4 @@
-"""The demo: the whole job on data that a package carries, scikit-learn's handwritten digits."""
+"""The demo: the whole job on data that the package makes or carries, made-up retinas or digits."""
 
 from __future__ import annotations
 
@@ -10,24 +10,42 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.detectors import FAnoGAN
+from fanogan.detectors import new_detector
 from fanogan.evaluation import evaluate
 from fanogan.folders import BadFolder
+from fanogan.phantom import Phantom, make_phantom
+from fanogan.recipes import load_recipe
+from fanogan.retina import FlatSpace, FlatVolume, make_flat
+from fanogan.scans import Scan
 from fanogan.stages import Progress, no_progress
+
+# An eye of the demo: B-scans, rows and columns, and their distances in mm. Columns are as wide as
+# resampling makes them, so nothing is resampled.
+SHAPE = (16, 320, 256)
+SPACING = (0.24, 0.00387, 0.022)
+LEARNT, HEALTHY, DISEASED = range(12), range(100, 103), range(200, 206)
 
 NORMAL_DIGIT = 4
 TRAINED_SHARE = 0.8
 
 
 def run_demo(
-    out: str | Path, *, seed: int = 0, device: str = "auto", progress: Progress = no_progress
+    out: str | Path,
+    *,
+    digits: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Train on one digit, evaluate on the others and on unseen ones of that digit.
+    """Train on normals and evaluate on unseen normals and anomalies, beside an autoencoder.
 
-    Writes ``images/`` (PNG files, as a user would have them), ``run/`` and the evaluation.
+    Made-up retinas: twelve healthy eyes are learnt, three others and six with lesions tested,
+    patch by patch; their boundaries are the phantoms' own. Digits: one digit is learnt, the others
+    are anomalous. Writes the images as files, the runs and the evaluation.
 
     Args:
         out: the folder; one that an earlier demo made is made anew.
+        digits: scikit-learn's handwritten digits in place of made-up retinas.
         seed: of the split, the weights and all of training.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
         progress: as for ``FAnoGAN.fit``, with a last stage that counts scored images.
@@ -46,22 +64,73 @@ def run_demo(
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     marker.touch()
-    images = out / "images"
-    counts = _write_images(images, seed)
-    detector = FAnoGAN("demo", seed=seed, device=device)
-    detector.fit([images / "train"], out=out / "run", progress=progress)
-    scored, to_score = itertools.count(1), 2 * (counts["normal"] + counts["anomalous"])
+    data = _digits(out / "images", seed) if digits else _eyes(out / "volumes", progress)
+    recipe = "digits" if digits else "demo"
+    detector = new_detector("izi_f", recipe, seed=seed, device=device)
+    detector.fit(data["train"], out=out / "run", progress=progress)
+    autoencoder = new_detector("ae", recipe, seed=seed, device=device)
+    autoencoder.fit(data["train"], out=out / "autoencoder", progress=progress)
+    scored, to_score = itertools.count(1), 3 * data["count"]
     return evaluate(
         detector,
-        [images / "normal"],
-        [images / "anomalous"],
+        data["normal"],
+        data["anomalous"],
         out,
+        masks=data["masks"],
+        beside=[autoencoder],
         on_result=lambda result: progress("scoring", next(scored), to_score, {}),
     )
 
 
-def _write_images(folder: Path, seed: int) -> Counter[str]:
-    """Write each digit as a file; returns how many there are of each kind."""
+def _eyes(folder: Path, progress: Progress) -> dict[str, Any]:
+    """Make the eyes, flat and as files, with the masks of the diseased."""
+    eyes: dict[str, list[FlatVolume]] = {}
+    masks = []
+    made, count = itertools.count(1), len(LEARNT) + len(HEALTHY) + len(DISEASED)
+    for kind, seeds in (("train", LEARNT), ("normal", HEALTHY), ("anomalous", DISEASED)):
+        for seed in seeds:
+            phantom = make_phantom(seed, shape=SHAPE, spacing=SPACING, diseased=kind == "anomalous")
+            eyes.setdefault(kind, []).append(flat_phantom(phantom))
+            _write_stack(folder / kind / f"{phantom.name}.tif", phantom.pixels)
+            if kind == "anomalous":
+                masks.append(phantom.mask)
+                _write_stack(folder / "masks" / f"{phantom.name}.tif", 255 * phantom.mask)
+            progress("phantoms", next(made), count, {})
+    bscans = SHAPE[0] * (len(HEALTHY) + len(DISEASED))
+    return {**eyes, "masks": masks, "count": bscans + len(HEALTHY) + len(DISEASED)}
+
+
+def flat_phantom(phantom: Phantom) -> FlatVolume:
+    """A made-up eye made straight by its own boundaries."""
+    recipe = load_recipe("demo")
+    scan = Scan(phantom.pixels, phantom.name, phantom.name, phantom.spacing, is_volume=True)
+    return make_flat(
+        scan,
+        phantom.boundaries["ILM"],
+        phantom.boundaries["RPE outer"],
+        np.zeros(phantom.pixels.shape, dtype=np.bool_),
+        FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched),
+    )
+
+
+def _write_stack(path: Path, pixels: np.ndarray) -> None:
+    """Write a volume as users have them: a TIFF stack with its spacing."""
+    import tifffile
+
+    between, row, column = SPACING
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(
+        path,
+        pixels.astype(np.uint8),
+        imagej=True,
+        resolution=(1 / column, 1 / row),
+        metadata={"spacing": between, "unit": "mm", "axes": "ZYX"},
+        compression="zlib",
+    )
+
+
+def _digits(folder: Path, seed: int) -> dict[str, Any]:
+    """Write each digit as a file."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -77,4 +146,9 @@ def _write_images(folder: Path, seed: int) -> Counter[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
         counts[kind] += 1
-    return counts
+    kinds = ("train", "normal", "anomalous")
+    return {
+        **{kind: [folder / kind] for kind in kinds},
+        "masks": None,
+        "count": counts["normal"] + counts["anomalous"],
+    }

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
-from fanogan.pictures import OUTLINE_COLOUR, edge, overlay
+from fanogan.pictures import OUTLINE_COLOUR, as_rgb, edge, overlay
 from fanogan.retina.regions import Region
 from fanogan.scans.scan import EnFace, Spacing
 
@@ -139,11 +140,6 @@ class Ground:
             None if row_mm is None or column_mm is None else side,
         )
 
-    def warp(self, values: np.ndarray) -> np.ndarray:
-        """An en-face map or mask, (B-scans, columns), onto the picture; NaN or False elsewhere."""
-        warped = values[self.bscans, self.columns]
-        return np.where(self.bscans >= 0, warped, False if values.dtype == bool else np.nan)
-
 
 def en_face_picture(case: VolumeCase) -> np.ndarray:
     """Draw the en-face anomaly map of a volume.
@@ -161,15 +157,20 @@ def en_face_picture(case: VolumeCase) -> np.ndarray:
 
 def draw_en_face(case: VolumeCase, ground: Ground) -> np.ndarray:
     """`en_face_picture` on a ground that is known already."""
-    known = math.isfinite(case.en_face_scale)
-    residual = ground.warp(case.en_face if known else np.full_like(case.en_face, np.nan))
-    drawn = overlay(ground.picture, residual, case.en_face_scale if known else 0.0)
-    masks = [ground.warp(region_mask(case.en_face, region)) for region in case.regions]
-    for mask in masks:
-        drawn[edge(mask, width=3)] = OUTLINE_COLOUR
+    residual = np.where(ground.bscans >= 0, case.en_face[ground.bscans, ground.columns], np.nan)
+    drawn = as_rgb(ground.picture)
+    if math.isfinite(case.en_face_scale):
+        drawn = overlay(ground.picture, residual, case.en_face_scale)
+    numbers = np.zeros(case.en_face.shape, dtype=np.int32)
+    for place, region in enumerate(case.regions, start=1):
+        numbers[region_mask(case.en_face, region)] = place
+    warped = np.where(ground.bscans >= 0, numbers[ground.bscans, ground.columns], 0)
+    drawn[edge(warped > 0, width=3)] = OUTLINE_COLOUR
     picture = Image.fromarray(drawn)
-    for region, mask in zip(case.regions[:REGIONS_NUMBERED], masks, strict=False):
-        _write_number(picture, region.number, mask)
+    boxes = ndimage.find_objects(warped, max_label=len(case.regions))
+    for region, box in list(zip(case.regions, boxes, strict=True))[:REGIONS_NUMBERED]:
+        if box is not None:
+            _write_number(picture, region.number, *box)
     drawn = np.asarray(picture)
     if ground.pixel_mm is None:
         return drawn
@@ -277,17 +278,14 @@ def _reach(lines: np.ndarray) -> float:
     return max(LEAST_REACH, 0.6 * float(np.median(gaps)))
 
 
-def _write_number(picture: Image.Image, number: int, mask: np.ndarray) -> None:
-    """Write a region's number beside it."""
-    rows, columns = np.nonzero(mask)
-    if not len(rows):
-        return
+def _write_number(picture: Image.Image, number: int, rows: slice, columns: slice) -> None:
+    """Write a region's number beside the box that holds it."""
     draw = ImageDraw.Draw(picture)
     text, font = str(number), ImageFont.load_default(26)
     width = draw.textlength(text, font=font)
-    right = float(columns.max()) + 5
-    place = right if right + width < picture.width else max(0.0, float(columns.min()) - 5 - width)
-    middle = min(max(float(rows.mean()), 14.0), picture.height - 14.0)
+    right = columns.stop + 5
+    place = right if right + width < picture.width else max(0, columns.start - 5 - width)
+    middle = min(max((rows.start + rows.stop) / 2, 14), picture.height - 14)
     for colour, stroke in (((0, 0, 0), 4), (OUTLINE_COLOUR, 1)):
         draw.text(
             (place, middle),

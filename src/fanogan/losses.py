@@ -6,6 +6,8 @@ Residuals come as one value an image, (B,), so that training averages them and s
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -89,6 +91,37 @@ def encoder_loss(terms: dict[str, Tensor], kappa: float) -> Tensor:
     return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
 
 
+# --- the score ----------------------------------------------------------------------------------
+
+
+def terms_and_maps(
+    x: Tensor,
+    x_hat: Tensor,
+    inside: Tensor | None = None,
+    features: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Eqs. 4 and 5 of images and their reconstructions.
+
+    Args:
+        x: images (B, C, *sides) in [−1, 1].
+        x_hat: their reconstructions, likewise.
+        inside: (B, 1, *sides) bool; outside of it x̂ is taken to be x. None: all counts.
+        features: f(·), images → (B, n_d). None: no feature term, A_D = 0.
+
+    Returns:
+        (A_R, A_D) as (B, 2), and |x − x̂| and x̂ as (B, 1 + C, *sides).
+    """
+    if inside is not None:
+        x_hat = torch.where(inside, x_hat, x)
+    image = image_residual(x, x_hat)
+    if features is None:
+        feature = torch.zeros_like(image)
+    else:
+        feature = feature_residual(*features(torch.cat([x, x_hat])).chunk(2))
+    residual = (x - x_hat).abs().mean(1, keepdim=True)
+    return torch.stack([image, feature], 1), torch.cat([residual, x_hat], 1)
+
+
 # --- encoder and generator together: the systems that section 3.1 (2) compares with ---------------
 
 # Of D's term beside the image residual, as .001 : .999 in Pathak et al. 2016, whom the paper names.
@@ -96,9 +129,7 @@ def encoder_loss(terms: dict[str, Tensor], kappa: float) -> Tensor:
 ADVERSARIAL_WEIGHT = 0.001
 
 
-def adversarial_terms(
-    E: Encoder, G: Generator, D: Discriminator, x: Tensor
-) -> dict[str, Tensor]:
+def adversarial_terms(E: Encoder, G: Generator, D: Discriminator, x: Tensor) -> dict[str, Tensor]:
     """The terms of AdvAE's loss before their weights: Eq. 2's, and −E[D(G(E(x)))]."""
     x_hat = G(E(x))
     return {

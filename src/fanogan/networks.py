@@ -193,9 +193,7 @@ class JointDiscriminator(nn.Module):
     with the trunk of our D for x, and 8·width units in each layer for z and for both.
     """
 
-    def __init__(
-        self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128
-    ):
+    def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128):
         """Make D for sides (rows, columns).
 
         Raises:

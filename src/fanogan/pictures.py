@@ -20,7 +20,7 @@ PAGE_SIDE = 512  # px; a larger picture is downsampled for the page
 OUTLINE_COLOUR = (0, 229, 255)  # cyan: absent from grey pictures and from the colours of residuals
 STRONGEST_ALPHA = 0.85  # some anatomy stays visible under the strongest residual
 COLOUR_RANGE = (0.3, 0.95)  # of 'inferno': its darkest part would look like a shadow in the picture
-LAYER_LEVELS = 24  # colours of `residual_layer`; more are not told apart and make the page larger
+LAYER_LEVELS = 32  # colours of `residual_layer`; more are not told apart and make the page larger
 
 
 def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarray:

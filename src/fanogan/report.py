@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from fanogan.figures import evaluation_figures, number, percent, plural, score_f
 from fanogan.folders import write_whole
 from fanogan.pictures import as_uri, compressed_uri, data_uri, outline, overlay, scale_bar, shrink
 from fanogan.volume_view import volume_panels
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PIXELATED_SIDE = 128  # px; a smaller picture is shown with visible pixels
 OUTLINE_SIDE = 256  # px; a smaller overlay is enlarged first, to keep the contour of a mask thin
@@ -190,6 +194,26 @@ def _write_page(
     steps: bytes | None,
     **content: Any,
 ) -> None:
+    panels = volume_panels(volume_cases, scale)
+    rows = volumes or [_volume_row(case) for case in volume_cases]
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            scale=number(scale),
+            scale_bar=data_uri(scale_bar(scale)),
+            panels=panels,
+            panels_extent=_volumes_extent(len(panels), len(rows)),
+            volumes=_table(rows),
+            steps=None if steps is None else as_uri(steps),
+            **content,
+        )
+    )
+    write_whole(Path(path), page.encode("utf-8"))
+
+
+@cache
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -211,18 +235,7 @@ def _write_page(
         words=_words,
         counted=_count,
     )
-    panels = volume_panels(volume_cases, scale)
-    rows = volumes or [_volume_row(case) for case in volume_cases]
-    page = environment.get_template("report.html").render(
-        scale=number(scale),
-        scale_bar=data_uri(scale_bar(scale)),
-        panels=panels,
-        panels_extent=_volumes_extent(len(panels), len(rows)),
-        volumes=_table(rows),
-        steps=None if steps is None else as_uri(steps),
-        **content,
-    )
-    write_whole(Path(path), page.encode("utf-8"))
+    return environment
 
 
 # ---------------------------------------------------------------- what the numbers say

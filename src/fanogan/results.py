@@ -31,7 +31,8 @@ from fanogan.scans.scan import UNKNOWN_SPACING, Spacing
 COLUMNS = (
     *("name", "subject", "unit", "score", "image_residual", "feature_residual"),
     *("largest_window", "mean_of_windows", "windows"),
-    *("p_value", "held_out", "held_out_subjects", "flag", "warnings", "notes"),
+    *("p_value", "held_out", "held_out_subjects", "flag"),
+    *("regions", "largest_region_mm2", "largest_region_bscan", "warnings", "notes"),
 )
 PATCH_COLUMNS = ("volume", "bscan", "row", "column", "score", "image_residual", "feature_residual")
 IN_GALLERY = 60
@@ -54,6 +55,7 @@ class Judge:
         """Judge by a detector's calibration, at a false-positive rate."""
         self.units: Mapping[str, HeldOut] = detector.calibration.units
         self.window = detector.preprocessing.window or (0, 0)
+        self.nouns = {"image": "B-scan"} if detector.preprocessing.retina else {}
         self.alpha = alpha
 
     def p_value(self, result: Result) -> float | None:
@@ -68,11 +70,11 @@ class Judge:
 
     def statement(self, unit: str = "image") -> str:
         """What the calibration allows to claim."""
-        held_out = self.units.get(unit)
+        held_out, noun = self.units.get(unit), self.nouns.get(unit, unit)
         return (
-            held_out.describe(self.alpha, unit)
+            held_out.describe(self.alpha, noun)
             if held_out
-            else f"no {unit} was held out of training, so {unit}s have no p-value and no flag"
+            else f"no {noun} was held out of training, so {noun}s have no p-value and no flag"
         )
 
     def row(self, result: Result) -> dict[str, Any]:
@@ -133,9 +135,10 @@ C = TypeVar("C", Case, VolumeCase)
 class Gallery(Generic[C]):
     """The cases with the highest values of a key, of any number that pass by, in flat memory."""
 
-    def __init__(self, size: int, key: Callable[[C], float] = lambda case: case.score):
-        """Keep ``size`` cases."""
-        self.size, self.key = size, key
+    def __init__(self, size: int, key: Callable[[C], float] | None = None):
+        """Keep ``size`` cases, by their scores where no other key is given."""
+        self.size = size
+        self.key: Callable[[C], float] = key or (lambda case: case.score)
         self.heap: list[tuple[float, int, C]] = []
         self.seen = 0
 
@@ -269,6 +272,7 @@ class _Written:
             self.shown.add(volume)
             self.regions += [{"volume": result.name, **vars(one)} for one in volume.regions]
             line["regions"] = len(volume.regions)
+            self.rows[-1] |= _of_regions(volume.regions)
             self.maps = None
         self.volumes.append(line)
 
@@ -374,6 +378,17 @@ class VolumeMaps:
             residual = np.nan_to_num(self.residuals[frame])
             coloured = overlay(np.asarray(case.bscans[frame]), residual, scale)
             write_whole(folder / "overlays" / f"{place}#{frame}.png", _png(coloured))
+
+
+def _of_regions(regions: Sequence[Region]) -> dict[str, Any]:
+    """What a volume's line in ``scores.csv`` says of its candidate regions."""
+    found: dict[str, Any] = {"regions": len(regions)}
+    if regions:
+        largest = max(regions, key=lambda region: region.pixels)
+        found["largest_region_bscan"] = largest.bscan
+        if largest.area_mm2 is not None:
+            found["largest_region_mm2"] = f"{largest.area_mm2:.4g}"
+    return found
 
 
 def patch_rows(

@@ -58,7 +58,7 @@ class StopRequest:
 
 
 class Stage:
-    """One stage of a run: resume, checkpoints, metrics, and the checks that both stages share."""
+    """One stage of a run: resume, checkpoints, metrics, and the checks that all stages share."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Stage:
         """Put the last checkpoint of the stage into ``state``, where the run has one.
 
         Args:
-            name: 'gan' or 'encoder'.
+            name: 'gan', 'encoder', or that of a detector that trains in one stage.
             steps: rounds or updates in all.
             state: networks and optimisers, all that a checkpoint holds.
             recipe: how often to report and to save.
@@ -202,7 +202,7 @@ class Stage:
         )
         kept = checkpoint is not None and checkpoint.exists()
         where = f"; the last good checkpoint is kept: {checkpoint}" if kept else ""
-        rate = "gan_rate" if self.name == "gan" else "encoder_rate"
+        rate = "encoder_rate" if self.name == "encoder" else "gan_rate"
         stage = "GAN" if self.name == "gan" else self.name
         precision = "" if self.recipe.precision == "fp32" else " and precision: fp32"
         raise TrainingFailed(

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fanogan.calibration import HeldOut
-    from fanogan.detectors import FAnoGAN, Result
+    from fanogan.detectors import LearnedDetector, Result
     from fanogan.retina import FlatVolume
     from fanogan.retina.store import Summary
     from fanogan.scans import BadScan
     from fanogan.stages import Progress
 
 LONGEST_NAME = 28
-STAGES = {"gan": "GAN rounds", "encoder": "encoder updates"}
+STAGES = {"gan": "GAN rounds", "encoder": "encoder updates", "ae": "autoencoder"}
 
 
 @functools.cache
@@ -173,9 +173,10 @@ def _volume_line(volume: FlatVolume) -> str:
 
 def say_prepared(summary: Summary, out: Path) -> None:
     """Say what a store holds, and what could not be used."""
+    volumes = "1 volume" if summary.volumes == 1 else f"{summary.volumes:,} volumes"
     say(
-        f"{summary.volumes:,} volumes, {summary.bscans:,} B-scans · retina found in "
-        f"{100 * summary.found:.1f} % of columns"
+        f"{volumes}, {summary.bscans:,} B-scans · retina found in {100 * summary.found:.1f} % of "
+        "columns"
     )
     if summary.kept:
         say(f"{summary.kept:,} of them were there already")
@@ -188,6 +189,7 @@ def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
     """Print the first rows of scores.csv, those of volumes where there are any."""
     volumes = [row for row in rows if row["unit"] == "volume"]
     shown = (volumes or rows)[:most]
+    above = _bscans_above(rows) if volumes else {}
     names = [_shortened(row["name"]) for row in shown]
     width = max(map(len, names))
     for name, row in zip(names, shown, strict=True):
@@ -196,6 +198,8 @@ def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
             f"score {float(row['score']):<7.4g}",
             f"p {float(row['p_value']):.3f}" if row["p_value"] else "",
             "▲ flagged" if row["flag"] == "yes" else "",
+            above.get(row["name"], ""),
+            _regions(row),
             "unlike training" if row["warnings"] else "",
         )
         say("  ".join(part for part in parts if part))
@@ -203,15 +207,44 @@ def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
         say(f"… and {len(rows) - len(shown):,} more in scores.csv")
 
 
+def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Of each volume, how many of its B-scans lie above all that were held out."""
+    counts: dict[str, list[bool]] = {}
+    held_out = 0
+    for row in rows:
+        volume, number, _ = row["name"].rpartition("#")
+        if row["unit"] == "image" and number and row["p_value"]:
+            held_out = row["held_out"]
+            highest = float(row["p_value"]) <= 1 / (held_out + 1)
+            counts.setdefault(volume, []).append(highest)
+    return {
+        name: f"above all {held_out:,} held-out B-scans in {sum(each)} of {len(each)}"
+        if any(each)
+        else "within the held-out range"
+        for name, each in counts.items()
+    }
+
+
+def _regions(row: Mapping[str, Any]) -> str:
+    count = row.get("regions")
+    if not count:
+        return ""
+    area = row.get("largest_region_mm2")
+    largest = f", largest {area} mm² at B-scan {row['largest_region_bscan']}" if area else ""
+    return f"▲ {count} region{'s' if count > 1 else ''}{largest}"
+
+
 def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
-def say_calibration(detector: FAnoGAN, alpha: float) -> None:
+def say_calibration(detector: LearnedDetector, alpha: float) -> None:
     """Say what each kind of unit is flagged by."""
     units: Mapping[str, HeldOut] = detector.calibration.units
-    for unit, held_out in units.items():
-        say(f"{unit}s: {held_out.describe(alpha, unit)}")
+    image = "B-scan" if detector.preprocessing.retina else "image"
+    for unit, noun in (("image", image), ("volume", "volume")):
+        if unit in units:
+            say(f"{noun}s: {units[unit].describe(alpha, noun)}")
 
 
 def say_evaluation(found: Mapping[str, Any]) -> None:

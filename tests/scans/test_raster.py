@@ -11,6 +11,7 @@ from imagecodecs import png_encode
 from PIL import Image
 
 from fanogan.scans import BadScan, read_scan
+from fanogan.scans.tiff import is_stack
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
 GREY16 = GREY.astype(np.uint16) * 257
@@ -119,6 +120,43 @@ def test_multi_page_tiff_is_a_volume(tmp_path: Path) -> None:
     scan = read_scan(tmp_path / "a.tif")
     np.testing.assert_array_equal(scan.pixels, stack)
     assert scan.is_volume
+
+
+@pytest.mark.parametrize(("unit", "length"), [("mm", 1), ("um", 1000), ("micron", 1000)])
+def test_spacing_that_imagej_wrote_is_read(tmp_path: Path, unit: str, length: float) -> None:
+    stack = np.random.default_rng(0).integers(0, 256, (3, 12, 10), dtype=np.uint8)
+    scale = {"imagej": True, "resolution": (1 / (0.0114 * length), 1 / (0.00387 * length))}
+    known = {"axes": "ZYX", "unit": unit}
+    metadata = {**known, "spacing": 0.12 * length}
+    tifffile.imwrite(tmp_path / "a.tif", stack, **scale, metadata=metadata)
+    scan = read_scan(tmp_path / "a.tif")
+    np.testing.assert_array_equal(scan.pixels, stack)
+    assert scan.spacing == pytest.approx((0.12, 0.00387, 0.0114), rel=1e-6)
+    tifffile.imwrite(tmp_path / "b.tif", stack, **scale, metadata=known)
+    assert read_scan(tmp_path / "b.tif").spacing[0] is None
+    tifffile.imwrite(tmp_path / "c.tif", stack, **scale, metadata={**metadata, "unit": "inch"})
+    assert read_scan(tmp_path / "c.tif").spacing == (None, None, None)
+    tifffile.imwrite(tmp_path / "d.tif", stack, resolution=(300, 300), photometric="minisblack")
+    assert read_scan(tmp_path / "d.tif").spacing == (None, None, None)
+
+
+def test_imagej_writes_a_micrometre_as_an_escape(tmp_path: Path) -> None:
+    stack = np.random.default_rng(0).integers(0, 256, (3, 12, 10), dtype=np.uint8)
+    metadata = {"axes": "ZYX", "unit": "\\u00B5m", "spacing": 120.0}
+    tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, metadata=metadata)
+    assert read_scan(tmp_path / "a.tif").spacing[0] == pytest.approx(0.12)
+
+
+def test_stacks_are_told_from_pictures(tmp_path: Path) -> None:
+    stack = np.random.default_rng(0).integers(0, 256, (3, 12, 10), dtype=np.uint8)
+    for name, pixels in (("stack.tif", stack), ("picture.tif", stack[0])):
+        tifffile.imwrite(tmp_path / name, pixels, photometric="minisblack")
+    with tifffile.TiffWriter(tmp_path / "preview.tif") as writer:
+        writer.write(stack[0], photometric="minisblack")
+        writer.write(stack[0, ::2, ::2], photometric="minisblack", subfiletype=1)
+    (tmp_path / "damaged.tif").write_bytes(b"II*\0" + bytes(3))
+    found = {path.name: is_stack(path) for path in tmp_path.iterdir()}
+    assert found.pop("stack.tif") and not any(found.values()) and len(found) == 3
 
 
 def test_float_tiff_stays_float32(tmp_path: Path) -> None:

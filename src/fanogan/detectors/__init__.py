@@ -60,9 +60,7 @@ def new_detector(
     return kind(load_recipe(recipe).but(**settled), **options)
 
 
-def load_detector(
-    folder: str | Path, *, device: str = "auto", gan: Any = None
-) -> LearnedDetector:
+def load_detector(folder: str | Path, *, device: str = "auto", gan: Any = None) -> LearnedDetector:
     """The detector that a model folder holds, or a run folder; arguments as for ``FAnoGAN.load``.
 
     Raises:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from fanogan.detectors.gan import GanDetector
-from fanogan.detectors.learned import scored_name, terms_and_maps
+from fanogan.detectors.learned import scored_name
 from fanogan.folders import RunFolder
+from fanogan.losses import terms_and_maps
 from fanogan.networks import Discriminator, Encoder, Generator
 from fanogan.patches import Patches
 from fanogan.recipes import Recipe

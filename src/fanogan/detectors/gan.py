@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fanogan.detectors.learned import LearnedDetector, detector_of
+from fanogan.detectors.learned import BadGan, LearnedDetector, detector_of
 from fanogan.folders import BadFolder, RunFolder, read_model
 from fanogan.networks import Discriminator, Generator
 from fanogan.normals import Normals
@@ -85,7 +85,7 @@ def read_gan(
 
     Raises:
         BadFolder: no GAN there, or one of other images or of another size.
-        ValueError: objects that don't work as a GAN of these images.
+        BadGan: a generator of images of another size.
     """
     if isinstance(gan, (str, Path)):
         return _ours(gan, normals, recipe, device)
@@ -94,7 +94,7 @@ def read_gan(
         images = own.G(torch.zeros(2, own.G.latent, device=device))
         own.D.features(images)
     if images.shape != (2, seen.channels, *seen.sides):
-        raise ValueError(
+        raise BadGan(
             f"your generator makes images {tuple(images.shape[1:])} (channels, rows, columns), "
             f"and the normals are seen as {(seen.channels, *seen.sides)}: give a recipe with its "
             "sides"

@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 from fanogan.detectors.gan import GanDetector
-from fanogan.detectors.learned import terms_and_maps
-from fanogan.losses import feature_residual, image_residual
+from fanogan.losses import feature_residual, image_residual, terms_and_maps
 from fanogan.networks import Discriminator, Generator
 from fanogan.patches import seeded
 from fanogan.training import frozen
+
+# Always so many are searched together: convolutions of another batch size differ by rounding, and
+# where that decides whether a component is drawn anew the search ends elsewhere.
+TOGETHER = {"cpu": 16}
+TOGETHER_ELSEWHERE = 64
 
 
 class Iterative(GanDetector):
@@ -19,11 +23,13 @@ class Iterative(GanDetector):
     After each update the components of z outside of [−1, 1] are drawn anew, uniformly from it:
     stochastic clipping (Lipton and Tripathi 2017). The score is taken at the last z, as AnoGAN's
     (Schlegl et al. 2017). The paper leaves open the optimiser, its rate and where z begins. Here:
-    Adam, as AnoGAN's authors used, at ``search_rate``; z begins uniform in [−1, 1]. Its first
+    Adam at ``search_rate``; z begins uniform in [−1, 1]. Its first
     value and what is drawn anew in each update follow from the seed and are the same for all
-    images, and each latent's loss is its own, so that a score depends on no other image. κ weighs
-    the features in loss and score alike. With ``search_patience`` a latent stays where it is once
-    its loss hasn't fallen below its least for so many updates; the paper has no such stop.
+    images, each latent's loss is its own, and as many latents are always searched together, so a
+    score depends on no other image. On another kind of device it may: rounding can decide whether
+    a component has left the interval. κ weighs the features in loss and score alike. With
+    ``search_patience`` a latent stays where it is once its loss hasn't fallen below its least for
+    so many updates; the paper has no such stop.
     """
 
     name = "iterative"
@@ -32,8 +38,14 @@ class Iterative(GanDetector):
     def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Eqs. 4 and 5 with x̂ = G(z) of the latents found."""
         G, D = self.networks
+        together = TOGETHER.get(x.device.type, TOGETHER_ELSEWHERE)
         with torch.inference_mode(False), torch.enable_grad(), frozen(G, D):
-            z = self.search(x.clone(), None if inside is None else inside.clone())
+            found = []
+            for start in range(0, len(x), together):
+                some = torch.arange(start, start + together, device=x.device)
+                some = some.clamp(max=len(x) - 1)  # the last image takes the places left over
+                found.append(self.search(x[some], None if inside is None else inside[some]))
+            z = torch.cat(found)[: len(x)]
         return terms_and_maps(x, G(z), inside, D.features)
 
     def search(self, x: Tensor, inside: Tensor | None = None) -> Tensor:

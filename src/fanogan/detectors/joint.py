@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from fanogan.budget import adversarial_rounds, ali_updates, autoencoder_updates
-from fanogan.detectors.learned import LearnedDetector, terms_and_maps
+from fanogan.detectors.learned import LearnedDetector
 from fanogan.folders import RunFolder
 from fanogan.joint_training import (
     train_adversarial_autoencoder,
     train_ali,
     train_autoencoder,
 )
-from fanogan.losses import ali_mean
+from fanogan.losses import ali_mean, terms_and_maps
 from fanogan.networks import Discriminator, Encoder, Generator, JointDiscriminator
 from fanogan.patches import Patches
 from fanogan.stages import Progress, no_progress

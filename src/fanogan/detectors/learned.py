@@ -11,7 +11,7 @@ import contextlib
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from fanogan.calibration import Calibration
 from fanogan.card import model_card
 from fanogan.detectors.detector import Detector, precision_of
+from fanogan.detectors.run import device_of, fabric_of, open_run
 from fanogan.familiarity import Familiar
 from fanogan.folders import BadFolder, RunFolder, read_model, write_model
-from fanogan.losses import feature_residual, image_residual
 from fanogan.normals import Normals
 from fanogan.patches import Patches
 from fanogan.preprocessing import Preprocessing
@@ -34,7 +34,9 @@ from fanogan.stages import Progress, no_progress
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-log = logging.getLogger(__name__)
+
+class BadGan(ValueError):
+    """A GAN that a detector can't be built on, said in one sentence."""
 
 
 class LearnedDetector(Detector):
@@ -71,7 +73,7 @@ class LearnedDetector(Detector):
             )
         self.seed = seed
         self.devices = devices
-        self.device = _device(device)
+        self.device = device_of(device)
         self.facts: dict[str, Any] = {}
 
     # --- what a detector says of itself ---------------------------------------------------------
@@ -103,10 +105,10 @@ class LearnedDetector(Detector):
         """Build on a GAN that is trained already (see ``GanDetector``).
 
         Raises:
-            ValueError: one was given, and this detector trains all its networks itself.
+            BadGan: one was given, and this detector trains all its networks itself.
         """
         if gan is not None:
-            raise ValueError(f"{self.name} trains all its networks together: it takes no GAN")
+            raise BadGan(f"the detector {self.name} trains all its networks: leave the GAN out")
 
     # --- learning -------------------------------------------------------------------------------
 
@@ -140,6 +142,7 @@ class LearnedDetector(Detector):
         Raises:
             BadScan: bad or too few images.
             BadFolder: ``out`` holds another run, or ``gan`` no GAN for these normals.
+            BadGan: ``gan`` isn't one for these normals, or this detector takes none.
             TrainingFailed: the loss isn't finite.
             KeyboardInterrupt: stopped by Ctrl-C, after a checkpoint.
         """
@@ -147,7 +150,7 @@ class LearnedDetector(Detector):
             normals = Normals.read(
                 normals, self.recipe, groups=groups, seed=self.seed, skip_bad=skip_bad
             )
-        fabric = self._fabric(self.devices)
+        fabric = fabric_of(self.device, self.recipe, self.devices)
         self.device = fabric.device
         self.facts = {
             "fingerprint": normals.fingerprint,
@@ -155,7 +158,7 @@ class LearnedDetector(Detector):
             "seed": self.seed,
         }
         self._take_gan(gan, normals)
-        run = self._open_run(out, resume, normals, fabric) if out else None
+        run = self._open_run(out, resume, normals, gan, fabric) if out else None
         training, held_out = self._patches(normals)
         self.networks = self._new_networks(self.seed)
         with precision_of(self.recipe.precision):
@@ -200,45 +203,28 @@ class LearnedDetector(Detector):
                 torch.cuda.synchronize()
             marks[stage, step] = time.perf_counter()
 
+        fabric = fabric_of(self.device, self.recipe, 1)
         # What throwaway networks would be warned of is no news.
         with precision_of(self.recipe.precision), _silenced(logging.getLogger("fanogan.stages")):
-            few._train(training, held_out, fabric=self._fabric(1), progress=mark)
+            few._train(
+                training, held_out, fabric=fabric_of(self.device, self.recipe, 1), progress=mark
+            )
         return {stage: marks[stage, 2] - marks[stage, 1] for stage in few.steps()}
 
-    def _fabric(self, devices: int) -> Fabric:
-        from lightning_fabric import Fabric
-
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        fabric = Fabric(
-            accelerator=self.device.type,
-            devices=devices,
-            strategy="ddp" if devices > 1 else "auto",
-            precision="bf16-mixed" if self.recipe.precision == "bf16" else "32-true",
-        )
-        fabric.launch()
-        return fabric
-
     def _open_run(
-        self, out: str | Path, resume: bool, normals: Normals, fabric: Fabric
+        self, out: str | Path, resume: bool, normals: Normals, gan: Any, fabric: Fabric
     ) -> RunFolder:
-        run = None
-        if fabric.is_global_zero:
-            run = RunFolder(out, resume=resume)
-            config = {
-                "fanogan": version("fanogan"),
-                "detector": self.name,
-                "seed": self.seed,
-                "data": normals.fingerprint["sha256"],
-                "recipe": self.recipe.to_dict(),
-                "origin": normals.origin,
-                "gan": self.facts.get("gan"),
-            }
-            if resume:
-                _refuse_other(run, config)
-            else:
-                run.begin(config)
-        fabric.barrier()
-        return run or RunFolder(out, resume=True)
+        config = {
+            "fanogan": version("fanogan"),
+            "detector": self.name,
+            "seed": self.seed,
+            "data": normals.fingerprint["sha256"],
+            "recipe": self.recipe.to_dict(),
+            "origin": normals.origin,
+            "gan": self.facts.get("gan"),
+            "gan_path": str(Path(gan).absolute()) if isinstance(gan, (str, Path)) else None,
+        }
+        return open_run(out, config, resume=resume, fabric=fabric)
 
     def _new_networks(self, seed: int) -> tuple[nn.Module, ...]:
         with torch.random.fork_rng(devices=[]):
@@ -388,34 +374,6 @@ def scored_name(recipe: Recipe) -> str:
     return f"{recipe.encoder_loss}-features" if features else recipe.encoder_loss
 
 
-def terms_and_maps(
-    x: Tensor,
-    x_hat: Tensor,
-    inside: Tensor | None = None,
-    features: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Eqs. 4 and 5 of images and their reconstructions.
-
-    Args:
-        x: images (B, C, *sides) in [−1, 1].
-        x_hat: their reconstructions, likewise.
-        inside: (B, 1, *sides) bool; outside of it x̂ is taken to be x. None: all counts.
-        features: f(·), images → (B, n_d). None: no feature term, A_D = 0.
-
-    Returns:
-        (A_R, A_D) as (B, 2), and |x − x̂| and x̂ as (B, 1 + C, *sides).
-    """
-    if inside is not None:
-        x_hat = torch.where(inside, x_hat, x)
-    image = image_residual(x, x_hat)
-    if features is None:
-        feature = torch.zeros_like(image)
-    else:
-        feature = feature_residual(*features(torch.cat([x, x_hat])).chunk(2))
-    residual = (x - x_hat).abs().mean(1, keepdim=True)
-    return torch.stack([image, feature], 1), torch.cat([residual, x_hat], 1)
-
-
 @contextlib.contextmanager
 def _silenced(logger: logging.Logger) -> Iterator[None]:
     """No warnings from ``logger``."""
@@ -425,49 +383,3 @@ def _silenced(logger: logging.Logger) -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-def _refuse_other(run: RunFolder, config: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was begun as another.
-
-    Raises:
-        BadFolder: it was.
-    """
-    begun = run.config
-    words = {
-        "detector": "another detector",
-        "seed": "another seed",
-        "data": "other normals",
-        "recipe": "another recipe",
-        "gan": "another GAN",
-    }
-    # Runs of version 0.1 have no line about the detector: theirs is f-AnoGAN.
-    before = {"detector": config["detector"], "gan": None, **begun}
-    same = {key: before.get(key) == config[key] for key in words}
-    with contextlib.suppress(BadRecipe, TypeError, KeyError):  # fields that were added since
-        same["recipe"] = Recipe.from_dict(begun["recipe"]).to_dict() == config["recipe"]
-    differing = [word for key, word in words.items() if not same[key]]
-    if differing:
-        raise BadFolder(
-            f"{run.path}: can't be resumed, it was begun with {' and '.join(differing)}; give what "
-            "it was begun with, or begin another run in another folder"
-        )
-    if begun.get("fanogan") != config["fanogan"]:
-        log.warning(
-            "%s: begun with fanogan %s, so it may end otherwise", run.path, begun["fanogan"]
-        )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    available = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if name not in available:
-        raise ValueError(f"no device {name!r}: give auto, cpu, cuda or mps")
-    if not available[name]:
-        raise ValueError(f"no {name} device on this machine: give --device cpu or auto")
-    return torch.device(name)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _INNER, _OUTER = "#38bdf8", "#facc15"
 _PATCHES = ("#f87171", "#fb923c", "#a3e635", "#34d399", "#818cf8", "#e879f9")
 _LEAST_RETINA = 0.5
+_STEP = 4
 
 
 def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> bytes:
@@ -84,11 +85,11 @@ def _corners(
     """Upper left corners of patches of tissue and enough retina, spread over a flat B-scan."""
     rows, columns = (side - size for side, size in zip(retina.shape, window, strict=True))
     usable = []
-    for column in range(columns + 1):
+    for column in range(0, columns + 1, _STEP):
         across = slice(column, column + window[1])
         heights = [
             row
-            for row in range(rows + 1)
+            for row in range(0, rows + 1, _STEP)
             if tissue[row : row + window[0], across].all()
             and retina[row : row + window[0], across].mean() >= _LEAST_RETINA
         ]

@@ -153,7 +153,11 @@ class StoredVolume:
         import zarr
 
         try:
-            arrays = dict(zarr.open_group(self.path, mode="r").arrays())
+            arrays = {
+                folder.name: zarr.open_array(folder, mode="r")
+                for folder in self.path.iterdir()
+                if folder.is_dir()
+            }
             is_whole = all(array.nchunks_initialized == array.nchunks for array in arrays.values())
         except Exception as error:
             # As above: there is no common base of Zarr's errors.

@@ -1,0 +1,104 @@
+"""How a run begins: on which device, in how many processes, in which folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fanogan.folders import BadFolder, RunFolder
+from fanogan.recipes import BadRecipe, Recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+log = logging.getLogger(__name__)
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name: 'auto', 'cpu', 'cuda' or 'mps'.
+
+    Raises:
+        ValueError: no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name not in available:
+        raise ValueError(f"no device {name!r}: give auto, cpu, cuda or mps")
+    if not available[name]:
+        raise ValueError(f"no {name} device on this machine: give --device cpu or auto")
+    return torch.device(name)
+
+
+def fabric_of(device: torch.device, recipe: Recipe, devices: int) -> Fabric:
+    """The processes that train together, in the recipe's precision."""
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+def open_run(
+    out: str | Path, config: Mapping[str, Any], *, resume: bool, fabric: Fabric
+) -> RunFolder:
+    """The run folder of a run with these settings, begun anew or to be gone on with.
+
+    Raises:
+        BadFolder: a run lies there already, or another than is to be gone on with.
+    """
+    run = None
+    if fabric.is_global_zero:
+        run = RunFolder(out, resume=resume)
+        if resume:
+            _refuse_other(run, config)
+        else:
+            run.begin(config)
+    fabric.barrier()
+    return run or RunFolder(out, resume=True)
+
+
+def _refuse_other(run: RunFolder, config: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run that was begun as another.
+
+    Raises:
+        BadFolder: it was.
+    """
+    begun = run.config
+    words = {
+        "detector": "another detector",
+        "seed": "another seed",
+        "data": "other normals",
+        "recipe": "another recipe",
+        "gan": "another GAN",
+    }
+    # Runs of version 0.1 have no line about the detector: theirs is f-AnoGAN.
+    before = {"detector": config["detector"], "gan": None, **begun}
+    same = {key: before.get(key) == config[key] for key in words}
+    with contextlib.suppress(BadRecipe, TypeError, KeyError):  # fields that were added since
+        same["recipe"] = Recipe.from_dict(begun["recipe"]).to_dict() == config["recipe"]
+    differing = [word for key, word in words.items() if not same[key]]
+    if differing:
+        raise BadFolder(
+            f"{run.path}: can't be resumed, it was begun with {' and '.join(differing)}; give what "
+            "it was begun with, or begin another run in another folder"
+        )
+    if begun.get("fanogan") != config["fanogan"]:
+        log.warning(
+            "%s: begun with fanogan %s, so it may end otherwise", run.path, begun["fanogan"]
+        )

@@ -1,0 +1,301 @@
+"""The study: every system trained and tested, seed by seed, gone on with wherever it was stopped.
+
+    DIR/study.json                  what the study was begun with
+    DIR/prepared/                   volumes made straight
+    DIR/subset.json                 what the slow systems are tested on
+    DIR/seed0/SYSTEM/               the system's run folder, and its model
+    DIR/seed0/SYSTEM/evaluation/    what ``evaluate`` writes of it
+    DIR/seed0/SYSTEM/result.json    that it is done; or failed.json, why not
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fanogan.detectors import LearnedDetector
+from fanogan.evaluation import _masks as masks_of
+from fanogan.evaluation import _subject as subject_of
+from fanogan.evaluation import evaluate
+from fanogan.folders import write_whole
+from fanogan.normals import Normals
+from fanogan.recipes import Recipe, load_recipe
+from fanogan.results import write_csv
+from fanogan.study.data import BadStudy, Scored, StudyData, score_chosen, subset
+from fanogan.study.systems import GAN, SYSTEMS, System, fitted, training_cost
+
+log = logging.getLogger(__name__)
+
+State = Callable[[str, int, str], None]
+"""Called as (system, seed, what it is at)."""
+
+AT_ONCE = 250  # latents that are searched together
+PIXEL_BINS = 4096
+PIXEL_SYSTEMS = ("izi_f", "advae", "ali", "ae", "izi", "ziz")
+
+
+def no_state(system: str, seed: int, state: str) -> None:
+    """Shows nothing."""
+
+
+def run_study(
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path | Recipe = "small",
+    seeds: int = 3,
+    systems: Sequence[str] = (),
+    device: str = "auto",
+    on_state: State = no_state,
+) -> list[dict[str, Any]]:
+    """Train and test what isn't done yet.
+
+    Args:
+        data: a folder as ``StudyData.find`` takes it.
+        out: the study's folder; one that was begun goes on.
+        recipe: of all systems.
+        seeds: 0, 1, … so many.
+        systems: their names; all where there are none. The one that trains the GAN comes along.
+        device: as for ``LearnedDetector``.
+        on_state: called whenever a system's state changes.
+
+    Returns:
+        What there is of each system and seed: its result, or ``failed`` with the reason.
+
+    Raises:
+        BadStudy: no such system, bad data, or ``out`` was begun with other data or settings.
+        BadScan: images that can't be read.
+        KeyboardInterrupt: stopped by Ctrl-C, after a checkpoint.
+    """
+    folder, chosen, settled = Path(out), _chosen(systems), load_recipe(recipe)
+    found = StudyData.find(Path(data))
+    _begin(folder, {"data": str(Path(data).absolute()), "recipe": settled.to_dict()})
+    found = found.straight(settled, folder / "prepared")
+    outcomes = []
+    for seed in range(seeds):
+        at = folder / f"seed{seed}"
+        todo = [system for system in chosen if not (at / system.name / "result.json").exists()]
+        for system in todo:
+            on_state(system.name, seed, "waiting")
+        one = _Seed(folder, found, settled, seed, device, on_state) if todo else None
+        for system in chosen:
+            path = at / system.name / "result.json"
+            outcome = one.outcome(system) if one and not path.exists() else _read(path)
+            outcomes.append(outcome)
+            on_state(system.name, seed, said(outcome))
+    return outcomes
+
+
+def outcomes_of(folder: Path) -> list[dict[str, Any]]:
+    """The results and failures that lie in a study's folder, by seed and in the systems' order."""
+    found = []
+    for at in sorted(folder.glob("seed*"), key=lambda path: int(path.name.removeprefix("seed"))):
+        for name in SYSTEMS:
+            for kind in ("result", "failed"):
+                path = at / name / f"{kind}.json"
+                if path.exists():
+                    found.append(_read(path))
+                    break
+    return found
+
+
+def said(outcome: Mapping[str, Any]) -> str:
+    """An outcome in a word."""
+    return "failed" if "failed" in outcome else f"AUC {outcome['auc']:.3f}"
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What a study was begun with: data and recipe.
+
+    Raises:
+        BadStudy: no study was begun there.
+    """
+    path = folder / "study.json"
+    if not path.exists():
+        raise BadStudy(f"{folder}: holds no study; make one with fanogan study DATA --out {folder}")
+    return _read(path)
+
+
+def _chosen(names: Sequence[str]) -> list[System]:
+    unknown = [name for name in names if name not in SYSTEMS]
+    if unknown:
+        raise BadStudy(
+            f"no system {' and no system '.join(unknown)}: give some of {', '.join(SYSTEMS)}"
+        )
+    wanted = set(names or SYSTEMS)
+    wanted |= {SYSTEMS[name].networks_of or name for name in wanted}
+    if any(SYSTEMS[name].on_gan for name in wanted):
+        wanted.add(GAN)
+    return [system for name, system in SYSTEMS.items() if name in wanted]
+
+
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
+    path = folder / "study.json"
+    if path.exists():
+        begun = _read(path)
+        differing = [key for key in settings if settings[key] != begun.get(key)]
+        if differing:
+            raise BadStudy(
+                f"{folder}: holds a study that was begun with other {' and '.join(differing)}; "
+                "give what it was begun with, or --out another folder"
+            )
+    write_whole(path, json.dumps(settings, indent=1).encode())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+class _Seed:
+    """The systems of one seed, on one split of the normals and one GAN."""
+
+    def __init__(
+        self, study: Path, data: StudyData, recipe: Recipe, seed: int, device: str, state: State
+    ):
+        self.study, self.data, self.recipe = study, data, recipe
+        self.seed, self.device, self.state = seed, device, state
+        self.folder = study / f"seed{seed}"
+        self.normals = Normals.read(data.train, recipe, seed=seed)
+
+    def outcome(self, system: System) -> dict[str, Any]:
+        """Train and test a system; what went wrong is an outcome too."""
+        failed = self.folder / system.name / "failed.json"
+        try:
+            result = self._result(system)
+        except Exception as error:
+            log.warning("%s, seed %d: %s", system.name, self.seed, error, exc_info=True)
+            reason = f"{type(error).__name__}: {error}"
+            outcome = {"system": system.name, "seed": self.seed, "failed": reason}
+            write_whole(failed, json.dumps(outcome, indent=1).encode())
+            return outcome
+        write_whole(failed.with_name("result.json"), json.dumps(result, indent=1).encode())
+        failed.unlink(missing_ok=True)
+        return result
+
+    def _result(self, system: System) -> dict[str, Any]:
+        run = self.folder / system.name
+        detector, minutes = self._fitted(system)
+        if system.on_subset:
+            self._evaluate_subset(system, detector, run / "evaluation")
+        elif not (run / "evaluation" / "scores.csv").exists():
+            self._evaluate(system, detector, run / "evaluation")
+        if self.data.masks and system.name in PIXEL_SYSTEMS:
+            self._count_pixels(system, detector, run / "pixels.npz")
+        scored = Scored.read(run / "evaluation" / "scores.csv")
+        if not system.on_subset:
+            subset(self.study, scored)
+        return {
+            "system": system.name,
+            "seed": self.seed,
+            "auc": _auc(scored),
+            "minutes": minutes,
+            "multiply_adds": training_cost(system, self.recipe, detector.preprocessing),
+            "warnings": detector.facts["warnings"],
+            "fingerprint": detector.facts["fingerprint"],
+        }
+
+    def _fitted(self, system: System) -> tuple[LearnedDetector, float | None]:
+        """The detector, and the minutes that training took where it wasn't gone on with."""
+        run = self.folder / system.name
+        if system.on_gan and not (self.folder / GAN / "model").exists():
+            raise BadStudy(f"the GAN of seed {self.seed} could not be trained")
+        begun = (run / "config.yaml").exists()
+        started = time.monotonic()
+
+        def progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
+            self.state(system.name, self.seed, f"{stage} {100 * step // steps} %")
+
+        detector = fitted(
+            system,
+            self.recipe,
+            self.normals,
+            self.folder,
+            seed=self.seed,
+            device=self.device,
+            progress=progress,
+        )
+        if not (run / "model").exists() and not system.on_subset:
+            detector.save(run / "model")
+        return detector, None if begun else (time.monotonic() - started) / 60
+
+    def _evaluate(self, system: System, detector: LearnedDetector, out: Path) -> None:
+        self.state(system.name, self.seed, "testing")
+        evaluate(detector, self.data.normal, self.data.anomalous, out, masks=self.data.masks)
+
+    def _evaluate_subset(self, system: System, detector: LearnedDetector, out: Path) -> None:
+        """Score the subset alone, into a table like that of ``evaluate``."""
+        keys = subset(self.study)
+        reference = self._reference().only(keys)
+        self.state(system.name, self.seed, f"testing {len(keys)}")
+        scores = score_chosen(detector, self.data, reference.unit, reference.keys, AT_ONCE)
+        rows = [
+            {
+                "label": int(label),
+                "name": key[2:],
+                "subject": subject,
+                "unit": reference.unit,
+                "score": repr(total),
+                "image_residual": repr(image),
+                "feature_residual": repr(feature),
+            }
+            for key, label, subject, (total, image, feature) in zip(
+                reference.keys, reference.labels, reference.groups, scores.tolist(), strict=True
+            )
+        ]
+        out.mkdir(parents=True, exist_ok=True)
+        write_csv(out / "scores.csv", list(rows[0]), rows)
+
+    def _reference(self) -> Scored:
+        """A table of all images, of any system of this seed."""
+        for name in SYSTEMS:
+            path = self.folder / name / "evaluation" / "scores.csv"
+            if path.exists() and not SYSTEMS[name].on_subset:
+                return Scored.read(path)
+        raise BadStudy(f"no system of seed {self.seed} has been tested on all images")
+
+    def _count_pixels(self, system: System, detector: LearnedDetector, path: Path) -> None:
+        """Count residuals by subject, so that subjects can be resampled pixel by pixel."""
+        if path.exists():
+            return
+        self.state(system.name, self.seed, "testing pixels")
+        retinal = detector.preprocessing.retina is not None
+        mask_of = masks_of(self.data.masks, self.data.anomalous, None, retinal)
+        counts: dict[str, np.ndarray] = {}
+        for label, source in enumerate((self.data.normal, self.data.anomalous)):
+            for result in detector.results(source):
+                if result.unit != "image" or result.residual is None:
+                    continue
+                known = np.isfinite(result.residual)
+                values = result.residual[known]
+                mask = mask_of(result) if label else None
+                marked = np.zeros(values.shape, bool) if mask is None else mask[known]
+                # As `PixelROC`: bins equally wide in the square root, since residuals crowd at 0.
+                bins = np.minimum((np.sqrt(values / 2) * PIXEL_BINS).astype(int), PIXEL_BINS - 1)
+                own = counts.setdefault(
+                    subject_of(result, label), np.zeros((2, PIXEL_BINS), np.int64)
+                )
+                own += np.bincount(bins + PIXEL_BINS * marked, minlength=2 * PIXEL_BINS).reshape(
+                    2, PIXEL_BINS
+                )
+        write_whole(path, _npz(subjects=np.array(list(counts)), counts=np.stack([*counts.values()])))
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    import io
+
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def _auc(scored: Scored) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(scored.labels, scored.total))
