@@ -257,7 +257,7 @@ def _(s):
 # --- recipes, devices, rates --------------------------------------------------------------------
 
 
-@row("fit: unknown recipe", "no recipe 'big'", "give one of demo, overnight, paper, small, smoke")
+@row("fit: unknown recipe", "no recipe 'big'", "give one of demo, digits, overnight, paper, small")
 def _(s):
     return s.fit(s.images(), recipe="big")
 

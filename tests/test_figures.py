@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from fanogan.calibration import plural
 from fanogan.figures import (
     ANOMALOUS,
     INK,
@@ -13,7 +14,6 @@ from fanogan.figures import (
     inline_svg,
     number,
     percent,
-    plural,
     roc_figure,
     score_figures,
     share,

@@ -21,8 +21,11 @@ from sklearn.metrics import (
 )
 
 from fanogan.metrics import (
+    delong,
     image_metrics,
+    mean_interval,
     operating_point,
+    paired_difference,
     roc_curve_points,
     trivial_scores,
     youden,
@@ -293,3 +296,70 @@ def test_importing_metrics_is_light():
     code = f"import sys, fanogan.metrics; print(sorted({heavy} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout.strip() == "[]", answer.stderr
+
+
+# --- two scores compared ------------------------------------------------------------------------
+
+
+def test_the_paired_bootstrap_is_that_of_drawing_subjects_by_hand() -> None:
+    random = np.random.default_rng(3)
+    groups = [f"subject {number}" for number in (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)]
+    labels = np.array([1, 0, 1, 0, 0, 0, 1, 1, 0, 1])
+    first, second = labels + random.normal(size=10), random.normal(size=10)
+    found = paired_difference(labels, first, second, groups, bootstrap=300, seed=5)
+    drawn = np.random.default_rng(5).integers(5, size=(300, 5))
+    differences = []
+    for subjects in drawn:
+        images = np.concatenate([[2 * subject, 2 * subject + 1] for subject in subjects])
+        if 0 < labels[images].sum() < len(images):
+            aucs = [roc_auc_score(labels[images], scores[images]) for scores in (first, second)]
+            differences.append(aucs[0] - aucs[1])
+    exact = roc_auc_score(labels, first) - roc_auc_score(labels, second)
+    assert found.difference == pytest.approx(exact)
+    assert found.interval == pytest.approx(np.quantile(differences, [0.025, 0.975]))
+
+
+def test_a_score_doesnt_differ_from_one_that_orders_alike() -> None:
+    labels, scores = np.array([0, 0, 1, 1, 0, 1]), np.arange(6.0)
+    found = paired_difference(labels, scores, np.exp(scores))
+    assert found == (0.0, [0.0, 0.0])
+    assert delong(labels, scores, np.exp(scores)) == (0.0, 0.0, 1.0)
+
+
+def test_one_subject_gives_no_interval() -> None:
+    labels, scores = np.array([0, 1, 0, 1]), np.arange(4.0)
+    assert paired_difference(labels, scores, -scores, ["same"] * 4).interval is None
+
+
+def test_trainings_that_differ_widen_the_interval_of_their_mean() -> None:
+    resampled = np.random.default_rng(0).normal(0, 0.01, size=(1000, 1)).repeat(3, 1)
+    apart = resampled + np.array([-0.1, 0, 0.1])
+    low, high = mean_interval(resampled)
+    assert mean_interval(apart)[0] < low - 0.05 and mean_interval(apart)[1] > high + 0.05
+    # Of three values −.1, 0, .1 the mean of three drawn with replacement is −.1 or below as often
+    # as all three are the least: 1 in 27, which is more than the 2.5 % of the interval's edge.
+    assert mean_interval(np.tile([-0.1, 0.0, 0.1], (20_000, 1))) == pytest.approx([-0.1, 0.1])
+
+
+def test_delong_is_the_sum_over_all_pairs() -> None:
+    random = np.random.default_rng(1)
+    labels = np.array([1] * 8 + [0] * 11)
+    first = np.round(labels + random.normal(size=19), 1)
+    second = np.round(0.5 * labels + random.normal(size=19), 1)
+
+    def placed(scores):
+        ill, well = scores[labels == 1][:, None], scores[labels == 0][None]
+        return (ill > well) + 0.5 * (ill == well)
+
+    pairs = placed(first) - placed(second)
+    variance = pairs.mean(1).var(ddof=1) / 8 + pairs.mean(0).var(ddof=1) / 11
+    found = delong(labels, first, second)
+    assert found.difference == pytest.approx(pairs.mean())
+    assert found.standard_error == pytest.approx(np.sqrt(variance))
+    z = abs(pairs.mean()) / np.sqrt(variance)
+    assert found.p_value == pytest.approx(math.erfc(z / math.sqrt(2)))
+
+
+def test_delong_refuses_a_class_of_one() -> None:
+    with pytest.raises(ValueError, match="two images of each class"):
+        delong([0, 0, 1], [1.0, 2.0, 3.0], [3.0, 2.0, 1.0])

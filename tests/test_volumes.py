@@ -239,8 +239,9 @@ def test_volumes_out(detector: FAnoGAN, eye: FlatVolume, tmp_path: Path) -> None
     regions = json.loads((out / "regions.json").read_text())
     table = table_of(out / "regions.csv")
     assert len(regions) == len(table)
-    threshold = detector.calibration.en_face
-    assert threshold is not None and all(one["peak"] > threshold for one in regions)
+    assert detector.calibration.en_face is not None
+    median, threshold = detector.calibration.en_face
+    assert median < threshold and all(one["peak"] > threshold for one in regions)
     line = next(row for row in rows if row["name"] == "eye" and row["unit"] == "volume")
     assert line["regions"] == sum(one["volume"] == "eye" for one in regions)
 

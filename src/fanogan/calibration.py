@@ -199,7 +199,7 @@ class HeldOut:
         if self.n_subjects < FEW_SUBJECTS:
             evidence += f"; within {_counted(self.n_subjects, 'subject')}: others may differ"
         return (
-            f"above {threshold:.4g} is flagged: at most {_percent(alpha)} of normal {unit}s "
+            f"above {threshold:.4g} is flagged: at most {_percent(alpha)} of normal {plural(unit)} "
             f"expected ({evidence})"
         )
 
@@ -224,8 +224,8 @@ class Calibration:
         units: Held-out scores of each kind of unit: 'image' (a B-scan is one), 'volume', 'patch'.
         map_scale: Upper end of the fixed colour scale of maps, a pixel residual: the
             `MAP_QUANTILE` quantile over all held-out pixels (see `ResidualHistogram`).
-        en_face: The `EN_FACE_QUANTILE` quantile of the en-face maps of held-out volumes; None where
-            there are none.
+        en_face: Median and `EN_FACE_QUANTILE` quantile of the en-face maps of held-out volumes;
+            None where there are none.
         term_scale: What the terms of a standardised score are measured in, or None.
 
     Raises:
@@ -234,7 +234,7 @@ class Calibration:
 
     units: dict[str, HeldOut]
     map_scale: float
-    en_face: float | None = None
+    en_face: tuple[float, float] | None = None
     term_scale: TermScale | None = None
 
     def __post_init__(self) -> None:
@@ -258,11 +258,11 @@ class Calibration:
     def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
         """Make it again from what `to_dict` returned."""
         units = {unit: HeldOut.from_dict(held_out) for unit, held_out in values["units"].items()}
-        scale = values.get("term_scale")
+        scale, en_face = values.get("term_scale"), values.get("en_face")
         return cls(
             units,
             float(values["map_scale"]),
-            values.get("en_face"),
+            (en_face[0], en_face[1]) if en_face else None,
             (tuple(scale[0]), tuple(scale[1])) if scale else None,
         )
 
@@ -368,8 +368,13 @@ def _check_rate(alpha: float) -> None:
         raise ValueError(f"a false-positive rate of {alpha} is not possible: give one in (0, 1)")
 
 
+def plural(noun: str) -> str:
+    """More than one of what is scored: images, B-scans, patches."""
+    return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+
+
 def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count:,} {plural(noun)}"
 
 
 def _percent(share: float) -> str:

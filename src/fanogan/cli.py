@@ -186,7 +186,7 @@ def fit(
         raise
     terminal.say_calibration(learner, 0.05)
     about = f": {chosen.about}" if chosen.about else ""
-    say(f"model: {out}/model · {learner.name}, recipe {chosen.name}{about}")
+    say(f"model: {out}/model · recipe {chosen.name}{about}")
 
 
 def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | None]:

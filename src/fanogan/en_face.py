@@ -45,8 +45,10 @@ class VolumeCase:
             nothing is known.
         scores: (B-scans,) their scores; NaN where a B-scan wasn't scored.
         en_face: (B-scans, columns) mean residual over depth, NaN where nothing is known.
-        en_face_scale: The value of `en_face` at which colour and opacity are strongest, from the
-            held-out normals; not finite where none was held out, and the map then has no colours.
+        en_face_floor: The value of `en_face` up to which there is no colour: the held-out median.
+        en_face_scale: The value at which colour and opacity are strongest, as far above the
+            threshold of regions as that is above the floor; not finite where no volume was held
+            out, and the map then has no colours.
         spacing: Millimetres between B-scans, rows and columns; None where it isn't known.
         fundus: The device's picture of the fundus, and the B-scans' lines on it.
         regions: Candidate regions of `en_face`.
@@ -66,6 +68,7 @@ class VolumeCase:
     residuals: np.ndarray
     scores: np.ndarray
     en_face: np.ndarray
+    en_face_floor: float = 0.0
     en_face_scale: float
     spacing: Spacing
     fundus: EnFace | None
@@ -160,7 +163,8 @@ def draw_en_face(case: VolumeCase, ground: Ground) -> np.ndarray:
     residual = np.where(ground.bscans >= 0, case.en_face[ground.bscans, ground.columns], np.nan)
     drawn = as_rgb(ground.picture)
     if math.isfinite(case.en_face_scale):
-        drawn = overlay(ground.picture, residual, case.en_face_scale)
+        floor = case.en_face_floor
+        drawn = overlay(ground.picture, np.maximum(residual - floor, 0), case.en_face_scale - floor)
     numbers = np.zeros(case.en_face.shape, dtype=np.int32)
     for place, region in enumerate(case.regions, start=1):
         numbers[region_mask(case.en_face, region)] = place

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fanogan.calibration import HeldOut
+from fanogan.calibration import HeldOut, plural
 from fanogan.detectors import LearnedDetector, Result
 from fanogan.en_face import VolumeCase
 from fanogan.folders import write_whole
@@ -36,10 +36,9 @@ from fanogan.results import (
     whole_folder,
     write_csv,
 )
+from fanogan.retina.picture import steps_figure
 from fanogan.retina.read import find_volumes
 from fanogan.scans import BadScan, Scan, ScanSource, find_scans, is_array_like, read_mask
-
-PLURALS = {"image": "images", "patch": "patches"}
 
 
 def compared_rows(
@@ -200,6 +199,7 @@ class _Seen:
         self.unit = "patch" if retinal and with_pixels else "image"
         self.larger: dict[str, list[tuple[int, float, str]]] = {"image": [], "volume": []}
         self.maps: VolumeMaps | None = None
+        self.steps: bytes | None = None
         self.shown: Gallery[VolumeCase] = Gallery(VOLUMES_SHOWN)
         self.rows: list[dict[str, Any]] = []
         self.subjects: list[str] = []
@@ -231,6 +231,8 @@ class _Seen:
             self.subjects.append(subject)
             self.trivial.append(trivial_scores((picture + 1) / 2))
         if result.volume is not None:
+            if self.steps is None:
+                self.steps = steps_figure(result.volume, result.frame, self.judge.window)
             if self.maps is None:
                 self.maps = VolumeMaps(result.volume, self.detector.calibration.en_face)
             self.maps.add(result, mask)
@@ -329,13 +331,14 @@ class _Seen:
         cases = {id(case): case for gallery in galleries for case in gallery.cases}
         write_evaluation_report(
             folder / "report.html",
-            title=f"Evaluation on {len(self.rows):,} {PLURALS[self.unit]}",
+            title=f"Evaluation on {len(self.rows):,} {plural(self.unit)}",
             model=about_model(self.detector),
             scale=self.detector.calibration.map_scale,
-            statement=self.judge.statement(),
+            statement=self.judge.statement(self.unit),
             cases=list(cases.values()),
             total=len(self.rows),
             volume_cases=self.shown.cases,
+            steps=self.steps,
             evaluation=evaluation,
             scores=self.column("score"),
             labels=self.labels,

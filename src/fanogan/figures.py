@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanogan.calibration import plural
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -222,11 +224,6 @@ def share(value: float | None) -> str:
 def percent(value: float | None) -> str:
     """One decimal, for what lies in [0, 1] and is better said in hundredths."""
     return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def plural(noun: str) -> str:
-    """More than one of what is scored: images, B-scans, patches."""
-    return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 
 def _figure(name: str, caption: str, drawing: Figure) -> dict[str, str]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanogan.calibration import plural
 from fanogan.en_face import VolumeCase
-from fanogan.figures import evaluation_figures, number, percent, plural, score_figures, share
+from fanogan.figures import evaluation_figures, number, percent, score_figures, share
 from fanogan.folders import write_whole
 from fanogan.pictures import as_uri, compressed_uri, data_uri, outline, overlay, scale_bar, shrink
 from fanogan.volume_view import volume_panels

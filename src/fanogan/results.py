@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from fanogan.calibration import Calibration, HeldOut
+from fanogan.calibration import Calibration, HeldOut, plural
 from fanogan.detectors import LearnedDetector, Result
 from fanogan.en_face import VolumeCase, en_face_picture
 from fanogan.folders import write_whole
@@ -74,7 +74,7 @@ class Judge:
         return (
             held_out.describe(self.alpha, noun)
             if held_out
-            else f"no {noun} was held out of training, so {noun}s have no p-value and no flag"
+            else f"no {noun} was held out of training: {plural(noun)} have no p-value and no flag"
         )
 
     def row(self, result: Result) -> dict[str, Any]:
@@ -321,9 +321,10 @@ class _Written:
 class VolumeMaps:
     """The maps of a volume's B-scans, in the scan's own geometry."""
 
-    def __init__(self, volume: FlatVolume, threshold: float | None):
-        """Nothing is known yet; ``threshold`` is what candidate regions lie above."""
-        self.volume, self.threshold = volume, threshold
+    def __init__(self, volume: FlatVolume, normal: tuple[float, float] | None):
+        """Nothing is known yet; ``normal`` is the calibration's ``en_face``."""
+        self.volume = volume
+        self.median, self.threshold = normal or (0.0, np.inf)
         shape = volume.bscans.shape
         self.residuals = np.full(shape, np.nan, dtype=np.float32)
         self.en_face = np.full((shape[0], shape[2]), np.nan, dtype=np.float32)
@@ -345,8 +346,7 @@ class VolumeMaps:
         """The volume as the page shows it, with its candidate regions."""
         volume = self.volume
         deepest = np.nan_to_num(self.residuals, nan=-1).argmax(axis=1)
-        threshold = self.threshold or np.inf
-        regions = find_regions(self.en_face, deepest, threshold, volume.scan_spacing)
+        regions = find_regions(self.en_face, deepest, self.threshold, volume.scan_spacing)
         return VolumeCase(
             name=result.name,
             score=result.total,
@@ -357,7 +357,8 @@ class VolumeMaps:
             residuals=self.residuals.astype(np.float16),
             scores=self.scores,
             en_face=self.en_face,
-            en_face_scale=threshold,
+            en_face_floor=self.median,
+            en_face_scale=2 * self.threshold - self.median,
             spacing=volume.scan_spacing,
             fundus=volume.en_face,
             regions=regions,

@@ -213,7 +213,7 @@ def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     held_out = 0
     for row in rows:
         volume, number, _ = row["name"].rpartition("#")
-        if row["unit"] == "image" and number and row["p_value"]:
+        if row["unit"] == "image" and number and row.get("held_out"):
             held_out = row["held_out"]
             highest = float(row["p_value"]) <= 1 / (held_out + 1)
             counts.setdefault(volume, []).append(highest)

@@ -470,7 +470,7 @@ def test_trained_networks_tell_digits_apart_and_untrained_ones_do_not() -> None:
     is_normal = digits.target == 4
     normals = images[is_normal]
     anomalous = images[~is_normal][:200]
-    recipe = load_recipe("demo").but(
+    recipe = load_recipe("digits").but(
         critic_updates=160, encoder_updates=120, tick=80, checkpoint_minutes=5.0
     )
     detector = FAnoGAN(recipe, device="cpu").fit(normals[:120])

@@ -400,7 +400,7 @@ class Detector(abc.ABC):
         return Calibration(
             units,
             residuals.quantile(MAP_QUANTILE),
-            en_face.quantile(EN_FACE_QUANTILE) if retinal else None,
+            (en_face.quantile(0.5), en_face.quantile(EN_FACE_QUANTILE)) if retinal else None,
             self.term_scale,
         )
 

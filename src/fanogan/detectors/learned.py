@@ -206,9 +206,7 @@ class LearnedDetector(Detector):
         fabric = fabric_of(self.device, self.recipe, 1)
         # What throwaway networks would be warned of is no news.
         with precision_of(self.recipe.precision), _silenced(logging.getLogger("fanogan.stages")):
-            few._train(
-                training, held_out, fabric=fabric_of(self.device, self.recipe, 1), progress=mark
-            )
+            few._train(training, held_out, fabric=fabric, progress=mark)
         return {stage: marks[stage, 2] - marks[stage, 1] for stage in few.steps()}
 
     def _open_run(

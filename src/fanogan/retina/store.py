@@ -246,8 +246,7 @@ def prepare(
 
     One that was stopped goes on: a volume that is in the store already, made of the same files
     with the same settings, is not made again. Volumes that cannot be used are listed in the
-    store's attributes and in its ``failed.csv``, and the rest go on. A picture of the steps on
-    the first volume is the store's ``steps.png``.
+    store's attributes and in its ``failed.csv``, and the rest go on.
 
     Args:
         source: As `find_volumes` takes it.

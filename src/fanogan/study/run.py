@@ -1,11 +1,11 @@
 """The study: every system trained and tested, seed by seed, gone on with wherever it was stopped.
 
-    DIR/study.json                  what the study was begun with
-    DIR/prepared/                   volumes made straight
-    DIR/subset.json                 what the slow systems are tested on
-    DIR/seed0/SYSTEM/               the system's run folder, and its model
-    DIR/seed0/SYSTEM/evaluation/    what ``evaluate`` writes of it
-    DIR/seed0/SYSTEM/result.json    that it is done; or failed.json, why not
+DIR/study.json                  what the study was begun with
+DIR/prepared/                   volumes made straight
+DIR/subset.json                 what the slow systems are tested on
+DIR/seed0/SYSTEM/               the system's run folder, and its model
+DIR/seed0/SYSTEM/evaluation/    what ``evaluate`` writes of it
+DIR/seed0/SYSTEM/result.json    that it is done; or failed.json, why not
 """
 
 from __future__ import annotations
@@ -284,7 +284,9 @@ class _Seed:
                 own += np.bincount(bins + PIXEL_BINS * marked, minlength=2 * PIXEL_BINS).reshape(
                     2, PIXEL_BINS
                 )
-        write_whole(path, _npz(subjects=np.array(list(counts)), counts=np.stack([*counts.values()])))
+        write_whole(
+            path, _npz(subjects=np.array(list(counts)), counts=np.stack([*counts.values()]))
+        )
 
 
 def _npz(**arrays: np.ndarray) -> bytes:
