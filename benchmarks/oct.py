@@ -49,8 +49,9 @@ from fanogan.localization import PixelROC
 from fanogan.metrics import trivial_scores
 from fanogan.normals import Normals
 from fanogan.retina import FlatSpace, FlatVolume
+from fanogan.retina.prepare import prepare
 from fanogan.retina.read import read_volumes
-from fanogan.retina.store import prepare, read_store
+from fanogan.retina.store import read_store
 from fanogan.scans import read_scan
 
 SPACING = (0.12, 0.00387, 0.0114)  # of Chiu's B-scans, whose files say nothing

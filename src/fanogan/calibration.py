@@ -25,7 +25,7 @@ FEW_SUBJECTS = 20
 MAP_QUANTILE = 0.995
 """The colour scale of maps ends at this quantile of the held-out normals' pixel residuals."""
 
-EN_FACE_QUANTILE = 0.995
+EN_FACE_QUANTILE = 0.999
 """Candidate regions lie above this quantile of the held-out normals' en-face maps."""
 
 TermScale = tuple[tuple[float, float], tuple[float, float]]

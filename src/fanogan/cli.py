@@ -57,8 +57,8 @@ def prepare(
     """
     from fanogan.recipes import load_recipe
     from fanogan.retina import FlatSpace
+    from fanogan.retina.prepare import prepare as prepare_store
     from fanogan.retina.read import find_volumes
-    from fanogan.retina.store import prepare as prepare_store
 
     if not scans:
         raise UsageError("no scans: fanogan prepare SCANS --out STORE")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fanogan.calibration import HeldOut
     from fanogan.detectors import LearnedDetector, Result
     from fanogan.retina import FlatVolume
-    from fanogan.retina.store import Summary
+    from fanogan.retina.prepare import Summary
     from fanogan.scans import BadScan
     from fanogan.stages import Progress
 

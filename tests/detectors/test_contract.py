@@ -27,6 +27,8 @@ from fanogan.detectors import detector as module
 from fanogan.detectors.learned import BadGan
 from fanogan.folders import BadFolder, read_model, write_model
 from fanogan.networks import Discriminator, Generator
+from fanogan.normals import Normals
+from fanogan.patches import seeded
 from fanogan.recipes import load_recipe
 
 TINY = load_recipe("smoke").but(
@@ -151,7 +153,7 @@ def test_terms_and_maps_keep_the_contract(fitted: dict[str, LearnedDetector], na
     np.testing.assert_allclose(total, terms[:, 0] + 0.7 * terms[:, 1], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in DETECTORS if "features" not in name])
+@pytest.mark.parametrize("name", ["ziz", "critic", "ae", "advae", "ali"])
 def test_a_run_stopped_in_each_stage_ends_bit_equal(
     fitted: dict[str, LearnedDetector], tmp_path: Path, name: str
 ) -> None:
@@ -177,12 +179,8 @@ def test_a_run_stopped_in_each_stage_ends_bit_equal(
         new_detector(other, TINY, device="cpu").fit(NORMALS, out=tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("name", DETECTORS)
-def test_every_stage_is_timed_and_reported(
-    fitted: dict[str, LearnedDetector], name: str
-) -> None:
-    from fanogan.normals import Normals
-
+@pytest.mark.parametrize("name", ["izi_f", "critic", "ae", "advae", "ali"])
+def test_every_stage_is_timed_and_reported(fitted: dict[str, LearnedDetector], name: str) -> None:
     detector = new_detector(name, TINY, device="cpu")
     assert detector.seconds_to_fit(Normals.read(NORMALS, TINY)) > 0
     seen: dict[str, int] = {}
@@ -215,9 +213,7 @@ def test_models_of_version_0_1_load_and_score_by_equation_4(
     write_model(tmp_path / "then", tensors, facts, "")
     for loaded in (load_detector(tmp_path / "then"), FAnoGAN.load(tmp_path / "then")):
         assert loaded.name == named
-        np.testing.assert_array_equal(
-            loaded.score(IMAGES).total, fitted[named].score(IMAGES).total
-        )
+        np.testing.assert_array_equal(loaded.score(IMAGES).total, fitted[named].score(IMAGES).total)
         loaded.save(tmp_path / "again")
 
 
@@ -250,17 +246,15 @@ def test_a_shared_gan_gives_what_training_it_again_would(
     kept = load_detector(out, device="cpu")
     np.testing.assert_array_equal(kept.score(IMAGES).total, fitted[name].score(IMAGES).total)
     assert "a GAN trained before (SHA-256" in (out / "model" / "card.md").read_text()
-    # And the model that was built on a GAN has one to build on.
-    new_detector("critic", TINY, device="cpu").fit(NORMALS, gan=out)
+    if name == "critic":  # what was built on a GAN has one to build on
+        new_detector("ziz", TINY, device="cpu").fit(NORMALS, gan=out)
 
 
 def test_a_run_on_one_gan_is_not_resumed_on_another(
     fitted: dict[str, LearnedDetector], tmp_path: Path
 ) -> None:
     fitted["izi_f"].save(tmp_path / "gan")
-    new_detector("izi", TINY, device="cpu").fit(
-        NORMALS, gan=tmp_path / "gan", out=tmp_path / "run"
-    )
+    new_detector("izi", TINY, device="cpu").fit(NORMALS, gan=tmp_path / "gan", out=tmp_path / "run")
     detector = new_detector("izi", TINY, device="cpu")
     with pytest.raises(BadFolder, match="it was begun with another GAN"):
         detector.fit(NORMALS, out=tmp_path / "run", resume=True)
@@ -295,7 +289,7 @@ def test_a_gan_of_another_size_is_refused(
 
 def test_what_has_no_gan_is_refused(fitted: dict[str, LearnedDetector], tmp_path: Path) -> None:
     fitted["ali"].save(tmp_path / "ali")
-    with pytest.raises(BadFolder, match="holds no GAN of ours to build on.*the detector ali"):
+    with pytest.raises(BadFolder, match=r"holds no GAN of ours to build on.*the detector ali"):
         new_detector("izi", TINY, device="cpu").fit(NORMALS, gan=tmp_path / "ali")
     with pytest.raises(BadGan, match="the detector ae trains all its networks"):
         new_detector("ae", TINY, device="cpu").fit(NORMALS, gan=tmp_path / "ali")
@@ -308,8 +302,13 @@ class OwnG:
 
     def __init__(self, side: int = 16) -> None:
         across = torch.linspace(-1, 1, side)
-        self.basis = torch.stack([across.repeat(side, 1), across.repeat(side, 1).T, across**2 * 0.5
-                                  + torch.zeros(side, side)])
+        self.basis = torch.stack(
+            [
+                across.repeat(side, 1),
+                across.repeat(side, 1).T,
+                across**2 * 0.5 + torch.zeros(side, side),
+            ]
+        )
 
     def __call__(self, z: torch.Tensor) -> torch.Tensor:
         return torch.tanh(torch.einsum("bd,dhw->bhw", z, self.basis))[:, None]
@@ -332,7 +331,7 @@ class OwnD(nn.Module):
         return self.features(x).mean((1, 2, 3))[:, None]
 
 
-@pytest.mark.parametrize("name", ON_A_GAN)
+@pytest.mark.parametrize("name", ["izi_f", "ziz", "critic", "iterative"])
 def test_an_encoder_for_any_gan(tmp_path: Path, name: str) -> None:
     G, D = OwnG(), OwnD()
     before = {key: value.clone() for key, value in D.state_dict().items()}
@@ -362,9 +361,7 @@ def test_an_encoder_for_any_gan(tmp_path: Path, name: str) -> None:
 def test_a_gan_of_ours_given_as_objects_scores_alike(fitted: dict[str, LearnedDetector]) -> None:
     G, D = fitted["izi_f"].networks[:2]
     detector = new_detector("izi_f", TINY, device="cpu").fit(NORMALS, gan=(G, D))
-    np.testing.assert_array_equal(
-        detector.score(IMAGES).total, fitted["izi_f"].score(IMAGES).total
-    )
+    np.testing.assert_array_equal(detector.score(IMAGES).total, fitted["izi_f"].score(IMAGES).total)
 
 
 def test_a_generator_of_other_images_is_refused() -> None:
@@ -376,9 +373,7 @@ def test_a_generator_of_other_images_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["izi_f", "izi-features", "ziz-features", "advae", "ali"])
-def test_scores_with_features_are_equation_4(
-    fitted: dict[str, LearnedDetector], name: str
-) -> None:
+def test_scores_with_features_are_equation_4(fitted: dict[str, LearnedDetector], name: str) -> None:
     G, D, E = fitted[name].networks
     x = x_of(IMAGES)
     with torch.no_grad():
@@ -415,8 +410,6 @@ def test_the_critics_deviation_is_equations_6_and_7(
     fitted: dict[str, LearnedDetector], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector = fitted["critic"]
-    from fanogan.normals import Normals
-
     D, read = detector.networks[1], Normals.read(NORMALS, TINY)
     assert len(read.training) == 36
     with torch.no_grad():
@@ -426,12 +419,10 @@ def test_the_critics_deviation_is_equations_6_and_7(
     np.testing.assert_allclose(scores.feature, expected, atol=1e-6)
     np.testing.assert_allclose(scores.total, 0.7 * expected, atol=1e-6)
     assert not scores.image.any()
-    # Of more images, as many as asked for are drawn: another mean, near the same.
-    monkeypatch.setattr(critic, "CRITIC_IMAGES", 32 * critic.BATCH)
+    # Where there are more images, some are drawn: another mean, near the same.
     monkeypatch.setattr(critic, "CRITIC_IMAGES", 30)
-    few = Critic(TINY, device="cpu")
     monkeypatch.setattr(critic, "BATCH", 10)
-    few.fit(NORMALS)
+    few = Critic(TINY, device="cpu").fit(NORMALS)
     near = float(values.std()) * 4 / 30**0.5
     assert 0 < abs(few.facts["critic_mean"] - float(values.mean())) < near
 
@@ -443,8 +434,6 @@ def test_the_search_is_adam_on_equation_3_with_stochastic_clipping(
     assert isinstance(detector, Iterative)
     G, D = detector.networks
     (x,) = x_of(IMAGES[:1]).split(1)
-    from fanogan.patches import seeded
-
     random = seeded(torch.device("cpu"), 0, "search")
     z = 2 * torch.rand(16, generator=random) - 1
     m, v = torch.zeros(16), torch.zeros(16)
@@ -498,7 +487,7 @@ def test_a_latent_stays_once_its_own_patience_is_over(fitted: dict[str, LearnedD
     assert torch.equal(together[0], alone[0]) and torch.equal(together[7], alone[1])
 
 
-# --- budgets --------------------------------------------------------------------------------------
+# --- what is made -------------------------------------------------------------------------------
 
 
 def test_ali_encoder_is_stochastic_in_training_and_its_mean_scores(

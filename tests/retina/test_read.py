@@ -15,8 +15,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from fanogan.phantom import make_phantom
 from fanogan.retina import FlatSpace, FlatVolume, read, straighten
+from fanogan.retina.prepare import prepare
 from fanogan.retina.read import find_volumes, read_volumes
-from fanogan.retina.store import prepare
 from fanogan.scans import BadScan, Scan, find_scans
 
 SPACE = FlatSpace()

@@ -20,8 +20,9 @@ from fanogan.phantom import make_phantom
 from fanogan.retina import FlatSpace, FlatVolume, read, straighten
 from fanogan.retina.flatten import OUTSIDE
 from fanogan.retina.picture import steps_figure
+from fanogan.retina.prepare import prepare
 from fanogan.retina.read import read_volumes
-from fanogan.retina.store import is_store, prepare, read_store
+from fanogan.retina.store import is_store, read_store
 from fanogan.scans import BadScan, EnFace, Scan
 
 SPACING = (0.5, 0.00387, 0.022)

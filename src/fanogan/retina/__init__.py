@@ -1,8 +1,9 @@
 """OCT is straightened: where the retina lies in a B-scan, made flat, and the way back."""
 
 from fanogan.retina.layers import Boundaries, find_boundaries
+from fanogan.retina.prepare import Summary, prepare
 from fanogan.retina.read import read_volumes
-from fanogan.retina.store import Summary, is_store, prepare, read_store
+from fanogan.retina.store import is_store, read_store
 from fanogan.retina.volume import FlatSpace, FlatVolume, make_flat, straighten
 
 __all__ = [

@@ -41,7 +41,7 @@ def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> byt
     )
     drawing = Figure((9, 4.4 * sum(heights) + 0.6), dpi=110, layout="constrained", facecolor="w")
     axes = drawing.subplot_mosaic([["bscan", "lines"], ["flat", "patches"]], height_ratios=heights)
-    _show(axes["bscan"], bscan, f"1 · B-scan {frame + 1} of {len(volume.pixels)}, normalised")
+    _show(axes["bscan"], bscan, f"1 · B-scan {frame} of {len(volume.pixels)}, normalised")
     _show(axes["lines"], bscan, "2 · boundaries of the retina")
     columns = np.arange(bscan.shape[1])
     axes["lines"].plot(columns, volume.inner[frame], color=_INNER, lw=1, label="inner")

@@ -11,52 +11,25 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fanogan.retina.layers import find_boundaries
-from fanogan.retina.volume import FlatSpace, FlatVolume, make_flat
-from fanogan.scans import (
-    BadScan,
-    Scan,
-    ScanSource,
-    filled_margins,
-    find_scans,
-    is_array_like,
-    read_scan,
-)
+from fanogan.retina.store import StoredVolume, is_store, stored_volumes
+from fanogan.retina.volume import FlatSpace, FlatVolume, straighten
+from fanogan.scans import BadScan, Scan, ScanSource, find_scans, is_array_like, read_scan
 from fanogan.scans.find import natural_key
 from fanogan.scans.gather import PICTURES, extension
-from fanogan.scans.scan import Decoded, Spacing, check_size, empty_frames_note, finish
+from fanogan.scans.scan import Spacing, empty_frames_note
 from fanogan.scans.tiff import is_stack
-
-if TYPE_CHECKING:
-    from fanogan.retina.store import StoredVolume
+from fanogan.scans.volume import stack_bscans
 
 logger = logging.getLogger(__name__)
 
 MOST_PROCESSES = 4
 """Volumes straightened at a time: each takes a core, and up to one gigabyte."""
-
-
-@dataclass(frozen=True)
-class Straight:
-    """A volume made straight.
-
-    Attributes:
-        volume: In flat space.
-        margins: Filled margins of the scan, (B-scans, rows, columns); None where the volume came
-            straight already, and they were not looked for again.
-    """
-
-    volume: FlatVolume
-    margins: NDArray[np.bool_] | None
 
 
 def read_volumes(
@@ -107,7 +80,6 @@ def find_volumes(source: Any, groups: str | None = None) -> list[ScanSource | Sc
     Raises:
         BadScan: As `find_scans`; arrays; or a store that is damaged or of another kind.
     """
-    from fanogan.retina.store import is_store, stored_volumes
 
     def kind(entry: Any) -> str:
         if isinstance(entry, Scan):
@@ -144,7 +116,7 @@ def straightened(
     sources: Sequence[ScanSource | Scan | StoredVolume],
     space: FlatSpace,
     spacing: Spacing | None = None,
-) -> Iterator[Straight | BadScan]:
+) -> Iterator[FlatVolume | BadScan]:
     """Reads volumes and makes them straight, by several processes, in the order given.
 
     Args:
@@ -240,7 +212,7 @@ def _folder_names(
 
 def _straighten_or_error(
     source: ScanSource | Scan, space: FlatSpace, spacing: Spacing | None
-) -> Straight | BadScan:
+) -> FlatVolume | BadScan:
     try:
         return _straighten(source, space, spacing)
     except BadScan as error:
@@ -249,25 +221,21 @@ def _straighten_or_error(
         return BadScan(f"{source.name} does not fit into memory: split it into smaller volumes")
 
 
-def _straighten(source: ScanSource | Scan, space: FlatSpace, spacing: Spacing | None) -> Straight:
-    """Reads a volume, finds its margins and its retina, and makes it straight."""
+def _straighten(source: ScanSource | Scan, space: FlatSpace, spacing: Spacing | None) -> FlatVolume:
+    """Reads a volume, fills in what is known of it, and makes it straight."""
     scan = source if isinstance(source, Scan) else _read(source)
-    if scan.pixels.ndim != 3:
-        raise BadScan(f"{scan.name} is in colour, and OCT is grey: give the scanner's own export")
     between, row, column = (
         given if own is None else own
         for own, given in zip(scan.spacing, spacing or scan.spacing, strict=True)
     )
     notes = scan.notes if scan.is_volume else (*scan.notes, *empty_frames_note(scan.pixels))
     scan = replace(scan, spacing=(between, row, column), notes=tuple(dict.fromkeys(notes)))
-    margins = filled_margins(scan.pixels)
-    found = find_boundaries(scan.pixels, scan.spacing, ~margins)
-    return Straight(make_flat(scan, found.inner, found.outer, margins, space), margins)
+    return straighten(scan, space)
 
 
 def _read(source: ScanSource) -> Scan:
     if source.path.is_dir():
-        return _stacked(source)
+        return stack_bscans(source.parts, source.path, source.name, source.group)
     scan = read_scan(source.path, source.name, source.group, source.key, parts=source.parts)
     if extension(source.path) in (".dcm", ".dicom") and not scan.is_retina:
         raise BadScan(
@@ -277,45 +245,10 @@ def _read(source: ScanSource) -> Scan:
     return scan
 
 
-def _stacked(source: ScanSource) -> Scan:
-    """Reads pictures as the B-scans of one volume; a B-scan may be empty."""
-    frames: list[Scan] = []
-    for path in source.parts:
-        frame = read_scan(path, may_be_constant=True)
-        first = frames[0] if frames else frame
-        if len(frame.pixels) != 1:
-            raise BadScan(f"{path} is a volume itself: keep it in another folder than B-scans")
-        if (frame.pixels.shape, frame.pixels.dtype) != (first.pixels.shape, first.pixels.dtype):
-            raise BadScan(
-                f"{path} differs in size or type from {source.parts[0].name} of the same volume: "
-                "keep each volume's B-scans in a folder of their own, or name subjects (--groups)"
-            )
-        if not frames:
-            rows, columns = frame.pixels.shape[1:3]
-            bytes_per_pixel = frame.pixels[0, 0, 0].nbytes
-            check_size(str(source.path), rows, columns, len(source.parts), bytes_per_pixel)
-        frames.append(frame)
-    notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
-    pixels = np.concatenate([frame.pixels for frame in frames])
-    decoded = Decoded(pixels, frames[0].spacing, is_volume=True, notes=notes)
-    return finish(decoded, str(source.path), source.name, source.group)
-
-
-def _already_straight(source: FlatVolume | StoredVolume, space: FlatSpace) -> Straight | BadScan:
+def _already_straight(source: FlatVolume | StoredVolume, space: FlatSpace) -> FlatVolume | BadScan:
     """Takes a volume from memory or a store, flat anew where another space is wanted."""
     try:
-        if not isinstance(source, FlatVolume):
-            return source.read(space)
-        flat = source.flat
-        if FlatSpace(flat.rows, flat.base, flat.stretched) == space:
-            return Straight(source, None)
-        bscans = np.asarray(source.bscans)
-        margins = filled_margins(bscans)
-        known = {field.name: getattr(source, field.name) for field in fields(Scan)}
-        scan = Scan(**{**known, "pixels": bscans, "spacing": source.scan_spacing})
-        return Straight(
-            make_flat(scan, source.inner, source.outer, margins, space, bscans), margins
-        )
+        return source.in_space(space) if isinstance(source, FlatVolume) else source.read(space)
     except BadScan as error:
         return error
 
@@ -324,8 +257,8 @@ def _already_straight(source: FlatVolume | StoredVolume, space: FlatSpace) -> St
 
 
 def _by_processes(
-    work: Callable[[Any], Straight | BadScan], sources: Sequence[ScanSource | Scan]
-) -> Generator[Straight | BadScan]:
+    work: Callable[[Any], FlatVolume | BadScan], sources: Sequence[ScanSource | Scan]
+) -> Generator[FlatVolume | BadScan]:
     """Does the work for each source, in order, by as many processes as there are free cores.
 
     Processes, since half of the time goes into a graph cut that threads cannot share; loky's,
@@ -341,7 +274,7 @@ def _by_processes(
         count, env={"OMP_NUM_THREADS": "1"}, initializer=_end_with, initargs=(os.getpid(),)
     )
     remaining = iter(sources)
-    waiting: deque[Future[Straight | BadScan]] = deque()
+    waiting: deque[Future[FlatVolume | BadScan]] = deque()
     try:
         waiting.extend(pool.submit(work, source) for source in islice(remaining, count))
         while waiting:
@@ -369,7 +302,7 @@ def _end_with(parent: int) -> None:
 
 
 def _good(
-    results: Iterator[Straight | BadScan],
+    results: Iterator[FlatVolume | BadScan],
     skip_bad: bool,
     on_bad: Callable[[BadScan], None] | None,
 ) -> Iterator[FlatVolume]:
@@ -377,9 +310,9 @@ def _good(
     errors: list[BadScan] = []
     good = 0
     for result in results:
-        if isinstance(result, Straight):
+        if isinstance(result, FlatVolume):
             good += 1
-            yield result.volume
+            yield result
             continue
         if not skip_bad:
             raise result

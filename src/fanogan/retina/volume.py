@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -39,8 +39,9 @@ class FlatVolume(Scan):
     Attributes:
         pixels: (B-scans, flat rows, columns) uint8, x = 2·(value/255 − ½); 0 where OUTSIDE.
         spacing: Millimetres between B-scans, and of a flat pixel that isn't compressed.
-        bscans: (B-scans, rows, columns) uint8, the scan itself, normalised; an array, or a Zarr
-            array that is read when it is asked for.
+        bscans: (B-scans, rows, columns) uint8, the scan itself, normalised; an array, or one that
+            is read from a store when it is asked for.
+        margins: (B-scans, rows, columns) bool, the scan's filled margins; likewise.
         scan_spacing: Millimetres between B-scans, rows and columns of the scan itself.
         inner: Row of the scan's inner limiting membrane, (B-scans, scan's columns) float32; NaN
             where it isn't known.
@@ -52,6 +53,7 @@ class FlatVolume(Scan):
     """
 
     bscans: Any
+    margins: Any
     scan_spacing: Spacing
     inner: NDArray[np.float32]
     outer: NDArray[np.float32]
@@ -68,6 +70,19 @@ class FlatVolume(Scan):
     def retina(self) -> NDArray[np.bool_]:
         """Flat pixels that are retina: (B-scans, flat rows, columns)."""
         return np.asarray((self.flat.region == RETINA) & self.tissue)
+
+    def in_space(self, space: FlatSpace) -> FlatVolume:
+        """The same volume, made flat anew unless it is in this space already.
+
+        Raises:
+            BadScan: What is still to be read of a store is damaged.
+        """
+        flat = self.flat
+        if FlatSpace(flat.rows, flat.base, flat.stretched) == space:
+            return self
+        known = {field.name: getattr(self, field.name) for field in fields(Scan)}
+        scan = Scan(**{**known, "pixels": self.bscans, "spacing": self.scan_spacing})
+        return make_flat(scan, self.inner, self.outer, self.margins, space, self.bscans)
 
     def back(self, frame: int, values: NDArray[Any]) -> NDArray[Any]:
         """Returns a map or mask of one B-scan to the scan's own rows and columns.
@@ -126,7 +141,7 @@ def make_flat(
     scan: Scan,
     inner: NDArray[np.float32],
     outer: NDArray[np.float32],
-    margins: NDArray[np.bool_],
+    margins: Any,
     space: FlatSpace | None = None,
     bscans: Any = None,
     pixels: NDArray[np.uint8] | None = None,
@@ -137,9 +152,10 @@ def make_flat(
         scan: A grey volume; where `bscans` is given only its size and what is known of it count.
         inner: Row of the inner boundary in the scan's own columns, (B-scans, columns).
         outer: Row of the outer boundary, likewise.
-        margins: Filled margins of the scan, (B-scans, rows, columns).
+        margins: Filled margins of the scan, (B-scans, rows, columns) bool; an array, or one that
+            is read when it is asked for.
         space: The area; the paper's where None.
-        bscans: The normalised scan, where it is known already.
+        bscans: The normalised scan, likewise, where it is known already.
         pixels: The flat volume of this `space`, where it is known already.
 
     Raises:
@@ -153,7 +169,7 @@ def make_flat(
             "Leave it out with --skip-bad if not"
         )
     if bscans is None:
-        bscans = normalise(scan, margins)
+        bscans = normalise(scan, np.asarray(margins))
     grid = Grid.of(scan)
     flat = Flat(
         grid.boundary(inner),
@@ -163,7 +179,7 @@ def make_flat(
         space.base,
         space.stretched,
     )
-    in_margin = flat.forward(grid.forward(margins))
+    in_margin = flat.forward(grid.forward(np.asarray(margins)))
     tissue = (flat.region != OUTSIDE) & ~in_margin
     if pixels is None:
         pixels = flat.forward(grid.forward(np.asarray(bscans)))
@@ -186,6 +202,7 @@ def make_flat(
         thickness=scan.thickness,
         is_retina=True,
         bscans=bscans,
+        margins=margins,
         scan_spacing=scan.spacing,
         inner=inner,
         outer=outer,

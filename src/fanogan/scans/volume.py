@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,27 +50,40 @@ def read_volume(
     if not files:
         raise BadScan(f"{folder} holds no pictures: give a folder of B-scans")
     name = name or folder.resolve().name
-    scans: list[Scan] = []
-    for path in files:
-        scan = read_scan(path, may_be_constant=True)
-        _check_fits(path, scan, files[0], scans, len(files))
-        scans.append(scan)
-    notes = tuple(dict.fromkeys(note for scan in scans for note in scan.notes))
-    stacked = np.concatenate([scan.pixels for scan in scans])
-    decoded = Decoded(stacked, spacing, is_volume=True, notes=notes)
-    return finish(decoded, str(folder), name, group or name)
+    return replace(stack_bscans(files, folder, name, group or name), spacing=spacing)
 
 
-def _check_fits(path: Path, scan: Scan, first: Path, before: list[Scan], count: int) -> None:
-    """Raises BadScan for a file of several pages, or one unlike the first."""
-    pixels = scan.pixels
-    if len(pixels) != 1:
-        raise BadScan(f"{path} is a volume itself: leave it out of the folder, or read it alone")
-    if not before:
-        rows, columns = pixels.shape[1:3]
-        check_size(str(path.parent), rows, columns, count, pixels[0, 0, 0].nbytes)
-    elif (pixels.shape, pixels.dtype) != (before[0].pixels.shape, before[0].pixels.dtype):
-        raise BadScan(
-            f"{path} differs in size or type from {first.name} of the same folder: "
-            "keep only the B-scans of one volume there"
-        )
+def stack_bscans(files: Sequence[Path], folder: Path, name: str, group: str) -> Scan:
+    """Reads pictures as the B-scans of one volume, in the order given.
+
+    Args:
+        files: One picture a B-scan.
+        folder: Where they lie, for messages.
+        name: The scan's name.
+        group: The subject.
+
+    Returns:
+        The volume, with the first picture's spacing. A B-scan may be empty: a note says which.
+
+    Raises:
+        BadScan: A picture that cannot be read, is a volume itself, or is of another size or type.
+    """
+    frames: list[Scan] = []
+    for file in files:
+        frame = read_scan(file, may_be_constant=True)
+        first = frames[0] if frames else frame
+        if len(frame.pixels) != 1:
+            raise BadScan(f"{file} is a volume itself: keep it in another folder than B-scans")
+        if (frame.pixels.shape, frame.pixels.dtype) != (first.pixels.shape, first.pixels.dtype):
+            raise BadScan(
+                f"{file} differs in size or type from {files[0].name} of the same volume: keep "
+                "each volume's B-scans in a folder of their own, or name subjects (--groups)"
+            )
+        if not frames:
+            rows, columns = frame.pixels.shape[1:3]
+            check_size(str(folder), rows, columns, len(files), frame.pixels[0, 0, 0].nbytes)
+        frames.append(frame)
+    notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
+    pixels = np.concatenate([frame.pixels for frame in frames])
+    decoded = Decoded(pixels, frames[0].spacing, is_volume=True, notes=notes)
+    return finish(decoded, str(folder), name, group)

@@ -20,7 +20,8 @@ from fanogan.folders import write_whole
 from fanogan.normals import _is_retina as is_retina
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace
-from fanogan.retina.store import is_store, prepare
+from fanogan.retina.prepare import prepare
+from fanogan.retina.store import is_store
 
 PARTS = ("train", "normal", "anomalous")
 SUBSET = 500  # images or patches that the iterative search is tested on
