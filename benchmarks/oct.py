@@ -138,9 +138,7 @@ def main() -> None:
     table(options.out / recipe.name, recipe.name)
 
 
-def one(
-    variant: str, seed: int, recipe: Recipe, data: Path, stores: Path, path: Path
-) -> None:
+def one(variant: str, seed: int, recipe: Recipe, data: Path, stores: Path, path: Path) -> None:
     """One training, scored in each way."""
     if done(path):
         return
@@ -279,13 +277,12 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
         for variant in results[name][0]["variants"]:
             found = [one["variants"][variant] for one in results[name]]
             levels = {level: [one["levels"][level] for one in found] for level in LEVELS}
-            method = METHOD if variant != "ae" else METHOD
             rows.append(
                 [
                     "autoencoder, equal budget" if variant == "ae" else variant,
                     str(len(found)),
-                    *(spread(column(levels[level], method)) for level in LEVELS),
-                    spread(column(levels["any"], method, "within")),
+                    *(spread(column(levels[level], METHOD)) for level in LEVELS),
+                    spread(column(levels["any"], METHOD, "within")),
                     spread([one["pixel"][METHOD] for one in found]),
                     " · ".join(f"{column(levels[level], 'darkness')[0]:.3f}" for level in LEVELS),
                 ]

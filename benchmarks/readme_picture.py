@@ -1,6 +1,6 @@
-"""The README's picture: what the demo's model makes of ten digits that it hasn't seen.
+"""The README's picture: what the demo's model makes of a made-up eye that it hasn't seen.
 
-The digits are the first of each kind in scikit-learn's set, not chosen by their scores.
+The eye is the one of the highest score among the demo's six with lesions, the B-scan its worst.
 
     make demo && python benchmarks/readme_picture.py
 """
@@ -10,43 +10,57 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from fanogan import FAnoGAN
-from fanogan.pictures import overlay
-from fanogan.results import as_picture
-
-ROWS = ("image", "nearest normal", "what differs")
+from fanogan.demo import DISEASED, SHAPE, SPACING, flat_phantom
+from fanogan.detectors import load_detector
+from fanogan.en_face import en_face_picture
+from fanogan.phantom import make_phantom
+from fanogan.pictures import outline, overlay
+from fanogan.results import Judge, VolumeMaps, as_picture
 
 
 def main() -> None:
-    """Score the first unseen images of each digit and draw them."""
+    """Score the demo's diseased eyes and draw the worst B-scan of the worst."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--demo", type=Path, default=Path("demo"))
     parser.add_argument("--out", type=Path, default=Path("docs/demo.png"))
     options = parser.parse_args()
-    detector = FAnoGAN.load(options.demo / "run")
-    images = options.demo / "images"
-    normal = sorted((images / "normal").iterdir())[:3]
-    others = [next(iter(sorted((images / "anomalous").glob(f"*digit{d}.png")))) for d in "0235789"]
-    figure = Figure(figsize=(10, 3.3), layout="constrained")
-    axes = figure.subplots(len(ROWS), len(normal) + len(others))
-    scale = detector.calibration.map_scale
-    for column, result in zip(axes.T, detector.results([*normal, *others]), strict=True):
-        assert result.picture is not None and result.reconstruction is not None
-        assert result.residual is not None
-        picture = as_picture(result.picture)
-        rows = (picture, as_picture(result.reconstruction))
-        for axis, pixels in zip(
-            column, (*rows, overlay(picture, result.residual, scale)), strict=True
-        ):
-            axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)
-            axis.set_xticks([])
-            axis.set_yticks([])
-        column[-1].set_xlabel(f"{result.total:.3f}")
-    for axis, name in zip(axes[:, 0], ROWS, strict=True):
-        axis.set_ylabel(name, rotation=0, ha="right", va="center")
-    figure.savefig(options.out, dpi=110, metadata={"Software": None})
+    detector = load_detector(options.demo / "run")
+    phantoms = [make_phantom(s, shape=SHAPE, spacing=SPACING, diseased=True) for s in DISEASED]
+    eyes = [flat_phantom(phantom) for phantom in phantoms]
+    found = list(detector.results(eyes))
+    worst = max((one for one in found if one.unit == "volume"), key=lambda one: one.total)
+    bscans = [one for one in found if one.unit == "image" and one.group == worst.group]
+    shown = max(bscans, key=lambda one: one.total)
+    assert worst.volume is not None
+    maps = VolumeMaps(worst.volume, detector.calibration.en_face)
+    for one in bscans:
+        maps.add(one)
+    case = maps.case(worst, Judge(detector, 0.05))
+    mask = next(each.mask for each in phantoms if each.name == worst.group)[shown.frame]
+    assert shown.picture is not None and shown.reconstruction is not None
+    assert shown.residual is not None
+    picture = as_picture(shown.picture)
+    rows = np.flatnonzero(np.isfinite(shown.residual).any(axis=1))
+    cut = slice(max(rows[0] - 8, 0), rows[-1] + 8)
+    residual = overlay(picture, shown.residual, detector.calibration.map_scale)
+    pictures = {
+        "a made-up B-scan with lesions, outlined": outline(picture, mask)[cut],
+        "its nearest normal version": as_picture(shown.reconstruction)[cut],
+        "what differs": residual[cut],
+        f"the eye from above, its B-scans lying across (this is {shown.frame} of 0 to "
+        f"{len(case.scores) - 1})": en_face_picture(case),
+    }
+    figure = Figure(figsize=(12, 7.2), layout="constrained")
+    axes = figure.subplots(2, 2)
+    for axis, (title, pixels) in zip(axes.flat, pictures.items(), strict=True):
+        axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, aspect="auto")
+        axis.set_title(title, fontsize=11)
+        axis.set_axis_off()
+    axes.flat[3].set_aspect("equal")
+    figure.savefig(options.out, dpi=80, metadata={"Software": None})
 
 
 if __name__ == "__main__":

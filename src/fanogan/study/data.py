@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
@@ -17,7 +18,9 @@ from fanogan.detectors import LearnedDetector, Result
 from fanogan.detectors.detector import BATCH, Encoded, Looked, precision_of
 from fanogan.evaluation import _masks as masks_of
 from fanogan.folders import write_whole
+from fanogan.normals import Normals
 from fanogan.normals import _is_retina as is_retina
+from fanogan.patches import seeded
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace
 from fanogan.retina.prepare import prepare
@@ -25,6 +28,7 @@ from fanogan.retina.store import is_store
 
 PARTS = ("train", "normal", "anomalous")
 SUBSET = 500  # images or patches that the iterative search is tested on
+TRAINING_IMAGES = 64  # kept for the pictures of the report
 
 
 class BadStudy(ValueError):
@@ -194,6 +198,24 @@ class Windows:
             None if self.inside is None else self.inside[at],
             self.masks[at],
         )
+
+
+def keep_training_images(detector: LearnedDetector, normals: Normals, folder: Path) -> None:
+    """Write random training images as the networks see them, for the pictures of the report."""
+    training, _ = detector._patches(normals)
+    x = training.draw(TRAINING_IMAGES, seeded(detector.device, "pictures")).cpu().numpy()
+    stream = io.BytesIO()
+    np.savez_compressed(stream, x=x)
+    write_whole(folder / "training.npz", stream.getvalue())
+
+
+def training_images(folder: Path) -> Tensor | None:
+    """What ``keep_training_images`` wrote: (n, C, *sides), or None."""
+    path = folder / "training.npz"
+    if not path.exists():
+        return None
+    with np.load(path) as file:
+        return torch.from_numpy(file["x"])
 
 
 def look(

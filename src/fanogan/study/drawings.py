@@ -17,8 +17,14 @@ from fanogan.study.systems import SYSTEMS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-INK, MUTED, LINE = "#1d2327", "#5c666d", "#dcdfdf"
-ON_PAGE = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)"}
+INK, MUTED, LINE, NORMAL, ANOMALOUS = "#1d2327", "#5c666d", "#dcdfdf", "#0069a8", "#c24a0a"
+ON_PAGE = {
+    INK: "currentColor",
+    MUTED: "var(--muted)",
+    LINE: "var(--line)",
+    NORMAL: "var(--normal)",
+    ANOMALOUS: "var(--anomalous)",
+}
 STYLE: dict[Any, Any] = {
     **FIGURE_STYLE,
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),

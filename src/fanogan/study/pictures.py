@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from fanogan.detectors import LearnedDetector, load_detector
 from fanogan.detectors.detector import precision_of
 from fanogan.folders import write_whole
 from fanogan.networks import Encoder, Generator
-from fanogan.normals import Normals
 from fanogan.patches import seeded
 from fanogan.pictures import overlay
 from fanogan.results import as_picture
 from fanogan.study.data import (
+    TRAINING_IMAGES,
     BadStudy,
     Scored,
     StudyData,
@@ -31,34 +30,17 @@ from fanogan.study.data import (
     image_windows,
     look,
     patch_windows,
+    training_images,
 )
 from fanogan.study.drawings import Drawn, Row, grid_figure, keep
 from fanogan.study.systems import GAN, SYSTEMS
 from fanogan.study.tables import Study
 
 COLUMNS = 4  # of each block of a grid
-PATHS, STEPS, SHOWN = 32, 100, 10  # of the interpolations; of each, SHOWN of its images are drawn
+PATHS = TRAINING_IMAGES // 2  # of the interpolations
+STEPS, SHOWN = 100, 10  # images along a path, and how many of them are drawn
 ROWS = 6
 TIMED = 64  # images in one batch
-TRAINING = "training.npz"
-
-
-# --- what is kept of training images ------------------------------------------------------------
-
-
-def keep_training_images(detector: LearnedDetector, normals: Normals, path: Path) -> None:
-    """Write random training images as the networks see them, for the pictures of the report."""
-    training, _ = detector._patches(normals)
-    x = training.draw(2 * PATHS, seeded(detector.device, "pictures")).cpu().numpy()
-    stream = io.BytesIO()
-    np.savez_compressed(stream, x=x)
-    write_whole(path, stream.getvalue())
-
-
-def training_images(folder: Path) -> Tensor:
-    """What ``keep_training_images`` wrote."""
-    with np.load(folder / TRAINING) as file:
-        return torch.from_numpy(file["x"])
 
 
 # --- what the report shows ----------------------------------------------------------------------
@@ -88,7 +70,7 @@ class Shown:
         windows = cut(first, data, [*keys, *timed])
         self.test = windows.part(range(len(keys)))
         self.timed = windows.part(range(len(keys), len(windows.keys))) if timed else self.test
-        self.training = training_images(self.folder) if (self.folder / TRAINING).exists() else None
+        self.training = training_images(self.folder)
 
     @functools.cache  # noqa: B019 - as long as the report is being made
     def detector(self, name: str) -> LearnedDetector:
@@ -318,8 +300,3 @@ def _device_of(detector: LearnedDetector) -> str:
 def _picture(image: np.ndarray) -> np.ndarray:
     """(C, H, W) in [−1, 1] → 8 bits."""
     return as_picture(np.moveaxis(image, 0, -1))
-
-
-def means_of(found: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """The mean of each."""
-    return {name: float(np.mean(values)) for name, values in found.items() if values}

@@ -27,7 +27,15 @@ from fanogan.folders import write_whole
 from fanogan.normals import Normals
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.results import write_csv
-from fanogan.study.data import BadStudy, Scored, StudyData, score_chosen, subset
+from fanogan.study.data import (
+    BadStudy,
+    Scored,
+    StudyData,
+    keep_training_images,
+    score_chosen,
+    subset,
+)
+from fanogan.study.rater import rate
 from fanogan.study.systems import GAN, SYSTEMS, System, fitted, training_cost
 
 log = logging.getLogger(__name__)
@@ -182,6 +190,11 @@ class _Seed:
     def _result(self, system: System) -> dict[str, Any]:
         run = self.folder / system.name
         detector, minutes = self._fitted(system)
+        more: dict[str, Any] = {}
+        if system.name == GAN:
+            self.state(system.name, self.seed, "rating images")
+            keep_training_images(detector, self.normals, self.folder)
+            more["rater"] = rate(detector, self.normals)
         if system.on_subset:
             self._evaluate_subset(system, detector, run / "evaluation")
         elif not (run / "evaluation" / "scores.csv").exists():
@@ -199,6 +212,7 @@ class _Seed:
             "multiply_adds": training_cost(system, self.recipe, detector.preprocessing),
             "warnings": detector.facts["warnings"],
             "fingerprint": detector.facts["fingerprint"],
+            **more,
         }
 
     def _fitted(self, system: System) -> tuple[LearnedDetector, float | None]:
