@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
@@ -19,6 +20,7 @@ from fanogan.retina.regions import find_regions
 from fanogan.volume_view import VOLUMES_SHOWN, known_rows
 
 VOID = {"meta", "img", "input", "br", "hr", "link"}
+BSCANS, ROWS, COLUMNS = 7, 300, 160
 LOADING = {"src", "href", "xlink:href", "srcset", "action", "poster", "data"}
 
 
@@ -122,9 +124,13 @@ def volumes_page(tmp_path_factory, volumes):
 
 def volume(seed, score):
     eye = make_phantom(
-        seed, shape=(9, 300, 160), spacing=(0.4, 0.00387, 0.0228), diseased=True, lesions=["drusen"]
+        seed,
+        shape=(BSCANS, ROWS, COLUMNS),
+        spacing=(0.4, 0.00387, 0.0228),
+        diseased=True,
+        lesions=["drusen"],
     )
-    rows = np.arange(300)[:, np.newaxis]
+    rows = np.arange(ROWS)[:, np.newaxis]
     tops, bottoms = eye.boundaries["ILM"], eye.boundaries["Bruch"]
     inside = (rows >= tops[:, np.newaxis]) & (rows <= bottoms[:, np.newaxis])
     residuals = np.where(inside, 0.02 + eye.mask, np.nan).astype(np.float16)
@@ -190,52 +196,78 @@ def evaluation(method=0.91, brightness=0.66, **changes):
     return {**whole, **changes}
 
 
+def write_scores(folder, cases, **changes):
+    settings = {
+        "title": "retina/new",
+        "model": {"recipe": "small"},
+        "scale": 0.25,
+        "statement": "A flag means a score above 0.234.",
+        "total": len(cases),
+        "scores": np.array([entry.score for entry in cases]),
+        "held_out": np.linspace(0.1, 0.2, 147),
+    }
+    path = folder / "report.html"
+    write_score_report(path, cases=cases, **{**settings, **changes})
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def write_evaluation(folder, numbers, **changes):
+    random = np.random.default_rng(0)
+    settings = {
+        "title": "retina",
+        "model": {},
+        "scale": 0.25,
+        "statement": "A flag means a score above 0.234.",
+        "cases": [case(label=1), case("b.png", 0.1, label=0, flag=False)],
+        "total": 200,
+        "scores": random.random(200),
+        "labels": np.repeat([0, 1], [120, 80]),
+        "held_out": random.random(147),
+    }
+    path = folder / "report.html"
+    write_evaluation_report(path, evaluation=numbers, **{**settings, **changes})
+    return Page(path.read_text(encoding="utf-8"))
+
+
 @pytest.fixture
 def score_page(tmp_path):
-    def write(cases, **changes):
-        settings = {
-            "title": "retina/new",
-            "model": {"recipe": "small"},
-            "scale": 0.25,
-            "statement": "A flag means a score above 0.234.",
-            "total": len(cases),
-            "scores": np.array([entry.score for entry in cases]),
-            "held_out": np.linspace(0.1, 0.2, 147),
-        }
-        path = tmp_path / "report.html"
-        write_score_report(path, cases=cases, **{**settings, **changes})
-        return Page(path.read_text(encoding="utf-8"))
-
-    return write
+    return partial(write_scores, tmp_path)
 
 
 @pytest.fixture
 def evaluation_page(tmp_path):
-    def write(numbers, **changes):
-        random = np.random.default_rng(0)
-        settings = {
-            "title": "retina",
-            "model": {},
-            "scale": 0.25,
-            "statement": "A flag means a score above 0.234.",
-            "cases": [case(label=1), case("b.png", 0.1, label=0, flag=False)],
-            "total": 200,
-            "scores": random.random(200),
-            "labels": np.repeat([0, 1], [120, 80]),
-            "held_out": random.random(147),
-        }
-        path = tmp_path / "report.html"
-        write_evaluation_report(path, evaluation=numbers, **{**settings, **changes})
-        return Page(path.read_text(encoding="utf-8"))
+    return partial(write_evaluation, tmp_path)
 
-    return write
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """A page of three images and two volumes, with something of everything."""
+    mask = np.zeros((8, 8), dtype=bool)
+    mask[2:6, 2:6] = True
+    unusual = ("size outside the training normals",)
+    cases = [
+        case("b.png", 0.2, label=0, flag=False),
+        case("c.png", 0.1, mask=mask),
+        case("a.png", 0.3124, label=1, warnings=unusual),
+    ]
+    volumes = [
+        {"name": "eye_07", "score": 0.112, "p_value": 0.0067, "flag": True, "images": 1049},
+        {"name": "eye_08", "score": 0.029, "p_value": None, "flag": None, "notes": ["few", "dark"]},
+    ]
+    folder = tmp_path_factory.mktemp("scored")
+    return write_scores(folder, cases, volumes=volumes, warnings=["another scanner"])
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    return write_evaluation(tmp_path_factory.mktemp("evaluated"), evaluation())
 
 
 # the page of scores
 
 
-def test_page_loads_nothing(score_page):
-    page = score_page([case(mask=np.eye(8, dtype=bool), warnings=("odd",))])
+def test_page_loads_nothing(scored):
+    page = scored
     assert page.loads
     assert all(value.startswith(("data:image/png;base64,", "#")) for value in page.loads)
     assert not re.search(r"https?:|@import|@font-face|url\((?!#)", page.html)
@@ -243,8 +275,8 @@ def test_page_loads_nothing(score_page):
     assert "default-src 'none'" in page.html
 
 
-def test_page_can_be_read_aloud_and_used_from_the_keyboard(evaluation_page):
-    page = evaluation_page(evaluation())
+def test_page_can_be_read_aloud_and_used_from_the_keyboard(evaluated):
+    page = evaluated
     assert all(image["alt"] for image in page.images)
     figures = [values for tag, values in page.tags if tag == "svg"]
     assert len(figures) == 2
@@ -260,15 +292,13 @@ def test_page_can_be_read_aloud_and_used_from_the_keyboard(evaluation_page):
     ]
 
 
-def test_gallery_runs_from_the_highest_score_down(score_page):
-    page = score_page([case("b.png", 0.2), case("c.png", 0.1), case("a.png", 0.3)])
-    assert page.headings == ["1a.png", "2b.png", "3c.png"]
+def test_gallery_runs_from_the_highest_score_down(scored):
+    assert scored.headings == ["1a.png", "2b.png", "3c.png"]
 
 
-def test_numbers_of_a_case_are_shown(score_page):
-    page = score_page([case(score=0.1124, warnings=("size outside the training normals",))])
+def test_numbers_of_a_case_are_shown(scored):
     for words in (
-        "0.1124",
+        "0.3124",
         "image 0.07110",
         "features 0.04130",
         "p = 0.007 (n = 147)",
@@ -280,7 +310,7 @@ def test_numbers_of_a_case_are_shown(score_page):
         "0.2500 and above",
         "research use only, not a medical device",
     ):
-        assert words in page.text, words
+        assert words in scored.text, words
 
 
 def test_what_is_unknown_is_not_claimed(score_page):
@@ -292,11 +322,10 @@ def test_what_is_unknown_is_not_claimed(score_page):
     assert card.count("<img") == 1
 
 
-def test_labels_are_words(score_page):
-    text = score_page([case(label=1), case("b.png", 0.1, label=0, flag=False)]).text
-    assert "label: anomalous" in text
-    assert "label: normal" in text
-    assert "not flagged" in text
+def test_labels_are_words(scored):
+    assert "label: anomalous" in scored.text
+    assert "label: normal" in scored.text
+    assert "not flagged" in scored.text
 
 
 @pytest.mark.parametrize(
@@ -314,8 +343,8 @@ def test_a_gallery_of_other_images_is_not_called_the_highest(score_page):
     assert "the 2 highest" not in page.text
 
 
-def test_filters_count_and_mark_what_they_show(score_page):
-    page = score_page([case(), case("b.png", flag=False, warnings=("odd",)), case("c.png")])
+def test_filters_count_and_mark_what_they_show(scored):
+    page = scored
     assert "flagged 2" in page.text
     assert "warnings 1" in page.text
     assert page.count("li", "data-flagged") == 2
@@ -341,18 +370,13 @@ def test_hostile_names_stay_text(score_page):
     assert any(image["alt"] == f"image {hostile}" for image in page.images)
 
 
-def test_table_of_volumes(score_page):
-    volumes = [
-        {"name": "eye_07", "score": 0.112, "p_value": 0.0067, "flag": True, "images": 1049},
-        {"name": "eye_08", "score": 0.029, "p_value": None, "flag": None, "notes": ["few", "dark"]},
-    ]
-    text = score_page([case()], volumes=volumes).text
+def test_table_of_volumes(scored):
     for words in ("eye_07", "0.1120", "0.007", "yes", "1,049", "eye_08", "0.02900", "few; dark"):
-        assert words in text, words
+        assert words in scored.text, words
 
 
-def test_warnings_of_the_run_are_shown(score_page):
-    assert "another scanner" in score_page([case()], warnings=["another scanner"]).text
+def test_warnings_of_the_run_are_shown(scored):
+    assert "another scanner" in scored.text
 
 
 def test_without_held_out_normals_the_page_is_written(score_page):
@@ -361,9 +385,8 @@ def test_without_held_out_normals_the_page_is_written(score_page):
     assert "scored images (1)" in page.text
 
 
-def test_small_pictures_are_kept_and_shown_pixel_by_pixel(score_page):
-    entry = case()
-    page = score_page([entry])
+def test_small_pictures_are_kept_and_shown_pixel_by_pixel(scored):
+    entry, page = case(), scored
     np.testing.assert_array_equal(page.pixels("image a.png"), entry.picture)
     assert 'class="pictures pixelated"' in page.html
     expected = overlay(entry.picture, entry.residual, 0.25)
@@ -388,10 +411,8 @@ def test_large_pictures_are_downsampled_for_the_page(score_page):
     assert "image 300 × 1100" in page.text
 
 
-def test_mask_of_a_small_picture_is_a_thin_contour(score_page):
-    mask = np.zeros((8, 8), dtype=bool)
-    mask[2:6, 2:6] = True
-    layer = score_page([case(mask=mask)]).pixels("residual of a.png")
+def test_mask_of_a_small_picture_is_a_thin_contour(scored):
+    layer = scored.pixels("residual of c.png")
     drawn = (layer == OUTLINE_COLOUR).all(axis=-1)
     assert drawn.any()
     assert drawn.mean() < 0.02
@@ -407,8 +428,8 @@ def test_nothing_is_written_when_a_case_does_not_fit(tmp_path, score_page, field
 # the page of an evaluation
 
 
-def test_numbers_of_an_evaluation_are_shown(evaluation_page):
-    text = evaluation_page(evaluation()).text
+def test_numbers_of_an_evaluation_are_shown(evaluated):
+    text = evaluated.text
     for words in (
         "f-AnoGAN (A) reaches AUC 0.910 (95 % interval 0.889 to 0.929)",
         "200 images of 12 subjects; 80 (40.0 %) are anomalous",
@@ -480,6 +501,12 @@ def test_pixels_have_their_curve_and_numbers(evaluation_page):
 # volumes
 
 
+def part(entry, count):
+    """The first B-scans of a volume."""
+    names = ("bscans", "residuals", "masks", "scores", "en_face")
+    return replace(entry, regions=(), **{name: getattr(entry, name)[:count] for name in names})
+
+
 def decode(uri):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
 
@@ -500,12 +527,12 @@ def test_volumes_come_first_and_open_on_their_worst_bscan(volumes_page, volumes)
     assert page.text.index("phantom_0007") < page.text.index("scored B-scans (18)")
     for index, entry in enumerate(volumes):
         bscans, worst = whole_volume(page, index)
-        assert len(bscans) == 9
+        assert len(bscans) == BSCANS
         assert worst == np.nanargmax(entry.scores)
         assert f"B-scan {worst} · score" in page.text
     sliders = [values for tag, values in page.tags if values.get("type") == "range"]
     assert [(values["max"], values["value"]) for values in sliders] == [
-        ("8", str(np.nanargmax(entry.scores))) for entry in volumes
+        (str(BSCANS - 1), str(np.nanargmax(entry.scores))) for entry in volumes
     ]
     for words in ("p = 0.250", "3 held-out volumes are too few for a flag", "another scanner"):
         assert words in page.text
@@ -527,12 +554,12 @@ def test_page_of_volumes_loads_nothing_and_is_small(volumes_page):
 def test_bscans_show_the_scan_its_residual_and_its_truth(volumes_page, volumes):
     entry, (bscans, _) = volumes[0], whole_volume(volumes_page, 0)
     rows = known_rows(entry)
-    assert 0 < rows.start < rows.stop < 300
+    assert 0 < rows.start < rows.stop < ROWS
     for frame, pictures in enumerate(bscans):
         scan, residual, truth = (decode(pictures[key]) for key in ("scan", "residual", "truth"))
         height = rows.stop - rows.start
-        assert scan.shape[:2] == residual.shape[:2] == truth.shape[:2] == (height, 160)
-        error = scan.astype(float).reshape(height, 160, -1)[..., 0] - entry.bscans[frame, rows]
+        assert scan.shape[:2] == residual.shape[:2] == truth.shape[:2] == (height, COLUMNS)
+        error = scan.astype(float).reshape(height, COLUMNS, -1)[..., 0] - entry.bscans[frame, rows]
         assert np.abs(error).mean() < 12
         known = np.isfinite(entry.residuals[frame, rows])
         assert (residual[..., 3][~known] == 0).all(), "painted where nothing is known"
@@ -544,11 +571,11 @@ def test_bscans_show_the_scan_its_residual_and_its_truth(volumes_page, volumes):
 
 
 def test_columns_are_brought_to_the_page_and_nothing_unknown_is_painted(score_page, volumes):
+    few = part(volumes[0], 3)
     wide = {
-        name: np.repeat(getattr(volumes[0], name), 4, axis=2)
-        for name in ("bscans", "residuals", "masks")
+        name: np.repeat(getattr(few, name), 4, axis=2) for name in ("bscans", "residuals", "masks")
     }
-    entry = replace(volumes[0], en_face=np.repeat(volumes[0].en_face, 4, axis=1), **wide)
+    entry = replace(few, en_face=np.repeat(few.en_face, 4, axis=1), **wide)
     page = score_page([], volume_cases=[entry], total=9, scores=np.ones(9))
     (bscans, worst), rows = whole_volume(page, 0), known_rows(entry)
     height = round((rows.stop - rows.start) * 512 / 640)
@@ -586,22 +613,14 @@ def test_line_on_the_map_is_the_bscan(volumes_page, volumes):
     drawn = [values for tag, values in page.tags if tag == "line"]
     lines = page.volumes[0]["lines"]
     assert [float(drawn[0][end]) for end in ("x1", "y1", "x2", "y2")] == lines[volumes[0].worst]
-    assert [line[0] for line in lines] == [0] * 9
-    assert [line[2] for line in lines] == [columns] * 9
+    assert [line[0] for line in lines] == [0] * BSCANS
+    assert [line[2] for line in lines] == [columns] * BSCANS
     steps = np.diff([line[1] for line in lines])
-    np.testing.assert_allclose(steps, (rows - 32) / 9, atol=0.11)
+    np.testing.assert_allclose(steps, (rows - 32) / BSCANS, atol=0.11)
 
 
 def test_more_volumes_than_a_page_holds_are_in_the_table(score_page, volumes):
-    small = {
-        "bscans": volumes[0].bscans[:1],
-        "residuals": volumes[0].residuals[:1],
-        "masks": None,
-        "scores": np.array([0.3]),
-        "en_face": volumes[0].en_face[:1],
-        "regions": (),
-    }
-    many = [replace(volumes[0], name=f"eye_{i:02d}", **small) for i in range(14)]
+    many = [replace(part(volumes[0], 2), name=f"eye_{i:02d}", masks=None) for i in range(14)]
     table = [{"name": entry.name, "score": entry.score} for entry in many]
     page = score_page([case()], volume_cases=many, volumes=table, total=14, scores=np.ones(14))
     assert page.count("section", "data-worst") == VOLUMES_SHOWN == 12
@@ -612,7 +631,7 @@ def test_more_volumes_than_a_page_holds_are_in_the_table(score_page, volumes):
 
 
 def test_without_held_out_volumes_the_map_has_no_colours(score_page, volumes):
-    entry = replace(volumes[0], en_face_scale=float("inf"), regions=(), p_value=None)
+    entry = replace(part(volumes[0], 2), en_face_scale=float("inf"), p_value=None)
     page = score_page([], volume_cases=[entry], total=9, scores=np.ones(9))
     assert "No volume was held out of training" in page.text
     assert "p =" not in page.text
@@ -623,7 +642,7 @@ def test_evaluation_shows_volumes_and_steps(evaluation_page, volumes):
     Image.new("RGB", (30, 20), (9, 8, 7)).save(stream, "PNG")
     larger = {"image": {"n": 18, "n_anomalous": 7, "auc": 0.87, "auc_interval": [0.8, 0.9]}}
     numbers = evaluation(unit="patch", larger=larger)
-    page = evaluation_page(numbers, volume_cases=volumes[:1], steps=stream.getvalue())
+    page = evaluation_page(numbers, volume_cases=[part(volumes[0], 2)], steps=stream.getvalue())
     assert page.headings[0] == "1phantom_0007"
     assert (page.pixels("Steps of preprocessing") == (9, 8, 7)).all()
     assert "as Fig. 4 of the paper" in page.text
@@ -637,7 +656,7 @@ def test_evaluation_shows_volumes_and_steps(evaluation_page, volumes):
 
 def test_hostile_names_of_volumes_stay_text(score_page, volumes):
     hostile = '<script>alert("x")</script>'
-    entry = replace(volumes[0], name=hostile, statement=hostile, warnings=(hostile,))
+    entry = replace(part(volumes[0], 2), name=hostile, statement=hostile, warnings=(hostile,))
     page = score_page([], volume_cases=[entry], total=9, scores=np.ones(9))
     assert "<script>alert" not in page.html
     assert page.headings == [f"1{hostile}"]

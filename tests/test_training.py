@@ -205,6 +205,24 @@ def test_encoder_training_leaves_G_and_D_bit_equal(fabric: Fabric, kind: Any) ->
     assert not E.training
 
 
+def test_denoising_trains_another_encoder_and_none_draws_nothing(fabric: Fabric) -> None:
+    encoders = []
+    for share in (0.0, 0.2):
+        G, D, E = networks()
+        seen: list[float] = []
+        E.register_forward_pre_hook(
+            lambda _, inputs, seen=seen: seen.append(float((inputs[0] == 0).float().mean()))
+        )
+        train_encoder(
+            *(E, G, D, patches(0), patches(1), RECIPE.but(denoising=share)), fabric=fabric
+        )
+        # In turn the encoder sees a batch, and held-out normals as they are.
+        assert seen[1::2] == [0.0] * 4
+        assert all(abs(zeros - share) < 0.03 for zeros in seen[::2])
+        encoders.append(snapshot(E))
+    assert not torch.equal(encoders[0]["linear.weight"], encoders[1]["linear.weight"])
+
+
 def test_encoder_reports_each_term_on_training_and_held_out_normals(fabric: Fabric) -> None:
     G, D, E = networks()
     lines: list[tuple[str, int, int, set[str]]] = []

@@ -26,7 +26,7 @@ from fanogan.losses import (
     image_residual,
 )
 from fanogan.networks import Discriminator, Encoder, Generator, JointDiscriminator
-from fanogan.recipes import Recipe
+from fanogan.recipes import EncoderLoss, Recipe
 from fanogan.training import frozen
 
 
@@ -73,16 +73,22 @@ class Costs:
     ali: int  # of D, then of E and G together
 
 
-@functools.cache
 def costs(recipe: Recipe, sides: tuple[int, int], channels: int) -> Costs:
     """Count each update of training, with the losses that training uses."""
+    return _costs(tuple(sides), channels, recipe.width, recipe.latent, recipe.encoder_loss)
+
+
+@functools.cache
+def _costs(
+    sides: tuple[int, int], channels: int, width: int, latent: int, loss: EncoderLoss
+) -> Costs:
     with torch.device("meta"):
-        G = Generator(sides, channels, recipe.width, recipe.latent)
-        D = Discriminator(sides, channels, recipe.width)
-        E = Encoder(sides, channels, recipe.width, recipe.latent)
-        ali_E = Encoder(sides, channels, recipe.width, 2 * recipe.latent)
-        ali_D = JointDiscriminator(sides, channels, recipe.width, recipe.latent)
-        x, z = torch.empty(1, channels, *sides), torch.empty(1, recipe.latent)
+        G = Generator(sides, channels, width, latent)
+        D = Discriminator(sides, channels, width)
+        E = Encoder(sides, channels, width, latent)
+        ali_E = Encoder(sides, channels, width, 2 * latent)
+        ali_D = JointDiscriminator(sides, channels, width, latent)
+        x, z = torch.empty(1, channels, *sides), torch.empty(1, latent)
         alpha = torch.empty(1, 1, 1, 1)
 
     def critic(made: Callable[[], Tensor]) -> None:
@@ -92,12 +98,12 @@ def costs(recipe: Recipe, sides: tuple[int, int], channels: int) -> Costs:
         penalty = gradient_penalty(D, x, fake, alpha)
         _backward(generated.mean() - real.mean() + penalty)
 
-    def with_frozen(networks: Sequence[nn.Module], loss: Callable[[], Tensor]) -> None:
+    def with_frozen(networks: Sequence[nn.Module], term: Callable[[], Tensor]) -> None:
         with frozen(*networks):
-            _backward(loss())
+            _backward(term())
 
     def encoder() -> Tensor:
-        return encoder_loss(encoder_terms(recipe.encoder_loss, E, G, D, x, z), recipe.kappa)
+        return encoder_loss(encoder_terms(loss, E, G, D, x, z), kappa=1.0)
 
     def ali() -> None:
         with frozen(ali_E, G):

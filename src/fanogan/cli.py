@@ -334,6 +334,60 @@ def demo(
     say(RESEARCH_ONLY)
 
 
+def study(
+    data: Path,
+    recipe: str = "small",
+    seeds: int = 3,
+    out: Path = Path("study"),
+    systems: Sequence[str] = (),
+    device: str = "auto",
+) -> None:
+    """The paper's whole comparison on your data: every system, its tables, figures and claims.
+
+    Example: fanogan study scans --recipe overnight --out study
+
+    Args:
+        data: a folder that holds train (normals), normal and anomalous (for testing), and masks
+            where the truth is known; each a folder, or a store that prepare made (train.zarr).
+        recipe: of all systems.
+        seeds: how many trainings of each.
+        out: the study's folder; the same command goes on where it was stopped.
+        systems: some of critic, izi_f, izi, ziz, izi-features, ziz-features, ae, advae, ali,
+            iterative, izi_f-linear, izi-linear, ziz-linear and denoising; all if left out.
+        device: auto, cpu, cuda or mps.
+    """
+    from fanogan.detectors import new_detector
+    from fanogan.study.page import write_study_report
+    from fanogan.study.run import run_study
+
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds}: give one or more")
+    with _told_by_the_user():
+        new_detector("izi_f", recipe, device=device)  # refused now, not by each system
+    try:
+        with terminal.study_table() as on_state:
+            outcomes = run_study(
+                data,
+                out,
+                recipe=recipe,
+                seeds=seeds,
+                systems=systems,
+                device=device,
+                on_state=on_state,
+            )
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on")
+        raise
+    for outcome in outcomes:
+        if "failed" in outcome:
+            where = f"{outcome['system']}, seed {outcome['seed']}"
+            say(f"failed: {where}: {outcome['failed']}", "yellow")
+    with terminal.status("writing the report"):
+        page = write_study_report(out, device=device)
+    say(f"{page} · {out}/tables/ · {out}/figures/")
+    say(RESEARCH_ONLY)
+
+
 def turing(
     model: Path | None = None,
     images: Sequence[str] = (),
@@ -425,6 +479,7 @@ VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "fit": (fit, ("normals",)),
     "score": (score, ("model", "images")),
     "evaluate": (evaluate, ("model",)),
+    "study": (study, ("data",)),
     "turing": (turing, ("model", "images")),
 }
 

@@ -171,6 +171,36 @@ def _volume_line(volume: FlatVolume) -> str:
     return " · ".join(parts)
 
 
+@contextlib.contextmanager
+def study_table() -> Iterator[Callable[[str, int, str], None]]:
+    """A table of what each system and seed of a study is at; lines where there is no terminal."""
+    from rich.live import Live
+    from rich.table import Table
+
+    states: dict[str, dict[int, str]] = {}
+    screen = console()
+
+    def table() -> Table:
+        seeds = sorted({seed for each in states.values() for seed in each})
+        drawn = Table(box=None, padding=(0, 3, 0, 0))
+        drawn.add_column("system")
+        for seed in seeds:
+            drawn.add_column(f"seed {seed}")
+        for system, each in states.items():
+            drawn.add_row(system, *(each.get(seed, "") for seed in seeds))
+        return drawn
+
+    with Live(get_renderable=table, console=screen, refresh_per_second=2):
+
+        def on_state(system: str, seed: int, state: str) -> None:
+            states.setdefault(system, {})[seed] = state
+            is_outcome = state == "failed" or state.startswith("AUC")
+            if not screen.is_terminal and is_outcome:
+                say(f"{system}, seed {seed}: {state}")
+
+        yield on_state
+
+
 def say_prepared(summary: Summary, out: Path) -> None:
     """Say what a store holds, and what could not be used."""
     volumes = "1 volume" if summary.volumes == 1 else f"{summary.volumes:,} volumes"

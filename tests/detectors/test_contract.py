@@ -160,7 +160,9 @@ def test_a_run_stopped_in_each_stage_ends_bit_equal(
     expected = fitted[name]
     for stage, steps in expected.steps().items():
 
-        def stop(now: str, step: int, of: int, figures: Any, at: Any = (stage, steps // 2)) -> None:
+        moment = (stage, max(2, steps // 2))
+
+        def stop(now: str, step: int, of: int, figures: Any, at: tuple[str, int] = moment) -> None:
             if (now, step) == at and not figures:
                 raise KeyboardInterrupt
 

@@ -151,8 +151,8 @@ class Detector(abc.ABC):
         window in the retina are left out.
         """
         self._check_fitted()
-        scans = self._scans(images, groups, skip_bad, on_bad, workers)
-        yield from self._score(self._encoded(scans, skip_bad, on_bad))
+        read = self.read(images, groups=groups, skip_bad=skip_bad, on_bad=on_bad, workers=workers)
+        yield from self._score(read)
 
     def score(self, images: Any, **reading: Any) -> Scores:
         """The anomaly scores of images, each exactly once (Eq. 4)."""
@@ -195,16 +195,26 @@ class Detector(abc.ABC):
             raise ValueError(f"no flag at a false-positive rate of {alpha:g}: {why}")
         return np.array(flags, dtype=np.int64)
 
-    def _scans(
-        self, images: Any, groups: str | None, skip_bad: bool, on_bad: Any, workers: int
-    ) -> Iterator[Scan]:
-        """Single images and volumes; of a retinal model flat volumes."""
+    def read(
+        self,
+        images: Any,
+        *,
+        groups: str | None = None,
+        skip_bad: bool = False,
+        on_bad: Any = None,
+        workers: int = 2,
+    ) -> Iterator[Encoded]:
+        """What is to be scored, read and encoded as the model sees it; arguments as ``results``."""
+        scans: Iterator[Scan]
         if self.preprocessing.retina:
             from fanogan.retina.read import read_volumes
 
             space = self.preprocessing.retina.space
-            return read_volumes(images, space, groups=groups, skip_bad=skip_bad, on_bad=on_bad)
-        return single_images(read_scans(images, groups, skip_bad, on_bad=on_bad, workers=workers))
+            scans = read_volumes(images, space, groups=groups, skip_bad=skip_bad, on_bad=on_bad)
+        else:
+            found = read_scans(images, groups, skip_bad, on_bad=on_bad, workers=workers)
+            scans = single_images(found)
+        return self._encoded(scans, skip_bad, on_bad)
 
     def _encoded(
         self, scans: Iterable[Scan], skip_bad: bool = False, on_bad: Any = None

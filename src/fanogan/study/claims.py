@@ -101,7 +101,7 @@ def _finding(study: Study, claim: Claim) -> Finding:
         sentence = f"{_said(claim)}: not known here, {why}."
         return Finding(claim, None, None, seeds, paper, "unknown", sentence)
     difference, interval = found
-    verdict = _verdict(interval)
+    verdict = _verdict(claim, interval)
     return Finding(
         claim, difference, interval, seeds, paper, verdict, _sentence(claim, found, verdict, paper)
     )
@@ -146,10 +146,10 @@ def _false_alarms(study: Study, system: str, seed: int) -> np.ndarray | None:
     return None if threshold is None else scored.total[scored.labels == 0] > threshold
 
 
-def _verdict(interval: Sequence[float] | None) -> str:
+def _verdict(claim: Claim, interval: Sequence[float] | None) -> str:
     if interval is None or interval[0] <= 0 <= interval[1]:
         return "open"
-    return "holds" if interval[0] > 0 else "reverse"
+    return "holds" if interval[0] > 0 and not claim.alike else "reverse"
 
 
 def _said(claim: Claim) -> str:
@@ -165,14 +165,14 @@ def _sentence(claim: Claim, found: Difference, verdict: str, paper: float | None
     difference, interval = found
     said = f"{_said(claim)}: "
     where = " on the subset" if claim.on_subset else ""
-    edges = f", 95 % interval {interval[0]:+.3f} to {interval[1]:+.3f}" if interval else ""
-    figures = f"difference in {claim.of}{where} {difference:+.3f}{edges}"
-    papers = "" if paper is None else f" (the paper's, on other data: {paper:+.3f})"
+    edges = f", 95 % interval {signed(interval[0])} to {signed(interval[1])}" if interval else ""
+    figures = f"difference in {claim.of}{where} {signed(difference)}{edges}"
+    papers = "" if paper is None else f" (the paper's, on other data: {signed(paper)})"
     if claim.alike:
+        better = SYSTEMS[claim.first if difference > 0 else claim.second].title
         words = {
             "open": "no difference is established here, which doesn't show that there is none",
-            "holds": f"not so here, {SYSTEMS[claim.first].title} is better",
-            "reverse": f"not so here, {SYSTEMS[claim.second].title} is better",
+            "reverse": f"not so here, {better} is better",
         }
     else:
         zero = "the interval holds zero" if interval else "too few subjects for an interval"
@@ -182,6 +182,11 @@ def _sentence(claim: Claim, found: Difference, verdict: str, paper: float | None
             "open": f"not established here, {zero}",
         }
     return f"{said}{words[verdict]}; {figures}{papers}."
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def _of_paper(claim: Claim) -> float | None:
@@ -201,7 +206,7 @@ def orders(study: Study) -> list[dict[str, object]]:
         if not seeds:
             continue
         images = np.mean([study.result(name, seed)["auc"] for seed in seeds])
-        pixels = np.mean([study.pixels(name, seed).figures()["auc"] for seed in seeds])
+        pixels = np.mean([study.pixels(name, seed).figures["auc"] for seed in seeds])
         rows.append(
             {
                 "system": name,

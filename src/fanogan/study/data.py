@@ -135,15 +135,16 @@ class Scored:
     def only(self, keys: Sequence[str]) -> Scored:
         """Those lines alone."""
         wanted = set(keys)
-        chosen = np.array([key in wanted for key in self.keys])
-        arrays = ("labels", "total", "image", "feature")
-        return dataclasses.replace(
-            self,
-            **{name: getattr(self, name)[chosen] for name in arrays},
-            **{
-                name: tuple(np.array(getattr(self, name))[chosen].tolist())
-                for name in ("keys", "groups", "subjects")
-            },
+        at = [place for place, key in enumerate(self.keys) if key in wanted]
+        return Scored(
+            self.unit,
+            tuple(self.keys[place] for place in at),
+            self.labels[at],
+            tuple(self.groups[place] for place in at),
+            tuple(self.subjects[place] for place in at),
+            self.total[at],
+            self.image[at],
+            self.feature[at],
         )
 
 
@@ -249,7 +250,7 @@ def frames(
     retinal = detector.preprocessing.retina is not None
     mask_of = masks_of(data.masks, data.anomalous, None, retinal)
     for label, source in enumerate((data.normal, data.anomalous)):
-        for encoded in detector._encoded(detector._scans(source, None, False, None, 2)):
+        for encoded in detector.read(source):
             for frame, pixels in enumerate(encoded.pixels):
                 result = detector._result(encoded, frame, Looked(np.zeros((1, 2))))
                 if result.name not in names:
@@ -342,7 +343,7 @@ def score_chosen(
     found = {}
     names = {key[2:] for key in keys}
     for label, source in enumerate((data.normal, data.anomalous)):
-        scans = detector._encoded(detector._scans(source, None, False, None, 2))
+        scans = detector.read(source)
         for result in detector._score(_named(detector, scans, names)):
             if result.unit == "image":
                 found[f"{label} {result.name}"] = (result.total, result.image, result.feature)

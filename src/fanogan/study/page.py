@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fanogan.figures import histogram_figure, number, percent, plural, share
+from fanogan.calibration import plural
+from fanogan.figures import histogram_figure, number, percent, share
 from fanogan.folders import write_whole
 from fanogan.recipes import Recipe
 from fanogan.study.claims import (
@@ -18,6 +19,7 @@ from fanogan.study.claims import (
     false_positive_rates,
     findings,
     orders,
+    signed,
     write_claims,
 )
 from fanogan.study.data import StudyData
@@ -28,6 +30,7 @@ from fanogan.study.systems import GAN, SYSTEMS
 from fanogan.study.tables import (
     Study,
     Table,
+    honest_rows,
     image_row,
     mean_curve,
     mean_pixel_curve,
@@ -142,6 +145,7 @@ def _notes(study: Study) -> list[str]:
         )
     if subjects < 20:
         notes.append(f"intervals resample {subjects} subjects, which makes them too narrow")
+    notes += _unlearned(study)
     for name in SYSTEMS:
         notes += [
             f"{SYSTEMS[name].title}, seed {seed}, failed: {why}"
@@ -159,6 +163,17 @@ def _notes(study: Study) -> list[str]:
     return notes
 
 
+def _unlearned(study: Study) -> list[str]:
+    """What needs no learning and is better than f-AnoGAN."""
+    own = image_row(study, "izi_f")["auc"]
+    return [
+        f"{row['title']}, which needs no learning, has AUC {share(row['auc'])} where f-AnoGAN has "
+        f"{share(own)}"
+        for row in honest_rows(study)
+        if row["auc"] > own
+    ]
+
+
 def _grouped(found: Sequence[Finding]) -> list[dict[str, Any]]:
     """Claims by what they are part of, as the page lists them."""
     groups: dict[str, list[dict[str, str]]] = {}
@@ -166,7 +181,7 @@ def _grouped(found: Sequence[Finding]) -> list[dict[str, Any]]:
         entry = {
             "verdict": one.verdict,
             "word": VERDICTS[one.verdict],
-            "sentence": one.sentence[0].upper() + one.sentence[1:],
+            "sentence": one.sentence,
         }
         groups.setdefault(one.claim.group, []).append(entry)
     return [{"heading": name, "claims": claims} for name, claims in groups.items()]
@@ -180,16 +195,13 @@ def _curves(study: Study, folder: Path) -> list[Drawn]:
         for name in dict.fromkeys((*FIG8A, *FIG8B))
         if (curve := mean_curve(study, name, SYSTEMS[name].on_subset))
     }
-    note = " Mean over seeds."
-    if "iterative" in curves:
-        note += " The iterative search on its subset."
     for name, title, systems in (("fig8a", "Fig. 8a", FIG8A), ("fig8b", "Fig. 8b", FIG8B)):
         chosen = {one: curves[one] for one in systems if one in curves}
         if chosen:
-            drawing = curves_figure(chosen)
-            found.append(
-                keep(folder, name, title, f"Detection: ROC curves and AUC.{note}", drawing)
-            )
+            caption = "Detection: ROC curves and AUC. Mean over seeds."
+            if "iterative" in chosen:
+                caption += " The iterative search on its subset."
+            found.append(keep(folder, name, title, caption, curves_figure(chosen)))
     if study.has_pixels():
         pixels = {
             name: (curve, pixel_row(study, name)["auc"])
@@ -233,34 +245,52 @@ def _shown_table(table: Table) -> dict[str, Any]:
 
 
 def _shown_row(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    paper = row["paper"] or {}
-    cells = []
-    for name in table.columns:
-        cells.append(
-            {
-                "value": share(row[name]),
-                "spread": "" if row[f"{name}_spread"] is None else f"± {row[f'{name}_spread']:.3f}",
-                "paper": f"{paper[name]:.4f}" if name in paper else "",
-            }
-        )
+    paper, other = row["paper"] or {}, row.get("beside") or dict.fromkeys(row)
+    papers_other = other["paper"] or {}
+    cells = [
+        {
+            "value": share(row[name]) + _in_parentheses(other[name], share),
+            "spread": "" if row[f"{name}_spread"] is None else f"± {row[f'{name}_spread']:.3f}",
+            "paper": f"{paper[name]:.4f}" + _in_parentheses(papers_other.get(name), _four_digits)
+            if name in paper
+            else "",
+        }
+        for name in table.columns
+    ]
     return {
         "title": row["title"],
         "kind": "method" if row["system"] == "izi_f" else "",
         "honest": row["system"] not in SYSTEMS,
         "cells": cells,
         "interval": _edges(row["auc_low"], row["auc_high"]),
-        "difference": "" if row["difference"] is None else f"{row['difference']:+.3f}",
-        "difference_interval": _edges(row["difference_low"], row["difference_high"], "+"),
+        "difference": "" if row["difference"] is None else signed(row["difference"]),
+        "difference_interval": _edges(row["difference_low"], row["difference_high"], signed),
         "delong": ", ".join(f"{value:.2g}" for value in row["delong"] or ()),
         "untrained": share(row["untrained"]),
-        "cost": "" if row["multiply_adds"] is None else f"{row['multiply_adds'] / 1e12:,.3g} T",
+        "cost": "" if row["multiply_adds"] is None else amount(row["multiply_adds"]),
         "seeds": len(row["seeds"]),
         "failed": [f"seed {seed} failed: {why}" for seed, why in row["failed"].items()],
     }
 
 
-def _edges(low: float | None, high: float | None, sign: str = "") -> str:
-    return "" if low is None or high is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
+def _edges(low: float | None, high: float | None, said: Callable[[float], str] = share) -> str:
+    return "" if low is None or high is None else f"{said(low)} to {said(high)}"
+
+
+def _in_parentheses(value: float | None, said: Callable[[float], str]) -> str:
+    return "" if value is None else f" ({said(value)})"
+
+
+def _four_digits(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def amount(count: float) -> str:
+    """A large count with three digits: 2.24 G, 14.1 T."""
+    for letter, unit in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if count >= unit:
+            return f"{count / unit:.3g} {letter}"
+    return f"{count:,.0f}"
 
 
 def _time_rows(timed: Mapping[str, Any]) -> list[dict[str, str]]:

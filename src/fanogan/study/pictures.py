@@ -123,20 +123,21 @@ def choose(scored: Scored, seed: int) -> tuple[list[tuple[str, int]], list[str]]
         for subject, label in zip(scored.subjects, scored.labels.tolist(), strict=True)
         if label
     }
-    kinds = {
-        "normal, healthy cases": lambda at: scored.subjects[at] not in diseased,
-        "normal, diseased cases": lambda at: (
-            scored.labels[at] == 0 and scored.subjects[at] in diseased
-        ),
-        "anomalous": lambda at: scored.labels[at] == 1,
+    kinds: dict[str, list[str]] = {
+        "normal, healthy cases": [],
+        "normal, diseased cases": [],
+        "anomalous": [],
     }
-    blocks, keys = [], []
-    for heading, belongs in kinds.items():
-        found = [scored.keys[at] for at in order if belongs(at)][:COLUMNS]
-        if found:
-            blocks.append((heading, len(found)))
-            keys += found
-    return blocks, keys
+    for at in order:
+        if scored.labels[at]:
+            kind = "anomalous"
+        else:
+            is_ill = scored.subjects[at] in diseased
+            kind = "normal, diseased cases" if is_ill else "normal, healthy cases"
+        if len(kinds[kind]) < COLUMNS:
+            kinds[kind].append(scored.keys[at])
+    blocks = [(heading, len(keys)) for heading, keys in kinds.items() if keys]
+    return blocks, [key for keys in kinds.values() for key in keys]
 
 
 def grids(shown: Shown, folder: Path) -> list[Drawn]:
@@ -188,7 +189,8 @@ class Smoothness:
 def path_images(G: Generator, start: Tensor, end: Tensor) -> Tensor:
     """The images along the line between two latents: (STEPS + 1, C, *sides)."""
     share = torch.linspace(0, 1, STEPS + 1, device=start.device)[:, None]
-    return G(start + share * (end - start))
+    images: Tensor = G(start + share * (end - start))
+    return images
 
 
 def smoothness(paths: Sequence[Tensor]) -> Smoothness:

@@ -61,8 +61,12 @@ def _half_and_half(
     random = seeded(detector.device, detector.seed, "rater", kind)
     with torch.inference_mode(), precision_of("fp32"):
         real = torch.cat([patches.draw(50, random) for _ in range(count // 50)])
-        z = torch.randn(count, G.latent, generator=random, device=detector.device)
-        generated = torch.cat([G(part) for part in z.split(50)])
+        generated = torch.cat(
+            [
+                G(torch.randn(50, G.latent, generator=random, device=detector.device))
+                for _ in range(count // 50)
+            ]
+        )
         if detector.recipe.flip:  # as training has it
             mirrored = torch.rand(count, generator=random, device=detector.device) < 0.5
             real = torch.where(mirrored[:, None, None, None], real.flip(3), real)

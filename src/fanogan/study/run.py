@@ -83,7 +83,7 @@ def run_study(
     """
     folder, chosen, settled = Path(out), _chosen(systems), load_recipe(recipe)
     found = StudyData.find(Path(data))
-    _begin(folder, {"data": str(Path(data).absolute()), "recipe": settled.to_dict()})
+    _begin(folder, {"data": str(Path(data).resolve()), "recipe": settled.to_dict()})
     found = found.straight(settled, folder / "prepared")
     outcomes = []
     for seed in range(seeds):

@@ -55,20 +55,20 @@ LINEAR = {"encoder_output": "linear"}
 SYSTEMS: dict[str, System] = {
     system.name: system
     for system in (
-        System(GAN, "A_D, critic alone", "critic", on_gan=False),
+        System(GAN, "A_D (critic alone)", "critic", on_gan=False),
         System("izi_f", "f-AnoGAN (izi_f)", "izi_f"),
         System("izi", "izi", "izi"),
         System("ziz", "ziz", "ziz"),
-        System("izi-features", "izi, features in the score", "izi-features", networks_of="izi"),
-        System("ziz-features", "ziz, features in the score", "ziz-features", networks_of="ziz"),
+        System("izi-features", "izi scored with features", "izi-features", networks_of="izi"),
+        System("ziz-features", "ziz scored with features", "ziz-features", networks_of="ziz"),
         System("ae", "AE", "ae", on_gan=False),
         System("advae", "AdvAE", "advae", on_gan=False),
         System("ali", "ALI", "ali", on_gan=False),
         System("iterative", "iterative", "iterative", on_subset=True),
-        System("izi_f-linear", "izi_f, linear", "izi_f", LINEAR),
-        System("izi-linear", "izi, linear", "izi", LINEAR),
-        System("ziz-linear", "ziz, linear", "ziz", LINEAR),
-        System("denoising", "izi_f, denoising", "izi_f", {"denoising": 0.2}),
+        System("izi_f-linear", "izi_f linear", "izi_f", LINEAR),
+        System("izi-linear", "izi linear", "izi", LINEAR),
+        System("ziz-linear", "ziz linear", "ziz", LINEAR),
+        System("denoising", "izi_f denoising", "izi_f", {"denoising": 0.2}),
     )
 }
 

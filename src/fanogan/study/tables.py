@@ -142,11 +142,14 @@ class Pixels:
 
     def flagged(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shares of marked and of normal pixels above falling thresholds: (rows, bins) each."""
-        normal, marked = np.moveaxis(np.tensordot(times, self.counts, 1), 1, 0)[..., ::-1]
-        return tuple(  # type: ignore[return-value]
+        # As floats, since whole numbers have no fast matrix product.
+        counts = np.tensordot(times.astype(np.float64), self.counts.astype(np.float64), 1)
+        normal, marked = np.moveaxis(counts, 1, 0)[..., ::-1]
+        marked, normal = (
             each.cumsum(-1) / np.maximum(each.sum(-1, keepdims=True), 1)
             for each in (marked, normal)
         )
+        return marked, normal
 
     def aucs(self, times: np.ndarray) -> np.ndarray:
         """The AUC with each subject counted so many times: (rows, subjects) → (rows,)."""
@@ -154,6 +157,7 @@ class Pixels:
         heights = marked - np.diff(marked, axis=-1, prepend=0.0) / 2
         return np.asarray((np.diff(normal, axis=-1, prepend=0.0) * heights).sum(-1))
 
+    @functools.cached_property
     def figures(self) -> dict[str, float]:
         """AUC, and sensitivity and specificity at Youden's point, chosen on the test masks."""
         once = np.ones((1, len(self.subjects)))
@@ -165,13 +169,14 @@ class Pixels:
             "specificity": float(1 - normal[best]),
         }
 
+    @functools.cached_property
     def resampled(self) -> np.ndarray:
         """The AUC in each resample of subjects that holds marked pixels: (resamples,)."""
         if len(self.subjects) < 2:
             return np.empty(0)
         times = resampled_times(self.subjects, len(self.subjects), RESAMPLES)
         both = (times @ self.counts.sum(-1) > 0).all(1)
-        return self.aucs(times[both])
+        return np.concatenate([self.aucs(part) for part in np.array_split(times[both], 20)])
 
 
 # --- rows ---------------------------------------------------------------------------------------
@@ -248,10 +253,10 @@ def pixel_row(study: Study, system: str) -> dict[str, Any]:
     if not seeds:
         return row
     pixels = [study.pixels(system, seed) for seed in seeds]
-    figures = [one.figures() for one in pixels]
+    figures = [one.figures for one in pixels]
     row |= _over_seeds({name: [one[name] for one in figures] for name in figures[0]})
     row["seeds"] = seeds
-    row |= _interval("auc", [one.resampled() for one in pixels])
+    row |= _interval("auc", [one.resampled for one in pixels])
     return row | _beside(None if system == BESIDE else compared_pixels(study, system, BESIDE))
 
 
@@ -336,8 +341,8 @@ def compared_pixels(
     if not seeds:
         return None
     pairs = [(study.pixels(first, seed), study.pixels(second, seed)) for seed in seeds]
-    exact = [one.figures()["auc"] - other.figures()["auc"] for one, other in pairs]
-    resampled = [one.resampled() - other.resampled() for one, other in pairs]
+    exact = [one.figures["auc"] - other.figures["auc"] for one, other in pairs]
+    resampled = [one.resampled - other.resampled for one, other in pairs]
     return float(np.mean(exact)), mean_interval(np.stack(resampled, axis=1))
 
 
@@ -389,7 +394,10 @@ def tables(study: Study) -> list[Table]:
             "tableA1",
             "Table A1: encoders with linear output",
             "In parentheses the same with tanh.",
-            _image_rows(study, [f"{name}-linear" for name in ENCODERS]),
+            [
+                {**row, "beside": image_row(study, row["system"].removesuffix("-linear"))}
+                for row in _image_rows(study, [f"{name}-linear" for name in ENCODERS])
+            ],
         ),
         Table(
             "denoising",
@@ -428,7 +436,8 @@ def write_tables(found: Sequence[Table], folder: Path) -> None:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in row.items() if key != "paper"}
+    flat = {key: value for key, value in row.items() if key not in ("paper", "beside")}
+    flat |= {f"tanh_{name}": row["beside"][name] for name in COLUMNS if "beside" in row}
     flat["seeds"] = " ".join(map(str, row["seeds"]))
     flat["failed"] = "; ".join(f"seed {seed}: {why}" for seed, why in row["failed"].items())
     flat["delong"] = " ".join(f"{value:.4g}" for value in row["delong"] or ())

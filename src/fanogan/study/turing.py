@@ -129,8 +129,7 @@ def real_windows(detector: LearnedDetector, images: Any, generator: torch.Genera
 
 def _patches(detector: LearnedDetector, images: Any) -> Iterator[Patches]:
     """The windows of each frame that has any."""
-    scans = detector._scans(images, None, False, None, 2)
-    for encoded in detector._encoded(scans):
+    for encoded in detector.read(images):
         for frame, pixels in enumerate(encoded.pixels):
             usable = None if encoded.usable is None else [encoded.usable[frame]]
             if usable is None or usable[0].any():

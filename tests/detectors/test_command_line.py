@@ -1,0 +1,106 @@
+"""Detectors by name from the shell: fit, build on a GAN, go on, score, and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from fanogan import cli, joint_training, training
+from fanogan.detectors import load_detector
+
+
+@pytest.fixture(autouse=True)
+def small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for loops in (training, joint_training):
+        monkeypatch.setattr(loops, "HEALTH_IMAGES", 16)
+        monkeypatch.setattr(loops, "REESTIMATE_BATCHES", 5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, a short recipe and a run of f-AnoGAN's."""
+    folder = tmp_path_factory.mktemp("shell")
+    random = np.random.default_rng(0)
+    np.save(folder / "normals.npy", random.integers(0, 256, (30, 16, 16), dtype=np.uint8))
+    np.save(folder / "new.npy", random.integers(0, 256, (3, 16, 16), dtype=np.uint8))
+    changed = {"base": "smoke", "critic_updates": 4, "encoder_updates": 4, "search_updates": 3}
+    (folder / "short.yaml").write_text(yaml.safe_dump(changed))
+    fit(folder, "run")
+    return folder
+
+
+def fit(folder: Path, out: str, *options: Any) -> None:
+    recipe = () if "--recipe" in options else ("--recipe", folder / "short.yaml")
+    words = ["fit", folder / "normals.npy", *recipe, "--out", folder / out, *options]
+    cli.main([str(word) for word in words])
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(word) for word in words])
+    assert ended.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_a_detector_by_its_name_is_fitted_and_scores(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(folder, "ae", "--detector", "ae")
+    assert "AE updates" in capsys.readouterr().out
+    assert load_detector(folder / "ae").name == "ae"
+    cli.main(["score", str(folder / "ae"), str(folder / "new.npy"), "--out", str(tmp_path)])
+    assert (tmp_path / "scores.csv").exists()
+
+
+def test_a_recipes_encoder_is_the_detector_where_none_is_named(folder: Path) -> None:
+    (folder / "ziz.yaml").write_text((folder / "short.yaml").read_text() + "encoder_loss: ziz\n")
+    fit(folder, "by_recipe", "--recipe", folder / "ziz.yaml")
+    assert load_detector(folder / "by_recipe").name == "ziz"
+
+
+def test_a_run_on_a_gan_is_gone_on_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(folder, "whole", "--detector", "izi", "--gan", folder / "run")
+    assert "GAN rounds" not in capsys.readouterr().out
+    drawn = training.encoder_terms
+
+    def stopped(*arguments: Any) -> Any:
+        monkeypatch.setattr(training, "encoder_terms", drawn)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "encoder_terms", stopped)
+    with pytest.raises(SystemExit):
+        fit(folder, "stopped", "--detector", "izi", "--gan", folder / "run")
+    cli.main(["fit", "--resume", str(folder / "stopped")])
+    ended, whole = (load_detector(folder / name) for name in ("stopped", "whole"))
+    assert ended.name == "izi"
+    images = np.load(folder / "new.npy")
+    np.testing.assert_array_equal(ended.score(images).total, whole.score(images).total)
+    said = refusal(capsys, "fit", "--resume", folder / "stopped", "--detector", "ae")
+    assert "a run goes on as it was begun; give --resume without" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--detector", "vae"), "no detector 'vae': give one of izi_f, izi, ziz"),
+        (("--detector", "ae", "--gan", "run"), "the detector ae trains all its networks"),
+        (("--gan", "nowhere"), "no model here"),
+        (("--gan", "run", "--recipe", "smoke.yaml"), "its GAN doesn't fit these normals and this"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
+) -> None:
+    (folder / "smoke.yaml").write_text("base: smoke\nwidth: 2\n")
+    given = [folder / word if (folder / word).exists() else word for word in options]
+    recipe = () if "--recipe" in options else ("--recipe", folder / "short.yaml")
+    out = ("--out", folder / "refused")
+    said = refusal(capsys, "fit", folder / "normals.npy", *recipe, *out, *given)
+    assert words in said and len(said.splitlines()) == 1
+    assert not (folder / "refused").exists()
