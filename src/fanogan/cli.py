@@ -371,7 +371,7 @@ def study(
                 out,
                 recipe=recipe,
                 seeds=seeds,
-                systems=systems,
+                systems=systems or (),
                 device=device,
                 on_state=on_state,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,17 @@ def test_a_run_on_a_gan_is_gone_on_with(
 ) -> None:
     fit(folder, "whole", "--detector", "izi", "--gan", folder / "run")
     assert "GAN rounds" not in capsys.readouterr().out
-    drawn = training.encoder_terms
+    compute, calls = training.encoder_terms, itertools.count()
 
-    def stopped(*arguments: Any) -> Any:
-        monkeypatch.setattr(training, "encoder_terms", drawn)
-        raise KeyboardInterrupt
+    def stop(*arguments: Any) -> Any:
+        if (folder / "stopped" / "config.yaml").exists() and next(calls) == 2:
+            raise KeyboardInterrupt
+        return compute(*arguments)
 
-    monkeypatch.setattr(training, "encoder_terms", stopped)
+    monkeypatch.setattr(training, "encoder_terms", stop)
     with pytest.raises(SystemExit):
         fit(folder, "stopped", "--detector", "izi", "--gan", folder / "run")
+    assert (folder / "stopped" / "checkpoints" / "encoder.safetensors").exists()
     cli.main(["fit", "--resume", str(folder / "stopped")])
     ended, whole = (load_detector(folder / name) for name in ("stopped", "whole"))
     assert ended.name == "izi"
@@ -98,7 +101,7 @@ def test_what_cannot_work_is_refused_in_one_sentence(
     folder: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
 ) -> None:
     (folder / "smoke.yaml").write_text("base: smoke\nwidth: 2\n")
-    given = [folder / word if (folder / word).exists() else word for word in options]
+    given = [folder / word if word in ("run", "smoke.yaml") else word for word in options]
     recipe = () if "--recipe" in options else ("--recipe", folder / "short.yaml")
     out = ("--out", folder / "refused")
     said = refusal(capsys, "fit", folder / "normals.npy", *recipe, *out, *given)
