@@ -262,7 +262,8 @@ AUCs. Per pixel: over what the patches cover. Intervals resample the six eyes an
 
 def table(folder: Path, recipe: str) -> None:
     """Write the tables of all results that are there."""
-    results = {path.name: kept_results(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    found = {path.name: kept_results(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    results = {name: kept for name, kept in found.items() if kept}
     parts = [PREAMBLE, variants_table(results, recipe)]
     if "as_published" in results:
         parts.append(rows_table("as published", results["as_published"], recipe))

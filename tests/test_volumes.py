@@ -24,7 +24,7 @@ from fanogan.retina.intensity import DEPTHS, DepthProfile
 from fanogan.retina.regions import find_regions
 from fanogan.scans import BadScan, Scan
 
-SHAPE = (3, 240, 128)
+SHAPE = (3, 240, 96)
 SPACING = (0.24, 0.00387, 0.022)
 RECIPE = load_recipe("smoke").but(
     window=(64, 64),
@@ -42,8 +42,18 @@ def phantom(seed: int, diseased: bool = False) -> Phantom:
 
 
 @pytest.fixture(scope="module")
-def detector() -> FAnoGAN:
-    return FAnoGAN(RECIPE).fit([flat_phantom(phantom(seed)) for seed in range(3)])
+def eyes() -> list[FlatVolume]:
+    return [flat_phantom(phantom(seed)) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def ill() -> Phantom:
+    return phantom(11, diseased=True)
+
+
+@pytest.fixture(scope="module")
+def detector(eyes: list[FlatVolume]) -> FAnoGAN:
+    return FAnoGAN(RECIPE).fit(eyes)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +99,7 @@ def test_an_eye_without_any_place_for_a_patch_is_refused(eye: FlatVolume) -> Non
         Normals.of([eye], [eye], RECIPE.but(window=(112, 64), retina_share=1.0))
 
 
-def test_the_summary_is_what_a_user_can_check() -> None:
-    eyes = [flat_phantom(phantom(seed)) for seed in range(3)]
+def test_the_summary_is_what_a_user_can_check(eyes: list[FlatVolume]) -> None:
     normals = Normals.read(eyes, RECIPE)
     assert normals.summary == (
         "3 volumes, 9 B-scans · retina found in 100.0 % of columns · patches of 64×64 at "
@@ -108,8 +117,8 @@ def test_a_depth_channel_is_the_row(eye: FlatVolume) -> None:
     assert (np.diff(encoded[0, 1, :, 5].astype(int)) > 0).all()
 
 
-def test_matching_brings_another_scanners_grey_values_back() -> None:
-    eye = flat_phantom(phantom(3))
+def test_matching_brings_another_scanners_grey_values_back(eyes: list[FlatVolume]) -> None:
+    eye = eyes[0]
     darker = dataclasses.replace(eye, pixels=(0.5 * eye.pixels + 20).astype(np.uint8))
     profile = DepthProfile.of([eye])
     assert len(profile.median) == DEPTHS + 2
@@ -178,8 +187,9 @@ def test_the_score_of_the_retina_alone_knows_nothing_of_the_rest(
     assert float(one.residual[inside].mean()) > 0.05
 
 
-def test_standardised_terms_of_held_out_windows_have_mean_0_and_spread_1() -> None:
-    eyes = [flat_phantom(phantom(seed)) for seed in range(3)]
+def test_standardised_terms_of_held_out_windows_have_mean_0_and_spread_1(
+    eyes: list[FlatVolume],
+) -> None:
     standardised = FAnoGAN(RECIPE.but(standardised=True)).fit(eyes)
     held_out = Normals.read(eyes, RECIPE).held_out
     terms = np.concatenate(
@@ -212,9 +222,8 @@ def test_arrays_say_nothing_of_their_geometry(detector: FAnoGAN) -> None:
 # --- what is written ----------------------------------------------------------------------------
 
 
-def test_volumes_out(detector: FAnoGAN, eye: FlatVolume, tmp_path: Path) -> None:
-    ill = flat_phantom(phantom(11, diseased=True))
-    rows = write_results(detector, [eye, ill], tmp_path / "out")
+def test_volumes_out(detector: FAnoGAN, eye: FlatVolume, ill: Phantom, tmp_path: Path) -> None:
+    rows = write_results(detector, [eye, flat_phantom(ill)], tmp_path / "out")
     out = tmp_path / "out"
     with tifffile.TiffFile(out / "maps" / "eye.tif") as file:
         volume = file.asarray()
@@ -263,8 +272,9 @@ def test_regions_are_found_where_they_are() -> None:
     assert (unknown.area_mm2, unknown.x_mm, unknown.y_mm) == (None, None, None)
 
 
-def test_patches_are_labelled_by_the_same_transform(detector: FAnoGAN, tmp_path: Path) -> None:
-    ill = phantom(11, diseased=True)
+def test_patches_are_labelled_by_the_same_transform(
+    detector: FAnoGAN, ill: Phantom, tmp_path: Path
+) -> None:
     flat, healthy = flat_phantom(ill), flat_phantom(phantom(8))
     found = evaluate(
         detector, [healthy], [flat], tmp_path / "out", masks=[ill.mask], beside=[detector]
@@ -287,9 +297,8 @@ def test_patches_are_labelled_by_the_same_transform(detector: FAnoGAN, tmp_path:
     assert found["larger"]["volume"]["n"] == 2
 
 
-def test_flat_space_of_the_recipe_is_the_models() -> None:
+def test_flat_space_of_the_recipe_is_the_models(eyes: list[FlatVolume]) -> None:
     recipe = RECIPE.but(stretched=True, flat_rows=64, flat_base=60)
-    eyes = [flat_phantom(phantom(seed)) for seed in range(3)]
     stretched = FAnoGAN(recipe).fit(eyes)
     assert stretched.preprocessing.retina is not None
     assert stretched.preprocessing.retina.space == FlatSpace(64, 60, True)

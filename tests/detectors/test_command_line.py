@@ -47,11 +47,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
     return capsys.readouterr().err
 
 
-def test_a_detector_by_its_name_is_fitted_and_scores(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_detector_by_its_name_is_fitted_and_scores(folder: Path, tmp_path: Path) -> None:
     fit(folder, "ae", "--detector", "ae")
-    assert "AE updates" in capsys.readouterr().out
     assert load_detector(folder / "ae").name == "ae"
     cli.main(["score", str(folder / "ae"), str(folder / "new.npy"), "--out", str(tmp_path)])
     assert (tmp_path / "scores.csv").exists()
@@ -67,7 +64,7 @@ def test_a_run_on_a_gan_is_gone_on_with(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit(folder, "whole", "--detector", "izi", "--gan", folder / "run")
-    assert "GAN rounds" not in capsys.readouterr().out
+    assert not (folder / "whole" / "checkpoints" / "gan.safetensors").exists()
     compute, calls = training.encoder_terms, itertools.count()
 
     def stop(*arguments: Any) -> Any:

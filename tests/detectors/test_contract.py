@@ -159,7 +159,6 @@ def test_a_run_stopped_in_each_stage_ends_bit_equal(
 ) -> None:
     expected = fitted[name]
     for stage, steps in expected.steps().items():
-
         moment = (stage, max(2, steps // 2))
 
         def stop(now: str, step: int, of: int, figures: Any, at: tuple[str, int] = moment) -> None:

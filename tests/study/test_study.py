@@ -351,7 +351,8 @@ def eyes(tmp_path_factory):
             space = FlatSpace(RETINAL.flat_rows, RETINAL.flat_base, RETINAL.stretched)
             flat.append(make_flat(scan, *lines, margins, space))
             if kind == "anomalous":
-                tifffile.imwrite(folder / "masks" / f"{eye.name}.tif", 255 * eye.mask.astype("u1"))
+                path = folder / "masks" / f"{eye.name}.tif"
+                tifffile.imwrite(path, np.uint8(255) * eye.mask, photometric="minisblack")
         prepare(flat, folder / f"{kind}.zarr")
     return folder
 
