@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from fanogan.demo import DISEASED, SHAPE, SPACING, flat_phantom
 from fanogan.detectors import load_detector
 from fanogan.en_face import en_face_picture
+from fanogan.judge import Judge, as_picture
 from fanogan.phantom import make_phantom
 from fanogan.pictures import outline, overlay
-from fanogan.results import Judge, VolumeMaps, as_picture
+from fanogan.volume_maps import VolumeMaps
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ import tifffile
 from PIL import Image
 
 from fanogan import FAnoGAN
+from fanogan.judge import Gallery, Judge
 from fanogan.recipes import load_recipe
-from fanogan.results import COLUMNS, Gallery, Judge, whole_folder, write_csv, write_results
+from fanogan.results import COLUMNS, whole_folder, write_csv, write_results
 from fanogan.scans import BadScan
 
 # Two updates a stage: what is tested here is what is written, not what is learnt.

@@ -8,12 +8,10 @@ threshold that held-out normals gave.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeGuard
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +19,13 @@ from fanogan.calibration import HeldOut, plural
 from fanogan.detectors import LearnedDetector, Result
 from fanogan.en_face import VolumeCase
 from fanogan.folders import write_whole
+from fanogan.judge import Gallery, Judge
 from fanogan.localization import PixelROC, RegionOverlap
 from fanogan.metrics import RocCurve, image_metrics, roc_curve_points, trivial_scores
 from fanogan.report import write_evaluation_report
 from fanogan.results import (
     COLUMNS,
     VOLUMES_SHOWN,
-    Gallery,
-    Judge,
-    VolumeMaps,
     about_model,
     method_of,
     skips,
@@ -37,8 +33,9 @@ from fanogan.results import (
     write_csv,
 )
 from fanogan.retina.picture import steps_figure
-from fanogan.retina.read import find_volumes
-from fanogan.scans import BadScan, Scan, ScanSource, find_scans, is_array_like, read_mask
+from fanogan.scans import BadScan, is_array_like
+from fanogan.truth import masks_of
+from fanogan.volume_maps import VolumeMaps
 
 
 def compared_rows(
@@ -146,7 +143,7 @@ def evaluate(
         BadScan: an image or mask that can't be read, or a mask that is missing or doesn't fit.
         OSError: the folder can't be written.
     """
-    mask_of = _masks(masks, anomalous, groups, detector.preprocessing.retina is not None)
+    mask_of = masks_of(masks, anomalous, groups, detector.preprocessing.retina is not None)
     with whole_folder(Path(out)) as folder:
         seen = _Seen(detector, alpha, with_pixels=masks is not None)
         skipped: list[BadScan] = []
@@ -210,7 +207,7 @@ class _Seen:
         self.worst = Gallery(10), Gallery(10, key=lambda case: -case.score)
 
     def add(self, result: Result, label: int, mask: np.ndarray | None) -> None:
-        subject = _subject(result, label)
+        subject = subject_of(result, label)
         if result.volume is not None:
             marked = label if mask is None or result.unit == "volume" else int(mask.any())
             self.larger[result.unit].append((marked, result.total, subject))
@@ -362,7 +359,7 @@ def _larger(seen: Sequence[tuple[int, float, str]]) -> dict[str, Any] | None:
     }
 
 
-def _subject(result: Result, label: int) -> str:
+def subject_of(result: Result, label: int) -> str:
     """Files of the same name among the normal and the anomalous are not one subject for that."""
     is_its_own = result.group == result.name or result.name.startswith(f"{result.group}#")
     return f"{label} {result.group}" if is_its_own else result.group
@@ -397,105 +394,6 @@ class _Pixels:
             "youden": self.roc.youden().as_dict(),
             "regions": self.overlap.result(),
         }
-
-
-def _masks(
-    source: Any, images: Any, groups: str | None, retinal: bool
-) -> Callable[[Result], np.ndarray | None]:
-    """How to find an image's mask: by its name among files, by its place among arrays."""
-    if source is None:
-        return lambda result: None
-    if are_scans(images):
-        return _masks_of_scans(source, images)
-    if is_array_like(source) != is_array_like(images):
-        raise BadScan("masks of files are files of the same names, masks of arrays are arrays")
-    if is_array_like(source):
-        return _masks_by_place(source, images)
-    return _masks_by_name(find_volumes(source, groups) if retinal else find_scans(source))
-
-
-def are_scans(source: Any) -> TypeGuard[Sequence[Scan]]:
-    """Whether a source is a list of scans in memory."""
-    return isinstance(source, list | tuple) and all(isinstance(one, Scan) for one in source)
-
-
-def _masks_of_scans(source: Any, scans: Sequence[Scan]) -> Callable[[Result], np.ndarray]:
-    if not is_array_like(source) or len(source) != len(scans):
-        raise BadScan(f"give a list of {len(scans):,} masks, one (frames, rows, columns) a scan")
-    masks = {scan.name: np.asarray(mask) > 0 for scan, mask in zip(scans, source, strict=True)}
-
-    def of_scan(result: Result) -> np.ndarray:
-        name, frame = _split_frame(result.name)
-        return _fitting(masks[name if name in masks else result.name][frame], result)
-
-    return of_scan
-
-
-def _masks_by_place(source: Any, images: Any) -> Callable[[Result], np.ndarray]:
-    if len(source) != len(images):
-        raise BadScan(f"{len(source):,} masks for {len(images):,} images: give one for each")
-
-    def by_place(result: Result) -> np.ndarray:
-        # An array's image is called by its place, and one may have been left out.
-        place = int(result.name.removeprefix("image "))
-        return _fitting(np.asarray(source[place]) > 0, result)
-
-    return by_place
-
-
-def _masks_by_name(sources: Sequence[Any]) -> Callable[[Result], np.ndarray]:
-    files: dict[str, ScanSource] = {}
-    for found in sources:
-        other = files.setdefault(_without_extension(found.name), found)
-        if other is not found:
-            raise BadScan(
-                f"{other.path} and {found.path} could both be the mask of one image: leave one out"
-            )
-
-    @functools.lru_cache(maxsize=1)  # a volume asks for the same file with each of its frames
-    def frames_of(found: ScanSource) -> np.ndarray:
-        if found.parts:  # the B-scans of a volume
-            return np.concatenate([read_mask(part) for part in found.parts])
-        return read_mask(found.path if found.key is None else f"{found.path}:{found.key}")
-
-    def by_name(result: Result) -> np.ndarray:
-        name, frame = _split_frame(result.name)
-        found = files.get(_without_extension(name))
-        if found is None:
-            raise BadScan(
-                f"{result.name} has no mask: put one of the same name among the masks, empty "
-                "where nothing is anomalous"
-            )
-        frames = frames_of(found)
-        if frame >= len(frames):
-            raise BadScan(
-                f"{found.path} has {len(frames):,} frames and no mask of {result.name}: give one "
-                "for each frame"
-            )
-        return _fitting(frames[frame], result)
-
-    return by_name
-
-
-def _without_extension(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix("")).removesuffix(".nii")
-
-
-def _split_frame(name: str) -> tuple[str, int]:
-    """A frame of a file of several is called by its file and number, 'scan.tif#12'."""
-    match = re.fullmatch(r"(.+)#(\d+)", name)
-    return (match[1], int(match[2])) if match else (name, 0)
-
-
-def _fitting(mask: np.ndarray, result: Result) -> np.ndarray:
-    assert result.picture is not None
-    size = result.picture.shape[:2]
-    if mask.shape != size:
-        raise BadScan(
-            f"the mask of {result.name} has {'×'.join(map(str, mask.shape))} pixels and the image "
-            f"{'×'.join(map(str, size))}: give masks of the images' sizes"
-        )
-    return mask
 
 
 def _as_lists(curve: RocCurve) -> dict[str, list[float]]:

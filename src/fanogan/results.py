@@ -5,28 +5,27 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import heapq
 import io
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import Calibration, HeldOut, plural
+from fanogan.calibration import Calibration
 from fanogan.detectors import LearnedDetector, Result
-from fanogan.en_face import VolumeCase, en_face_picture
+from fanogan.en_face import VolumeCase
 from fanogan.folders import write_whole
-from fanogan.pictures import overlay
-from fanogan.report import Case, write_score_report
+from fanogan.judge import Gallery, Judge
+from fanogan.report import write_score_report
 from fanogan.retina import FlatVolume
 from fanogan.retina.picture import steps_figure
-from fanogan.retina.regions import Region, find_regions
+from fanogan.retina.regions import Region
 from fanogan.scans import BadScan
-from fanogan.scans.scan import UNKNOWN_SPACING, Spacing
+from fanogan.volume_maps import PATCH_COLUMNS, VolumeMaps, patch_rows, write_pictures
 
 COLUMNS = (
     *("name", "subject", "unit", "score", "image_residual", "feature_residual"),
@@ -34,125 +33,8 @@ COLUMNS = (
     *("p_value", "held_out", "held_out_subjects", "flag"),
     *("regions", "largest_region_mm2", "largest_region_bscan", "warnings", "notes"),
 )
-PATCH_COLUMNS = ("volume", "bscan", "row", "column", "score", "image_residual", "feature_residual")
 IN_GALLERY = 60
 VOLUMES_SHOWN = 8
-BSCANS_DRAWN = 3
-"""The overlays of a volume: its B-scans of the highest scores."""
-
-
-def as_picture(image: np.ndarray) -> np.ndarray:
-    """An image in [−1, 1] as 8 bits: (H, W) or (H, W, 3); of other channels the first."""
-    known = np.nan_to_num(image, nan=-1.0)
-    pixels = np.clip(np.round((known + 1) * 127.5), 0, 255).astype(np.uint8)
-    return np.asarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] != 3 else pixels)
-
-
-class Judge:
-    """Puts scores beside the held-out normals of the same kind of unit."""
-
-    def __init__(self, detector: LearnedDetector, alpha: float):
-        """Judge by a detector's calibration, at a false-positive rate."""
-        self.units: Mapping[str, HeldOut] = detector.calibration.units
-        self.window = detector.preprocessing.window or (0, 0)
-        self.nouns = {"image": "B-scan"} if detector.preprocessing.retina else {}
-        self.alpha = alpha
-
-    def p_value(self, result: Result) -> float | None:
-        """The conformal p-value, or None where no such unit was held out."""
-        held_out = self.units.get(result.unit)
-        return held_out.p_value(result.total) if held_out else None
-
-    def flag(self, result: Result) -> bool | None:
-        """Whether it is flagged; None where too few were held out."""
-        held_out = self.units.get(result.unit)
-        return held_out.flag(result.total, self.alpha) if held_out else None
-
-    def statement(self, unit: str = "image") -> str:
-        """What the calibration allows to claim."""
-        held_out, noun = self.units.get(unit), self.nouns.get(unit, unit)
-        return (
-            held_out.describe(self.alpha, noun)
-            if held_out
-            else f"no {noun} was held out of training: {plural(noun)} have no p-value and no flag"
-        )
-
-    def row(self, result: Result) -> dict[str, Any]:
-        """One line of ``scores.csv``."""
-        held_out = self.units.get(result.unit)
-        flag = self.flag(result)
-        return {
-            "name": result.name,
-            "subject": result.group,
-            "unit": result.unit,
-            "score": repr(result.total),
-            "image_residual": repr(result.image),
-            "feature_residual": repr(result.feature),
-            "largest_window": repr(result.largest),
-            "mean_of_windows": repr(result.mean),
-            "windows": result.windows,
-            "p_value": "" if held_out is None else repr(self.p_value(result)),
-            "held_out": held_out.n if held_out else 0,
-            "held_out_subjects": held_out.n_subjects if held_out else 0,
-            "flag": "too few held out" if flag is None else "yes" if flag else "no",
-            "warnings": "; ".join(result.warnings),
-            "notes": "; ".join(result.notes),
-        }
-
-    def volume(self, result: Result) -> dict[str, Any]:
-        """One line of the report's table of volumes."""
-        return {
-            "name": result.name,
-            "score": result.total,
-            "p_value": self.p_value(result),
-            "flag": self.flag(result),
-        }
-
-    def case(
-        self, result: Result, label: int | None = None, mask: np.ndarray | None = None
-    ) -> Case:
-        """An image as the report's gallery shows it."""
-        assert result.picture is not None and result.reconstruction is not None
-        return Case(
-            name=result.name,
-            score=result.total,
-            image_residual=result.image,
-            feature_residual=result.feature,
-            p_value=self.p_value(result),
-            flag=self.flag(result),
-            label=label,
-            warnings=result.warnings,
-            picture=as_picture(result.picture),
-            reconstruction=as_picture(result.reconstruction),
-            residual=result.residual,
-            mask=mask,
-        )
-
-
-C = TypeVar("C", Case, VolumeCase)
-
-
-class Gallery(Generic[C]):
-    """The cases with the highest values of a key, of any number that pass by, in flat memory."""
-
-    def __init__(self, size: int, key: Callable[[C], float] | None = None):
-        """Keep ``size`` cases, by their scores where no other key is given."""
-        self.size = size
-        self.key: Callable[[C], float] = key or (lambda case: case.score)
-        self.heap: list[tuple[float, int, C]] = []
-        self.seen = 0
-
-    def add(self, case: C) -> None:
-        """Let a case pass by."""
-        self.seen += 1
-        heapq.heappush(self.heap, (self.key(case), -self.seen, case))
-        if len(self.heap) > self.size:
-            heapq.heappop(self.heap)
-
-    @property
-    def cases(self) -> list[C]:
-        """The cases kept, the highest key first."""
-        return [case for _, _, case in sorted(self.heap, reverse=True, key=lambda entry: entry[:2])]
 
 
 def method_of(detector: LearnedDetector) -> str:
@@ -261,7 +143,7 @@ class _Written:
             case = self.judge.case(result)
             self.gallery.add(case)
             if result.volume is None:
-                _write_pictures(folder, case, scale)
+                write_pictures(folder, case, scale)
             else:
                 self._add_bscan(folder, result.volume, result)
             return
@@ -318,69 +200,6 @@ class _Written:
             write_whole(folder / "regions.json", json.dumps(self.regions, indent=1).encode())
 
 
-class VolumeMaps:
-    """The maps of a volume's B-scans, in the scan's own geometry."""
-
-    def __init__(self, volume: FlatVolume, normal: tuple[float, float] | None):
-        """Nothing is known yet; ``normal`` is the calibration's ``en_face``."""
-        self.volume = volume
-        self.median, self.threshold = normal or (0.0, np.inf)
-        shape = volume.bscans.shape
-        self.residuals = np.full(shape, np.nan, dtype=np.float32)
-        self.en_face = np.full((shape[0], shape[2]), np.nan, dtype=np.float32)
-        self.scores = np.full(shape[0], np.nan)
-        self.masks: np.ndarray | None = None
-
-    def add(self, result: Result, mask: np.ndarray | None = None) -> None:
-        """Add a B-scan, and where it is known its truth (rows, columns) bool."""
-        assert result.residual is not None
-        self.residuals[result.frame] = result.residual
-        self.en_face[result.frame] = self.volume.en_face_line(result.frame, result.residual)
-        self.scores[result.frame] = result.total
-        if mask is not None:
-            if self.masks is None:
-                self.masks = np.zeros(self.residuals.shape, dtype=np.bool_)
-            self.masks[result.frame] = mask
-
-    def case(self, result: Result, judge: Judge) -> VolumeCase:
-        """The volume as the page shows it, with its candidate regions."""
-        volume = self.volume
-        deepest = np.nan_to_num(self.residuals, nan=-1).argmax(axis=1)
-        regions = find_regions(self.en_face, deepest, self.threshold, volume.scan_spacing)
-        return VolumeCase(
-            name=result.name,
-            score=result.total,
-            p_value=judge.p_value(result),
-            flag=judge.flag(result),
-            warnings=(*result.warnings, *result.notes),
-            bscans=volume.bscans,
-            residuals=self.residuals.astype(np.float16),
-            scores=self.scores,
-            en_face=self.en_face,
-            en_face_floor=self.median,
-            en_face_scale=2 * self.threshold - self.median,
-            spacing=volume.scan_spacing,
-            fundus=volume.en_face,
-            regions=regions,
-            masks=self.masks,
-        )
-
-    def write(self, folder: Path, case: VolumeCase, scale: float) -> None:
-        """The map as TIFF in the scan's geometry, the en-face map, the worst B-scans in colour."""
-        place = _place(case.name)
-        spacing = self.volume.scan_spacing
-        write_whole(folder / "maps" / f"{place}.tif", _float_tiff(self.residuals, spacing))
-        between, _, across = spacing
-        flat = _float_tiff(self.en_face, (None, between, across))
-        write_whole(folder / "en_face" / f"{place}.tif", flat)
-        write_whole(folder / "en_face" / f"{place}.png", _png(en_face_picture(case)))
-        worst = np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")
-        for frame in worst[: min(BSCANS_DRAWN, int(np.isfinite(self.scores).sum()))]:
-            residual = np.nan_to_num(self.residuals[frame])
-            coloured = overlay(np.asarray(case.bscans[frame]), residual, scale)
-            write_whole(folder / "overlays" / f"{place}#{frame}.png", _png(coloured))
-
-
 def _of_regions(regions: Sequence[Region]) -> dict[str, Any]:
     """What a volume's line in ``scores.csv`` says of its candidate regions."""
     found: dict[str, Any] = {"regions": len(regions)}
@@ -390,32 +209,6 @@ def _of_regions(regions: Sequence[Region]) -> dict[str, Any]:
         if largest.area_mm2 is not None:
             found["largest_region_mm2"] = f"{largest.area_mm2:.4g}"
     return found
-
-
-def patch_rows(
-    volume: FlatVolume, result: Result, window: tuple[int, int]
-) -> Iterator[dict[str, Any]]:
-    """Lines of ``patches.csv``: the middle of each patch in the scan's own rows and columns."""
-    assert result.patches is not None
-    for row, column, *scores in result.patches:
-        middle = row + (window[0] - 1) / 2, column + (window[1] - 1) / 2
-        at = volume.place(result.frame, *middle)
-        values = [result.volume.name if result.volume else "", result.frame, *map(round, at)]
-        yield dict(zip(PATCH_COLUMNS, [*values, *(repr(float(v)) for v in scores)], strict=True))
-
-
-def _place(name: str) -> str:
-    """A name as a path below the results."""
-    return name.lstrip("/").replace("../", "")
-
-
-def _write_pictures(folder: Path, case: Case, scale: float) -> None:
-    """An image's raw map, and the map in colours over the image."""
-    assert case.residual is not None
-    place = _place(case.name)
-    write_whole(folder / "maps" / f"{place}.tif", _float_tiff(case.residual))
-    coloured = overlay(case.picture, case.residual, scale)
-    write_whole(folder / "overlays" / f"{place}.png", _png(coloured))
 
 
 def _unfamiliar(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -436,29 +229,3 @@ def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, An
     writer.writeheader()
     writer.writerows(rows)
     write_whole(path, text.getvalue().encode())
-
-
-def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:
-    """A map as TIFF, with its spacing in mm as ImageJ keeps it."""
-    import tifffile
-
-    between, row, column = spacing
-    known: dict[str, Any] = {"unit": "mm", **({"spacing": between} if between else {})}
-    buffer = io.BytesIO()
-    tifffile.imwrite(
-        buffer,
-        residual.astype(np.float32),
-        imagej=True,
-        compression="zlib",
-        resolution=(1 / column, 1 / row) if row and column else None,
-        metadata=known if row and column else {},
-    )
-    return buffer.getvalue()
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()

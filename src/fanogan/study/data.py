@@ -16,7 +16,6 @@ from torch import Tensor
 
 from fanogan.detectors import LearnedDetector, Result
 from fanogan.detectors.detector import BATCH, Encoded, Looked, precision_of
-from fanogan.evaluation import _masks as masks_of
 from fanogan.folders import write_whole
 from fanogan.normals import Normals
 from fanogan.normals import _is_retina as is_retina
@@ -25,6 +24,7 @@ from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace
 from fanogan.retina.prepare import prepare
 from fanogan.retina.store import is_store
+from fanogan.truth import masks_of
 
 PARTS = ("train", "normal", "anomalous")
 SUBSET = 500  # images or patches that the iterative search is tested on

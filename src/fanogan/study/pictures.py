@@ -17,10 +17,10 @@ from torch import Tensor
 from fanogan.detectors import LearnedDetector, load_detector
 from fanogan.detectors.detector import precision_of
 from fanogan.folders import write_whole
+from fanogan.judge import as_picture
 from fanogan.networks import Encoder, Generator
 from fanogan.patches import seeded
 from fanogan.pictures import overlay
-from fanogan.results import as_picture
 from fanogan.study.data import (
     TRAINING_IMAGES,
     BadStudy,

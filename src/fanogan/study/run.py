@@ -20,9 +20,7 @@ from typing import Any
 import numpy as np
 
 from fanogan.detectors import LearnedDetector
-from fanogan.evaluation import _masks as masks_of
-from fanogan.evaluation import _subject as subject_of
-from fanogan.evaluation import evaluate
+from fanogan.evaluation import evaluate, subject_of
 from fanogan.folders import write_whole
 from fanogan.normals import Normals
 from fanogan.recipes import Recipe, load_recipe
@@ -37,6 +35,7 @@ from fanogan.study.data import (
 )
 from fanogan.study.rater import rate
 from fanogan.study.systems import GAN, SYSTEMS, System, fitted, training_cost
+from fanogan.truth import masks_of
 
 log = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from fanogan.detectors import LearnedDetector
 from fanogan.detectors.detector import precision_of
 from fanogan.folders import write_whole
+from fanogan.judge import as_picture
 from fanogan.networks import Generator
 from fanogan.patches import Patches, seeded
-from fanogan.results import as_picture
 
 EACH = 50  # real images, and as many generated ones
 REAL, GENERATED = "real", "generated"
