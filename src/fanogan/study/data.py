@@ -17,8 +17,7 @@ from torch import Tensor
 from fanogan.detectors import LearnedDetector, Result
 from fanogan.detectors.detector import BATCH, Encoded, Looked, precision_of
 from fanogan.folders import write_whole
-from fanogan.normals import Normals
-from fanogan.normals import is_retina
+from fanogan.normals import Normals, is_retina
 from fanogan.patches import seeded
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace
