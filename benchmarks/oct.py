@@ -312,7 +312,10 @@ def rows_table(variant: str, results: Sequence[Mapping[str, Any]], recipe: str) 
                 spread(pixel) if pixel else "–",
             ]
         )
-    header = ["score", "any fluid", "95 % interval", "within an eye", "≥ 1 %", "≥ 5 %", "per pixel"]
+    header = [
+        *("score", "any fluid", f"95 % interval, seed {results[0]['seed']}", "within an eye"),
+        *("≥ 1 %", "≥ 5 %", "per pixel"),
+    ]
     some = levels["any"][0]
     counts = ", ".join(
         f"{eye} {one['n_anomalous']} of {one['n']}" for eye, one in found[0]["eyes"].items()
