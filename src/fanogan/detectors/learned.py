@@ -173,16 +173,17 @@ class LearnedDetector(Detector):
 
     def seconds_to_fit(self, normals: Normals, *, gan: Any = None) -> float:
         """About how long ``fit`` will take here, from a few timed updates of throwaway networks."""
-        self.facts = {"warnings": []}
-        self._take_gan(gan, normals)
-        training, held_out = self._patches(normals)
+        throwaway = copy.copy(self)
+        throwaway.facts = {"warnings": []}
+        throwaway._take_gan(gan, normals)
+        training, held_out = throwaway._patches(normals)
         most = self.recipe.batch // self.devices
         batch = min(4, most)
-        seconds = self._seconds_of(training, held_out, batch)
+        seconds = throwaway._seconds_of(training, held_out, batch)
         if batch < most and max(seconds.values(), default=0) < 2:
             batch = most  # else what is proportional to the batch is most of it
-            seconds = self._seconds_of(training, held_out, batch)
-        steps = self.steps()
+            seconds = throwaway._seconds_of(training, held_out, batch)
+        steps = throwaway.steps()
         return most / batch * sum(steps[stage] * each for stage, each in seconds.items())
 
     def _seconds_of(self, training: Patches, held_out: Patches, batch: int) -> dict[str, float]:
