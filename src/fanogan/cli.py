@@ -216,6 +216,7 @@ def score(
     alpha: float = 0.05,
     groups: str | None = None,
     device: str = "auto",
+    engine: str = "torch",
     skip_bad: bool = False,
 ) -> None:
     """Score images: a table, maps, overlays and a page to look at.
@@ -229,6 +230,7 @@ def score(
         alpha: the false-positive rate wanted of the flags.
         groups: how subjects are named, as for fit.
         device: auto, cpu, cuda or mps.
+        engine: torch, onnxruntime, openvino, or auto, the fastest of those that are installed.
         skip_bad: leave out files that can't be read, instead of stopping.
     """
     from fanogan.detectors import load_detector
@@ -239,6 +241,12 @@ def score(
     _check_alpha(alpha)
     with _told_by_the_user():
         detector = load_detector(model, device=device)
+    if engine != "torch":
+        from fanogan.export import use_engine
+
+        with terminal.status("preparing the engine"):
+            chosen = use_engine(detector, engine)
+        say(chosen)
     files = _count(detector, images, groups)
     with terminal.counting_bar("scoring", files) as on_result:
         rows = write_results(
@@ -253,6 +261,26 @@ def score(
     terminal.say_scores(rows)
     terminal.say_calibration(detector, alpha)
     say(f"{out}/report.html · {out}/scores.csv · {out}/maps/ · {out}/overlays/")
+    say(RESEARCH_ONLY)
+
+
+def export(model: Path, to: str, out: Path) -> None:
+    """Write a model as one graph, with preprocessing, score, map and threshold in it.
+
+    Example: fanogan export runs/retina --to onnx --out retina.onnx
+
+    Args:
+        model: a run folder or a model folder.
+        to: onnx (for ONNX Runtime and others) or openvino.
+        out: the file to write, .onnx; or .xml, and beside it .bin.
+    """
+    from fanogan.detectors import load_detector
+    from fanogan.export import export as export_detector
+
+    detector = load_detector(model, device="cpu")
+    with terminal.status("writing the graph, and comparing it with PyTorch"):
+        difference = export_detector(detector, to, out)
+    say(f"{out}: read again, and equal to PyTorch within {difference:.1g}")
     say(RESEARCH_ONLY)
 
 
@@ -479,6 +507,7 @@ VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "fit": (fit, ("normals",)),
     "score": (score, ("model", "images")),
     "evaluate": (evaluate, ("model",)),
+    "export": (export, ("model",)),
     "study": (study, ("data",)),
     "turing": (turing, ("model", "images")),
 }

@@ -17,6 +17,10 @@ from torch import Tensor
 from fanogan.preprocessing import Preprocessing
 
 
+HALF = 0.5 + 1e-4
+"""Above it a resampled pixel is retina: exactly one half isn't, whatever rounding makes of it."""
+
+
 def seeded(device: torch.device, *key: object) -> torch.Generator:
     """A generator whose numbers depend on the key alone: seed, stage, step.
 
@@ -152,7 +156,7 @@ def score_windows(
         inside = None
         if retina is not None:
             windows, mask = windows[:, :-1], windows[:, -1:]
-            inside = preprocessing.see(mask)[chosen] > 0.5
+            inside = preprocessing.see(mask)[chosen] > HALF
         corners.append(at[chosen])
         maps = windows.new_zeros(len(windows), 2 + windows.shape[1], *windows.shape[2:])
         if chosen.any():

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,8 @@ class Detector(abc.ABC):
     networks: tuple[torch.nn.Module, ...]
     calibration: Calibration
     term_scale: TermScale | None = None  # with a recipe's ``standardised``
+    # What computes ``_terms_and_maps`` in place of PyTorch (``export.use_engine``).
+    engine: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]] | None = None
 
     @abc.abstractmethod
     def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -353,7 +355,7 @@ class Detector(abc.ABC):
         """Images (B, C, H, W) seen whole."""
         with torch.inference_mode(), precision_of("fp32"):
             x = self._to_device(stored)
-            terms, maps = self._terms_and_maps(self.preprocessing.see(x))
+            terms, maps = (self.engine or self._terms_and_maps)(self.preprocessing.see(x), None)
             maps = self.preprocessing.unsee(maps, x.shape[-2:])
         columns = terms.cpu().double().numpy()[:, None], maps.cpu().numpy(), x.cpu().numpy()
         for found in zip(*columns, strict=True):
@@ -370,7 +372,7 @@ class Detector(abc.ABC):
                 for mask in (usable, retina)
             ]
             terms, corners, maps = score_windows(
-                x, self.preprocessing, self._terms_and_maps, BATCH, *masks
+                x, self.preprocessing, self.engine or self._terms_and_maps, BATCH, *masks
             )
         return Looked(
             terms.cpu().double().numpy(),
@@ -383,7 +385,7 @@ class Detector(abc.ABC):
 
     def _calibrate(self, held_out: Sequence[Scan]) -> Calibration:
         """Score the held-out normals. Subjects are numbered: a name may be a patient's."""
-        self.term_scale = None
+        self.term_scale = self.engine = None
         if self.recipe.standardised:
             self.term_scale = self._scale_of_terms(held_out)
         residuals, en_face = ResidualHistogram(), ResidualHistogram()

@@ -1,0 +1,77 @@
+"""PyTorch beside ONNX Runtime and OpenVINO on this CPU: images a second, and how far apart.
+
+Networks of the recipe `small` at 64×64 that have learnt next to nothing, which costs the same; the
+images are scikit-learn's digits. --write puts the table into docs/deployment.md: only from a
+machine that does nothing else.
+
+    python benchmarks/engines.py --write
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from tables import ROOT, commit, machine, markdown, write_section
+
+from fanogan import FAnoGAN
+from fanogan.export import LIBRARIES, engines_of, images_a_second
+from fanogan.recipes import load_recipe
+
+SIDE = 64
+WIDTHS = (8, 16)
+THREADS = (1, 2)
+
+
+def main() -> None:
+    """Measure, and print or write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--write", action="store_true", help="into docs/deployment.md")
+    options = parser.parse_args()
+    rows = [
+        row_of(width, threads, options.batch, options.repeats)
+        for width in WIDTHS
+        for threads in THREADS
+    ]
+    header = ["width", "threads", "PyTorch", *LIBRARIES.values(), "largest difference of a score"]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *LIBRARIES))
+    text = (
+        f"Images of {SIDE}×{SIDE} a second, each with score and map, in batches of "
+        f"{options.batch}: the fastest of {options.repeats} batches, the engines taking turns; in "
+        f"brackets the ratio to PyTorch as `score` uses it. {machine()}, {versions}, commit "
+        f"{commit()}.\n\n{markdown(header, rows)}"
+    )
+    if options.write:
+        write_section("engines", text, ROOT / "docs" / "deployment.md")
+    else:
+        print(text)
+
+
+def row_of(width: int, threads: int, batch: int, repeats: int) -> list[str]:
+    """One line of the table."""
+    torch.set_num_threads(threads)
+    pixels = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
+    images = pixels[:96].repeat(SIDE // 8, 1).repeat(SIDE // 8, 2)
+    recipe = load_recipe("small").but(
+        sides=(SIDE, SIDE), width=width, batch=8, critic_updates=2, encoder_updates=1
+    )
+    recipe = recipe.but(reestimate_statistics=False)
+    detector = FAnoGAN(recipe, device="cpu").fit(images[:32])
+    engines = engines_of(detector, list(LIBRARIES))
+    speeds = images_a_second(detector, engines, batch=batch, repeats=repeats)
+    expected = detector.score(images[32:]).total
+    differences = []
+    for engine in engines.values():
+        detector.engine = engine
+        differences.append(np.max(np.abs(detector.score(images[32:]).total / expected - 1)))
+    cells = [f"{speed:.0f} ({speed / speeds['torch']:.2f}×)" for speed in speeds.values()]
+    return [str(width), str(threads), *cells, f"{max(differences):.1e}"]
+
+
+if __name__ == "__main__":
+    main()
