@@ -16,7 +16,6 @@ from torch import Tensor
 
 from fanogan.preprocessing import Preprocessing
 
-
 HALF = 0.5 + 1e-4
 """Above it a resampled pixel is retina: exactly one half isn't, whatever rounding makes of it."""
 
