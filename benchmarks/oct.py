@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from oct_patches import GRADED, LEVELS, at_level
+from oct_patches import GRADED, LEVELS, all_rows, at_level
 from PIL import Image
 from tables import (
     ROOT,
@@ -32,7 +32,6 @@ from tables import (
     conditions,
     data_folder,
     done,
-    interval,
     keep,
     kept_results,
     markdown,
@@ -296,34 +295,15 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
 def rows_table(variant: str, results: Sequence[Mapping[str, Any]], recipe: str) -> str:
     """All rows of one variant, the honest ones too, and each eye."""
     found = [one["variants"][variant] for one in results]
-    levels = {level: [one["levels"][level] for one in found] for level in LEVELS}
-    rows = []
-    for row in levels["any"][0]["rows"]:
-        name = row["name"]
-        pixel = [one["pixel"][name] for one in found if name in one["pixel"]]
-        rows.append(
-            [
-                name,
-                spread(column(levels["any"], name)),
-                interval(row["auc_interval"]),
-                spread(column(levels["any"], name, "within")),
-                spread(column(levels["1 %"], name)),
-                spread(column(levels["5 %"], name)),
-                spread(pixel) if pixel else "–",
-            ]
-        )
-    header = [
-        *("score", "any fluid", f"95 % interval, seed {results[0]['seed']}", "within an eye"),
-        *("≥ 1 %", "≥ 5 %", "per pixel"),
-    ]
-    some = levels["any"][0]
+    some = found[0]["levels"]["any"]
     counts = ", ".join(
         f"{eye} {one['n_anomalous']} of {one['n']}" for eye, one in found[0]["eyes"].items()
     )
     calibrated = [{**one, "seed": each["seed"]} for one, each in zip(found, results, strict=True)]
     return (
         f"Variant '{variant}', AUC: {some['n'] - some['n_anomalous']} patches without fluid, "
-        f"{some['n_anomalous']} with (by eye: {counts}).\n\n{markdown(header, rows)}\n\n"
+        f"{some['n_anomalous']} with (by eye: {counts}).\n\n"
+        f"{all_rows(found, results[0]['seed'])}\n\n"
         f"{reached(calibrated)}"
     )
 

@@ -353,8 +353,23 @@ def fold_table(results: Sequence[Mapping[str, Any]], recipe: str) -> str:
     """One fold's counts, table and calibrated threshold."""
     first = results[0]
     levels = {level: [result["levels"][level] for result in results] for level in LEVELS}
+    some = first["levels"]["any"]
+    anomalous = ", ".join(
+        f"{result[0]['n_anomalous']} ({level})" for level, result in levels.items()
+    )
+    return (
+        f"AUC, {first['fold']}: {some['n'] - some['n_anomalous']} patches without fluid, anomalous "
+        f"{anomalous}; {some['eyes_with_both']} eyes; {100 * first['fluid_pixels']:.1f} % of the "
+        f"pixels are fluid; {circumstances(results, recipe)}.\n\n"
+        f"{all_rows(results, first['seed'])}\n\n{reached(results)}"
+    )
+
+
+def all_rows(results: Sequence[Mapping[str, Any]], seed: int) -> str:
+    """Every score of the same thing, over seeds; the interval is of the first, ``seed``."""
+    levels = {level: [result["levels"][level] for result in results] for level in LEVELS}
     rows = []
-    for row in first["levels"]["any"]["rows"]:
+    for row in levels["any"][0]["rows"]:
         name = row["name"]
         pixel = [result["pixel"][name] for result in results if name in result["pixel"]]
         rows.append(
@@ -369,19 +384,10 @@ def fold_table(results: Sequence[Mapping[str, Any]], recipe: str) -> str:
             ]
         )
     header = [
-        *("score", "any fluid", f"95 % interval, seed {first['seed']}", "within an eye"),
+        *("score", "any fluid", f"95 % interval, seed {seed}", "within an eye"),
         *("≥ 1 % fluid", "≥ 5 % fluid", "per pixel"),
     ]
-    some = first["levels"]["any"]
-    anomalous = ", ".join(
-        f"{result[0]['n_anomalous']} ({level})" for level, result in levels.items()
-    )
-    return (
-        f"AUC, {first['fold']}: {some['n'] - some['n_anomalous']} patches without fluid, anomalous "
-        f"{anomalous}; {some['eyes_with_both']} eyes; {100 * first['fluid_pixels']:.1f} % of the "
-        f"pixels are fluid; {circumstances(results, recipe)}.\n\n"
-        f"{markdown(header, rows)}\n\n{reached(results)}"
-    )
+    return markdown(header, rows)
 
 
 if __name__ == "__main__":
