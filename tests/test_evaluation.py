@@ -7,11 +7,12 @@ import tifffile
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from fanogan import FAnoGAN
+from fanogan import FAnoGAN, evaluation
 from fanogan.calibration import HeldOut
 from fanogan.demo import run_demo
 from fanogan.evaluation import calibrated_row, compared_rows, evaluate
 from fanogan.folders import BadFolder
+from fanogan.localization import PixelROC
 from fanogan.recipes import load_recipe
 from fanogan.scans import BadScan
 
@@ -187,7 +188,7 @@ def test_metrics_are_valid_json_and_what_is_returned(evaluated):
 def test_files_written(evaluated):
     _, out = evaluated
     names = {path.name for path in out.iterdir()}
-    assert names == {"metrics.json", "rows.csv", "scores.csv", "report.html"}
+    assert names == {"metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html"}
     with (out / "rows.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows][3:] == HONEST
@@ -218,11 +219,39 @@ def test_pixel_auc_by_hand(detector, normal, anomalous, masks, evaluated):
     assert pixel["regions"]["images"] == 20
 
 
+@pytest.mark.parametrize("most", [200, 4])
+def test_pixels_are_counted_by_subject_in_memory_that_does_not_grow(
+    detector, files, tmp_path, monkeypatch, most
+):
+    """As in a pass of their own, with subjects '0' and '1'; of more than ``most`` some share."""
+    monkeypatch.setattr(evaluation, "MOST_SUBJECTS", most)
+    sources = files / "normal", files / "ill"
+    groups = r"(\d)\.png"
+    out = tmp_path / "out"
+    evaluate(detector, *sources, out, masks=files / "masks", groups=groups)
+    counts = np.load(out / "pixels.npz")["counts"]
+    expected = {}
+    for label, source in enumerate(sources):
+        for result in detector.results(source, groups=groups):
+            mask = np.zeros((16, 16), dtype=bool)
+            if label:
+                mask = np.asarray(Image.open(files / "masks" / result.name)) > 0
+            roc = expected.setdefault(result.group, PixelROC(evaluation.SUBJECT_BINS))
+            roc.update(result.residual, mask)
+    assert len(expected) == 10
+    for place, roc in enumerate([*expected.values()][most:]):
+        [*expected.values()][place % most].merge(roc)
+    expected = [*expected.values()][:most]
+    np.testing.assert_array_equal(counts, [roc.counts for roc in expected])
+    assert counts.sum() == 20 * 256 and counts[:, 1].sum() == 8 * 16
+
+
 def test_without_masks_there_are_no_pixel_figures(detector, normal, anomalous, tmp_path):
     seen = []
     found = evaluate(detector, normal, anomalous, tmp_path / "out", on_result=seen.append)
     assert (found["pixel"], found["pixel_roc"]) == (None, None)
     assert len(seen) == 2 * 20  # each image passes twice on the bar
+    assert not (tmp_path / "out" / "pixels.npz").exists()
 
 
 def test_masks_by_name_and_by_order_agree(detector, files, evaluated, tmp_path):

@@ -80,12 +80,12 @@ class Trio:
     def train(self, system: str, fabric: Fabric, recipe: Any = RECIPE, **options: Any) -> list[str]:
         data = (patches(0), patches(1), recipe)
         if system == "ae":
-            return train_autoencoder(self.E, self.G, *data, updates=4, fabric=fabric, **options)
+            return train_autoencoder(self.G, self.E, *data, steps=4, fabric=fabric, **options)
         if system == "advae":
             return train_adversarial_autoencoder(
-                self.E, self.G, self.D, *data, rounds=3, fabric=fabric, **options
+                self.G, self.D, self.E, *data, steps=3, fabric=fabric, **options
             )
-        return train_ali(self.E, self.G, self.D, *data, updates=4, fabric=fabric, **options)
+        return train_ali(self.G, self.D, self.E, *data, steps=4, fabric=fabric, **options)
 
 
 # --- losses ---------------------------------------------------------------------------------------

@@ -231,6 +231,16 @@ def test_the_summary_says_what_was_found(shape: tuple[int, ...], seen: str) -> N
     assert second == "held out for calibration: 2 images of 2 subjects"
 
 
+def test_one_of_a_kind_is_named_as_one(tmp_path: Path) -> None:
+    folder = write_folders(tmp_path, {"one": 1, "other": 1})
+    normals = Normals.read(folder, SMOKE)
+    assert normals.summary.endswith("held out for calibration: 1 image of 1 subject")
+    assert [warning.split(":")[0] for warning in normals.warnings] == [
+        "only 1 training image",
+        "only 1 training subject",
+    ]
+
+
 def test_arrays_have_no_origin_and_paths_are_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

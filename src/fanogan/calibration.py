@@ -186,9 +186,7 @@ class HeldOut:
         Raises:
             ValueError: alpha is not between 0 and 1.
         """
-        evidence = (
-            f"{_counted(self.n, f'held-out {unit}')} of {_counted(self.n_subjects, 'subject')}"
-        )
+        evidence = f"{counted(self.n, f'held-out {unit}')} of {counted(self.n_subjects, 'subject')}"
         threshold = self.threshold(alpha)
         if threshold is None:
             needed = held_out_needed(alpha)
@@ -197,7 +195,7 @@ class HeldOut:
                 f"for a false-positive rate of {_percent(alpha)}, so no flag is given"
             )
         if self.n_subjects < FEW_SUBJECTS:
-            evidence += f"; within {_counted(self.n_subjects, 'subject')}: others may differ"
+            evidence += f"; within {counted(self.n_subjects, 'subject')}: others may differ"
         return (
             f"above {threshold:.4g} is flagged: at most {_percent(alpha)} of normal {plural(unit)} "
             f"expected ({evidence})"
@@ -289,7 +287,7 @@ def split_subjects(groups: Sequence[str], share: float = 0.1, seed: int = 0) -> 
     subjects = sorted(set(groups))
     if len(subjects) < 2:
         raise ValueError(
-            f"at least two subjects are needed, {_counted(len(subjects), 'subject')} found: "
+            f"at least two subjects are needed, {counted(len(subjects), 'subject')} found: "
             "one is held out for calibration; add images of another subject, or name the "
             "subjects with --groups"
         )
@@ -373,7 +371,8 @@ def plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """So many of them: 1 image, 1,200 images."""
     return f"{count} {noun}" if count == 1 else f"{count:,} {plural(noun)}"
 
 

@@ -46,13 +46,13 @@ _State = dict[str, nn.Module | torch.optim.Optimizer]
 
 
 def train_autoencoder(
-    E: Encoder,
     G: Generator,
+    E: Encoder,
     normals: Patches,
     held_out: Patches,
     recipe: Recipe,
     *,
-    updates: int,
+    steps: int,
     fabric: Fabric,
     seed: int = 0,
     run: RunFolder | None = None,
@@ -60,7 +60,7 @@ def train_autoencoder(
 ) -> list[str]:
     """Train E and G together on the image residual (Eq. 2), by Adam.
 
-    Arguments, returned warnings and errors as for ``train_gan``; ``updates`` is the length.
+    Arguments, returned warnings and errors as for ``train_gan``; ``steps`` are updates.
     """
     _to_train(fabric, E, G)
     adam = torch.optim.Adam([*E.parameters(), *G.parameters()], recipe.gan_rate, fused=True)
@@ -68,7 +68,7 @@ def train_autoencoder(
     batch = recipe.batch // fabric.world_size
     health = _Health((E, G), lambda x: G(E(x)), normals, held_out, seed)
 
-    with Stage("ae", updates, state, recipe, fabric, run, progress) as stage:
+    with Stage("ae", steps, state, recipe, fabric, run, progress) as stage:
         for update in stage.steps_left():
             random = seeded(fabric.device, seed, "ae", update, fabric.global_rank)
             x = normals.draw(batch, random)
@@ -82,14 +82,14 @@ def train_autoencoder(
 
 
 def train_adversarial_autoencoder(
-    E: Encoder,
     G: Generator,
     D: Discriminator,
+    E: Encoder,
     normals: Patches,
     held_out: Patches,
     recipe: Recipe,
     *,
-    rounds: int,
+    steps: int,
     fabric: Fabric,
     seed: int = 0,
     run: RunFolder | None = None,
@@ -97,8 +97,8 @@ def train_adversarial_autoencoder(
 ) -> list[str]:
     """Train E and G together on the image residual and against the critic D.
 
-    A round is the recipe's critic updates, real images against reconstructions of others, and one
-    update of E and G. Otherwise as ``train_autoencoder``.
+    A step, or round, is the recipe's critic updates, real images against reconstructions of
+    others, and one update of E and G. Otherwise as ``train_autoencoder``.
     """
     device = fabric.device
     _to_train(fabric, E, G, D)
@@ -112,7 +112,7 @@ def train_adversarial_autoencoder(
     batch = recipe.batch // fabric.world_size
     health = _Health((E, G), lambda x: G(E(x)), normals, held_out, seed)
 
-    with Stage("advae", rounds, state, recipe, fabric, run, progress) as stage:
+    with Stage("advae", steps, state, recipe, fabric, run, progress) as stage:
         for round_ in stage.steps_left():
             random = seeded(device, seed, "advae", round_, fabric.global_rank)
 
@@ -138,14 +138,14 @@ def train_adversarial_autoencoder(
 
 
 def train_ali(
-    E: Encoder,
     G: Generator,
     D: JointDiscriminator,
+    E: Encoder,
     normals: Patches,
     held_out: Patches,
     recipe: Recipe,
     *,
-    updates: int,
+    steps: int,
     fabric: Fabric,
     seed: int = 0,
     run: RunFolder | None = None,
@@ -153,7 +153,7 @@ def train_ali(
 ) -> list[str]:
     """Train E and G against D, which tells (x, E(x)) from (G(z), z) (Dumoulin et al. 2016).
 
-    An update is one of D, then one of E and G on the same x, z and noise, by Adam with their
+    A step is an update of D, then one of E and G on the same x, z and noise, by Adam with their
     β (.5, .999). Otherwise as ``train_autoencoder``.
     """
     device = fabric.device
@@ -178,7 +178,7 @@ def train_ali(
         samples=lambda: G(latents),
     )
 
-    with Stage("ali", updates, state, recipe, fabric, run, progress) as stage:
+    with Stage("ali", steps, state, recipe, fabric, run, progress) as stage:
         for update in stage.steps_left():
             random = seeded(device, seed, "ali", update, fabric.global_rank)
             x = normals.draw(batch, random)

@@ -60,6 +60,11 @@ class PixelROC:
         self._counts = np.zeros(2 * bins, dtype=np.int64)  # normal pixels, then anomalous ones
 
     @property
+    def counts(self) -> NDArray[np.int64]:
+        """Pixels in each bin, of normal and of anomalous ones: (2, bins)."""
+        return self._counts.reshape(2, -1).copy()
+
+    @property
     def pixels(self) -> int:
         """Pixels counted so far."""
         return int(self._counts.sum())

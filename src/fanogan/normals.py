@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import split_subjects
+from fanogan.calibration import counted, split_subjects
 from fanogan.familiarity import Familiar, FamiliarBuilder
 from fanogan.preprocessing import Preprocessing
 from fanogan.recipes import Recipe
@@ -146,7 +146,7 @@ class Normals:
         f, p = self.fingerprint, self.preprocessing
         if p.retina:
             return self._summary_of_retinas()
-        volumes = f"{f['volumes']:,} volumes, " if f["volumes"] else ""
+        volumes = f"{counted(f['volumes'], 'volume')}, " if f["volumes"] else ""
         if p.window is None:
             size = f"{self.training[0].shape[1]}×{self.training[0].shape[2]}"
             seen = f"whole images of {size}"
@@ -154,10 +154,11 @@ class Normals:
             seen = f"patches of {p.window[0]}×{p.window[1]}"
         colour = {1: "grey", 3: "RGB"}.get(p.channels, f"{p.channels} channels")
         return (
-            f"{volumes}{f['images'] + f['held_out_images']:,} images of "
-            f"{f['subjects'] + f['held_out_subjects']:,} subjects · {colour}, {p.depth} · {seen}, "
-            f"seen at {p.sides[0]}×{p.sides[1]}\nheld out for calibration: "
-            f"{f['held_out_images']:,} images of {f['held_out_subjects']:,} subjects"
+            f"{volumes}{counted(f['images'] + f['held_out_images'], 'image')} of "
+            f"{counted(f['subjects'] + f['held_out_subjects'], 'subject')} · {colour}, {p.depth} · "
+            f"{seen}, seen at {p.sides[0]}×{p.sides[1]}\nheld out for calibration: "
+            f"{counted(f['held_out_images'], 'image')} of "
+            f"{counted(f['held_out_subjects'], 'subject')}"
         )
 
     def _summary_of_retinas(self) -> str:
@@ -166,11 +167,12 @@ class Normals:
         _, row, column = self.held_out[0].spacing
         pixel = f" at {1000 * row:.2g} µm × {1000 * column:.2g} µm" if row and column else ""
         return (
-            f"{f['volumes']:,} volumes, {f['images'] + f['held_out_images']:,} B-scans · retina "
-            f"found in {100 * f['retina_found']:.1f} % of columns · patches of "
+            f"{counted(f['volumes'], 'volume')}, "
+            f"{counted(f['images'] + f['held_out_images'], 'B-scan')} · retina found in "
+            f"{100 * f['retina_found']:.1f} % of columns · patches of "
             f"{p.window[0]}×{p.window[1]}{pixel}, seen at {p.sides[0]}×{p.sides[1]}\n"
-            f"held out for calibration: {len(self.held_out):,} volumes of "
-            f"{f['held_out_subjects']:,} subjects"
+            f"held out for calibration: {counted(len(self.held_out), 'volume')} of "
+            f"{counted(f['held_out_subjects'], 'subject')}"
         )
 
 
@@ -274,6 +276,9 @@ def _warnings(fingerprint: dict[str, Any]) -> Iterator[str]:
             "held-out images are among the training images too: thresholds come out too low"
         )
     if images < FEW_IMAGES:
-        yield f"only {images} training images: the model may learn them by heart"
+        yield f"only {counted(images, 'training image')}: the model may learn them by heart"
     if subjects < FEW_SUBJECTS:
-        yield f"only {subjects} training subjects: others may look different and yet be normal"
+        yield (
+            f"only {counted(subjects, 'training subject')}: others may look different and yet be "
+            "normal"
+        )

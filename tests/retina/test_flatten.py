@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from fanogan.phantom import make_phantom
 from fanogan.retina.flatten import (
@@ -267,3 +268,37 @@ def test_from_the_scan_to_flat_space_and_back() -> None:
     known = np.isfinite(back)
     again = np.stack([there.back(frame, values) for frame, values in enumerate(there.retina)])
     assert dice(again & known, retina & known) >= 0.98
+
+
+@pytest.mark.parametrize("column_mm", [0.011, 0.0121])
+@pytest.mark.parametrize("kind", ["cyst", "drusen", "subretinal fluid"])
+def test_a_lesions_mask_survives_the_whole_way_as_shares(column_mm: float, kind: str) -> None:
+    """Every lesion of 100 pixels or more on a B-scan, and all of them together."""
+    shape, spacing = (4, 496, 256), (0.4, 0.00387, column_mm)
+    eye = make_phantom(407, shape=shape, spacing=spacing, diseased=True, lesions=[kind])
+    scan = Scan(eye.pixels, "eye", "eye", spacing, is_volume=True)
+    volume = make_flat(
+        scan, eye.boundaries["ILM"], eye.boundaries["RPE outer"], np.zeros(shape, bool)
+    )
+    assert volume.pixels.shape[2] < 0.6 * shape[2]
+    ways: list[list[np.ndarray]] = [[], [], []]
+    lesions = 0
+    for frame, lesion in enumerate(eye.mask):
+        shares = volume.back(frame, volume.forward(frame, lesion.astype(np.float32)))
+        binary = volume.back(frame, volume.forward(frame, lesion))
+        mask = lesion & np.isfinite(shares)
+        for way, one in zip(ways, (mask, shares >= 0.5, binary), strict=True):
+            way.append(one)
+        numbers, count = ndimage.label(mask, np.ones((3, 3)))
+        nearest = numbers[
+            tuple(ndimage.distance_transform_edt(numbers == 0, return_indices=True)[1])
+        ]
+        for number in range(1, count + 1):
+            one = numbers == number
+            if one.sum() >= 100:
+                lesions += 1
+                assert dice((shares >= 0.5) & (nearest == number), one) >= 0.98
+    assert lesions >= 2
+    mask, of_shares, of_binary = (np.stack(way) for way in ways)
+    assert dice(of_shares, mask) >= 0.995
+    assert dice(of_shares, mask) > dice(of_binary, mask)

@@ -246,7 +246,7 @@ def test_a_black_bscan_has_no_retina_and_the_rest_has(
     else:
         pictures(tmp_path, pixels)
     volume = one(tmp_path, spacing=SPACING)
-    assert volume.notes == ("B-scan 2 is empty",)
+    assert volume.notes == ("B-scan 1 is empty",)
     assert not volume.tissue[1].any() and not volume.retina[1].any()
     assert np.isfinite(volume.inner[[0, 2]]).mean() > 0.95
 

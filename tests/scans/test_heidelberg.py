@@ -243,7 +243,7 @@ def test_damaged_exports_are_named(export: Path) -> None:
 def test_an_empty_bscan_is_noted(export: Path) -> None:
     tifffile.imwrite(export.parent / "B1.tif", np.zeros((20, 32, 3), np.uint8), photometric="rgb")
     scan = read_scan(export)
-    assert scan.notes == ("B-scan 2 is empty",)
+    assert scan.notes == ("B-scan 1 is empty",)
     assert not scan.pixels[1].any()
 
 

@@ -34,12 +34,12 @@ def test_bscans_are_stacked_in_natural_order(folder: Path) -> None:
 def test_an_empty_bscan_is_noted_and_kept(folder: Path) -> None:
     Image.fromarray(np.zeros_like(BSCANS[0])).save(folder / "scan3.png")
     scan = read_volume(folder)
-    assert scan.notes == ("B-scan 4 is empty",) and len(scan.pixels) == 11
+    assert scan.notes == ("B-scan 3 is empty",) and len(scan.pixels) == 11
 
 
 @pytest.mark.parametrize(
     ("empty", "note"),
-    [((0, 2), "B-scans 1, 3 are empty"), (range(12), "12 of 20 B-scans are empty")],
+    [((0, 2), "B-scans 0, 2 are empty"), (range(12), "12 of 20 B-scans are empty")],
 )
 def test_notes_of_empty_bscans_stay_short(tmp_path: Path, empty: range, note: str) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (20, 12, 14), dtype=np.uint8)

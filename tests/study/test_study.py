@@ -17,7 +17,7 @@ from fanogan import terminal
 from fanogan.budget import budget, costs
 from fanogan.cli import main
 from fanogan.detectors import load_detector
-from fanogan.metrics import paired_difference
+from fanogan.metrics import paired_difference, resampled_times
 from fanogan.phantom import make_phantom
 from fanogan.recipes import load_recipe
 from fanogan.retina import make_flat, prepare
@@ -138,12 +138,32 @@ def test_pixel_figures_are_those_of_evaluate(out):
         assert study.pixels(name, 0).figures["auc"] == pytest.approx(pixel["auc"], abs=2e-3)
 
 
+def test_pixels_resampled_are_those_of_subjects_scored_anew(digits, out):
+    """The interval of Table B1 by a pass of its own: each image is a subject, drawn again."""
+    detector, values, marked = load_detector(out / "seed0" / "ae"), [], []
+    for kind in ("normal", "anomalous"):
+        for result in detector.results(digits / kind):
+            path = digits / "masks" / result.name
+            is_marked = kind == "anomalous"
+            mask = np.asarray(Image.open(path)) > 0 if is_marked else np.zeros((16, 16), bool)
+            values.append(result.residual)
+            marked.append(mask)
+    pixels = Study(out).pixels("ae", 0)
+    assert len(pixels.counts) == len(values) == 24
+    times = resampled_times(None, 24, 40)
+    for row in times[times[:, 14:].any(1) & times[:, :14].any(1)][:10]:
+        drawn = np.repeat(np.arange(24), row)
+        truth, residuals = (np.stack([one[place] for place in drawn]) for one in (marked, values))
+        expected = roc_auc_score(truth.ravel(), residuals.ravel())
+        assert pixels.aucs(row[None])[0] == pytest.approx(expected, abs=2e-3)
+
+
 def test_pixels_resampled_are_pixels_counted_again():
     counts = np.zeros((3, 2, 5), dtype=np.int64)
     counts[0, 0, 1], counts[0, 1, 4], counts[1, 0, 3], counts[1, 1, 2] = 3, 2, 1, 1
     counts[2, 0, 0] = 2
     values, labels = [1] * 3 + [4] * 2 + 2 * [3, 2], [0] * 3 + [1] * 2 + 2 * [0, 1]
-    pixels = Pixels(counts, ("a", "b", "c"))
+    pixels = Pixels(counts)
     assert pixels.aucs(np.array([[1, 2, 0]])) == pytest.approx(roc_auc_score(labels, values))
 
 

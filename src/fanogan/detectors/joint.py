@@ -6,7 +6,7 @@ they may spend the multiply-adds of one GAN and one encoder (``budget``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
@@ -21,33 +21,28 @@ from fanogan.joint_training import (
 from fanogan.losses import ali_mean, terms_and_maps
 from fanogan.networks import Discriminator, Encoder, Generator, JointDiscriminator
 from fanogan.patches import Patches
+from fanogan.recipes import Recipe
 from fanogan.stages import Progress, no_progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class Autoencoder(LearnedDetector):
-    """``ae``: E and G trained together on the image residual (Eq. 2), and scored by it.
+class JointDetector(LearnedDetector):
+    """Trained in one stage, of as many steps as the budget pays for.
 
-    The paper leaves open the optimiser, the length and E's output. Here: Adam at the recipe's
-    ``gan_rate`` with β (.9, .999), as many updates as the budget pays for, and the recipe's
-    ``encoder_output``.
+    Attributes:
+        loop: Trains the networks, given in the order of ``letters``.
+        length: Its steps: updates of ``ae`` and ``ali``, rounds of ``advae``.
     """
 
-    name = "ae"
-    letters = "GE"
-    networks: tuple[Generator, Encoder]
-
-    def _make(self) -> tuple[nn.Module, ...]:
-        seen, recipe = self.preprocessing, self.recipe
-        size = (seen.sides, seen.channels, recipe.width, recipe.latent)
-        return Generator(*size), Encoder(*size, recipe.encoder_output)
+    loop: ClassVar[staticmethod[..., list[str]]]
+    length: ClassVar[staticmethod[[Recipe, tuple[int, int], int], int]]
 
     def steps(self) -> dict[str, int]:
-        """Updates of E and G together."""
+        """The one stage, and its length."""
         seen = self.preprocessing
-        return {"ae": autoencoder_updates(self.recipe, seen.sides, seen.channels)}
+        return {self.name: self.length(self.recipe, seen.sides, seen.channels)}
 
     def _train(
         self,
@@ -58,19 +53,37 @@ class Autoencoder(LearnedDetector):
         run: RunFolder | None = None,
         progress: Progress = no_progress,
     ) -> list[str]:
-        G, E = self.networks
-        return train_autoencoder(
-            E,
-            G,
+        return self.loop(
+            *self.networks,
             training,
             held_out,
             self.recipe,
-            updates=self.steps()["ae"],
+            steps=self.steps()[self.name],
             fabric=fabric,
             seed=self.seed,
             run=run,
             progress=progress,
         )
+
+
+class Autoencoder(JointDetector):
+    """``ae``: E and G trained together on the image residual (Eq. 2), and scored by it.
+
+    The paper leaves open the optimiser, the length and E's output. Here: Adam at the recipe's
+    ``gan_rate`` with β (.9, .999), as many updates as the budget pays for, and the recipe's
+    ``encoder_output``.
+    """
+
+    name = "ae"
+    letters = "GE"
+    networks: tuple[Generator, Encoder]
+    loop = staticmethod(train_autoencoder)
+    length = staticmethod(autoencoder_updates)
+
+    def _make(self) -> tuple[nn.Module, ...]:
+        seen, recipe = self.preprocessing, self.recipe
+        size = (seen.sides, seen.channels, recipe.width, recipe.latent)
+        return Generator(*size), Encoder(*size, recipe.encoder_output)
 
     def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Eqs. 4 and 5 with x̂ = G(E(x)) and no feature term."""
@@ -78,7 +91,7 @@ class Autoencoder(LearnedDetector):
         return terms_and_maps(x, G(E(x)), inside)
 
 
-class AdversarialAutoencoder(LearnedDetector):
+class AdversarialAutoencoder(JointDetector):
     """``advae``: the autoencoder with a discriminator's adversarial term, scored by Eq. 4.
 
     The paper leaves open the kind of adversarial loss and its weight. Here: f-AnoGAN's D as a
@@ -91,6 +104,8 @@ class AdversarialAutoencoder(LearnedDetector):
     name = "advae"
     letters = "GDE"
     networks: tuple[Generator, Discriminator, Encoder]
+    loop = staticmethod(train_adversarial_autoencoder)
+    length = staticmethod(adversarial_rounds)
 
     def _make(self) -> tuple[nn.Module, ...]:
         seen, recipe = self.preprocessing, self.recipe
@@ -101,42 +116,13 @@ class AdversarialAutoencoder(LearnedDetector):
             Encoder(*size, recipe.latent, recipe.encoder_output),
         )
 
-    def steps(self) -> dict[str, int]:
-        """Rounds: the critic's updates, and one of E and G together."""
-        seen = self.preprocessing
-        return {"advae": adversarial_rounds(self.recipe, seen.sides, seen.channels)}
-
-    def _train(
-        self,
-        training: Patches,
-        held_out: Patches,
-        *,
-        fabric: Fabric,
-        run: RunFolder | None = None,
-        progress: Progress = no_progress,
-    ) -> list[str]:
-        G, D, E = self.networks
-        return train_adversarial_autoencoder(
-            E,
-            G,
-            D,
-            training,
-            held_out,
-            self.recipe,
-            rounds=self.steps()["advae"],
-            fabric=fabric,
-            seed=self.seed,
-            run=run,
-            progress=progress,
-        )
-
     def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Eqs. 4 and 5 with x̂ = G(E(x)) and the features of AdvAE's own D."""
         G, D, E = self.networks
         return terms_and_maps(x, G(E(x)), inside, D.features)
 
 
-class Ali(LearnedDetector):
+class Ali(JointDetector):
     """``ali``: adversarially learned inference (Dumoulin et al. 2016), scored by Eq. 4.
 
     D tells pairs (x, E(x)) from pairs (G(z), z), and E and G learn together to make them alike. As
@@ -150,6 +136,8 @@ class Ali(LearnedDetector):
     name = "ali"
     letters = "GDE"
     networks: tuple[Generator, JointDiscriminator, Encoder]
+    loop = staticmethod(train_ali)
+    length = staticmethod(ali_updates)
 
     def _make(self) -> tuple[nn.Module, ...]:
         seen, recipe = self.preprocessing, self.recipe
@@ -158,35 +146,6 @@ class Ali(LearnedDetector):
             Generator(*size, recipe.latent),
             JointDiscriminator(*size, recipe.latent),
             Encoder(*size, 2 * recipe.latent, "linear"),
-        )
-
-    def steps(self) -> dict[str, int]:
-        """Updates, each of D and then of E and G together."""
-        seen = self.preprocessing
-        return {"ali": ali_updates(self.recipe, seen.sides, seen.channels)}
-
-    def _train(
-        self,
-        training: Patches,
-        held_out: Patches,
-        *,
-        fabric: Fabric,
-        run: RunFolder | None = None,
-        progress: Progress = no_progress,
-    ) -> list[str]:
-        G, D, E = self.networks
-        return train_ali(
-            E,
-            G,
-            D,
-            training,
-            held_out,
-            self.recipe,
-            updates=self.steps()["ali"],
-            fabric=fabric,
-            seed=self.seed,
-            run=run,
-            progress=progress,
         )
 
     def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -127,8 +127,20 @@ class FlatVolume(Scan):
             (column + 0.5) * columns / resampled_columns - 0.5,
         )
 
-    def forward(self, frame: int, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Takes a mask of one B-scan, (rows, columns) of the scan, to flat space."""
+    def forward(self, frame: int, mask: NDArray[Any]) -> NDArray[Any]:
+        """Takes a mask of one B-scan to flat space.
+
+        A mask that is to come back goes as floats: the share of each flat pixel that it covers.
+        ``back(frame, shares) >= 0.5`` is then the mask; one that is made binary in flat space,
+        where columns are wider, comes back with their steps along its rim.
+
+        Args:
+            frame: Which B-scan.
+            mask: (rows, columns) of the scan, bool or float.
+
+        Returns:
+            (flat rows, columns), bool or float32 likewise.
+        """
         return np.asarray(self._flat_of(frame).forward(self.grid.forward(mask[None]))[0])
 
     def _flat_of(self, frame: int) -> Flat:

@@ -281,8 +281,8 @@ def finish(
 
 
 def empty_frames_note(pixels: Pixels) -> tuple[str, ...]:
-    """Says which frames of a volume have one value everywhere, counted from 1."""
-    empty = [i + 1 for i, frame in enumerate(pixels) if is_constant(frame[np.newaxis])]
+    """Says which frames of a volume have one value everywhere, counted from 0."""
+    empty = [i for i, frame in enumerate(pixels) if is_constant(frame[np.newaxis])]
     if not empty:
         return ()
     if len(empty) > _MOST_NAMED:

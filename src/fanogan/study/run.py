@@ -17,10 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fanogan.detectors import LearnedDetector
-from fanogan.evaluation import evaluate, subject_of
+from fanogan.evaluation import evaluate
 from fanogan.folders import write_whole
 from fanogan.normals import Normals
 from fanogan.recipes import Recipe, load_recipe
@@ -35,7 +33,6 @@ from fanogan.study.data import (
 )
 from fanogan.study.rater import rate
 from fanogan.study.systems import GAN, SYSTEMS, System, fitted, training_cost
-from fanogan.truth import masks_of
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +40,6 @@ State = Callable[[str, int, str], None]
 """Called as (system, seed, what it is at)."""
 
 AT_ONCE = 250  # latents that are searched together
-PIXEL_BINS = 4096
-PIXEL_SYSTEMS = ("izi_f", "advae", "ali", "ae", "izi", "ziz")
 
 
 def no_state(system: str, seed: int, state: str) -> None:
@@ -198,8 +193,6 @@ class _Seed:
             self._evaluate_subset(system, detector, run / "evaluation")
         elif not (run / "evaluation" / "scores.csv").exists():
             self._evaluate(system, detector, run / "evaluation")
-        if self.data.masks and system.name in PIXEL_SYSTEMS:
-            self._count_pixels(system, detector, run / "pixels.npz")
         scored = Scored.read(run / "evaluation" / "scores.csv")
         if not system.on_subset:
             subset(self.study, scored)
@@ -272,42 +265,6 @@ class _Seed:
             if path.exists() and not SYSTEMS[name].on_subset:
                 return Scored.read(path)
         raise BadStudy(f"no system of seed {self.seed} has been tested on all images")
-
-    def _count_pixels(self, system: System, detector: LearnedDetector, path: Path) -> None:
-        """Count residuals by subject, so that subjects can be resampled pixel by pixel."""
-        if path.exists():
-            return
-        self.state(system.name, self.seed, "testing pixels")
-        retinal = detector.preprocessing.retina is not None
-        mask_of = masks_of(self.data.masks, self.data.anomalous, None, retinal)
-        counts: dict[str, np.ndarray] = {}
-        for label, source in enumerate((self.data.normal, self.data.anomalous)):
-            for result in detector.results(source):
-                if result.unit != "image" or result.residual is None:
-                    continue
-                known = np.isfinite(result.residual)
-                values = result.residual[known]
-                mask = mask_of(result) if label else None
-                marked = np.zeros(values.shape, bool) if mask is None else mask[known]
-                # As `PixelROC`: bins equally wide in the square root, since residuals crowd at 0.
-                bins = np.minimum((np.sqrt(values / 2) * PIXEL_BINS).astype(int), PIXEL_BINS - 1)
-                own = counts.setdefault(
-                    subject_of(result, label), np.zeros((2, PIXEL_BINS), np.int64)
-                )
-                own += np.bincount(bins + PIXEL_BINS * marked, minlength=2 * PIXEL_BINS).reshape(
-                    2, PIXEL_BINS
-                )
-        write_whole(
-            path, _npz(subjects=np.array(list(counts)), counts=np.stack([*counts.values()]))
-        )
-
-
-def _npz(**arrays: np.ndarray) -> bytes:
-    import io
-
-    stream = io.BytesIO()
-    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-    return stream.getvalue()
 
 
 def _auc(scored: Scored) -> float:

@@ -108,12 +108,12 @@ class Study:
     @functools.cache  # noqa: B019
     def pixels(self, system: str, seed: int) -> Pixels:
         """The counts of pixels by subject."""
-        return Pixels.read(self.folder / f"seed{seed}" / system / "pixels.npz")
+        return Pixels.read(self._evaluation(system, seed) / "pixels.npz")
 
     def has_pixels(self) -> bool:
         """Whether there were masks."""
         return any(
-            (self.folder / f"seed{outcome['seed']}" / outcome["system"] / "pixels.npz").exists()
+            (self._evaluation(outcome["system"], outcome["seed"]) / "pixels.npz").exists()
             for outcome in self.outcomes
         )
 
@@ -132,13 +132,12 @@ class Pixels:
     """Residuals counted in bins, of normal and marked pixels, by subject: (subjects, 2, bins)."""
 
     counts: np.ndarray
-    subjects: tuple[str, ...]
 
     @classmethod
     def read(cls, path: Path) -> Pixels:
-        """Read what the study counted."""
+        """Read what ``evaluate`` counted."""
         with np.load(path) as file:
-            return cls(file["counts"], tuple(file["subjects"].tolist()))
+            return cls(file["counts"])
 
     def flagged(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shares of marked and of normal pixels above falling thresholds: (rows, bins) each."""
@@ -160,7 +159,7 @@ class Pixels:
     @functools.cached_property
     def figures(self) -> dict[str, float]:
         """AUC, and sensitivity and specificity at Youden's point, chosen on the test masks."""
-        once = np.ones((1, len(self.subjects)))
+        once = np.ones((1, len(self.counts)))
         marked, normal = (share[0] for share in self.flagged(once))
         best = int(np.argmax(marked - normal))
         return {
@@ -172,9 +171,9 @@ class Pixels:
     @functools.cached_property
     def resampled(self) -> np.ndarray:
         """The AUC in each resample of subjects that holds marked pixels: (resamples,)."""
-        if len(self.subjects) < 2:
+        if len(self.counts) < 2:
             return np.empty(0)
-        times = resampled_times(self.subjects, len(self.subjects), RESAMPLES)
+        times = resampled_times(None, len(self.counts), RESAMPLES)
         both = (times @ self.counts.sum(-1) > 0).all(1)
         return np.concatenate([self.aucs(part) for part in np.array_split(times[both], 20)])
 
@@ -460,6 +459,6 @@ def mean_pixel_curve(study: Study, system: str) -> tuple[np.ndarray, np.ndarray]
     curves = []
     for seed in study.seeds(system):
         pixels = study.pixels(system, seed)
-        marked, normal = pixels.flagged(np.ones((1, len(pixels.subjects))))
+        marked, normal = pixels.flagged(np.ones((1, len(pixels.counts))))
         curves.append(np.interp(GRID, np.append(0, normal[0]), np.append(0, marked[0])))
     return (GRID, np.mean(curves, axis=0)) if curves else None
