@@ -556,7 +556,7 @@ def test_an_image_that_may_not_be_read(scene, capsys):
     with without_privileges():
         stderr = refusal(scene.score(scene.path / "images"), capsys)
     assert_one_sentence(stderr, ["3.png may not be read", "change its permissions"])
-    assert not scene.out.exists()
+    assert_nothing_half_written(scene.out)
 
 
 @pytest.mark.parametrize("verb", ["fit", "score", "evaluate"])

@@ -16,7 +16,6 @@ import torch
 from numpy.testing import assert_allclose
 from PIL import Image
 from sklearn.datasets import load_digits
-from torch import nn
 from torch.nn import functional as F
 
 from fanogan.calibration import Calibration, HeldOut
@@ -29,11 +28,9 @@ from fanogan.export import (
     ExportedModel,
     Resample,
     export,
-    folded,
     threshold_of,
     use_engine,
 )
-from fanogan.networks import Encoder, Generator
 from fanogan.patches import HALF
 from fanogan.phantom import make_phantom
 from fanogan.preprocessing import Preprocessing
@@ -132,26 +129,6 @@ def test_resampling_is_two_matrices(before: tuple[int, int], after: tuple[int, i
     expected = F.interpolate(x, size=after, mode="bilinear", antialias=True)
     assert_allclose(Resample(before, after)(x), expected, rtol=0, atol=2e-6)
     assert_allclose(Resample(before, after).rows.sum(1), 1, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", [Generator, Encoder])
-def test_batch_norm_after_a_convolution_is_folded(kind: type[Generator] | type[Encoder]) -> None:
-    torch.manual_seed(0)
-    network = kind((16, 24), 2, 4, 8).double().eval()
-    norms = [one for one in network.modules() if isinstance(one, nn.BatchNorm2d)]
-    for norm in norms:
-        for values in (norm.running_mean, norm.bias.data):
-            values.normal_()
-        for values in (norm.running_var, norm.weight.data):
-            values.uniform_(0.3, 3)
-    given = torch.randn(3, 8) if kind is Generator else torch.rand(3, 2, 16, 24)
-    given = given.double()
-    before = copy.deepcopy(network.state_dict())
-    less = folded(network)
-    assert_allclose(less(given), network(given).detach(), rtol=1e-10)
-    left = sum(isinstance(one, nn.BatchNorm2d) for one in less.modules())
-    assert left == len(norms) - len(network.blocks if kind is Generator else network.trunk.blocks)
-    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
 @pytest.mark.parametrize("name", EXPORTABLE)

@@ -1,26 +1,35 @@
 """The networks: their shapes, counts, norms, initial weights, and the folded convolutions."""
 
+import copy
+import importlib
 import math
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fanogan.detectors.run import fabric_of
+from fanogan.losses import encoder_loss, encoder_terms, generator_loss, terms_and_maps
 from fanogan.networks import (
+    ConvMeanPool,
     Discriminator,
     DownBlock,
     Encoder,
     Generator,
     UpBlock,
+    UpsampleConv,
     batch_norm,
     blocks_of,
     channels_of,
-    conv3x3_then_mean_pool,
     fold,
+    folded,
     layer_norm,
-    upsample_then_conv3x3,
 )
+from fanogan.recipes import Recipe
+from fanogan.training import TensorFlowRMSprop, descend, frozen, update_critic
 
 SIDES = [c * 2**b for b in range(2, 7) for c in (4, 5, 6, 7) if c * 2**b <= 256]
 RECTANGLES = [(64, 112), (32, 56), (112, 64), (16, 28), (160, 224)]
@@ -252,37 +261,24 @@ def test_initial_weights() -> None:
 # --- folded convolutions ------------------------------------------------------------------------
 
 
-class PlainDown(DownBlock):
-    """The same block as the paper writes it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
-        return F.avg_pool2d(y, 2) + self.shortcut(F.avg_pool2d(x, 2))
-
-
-class PlainUp(UpBlock):
-    """The same block as the paper writes it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.interpolate(F.relu(self.norm1(x)), scale_factor=2.0, mode="nearest"))
-        y = self.conv2(F.relu(self.norm2(y)))
-        return y + self.shortcut(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The blocks as the paper writes them."""
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    return importlib.import_module("plain")
 
 
-def blocks_of_both_kinds(kind: str, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+def blocks_of_both_kinds(
+    kind: str, dtype: torch.dtype, plain: ModuleType
+) -> tuple[nn.Module, nn.Module]:
     """The folded block and the plain one, with the same weights, none of them zero."""
     torch.manual_seed(0)
-    folded: nn.Module
-    plain: nn.Module
-    if kind == "up":
-        folded, plain = UpBlock(5, 3), PlainUp(5, 3)
-    else:
-        norm = {"down, layer norm": layer_norm, "down, batch norm": batch_norm}[kind]
-        folded, plain = DownBlock(3, 5, norm), PlainDown(3, 5, norm)
-    for parameter in folded.parameters():
+    norms = {"down, layer norm": layer_norm, "down, batch norm": batch_norm}
+    block = UpBlock(5, 3) if kind == "up" else DownBlock(3, 5, norms[kind])
+    for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.3)
-    plain.load_state_dict(folded.state_dict())
-    return folded.to(dtype), plain.to(dtype)
+    block.to(dtype)
+    return block, plain.as_written(copy.deepcopy(block))
 
 
 def derivatives(block: nn.Module, x: Tensor) -> list[Tensor]:
@@ -303,22 +299,27 @@ def derivatives(block: nn.Module, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("kind", ["up", "down, layer norm", "down, batch norm"])
-def test_folded_blocks_equal_plain_ones(kind: str, dtype: torch.dtype, tolerance: float) -> None:
-    folded, plain = blocks_of_both_kinds(kind, dtype)
+def test_folded_blocks_equal_plain_ones(
+    kind: str, dtype: torch.dtype, tolerance: float, plain: ModuleType
+) -> None:
+    block, written = blocks_of_both_kinds(kind, dtype, plain)
     x = torch.randn(4, 5 if kind == "up" else 3, 6, 10, dtype=dtype)
-    for found, expected in zip(derivatives(folded, x), derivatives(plain, x), strict=True):
+    for found, expected in zip(derivatives(block, x), derivatives(written, x), strict=True):
         scale = max(1.0, float(expected.abs().max()))
         assert float((found - expected).abs().max()) <= tolerance * scale
 
 
-def test_folded_convolutions_equal_plain_ones() -> None:
+@pytest.mark.parametrize("bias", [True, False])
+def test_folded_convolutions_equal_plain_ones(bias: bool, plain: ModuleType) -> None:
     torch.manual_seed(0)
-    conv = nn.Conv2d(3, 4, 3, padding=1).double()
     x = torch.randn(2, 3, 6, 10, dtype=torch.float64)
-    up = conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-    assert torch.allclose(upsample_then_conv3x3(x, conv), up, atol=1e-12)
-    pooled = F.avg_pool2d(conv(x), 2)
-    assert torch.allclose(conv3x3_then_mean_pool(x, conv), pooled, atol=1e-12)
+    up = UpsampleConv(3, 4, 3, padding=1, bias=bias).double()
+    written = plain.conv3x3(up, F.interpolate(x, scale_factor=2.0))
+    pooled = ConvMeanPool(3, 4, 3, padding=1, bias=bias).double()
+    mean = F.avg_pool2d(plain.conv3x3(pooled, x), 2)
+    for layer, expected in ((up, written), (pooled, mean)):
+        assert torch.allclose(layer(x), expected, atol=1e-12)
+        assert torch.allclose(layer.merged()(x), expected, atol=1e-12)
 
 
 def test_the_folded_kernel_sums_neighbouring_taps() -> None:
@@ -326,3 +327,80 @@ def test_the_folded_kernel_sums_neighbouring_taps() -> None:
     rows = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])
     expected = rows @ torch.tensor([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]) @ rows.T
     assert torch.equal(kernel, expected)
+
+
+# --- networks that only score -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [Generator, Discriminator, Encoder])
+def test_a_folded_network_equals_the_trained_one(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    size = ((16, 24), 2, 4) if kind is Discriminator else ((16, 24), 2, 4, 8)
+    network = kind(*size).double().eval()
+    norms = [one for one in network.modules() if isinstance(one, nn.BatchNorm2d)]
+    for norm in norms:
+        for values in (norm.running_mean, norm.bias.data):
+            values.normal_()
+        for values in (norm.running_var, norm.weight.data):
+            values.uniform_(0.3, 3)
+    given = torch.randn(3, 8) if kind is Generator else torch.rand(3, 2, 16, 24)
+    given = given.double()
+    before = copy.deepcopy(network.state_dict())
+    less = folded(network)
+    assert torch.allclose(less(given), network(given), rtol=1e-10, atol=0)
+    assert not any(parameter.requires_grad for parameter in less.parameters())
+    blocks = [one for one in less.modules() if isinstance(one, UpBlock | DownBlock)]
+    left = sum(isinstance(one, nn.BatchNorm2d) for one in less.modules())
+    assert left == max(len(norms) - len(blocks), 0)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+
+
+# --- the fast path ------------------------------------------------------------------------------
+
+
+def test_a_hundred_updates_end_as_with_the_blocks_as_written(plain: ModuleType) -> None:
+    """In fp64, so that what is beyond rounding shows; each score too."""
+    random = torch.Generator().manual_seed(0)
+    xs = 2 * torch.rand(10, 6, 1, 16, 16, generator=random, dtype=torch.float64) - 1
+    ours = tuple(network.double() for network in networks((16, 16), width=4, latent=8))
+    written = tuple(plain.as_written(copy.deepcopy(network)) for network in ours)
+    begun = [copy.deepcopy(network.state_dict()) for network in ours]
+    for G, D, E in (ours, written):
+        a_hundred_updates(G, D, E, xs)
+        for network in (G, D, E):
+            network.eval()
+    for network, other, before in zip(ours, written, begun, strict=True):
+        for name, value in network.state_dict().items():
+            torch.testing.assert_close(value, other.state_dict()[name], rtol=1e-6, atol=1e-9)
+            if value.dim() > 1:
+                assert not torch.allclose(value, before[name], rtol=1e-3, atol=1e-4), name
+    with torch.no_grad():
+        G, D, E = (folded(network) for network in ours)
+        found = terms_and_maps(xs[0], G(E(xs[0])), None, D.features)
+        G, D, E = written
+        expected = terms_and_maps(xs[0], G(E(xs[0])), None, D.features)
+    for each in zip(found, expected, strict=True):
+        torch.testing.assert_close(*each, rtol=1e-6, atol=1e-9)
+
+
+def a_hundred_updates(G: Generator, D: Discriminator, E: Encoder, xs: Tensor) -> None:
+    """Fifty of the critic, ten of the generator and forty of the encoder, on these images."""
+    recipe, fabric = Recipe(), fabric_of(torch.device("cpu"), Recipe(), 1)
+    random = torch.Generator().manual_seed(1)
+    adam_D, adam_G = (torch.optim.Adam(n.parameters(), 1e-3, betas=(0.0, 0.9)) for n in (D, G))
+    rmsprop = TensorFlowRMSprop(E.parameters(), 1e-2)
+
+    def latents() -> Tensor:
+        return torch.randn(6, 8, generator=random, dtype=torch.float64)
+
+    for step in range(50):
+        with torch.no_grad():
+            fake = G(latents())
+        update_critic(D, adam_D, xs[step % 10], fake, recipe, random, fabric)
+        if step % 5 == 0:
+            with frozen(D):
+                descend(generator_loss(D, G(latents())), adam_G, fabric)
+    with frozen(G, D):
+        for step in range(40):
+            terms = encoder_terms("izi_f", E, G.eval(), D, xs[step % 10], latents())
+            descend(encoder_loss(terms, 1.0), rmsprop, fabric)

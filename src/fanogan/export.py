@@ -30,7 +30,7 @@ from fanogan.detectors import LearnedDetector
 from fanogan.detectors.detector import BATCH, precision_of
 from fanogan.folders import write_whole
 from fanogan.losses import ali_mean, feature_residual, terms_and_maps
-from fanogan.networks import DownBlock, UpBlock
+from fanogan.networks import folded
 from fanogan.patches import HALF
 
 FORMAT = 1
@@ -50,27 +50,6 @@ class BadExport(ValueError):
 
 
 # --- the graph ------------------------------------------------------------------------------------
-
-
-def folded(network: nn.Module) -> nn.Module:
-    """A copy in which every batch norm that follows a convolution is part of it.
-
-    The scale a = γ/√(σ² + ε) goes into the kernel, the shift β − a·μ becomes the bias. A block's
-    first norm follows a sum whose other use is the shortcut, and stays.
-    """
-    network = copy.deepcopy(network).eval().requires_grad_(False)
-    for block in network.modules():
-        if not isinstance(block, (UpBlock, DownBlock)):
-            continue
-        norm = block.norm2
-        if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_var is not None and norm.running_mean is not None
-            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            block.conv1.weight.mul_(scale[:, None, None, None])
-            shift = norm.bias - scale * norm.running_mean
-            block.conv1.bias = nn.Parameter(shift, requires_grad=False)
-            block.norm2 = nn.Identity()
-    return network
 
 
 class Scorer(nn.Module):
@@ -547,9 +526,11 @@ def images_a_second(
     if seen.retina and seen.retina.score_retina_only:
         inside = torch.ones(batch, 1, *seen.sides, dtype=torch.bool)
     seconds: dict[str, list[float]] = {}
+    plain = copy.copy(detector)
+    plain.engine = None
     with torch.inference_mode(), precision_of("fp32"):
         for _ in range(1 + repeats):
-            for name, run in {"torch": detector._terms_and_maps, **engines}.items():
+            for name, run in {"torch": plain.look, **engines}.items():
                 started = time.perf_counter()
                 run(x, inside)
                 seconds.setdefault(name, []).append(time.perf_counter() - started)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
-from collections.abc import Callable, Mapping
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -11,6 +15,7 @@ import numpy as np
 from fanogan.calibration import HeldOut, plural
 from fanogan.detectors import LearnedDetector, Result
 from fanogan.en_face import VolumeCase
+from fanogan.folders import write_whole
 from fanogan.report import Case
 
 
@@ -97,7 +102,8 @@ class Judge:
             warnings=result.warnings,
             picture=as_picture(result.picture),
             reconstruction=as_picture(result.reconstruction),
-            residual=result.residual,
+            # A copy, or the maps of its whole batch would be kept.
+            residual=None if result.residual is None else result.residual.copy(),
             mask=mask,
         )
 
@@ -114,6 +120,7 @@ class Gallery(Generic[C]):
         self.key: Callable[[C], float] = key or (lambda case: case.score)
         self.heap: list[tuple[float, int, C]] = []
         self.seen = 0
+        self.saved: set[int] = set()
 
     def add(self, case: C) -> None:
         """Let a case pass by."""
@@ -122,7 +129,66 @@ class Gallery(Generic[C]):
         if len(self.heap) > self.size:
             heapq.heappop(self.heap)
 
+    def offer(self, key: float, make: Callable[[], C]) -> None:
+        """Let a case with this key pass by that is made only if it is to be kept."""
+        if len(self.heap) < self.size or key > self.heap[0][0]:
+            self.add(make())
+        else:
+            self.seen += 1
+
+    def save(self, folder: Path, pack: Callable[[C], bytes]) -> None:
+        """Write those of the cases kept that ``folder`` doesn't hold yet, numbered as they came.
+
+        What others drive out later stays there: of n cases in no order about
+        size · (1 + ln(n / size)), and each may be wanted again by who goes on before its end.
+        """
+        for _, minus, case in self.heap:
+            if -minus not in self.saved:
+                write_whole(folder / f"{-minus}.npz", pack(case))
+                self.saved.add(-minus)
+
+    def restore(self, keys: Sequence[float], folder: Path, unpack: Callable[[bytes], C]) -> None:
+        """Be as after cases with these keys have passed by, by what was saved of them."""
+        best = heapq.nlargest(self.size, ((key, -n) for n, key in enumerate(keys, 1)))
+        self.heap = [
+            (key, minus, unpack((folder / f"{-minus}.npz").read_bytes())) for key, minus in best
+        ]
+        heapq.heapify(self.heap)
+        self.seen, self.saved = len(keys), {-minus for _, minus in best}
+
     @property
     def cases(self) -> list[C]:
         """The cases kept, the highest key first."""
         return [case for _, _, case in sorted(self.heap, reverse=True, key=lambda entry: entry[:2])]
+
+
+def pack(values: Mapping[str, Any]) -> bytes:
+    """Arrays and what JSON can hold, as the bytes of an ``.npz``."""
+    arrays: dict[str, Any] = {k: v for k, v in values.items() if isinstance(v, np.ndarray)}
+    rest = json.dumps({key: value for key, value in values.items() if key not in arrays})
+    buffer = io.BytesIO()
+    np.savez(buffer, __rest__=np.frombuffer(rest.encode(), dtype=np.uint8), **arrays)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """The inverse of ``pack``, with lists in the place of tuples."""
+    with np.load(io.BytesIO(data)) as file:
+        arrays = dict(file)
+    return {**json.loads(arrays.pop("__rest__").tobytes()), **arrays}
+
+
+def pack_case(case: Case) -> bytes:
+    """A case as a file holds it."""
+    return pack(values_of(case))
+
+
+def unpack_case(data: bytes) -> Case:
+    """The inverse of ``pack_case``."""
+    values = unpack(data)
+    return Case(**{**values, "warnings": tuple(values["warnings"])})
+
+
+def values_of(case: Case | VolumeCase) -> dict[str, Any]:
+    """The fields of a case by name."""
+    return {field.name: getattr(case, field.name) for field in dataclasses.fields(case)}

@@ -9,10 +9,11 @@ and a 2×2 mean after one is one 4×4 convolution with stride 2. The parameters 
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -54,15 +55,48 @@ def fold(weight: Tensor) -> Tensor:
     return F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))
 
 
-def conv3x3_then_mean_pool(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """``avg_pool2d(conv(x), 2)`` in one convolution: 16 multiply-adds an output, not 36."""
-    return F.conv2d(x, fold(conv.weight) / 4, conv.bias, stride=2, padding=1)
+class ConvMeanPool(nn.Conv2d):
+    """A 3×3 convolution then a 2×2 mean, in one: 16 multiply-adds an output, not 36."""
+
+    def merged(self) -> nn.Conv2d:
+        """The same as a plain convolution, whose weights are fixed."""
+        sizes = self.in_channels, self.out_channels, 4
+        conv = nn.Conv2d(*sizes, stride=2, padding=1, device="meta")
+        return _with(conv, fold(self.weight) / 4, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``avg_pool2d(conv(x), 2)``: (B, in, H, W) → (B, out, H/2, W/2)."""
+        return F.conv2d(x, fold(self.weight) / 4, self.bias, stride=2, padding=1)
 
 
-def upsample_then_conv3x3(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """``conv(interpolate(x, scale_factor=2))`` in one convolution: 4 multiply-adds, not 9."""
-    kernel = fold(conv.weight).flip(2, 3).transpose(0, 1)
-    return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
+class UpsampleConv(nn.Conv2d):
+    """Nearest upsampling then a 3×3 convolution, in one: 4 multiply-adds an output, not 9."""
+
+    @property
+    def kernel(self) -> Tensor:
+        """Of the transposed convolution that it is."""
+        return fold(self.weight).flip(2, 3).transpose(0, 1)
+
+    def merged(self) -> nn.ConvTranspose2d:
+        """The same as a plain transposed convolution, whose weights are fixed."""
+        sizes = self.in_channels, self.out_channels, 4
+        conv = nn.ConvTranspose2d(*sizes, stride=2, padding=1, device="meta")
+        return _with(conv, self.kernel, self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``conv(interpolate(x, scale_factor=2))``: (B, in, H, W) → (B, out, 2H, 2W)."""
+        return F.conv_transpose2d(x, self.kernel, self.bias, stride=2, padding=1)
+
+
+ConvT = TypeVar("ConvT", nn.Conv2d, nn.ConvTranspose2d)
+
+
+def _with(conv: ConvT, weight: Tensor, bias: Tensor | None) -> ConvT:
+    """The layer with these weights, as they lie best in memory."""
+    weight = weight.detach().contiguous(memory_format=torch.channels_last)
+    conv.weight = nn.Parameter(weight, requires_grad=False)
+    conv.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+    return conv
 
 
 def layer_norm(channels: int) -> nn.Module:
@@ -84,15 +118,14 @@ class DownBlock(nn.Module):
         self.norm1 = norm(channels_in)
         self.conv1 = nn.Conv2d(channels_in, channels_in, 3, padding=1, bias=False)
         self.norm2 = norm(channels_in)
-        self.conv2 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv2 = ConvMeanPool(channels_in, channels_out, 3, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm, ReLU, conv, norm, ReLU, conv, mean pool; beside it mean pool, conv1×1."""
-        y = self.conv1(F.relu(self.norm1(x)))
-        y = conv3x3_then_mean_pool(F.relu(self.norm2(y)), self.conv2)
-        shortcut: Tensor = self.shortcut(F.avg_pool2d(x, 2))
-        return y + shortcut
+        y = self.conv1(F.relu_(self.norm1(x)))
+        y = self.conv2(F.relu_(self.norm2(y)))
+        return y.add_(self.shortcut(F.avg_pool2d(x, 2)))  # type: ignore[no-any-return]
 
 
 class UpBlock(nn.Module):
@@ -102,17 +135,18 @@ class UpBlock(nn.Module):
         """Make the block."""
         super().__init__()
         self.norm1 = batch_norm(channels_in)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.conv1 = UpsampleConv(channels_in, channels_out, 3, padding=1, bias=False)
         self.norm2 = batch_norm(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm, ReLU, upsample, conv, norm, ReLU, conv; beside it upsample, conv1×1."""
-        inner = upsample_then_conv3x3(F.relu(self.norm1(x)), self.conv1)
-        y: Tensor = self.conv2(F.relu(self.norm2(inner)))
+        y = self.conv1(F.relu_(self.norm1(x)))
+        y = self.conv2(F.relu_(self.norm2(y)))
         # A 1×1 convolution and an upsampling commute, and there are four times fewer pixels before.
-        return y + F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
+        shortcut = F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
+        return y.add_(shortcut)  # type: ignore[no-any-return]
 
 
 class Generator(nn.Module):
@@ -138,7 +172,7 @@ class Generator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """The image of a latent."""
         x = self.linear(z).unflatten(1, self.base).contiguous(memory_format=torch.channels_last)
-        return torch.tanh(self.conv(F.relu(self.norm(self.blocks(x)))))
+        return torch.tanh(self.conv(F.relu_(self.norm(self.blocks(x)))))
 
 
 class _Trunk(nn.Module):
@@ -267,3 +301,33 @@ def initialise(network: nn.Module, strong: Sequence[nn.Conv2d] = ()) -> None:
             nn.init.xavier_uniform_(layer.weight, gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+
+
+# --- networks that only score --------------------------------------------------------------------
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def folded(network: N) -> N:
+    """A copy that computes the same and no longer learns: whatever is fixed is computed once.
+
+    Kernels of convolutions beside a change of size are summed; every batch norm that follows a
+    convolution is part of it: a = γ/√(σ² + ε) goes into the kernel, β − a·μ becomes the bias. A
+    block's first norm follows a sum whose other use is the shortcut, and stays.
+    """
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    for block in network.modules():
+        if not isinstance(block, (UpBlock, DownBlock)):
+            continue
+        norm = block.norm2
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_var is not None and norm.running_mean is not None
+            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            block.conv1.weight.mul_(scale[:, None, None, None])
+            shift = norm.bias - scale * norm.running_mean
+            block.conv1.bias = nn.Parameter(shift, requires_grad=False)
+            block.norm2 = nn.Identity()
+        name = "conv2" if isinstance(block, DownBlock) else "conv1"
+        setattr(block, name, getattr(block, name).merged())
+    ready: N = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ready

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from fanogan.detectors import Result
 from fanogan.en_face import VolumeCase, en_face_picture
-from fanogan.folders import write_whole
-from fanogan.judge import Judge
+from fanogan.judge import Judge, as_picture, pack, unpack, values_of
 from fanogan.pictures import overlay
-from fanogan.report import Case
 from fanogan.retina import FlatVolume
-from fanogan.retina.regions import find_regions
-from fanogan.scans.scan import UNKNOWN_SPACING, Spacing
+from fanogan.retina.regions import Region, find_regions
+from fanogan.scans.scan import UNKNOWN_SPACING, EnFace, Spacing
+
+Files = Iterator[tuple[str, bytes]]
+"""Places below the results' folder, and what is to lie there."""
 
 PATCH_COLUMNS = ("volume", "bscan", "row", "column", "score", "image_residual", "feature_residual")
 BSCANS_DRAWN = 3
@@ -71,20 +72,45 @@ class VolumeMaps:
             masks=self.masks,
         )
 
-    def write(self, folder: Path, case: VolumeCase, scale: float) -> None:
+    def files(self, case: VolumeCase, scale: float) -> Files:
         """The map as TIFF in the scan's geometry, the en-face map, the worst B-scans in colour."""
         place = place_of(case.name)
         spacing = self.volume.scan_spacing
-        write_whole(folder / "maps" / f"{place}.tif", _float_tiff(self.residuals, spacing))
+        yield f"maps/{place}.tif", _float_tiff(self.residuals, spacing)
         between, _, across = spacing
-        flat = _float_tiff(self.en_face, (None, between, across))
-        write_whole(folder / "en_face" / f"{place}.tif", flat)
-        write_whole(folder / "en_face" / f"{place}.png", _png(en_face_picture(case)))
+        yield f"en_face/{place}.tif", _float_tiff(self.en_face, (None, between, across))
+        yield f"en_face/{place}.png", _png(en_face_picture(case))
         worst = np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")
         for frame in worst[: min(BSCANS_DRAWN, int(np.isfinite(self.scores).sum()))]:
             residual = np.nan_to_num(self.residuals[frame])
             coloured = overlay(np.asarray(case.bscans[frame]), residual, scale)
-            write_whole(folder / "overlays" / f"{place}#{frame}.png", _png(coloured))
+            yield f"overlays/{place}#{frame}.png", _png(coloured)
+
+
+def pack_volume(case: VolumeCase) -> bytes:
+    """A volume as a file holds it."""
+    values = values_of(case)
+    fundus: EnFace | None = values.pop("fundus")
+    values["bscans"] = np.asarray(case.bscans)
+    values["regions"] = [vars(region) for region in case.regions]
+    if fundus is not None:
+        values |= {f"fundus {key}": value for key, value in vars(fundus).items()}
+    return pack(values)
+
+
+def unpack_volume(data: bytes) -> VolumeCase:
+    """The inverse of ``pack_volume``."""
+    values = unpack(data)
+    fundus = {key: values.pop(f"fundus {key}", None) for key in EnFace.__dataclass_fields__}
+    values["regions"] = [region_of(one) for one in values["regions"]]
+    values["warnings"], values["spacing"] = tuple(values["warnings"]), tuple(values["spacing"])
+    return VolumeCase(fundus=None if fundus["pixels"] is None else EnFace(**fundus), **values)
+
+
+def region_of(values: Mapping[str, Any]) -> Region:
+    """A region of its fields as JSON holds them."""
+    whole: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Region(**whole)
 
 
 def patch_rows(
@@ -99,13 +125,28 @@ def patch_rows(
         yield dict(zip(PATCH_COLUMNS, [*values, *(repr(float(v)) for v in scores)], strict=True))
 
 
-def write_pictures(folder: Path, case: Case, scale: float) -> None:
+def image_files(result: Result, scale: float) -> Files:
     """An image's raw map, and the map in colours over the image."""
-    assert case.residual is not None
-    place = place_of(case.name)
-    write_whole(folder / "maps" / f"{place}.tif", _float_tiff(case.residual))
-    coloured = overlay(case.picture, case.residual, scale)
-    write_whole(folder / "overlays" / f"{place}.png", _png(coloured))
+    assert result.residual is not None and result.picture is not None
+    place = place_of(result.name)
+    coloured = overlay(as_picture(result.picture), result.residual, scale)
+    yield f"maps/{place}.tif", _float_tiff(result.residual)
+    yield f"overlays/{place}.png", _png(coloured)
+
+
+def write_files(folder: Path, files: Files) -> list[str]:
+    """Write files below a folder; returns their places there.
+
+    They are neither synced nor renamed one by one, which would take longer than making them:
+    whoever goes on in this folder looks at each, and syncs all before they are moved elsewhere.
+    """
+    written = []
+    for place, data in files:
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        written.append(place)
+    return written
 
 
 def place_of(name: str) -> str:

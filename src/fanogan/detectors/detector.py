@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,16 +28,20 @@ from fanogan.calibration import (
     TermScale,
 )
 from fanogan.familiarity import Familiar
+from fanogan.networks import folded
 from fanogan.normals import grey_shares, single_images
 from fanogan.patches import score_windows
 from fanogan.preprocessing import Preprocessing
 from fanogan.recipes import Precision, Recipe
 from fanogan.retina import FlatVolume
 from fanogan.scans import BadScan, Scan, read_scans
+from fanogan.scans.read import good_ones
 
 log = logging.getLogger(__name__)
 
 BATCH = 64
+# The C library asks the system anew for blocks from here on, page by page: 10 times the copying.
+LARGEST_BLOCK = 32 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +129,8 @@ class Detector(abc.ABC):
     term_scale: TermScale | None = None  # with a recipe's ``standardised``
     # What computes ``_terms_and_maps`` in place of PyTorch (``export.use_engine``).
     engine: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]] | None = None
+    # The networks that were folded, the versions of their tensors, and the folded ones.
+    _folded: tuple[Any, list[int], tuple[torch.nn.Module, ...]] | None = None
 
     @abc.abstractmethod
     def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -152,9 +159,19 @@ class Detector(abc.ABC):
         also for an image that isn't of the kind that the model was trained on. B-scans without a
         window in the retina are left out.
         """
+        reading = {"groups": groups, "skip_bad": skip_bad, "on_bad": on_bad, "workers": workers}
+        for batch in self.batches(images, **reading):
+            yield from batch
+
+    def batches(self, images: Any, **reading: Any) -> Iterator[Iterator[Result]]:
+        """``results`` in pieces, each to be gone through before the next.
+
+        A piece is a volume with its images, a large image, or the small images that the networks
+        see together: with whom an image is seen may change the last digit of its score, and a job
+        that goes on after whole pieces has the same ones. Arguments and errors as for ``read``.
+        """
         self._check_fitted()
-        read = self.read(images, groups=groups, skip_bad=skip_bad, on_bad=on_bad, workers=workers)
-        yield from self._score(read)
+        yield from self._batches(self.read(images, **reading))
 
     def score(self, images: Any, **reading: Any) -> Scores:
         """The anomaly scores of images, each exactly once (Eq. 4)."""
@@ -205,24 +222,28 @@ class Detector(abc.ABC):
         skip_bad: bool = False,
         on_bad: Any = None,
         workers: int = 2,
+        done: Set[str] = frozenset(),
     ) -> Iterator[Encoded]:
-        """What is to be scored, read and encoded as the model sees it; arguments as ``results``."""
-        scans: Iterator[Scan]
-        if self.preprocessing.retina:
-            from fanogan.retina.read import read_volumes
+        """What is to be scored, read and encoded as the model sees it; arguments as ``results``.
 
-            space = self.preprocessing.retina.space
-            scans = read_volumes(images, space, groups=groups, skip_bad=skip_bad, on_bad=on_bad)
+        Images and volumes whose names are in ``done`` are left out.
+        """
+        if self.preprocessing.retina:
+            from fanogan.retina.read import find_volumes, straightened
+
+            found = [one for one in find_volumes(images, groups) if one.name not in done]
+            flat = straightened(found, self.preprocessing.retina.space)
+            scans = good_ones(flat, skip_bad, on_bad, noun="volumes", before=len(done))
         else:
-            found = read_scans(images, groups, skip_bad, on_bad=on_bad, workers=workers)
-            scans = single_images(found)
-        return self._encoded(scans, skip_bad, on_bad)
+            read = read_scans(images, groups, skip_bad, on_bad=on_bad, workers=workers, done=done)
+            scans = (scan for scan in single_images(read) if scan.name not in done)
+        return self._encoded(scans, skip_bad, on_bad, len(done))
 
     def _encoded(
-        self, scans: Iterable[Scan], skip_bad: bool = False, on_bad: Any = None
+        self, scans: Iterable[Scan], skip_bad: bool = False, on_bad: Any = None, good: int = 0
     ) -> Iterator[Encoded]:
         """Each scan as it is kept in memory, and in what way it is unlike the training normals."""
-        good, first_error = 0, None
+        first_error = None
         for scan in scans:
             try:
                 pixels = self.preprocessing.encode(scan)
@@ -245,20 +266,25 @@ class Detector(abc.ABC):
             raise BadScan(f"none of the images could be scored; the first: {first_error}")
 
     def _score(self, scans: Iterator[Encoded]) -> Iterator[Result]:
-        """Results in the order of the scans; small images share a batch."""
+        """Results in the order of the scans."""
+        for batch in self._batches(scans):
+            yield from batch
+
+    def _batches(self, scans: Iterator[Encoded]) -> Iterator[Iterator[Result]]:
+        """Small images of one size together, all else one by one."""
         waiting: list[Encoded] = []
         for encoded in scans:
             whole_image = self._at_one_look(encoded) and not encoded.scan.is_volume
             same = not waiting or waiting[0].pixels.shape == encoded.pixels.shape
             if waiting and not (whole_image and same and len(waiting) < BATCH):
-                yield from self._score_together(waiting)
+                yield self._score_together(waiting)
                 waiting = []
             if whole_image:
                 waiting.append(encoded)
             else:
-                yield from self._score_alone(encoded)
+                yield self._score_alone(encoded)
         if waiting:
-            yield from self._score_together(waiting)
+            yield self._score_together(waiting)
 
     def _score_together(self, waiting: Sequence[Encoded]) -> Iterator[Result]:
         """Small images of one size."""
@@ -328,6 +354,36 @@ class Detector(abc.ABC):
         means, spreads = np.array(self.term_scale)
         return np.asarray(((terms - means) / spreads).sum(-1))
 
+    def look(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the networks, or the engine in their place, make of any number of images.
+
+        Arguments and results as of ``_terms_and_maps``; in inference mode.
+        """
+        if self.engine:
+            return self.engine(x, inside)
+        largest = 2 * self.recipe.width * x[0, 0].numel() * x.element_size()  # an image's, in D
+        together = BATCH
+        while x.device.type == "cpu" and together > 16 and together * largest >= LARGEST_BLOCK:
+            together //= 2
+        parts = torch.split(x, together)
+        masks = [None] * len(parts) if inside is None else torch.split(inside, together)
+        scorer = self._to_score()
+        found = [scorer._terms_and_maps(*each) for each in zip(parts, masks, strict=True)]
+        terms, maps = (torch.cat(each) for each in zip(*found, strict=True))
+        return terms, maps
+
+    def _to_score(self) -> Self:
+        """This detector with folded networks, which are made anew once the networks change."""
+        tensors = [t for one in self.networks for t in (*one.parameters(), *one.buffers())]
+        versions = [tensor._version for tensor in tensors]
+        if not self._folded or self._folded[:2] != (self.networks, versions):
+            with torch.inference_mode(False), torch.no_grad():
+                ready = tuple(folded(network) for network in self.networks)
+            self._folded = self.networks, versions, ready
+        scorer = copy.copy(self)
+        scorer.networks = self._folded[2]
+        return scorer
+
     def _look_at(self, encoded: Encoded) -> Iterator[Looked]:
         """What the networks make of each frame."""
         pixels, scan = encoded.pixels, encoded.scan
@@ -355,7 +411,7 @@ class Detector(abc.ABC):
         """Images (B, C, H, W) seen whole."""
         with torch.inference_mode(), precision_of("fp32"):
             x = self._to_device(stored)
-            terms, maps = (self.engine or self._terms_and_maps)(self.preprocessing.see(x), None)
+            terms, maps = self.look(self.preprocessing.see(x))
             maps = self.preprocessing.unsee(maps, x.shape[-2:])
         columns = terms.cpu().double().numpy()[:, None], maps.cpu().numpy(), x.cpu().numpy()
         for found in zip(*columns, strict=True):
@@ -371,9 +427,7 @@ class Detector(abc.ABC):
                 None if mask is None else torch.from_numpy(mask).to(self.device)
                 for mask in (usable, retina)
             ]
-            terms, corners, maps = score_windows(
-                x, self.preprocessing, self.engine or self._terms_and_maps, BATCH, *masks
-            )
+            terms, corners, maps = score_windows(x, self.preprocessing, self.look, BATCH, *masks)
         return Looked(
             terms.cpu().double().numpy(),
             maps.cpu().numpy(),

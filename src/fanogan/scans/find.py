@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ EXTENSIONS = (
 _READS = "reads " + ", ".join(EXTENSIONS)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ScanSource:
     """A file that can be read as a scan, or files that are one together.
 
@@ -165,8 +166,12 @@ def natural_key(name: str) -> tuple[object, ...]:
 def _without_duplicates(found: Iterator[Found]) -> list[Found]:
     """Keeps the first of each file and key, links resolved."""
     first: dict[tuple[str, str | None], Found] = {}
+    real_folder = cache(os.path.realpath)  # of a million files most lie beside each other
     for item in found:
-        first.setdefault((os.path.realpath(item.path), item.key), item)
+        folder, name = os.path.split(item.path)
+        is_link = os.path.islink(item.path)
+        real = os.path.realpath(item.path) if is_link else os.path.join(real_folder(folder), name)
+        first.setdefault((real, item.key), item)
     return list(first.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -32,9 +33,9 @@ def read_raster(path: Path) -> Decoded:
     """
     label = str(path)
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             check_size(label, image.height, image.width)
-            pixels, notes = _pixels(path, image)
+            pixels, notes = _pixels(file, image)
     except Image.DecompressionBombError as error:
         raise too_large(label, "a decompression bomb's size") from error
     except UnidentifiedImageError as error:
@@ -42,14 +43,14 @@ def read_raster(path: Path) -> Decoded:
     return Decoded(pixels[np.newaxis], notes=notes)
 
 
-def _pixels(path: Path, image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
+def _pixels(file: BinaryIO, image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
     """Decodes an opened image to (rows, columns[, channels]), with notes on what was changed."""
     notes: tuple[str, ...] = ()
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes = (f"first of {frames} frames read",)
-    if image.format == "PNG" and _is_sixteen_bit_colour(path):
-        return _sixteen_bit_colour(path), notes
+    if image.format == "PNG" and image.mode != "L" and _is_sixteen_bit_colour(file):
+        return _sixteen_bit_colour(file), notes
     if image.format == "JPEG":
         image = ImageOps.exif_transpose(image)
     mode = image.mode
@@ -64,16 +65,19 @@ def _pixels(path: Path, image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
     return np.asarray(image), notes
 
 
-def _is_sixteen_bit_colour(path: Path) -> bool:
+def _is_sixteen_bit_colour(file: BinaryIO) -> bool:
     """Says whether a PNG has 16 bits and several channels, which Pillow would cut to 8 bits."""
-    with path.open("rb") as file:
-        header = file.read(26)
+    place = file.tell()
+    file.seek(0)
+    header = file.read(26)
+    file.seek(place)
     return header.startswith(_PNG_SIGNATURE) and header[24] == 16 and header[25] in (2, 4, 6)
 
 
-def _sixteen_bit_colour(path: Path) -> Pixels:
+def _sixteen_bit_colour(file: BinaryIO) -> Pixels:
     """Decodes a 16-bit colour PNG to (rows, columns, channels) uint16."""
     from imagecodecs import png_decode
 
-    pixels: Pixels = png_decode(path.read_bytes())
+    file.seek(0)
+    pixels: Pixels = png_decode(file.read())
     return pixels

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -141,6 +141,7 @@ def read_scans(
     skip_bad: bool = False,
     on_bad: Callable[[BadScan], None] | None = None,
     workers: int = 2,
+    done: Set[str] = frozenset(),
 ) -> Iterator[Scan]:
     """Reads many scans, in order, a few files ahead.
 
@@ -151,6 +152,7 @@ def read_scans(
         skip_bad: Go on after a file that cannot be used, with a warning in the log.
         on_bad: Called with the error of each file skipped.
         workers: Threads that read ahead; at most `workers` + 1 files wait in memory.
+        done: Names of files to leave out, since they were used before.
 
     Returns:
         An iterator over the scans.
@@ -161,13 +163,14 @@ def read_scans(
     if is_array_like(source):
         if groups is not None:
             raise BadScan("groups name the subjects of files: leave them out for arrays")
-        return _good(array_scans(source), skip_bad, on_bad)
-    return _good(_read_ahead(find_scans(source, groups), max(workers, 1)), skip_bad, on_bad)
+        return good_ones(array_scans(source), skip_bad, on_bad)
+    found = [one for one in find_scans(source, groups) if one.name not in done]
+    return good_ones(_read_ahead(found, max(workers, 1)), skip_bad, on_bad, before=len(done))
 
 
 def _format_of(path: Path) -> str:
     """Names a file's format from its first bytes, and from its extension where they say nothing."""
-    if path.exists() and not path.is_file():
+    if not path.is_file() and path.exists():
         raise BadScan(f"{path} is no file: give an image, or search the folder with find_scans")
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
@@ -228,12 +231,24 @@ def _read_ahead(sources: list[ScanSource], workers: int) -> Iterator[Scan | BadS
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _good(
-    results: Iterator[Scan | BadScan], skip_bad: bool, on_bad: Callable[[BadScan], None] | None
+def good_ones(
+    results: Iterator[Scan | BadScan],
+    skip_bad: bool,
+    on_bad: Callable[[BadScan], None] | None,
+    noun: str = "images",
+    before: int = 0,
 ) -> Iterator[Scan]:
-    """Yields the scans, and raises or reports the errors among them."""
+    """Yields the scans, and raises or reports the errors among them.
+
+    Args:
+        results: Scans, and errors in the place of those that cannot be used.
+        skip_bad: As for `read_scans`.
+        on_bad: As for `read_scans`.
+        noun: What they are, for the error where none could be used.
+        before: How many were used before these.
+    """
     first_error: BadScan | None = None
-    good = bad = 0
+    good, bad = before, 0
     for result in results:
         if isinstance(result, Scan):
             good += 1
@@ -247,4 +262,4 @@ def _good(
         if on_bad is not None:
             on_bad(result)
     if first_error is not None and not good:
-        raise BadScan(f"none of {bad} images could be used; the first: {first_error}")
+        raise BadScan(f"none of {bad} {noun} could be used; the first: {first_error}")

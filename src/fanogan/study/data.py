@@ -231,7 +231,7 @@ def look(
         for start in range(0, len(windows.x), batch):
             part = slice(start, start + batch)
             inside = None if windows.inside is None else windows.inside[part].to(detector.device)
-            found, given = detector._terms_and_maps(windows.x[part].to(detector.device), inside)
+            found, given = detector.look(windows.x[part].to(detector.device), inside)
             terms.append(found.cpu().double().numpy())
             maps.append(given.cpu().numpy())
     return np.concatenate(terms), np.concatenate(maps)

@@ -1,0 +1,406 @@
+"""How fast, and how close to what the machine can do: each step of training and scoring.
+
+Every row is timed in a process of its own, warm, as the median of many: as `fanogan` computes it,
+and with the blocks as the paper writes them in plain PyTorch. The share is of this machine's own
+rate of matrix products, measured beside each row, and counts only the multiply-adds that the
+reduced arithmetic needs. --write puts the table into docs/benchmarks.md: only from a machine that
+does nothing else.
+
+    python benchmarks/speed.py --write
+    python benchmarks/speed.py --device cuda --write     # the rows of a GPU, in about ten minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from plain import as_written
+from tables import commit, machine, markdown, write_section
+from torch import Tensor, nn
+
+from fanogan.budget import costs, multiply_adds
+from fanogan.cli import keep_memory
+from fanogan.detectors import new_detector
+from fanogan.detectors.run import fabric_of
+from fanogan.localization import PixelROC
+from fanogan.losses import encoder_loss, encoder_terms, generator_loss, terms_and_maps
+from fanogan.networks import Discriminator, Encoder, Generator
+from fanogan.patches import Patches, seeded
+from fanogan.preprocessing import Preprocessing
+from fanogan.recipes import load_recipe
+from fanogan.training import (
+    TensorFlowRMSprop,
+    descend,
+    frozen,
+    statistics_untouched,
+    update_critic,
+)
+
+SIZES = ((8, 32), (16, 32), (8, 64), (16, 64), (64, 64))  # width, side
+NETWORK_ROWS = ("critic step", "generator step", "encoder step", "score and map")
+OTHER_ROWS = (
+    "iterative, an image",
+    "a batch of 64 patches",
+    "a B-scan of 128×256 through windows",
+    "pixel ROC of 70,000 maps",
+)
+OURS, PLAIN, KEPT = "ours", "as written", "as written, memory kept"
+SECONDS = 6.0  # of repeats, of a row
+
+
+# --- what is timed --------------------------------------------------------------------------------
+
+
+def networks(width: int, side: int, device: torch.device | str) -> tuple[Any, Any, Any]:
+    """G, D, E of one width for square images."""
+    with torch.device(device):
+        size = ((side, side), 1, width)
+        return Generator(*size), Discriminator(*size), Encoder(*size)
+
+
+def batch_of(width: int, side: int, device: torch.device) -> int:
+    """The paper's batch; on a CPU an eighth of it where a step would take a minute."""
+    return 8 if device.type == "cpu" and width * side >= 64 * 64 else 64
+
+
+def step_of(
+    row: str, width: int, side: int, kind: str, device: torch.device
+) -> tuple[Callable[[], object], int, int]:
+    """What a row repeats, the images in it, and the multiply-adds of an image."""
+    recipe = load_recipe("paper").but(sides=(side, side), width=width)
+    G, D, E = networks(width, side, device)
+    if kind != OURS:
+        G, D, E = (as_written(network) for network in (G, D, E))
+    batch = batch_of(width, side, device)
+    random = seeded(device, 0)
+    x = 2 * torch.rand(batch, 1, side, side, generator=random, device=device) - 1
+    fabric = fabric_of(device, recipe, 1)
+    adam = partial(torch.optim.Adam, lr=1e-4, betas=(0.0, 0.9), fused=True)
+    each = costs(recipe, (side, side), 1)
+
+    def latents() -> Tensor:
+        return torch.randn(batch, G.latent, generator=random, device=device)
+
+    if row == "critic step":
+        optimiser = adam(D.parameters())
+
+        def critic() -> None:
+            with torch.no_grad(), statistics_untouched(G):
+                fake = G(latents())
+            update_critic(D, optimiser, x, fake, recipe, random, fabric)
+
+        return critic, batch, each.critic
+    if row == "generator step":
+        optimiser = adam(G.parameters())
+
+        def generator() -> None:
+            with frozen(D):
+                descend(generator_loss(D, G(latents())), optimiser, fabric)
+
+        return generator, batch, each.generator
+    if row == "encoder step":
+        G.eval()
+        rmsprop = TensorFlowRMSprop(E.parameters(), 5e-5)
+
+        def encoder() -> None:
+            with frozen(G, D):
+                terms = encoder_terms("izi_f", E, G, D, x, latents())
+                descend(encoder_loss(terms, 1.0), rmsprop, fabric)
+
+        return encoder, batch, each.encoder
+    meta_G, meta_D, meta_E = networks(width, side, "meta")
+    image = torch.empty(1, 1, side, side, device="meta")
+    counted = multiply_adds(
+        lambda: terms_and_maps(image, meta_G(meta_E(image)), None, meta_D.features)
+    )
+    detector = detector_with((G.eval(), D.eval(), E.eval()), width, side, "izi_f", device)
+    look = detector.look if kind == OURS else detector._terms_and_maps
+
+    def score() -> None:
+        with torch.inference_mode():
+            look(x)
+
+    return score, batch, counted
+
+
+def detector_with(
+    parts: tuple[nn.Module, ...], width: int, side: int, name: str, device: torch.device
+) -> Any:
+    """A detector with these networks, which score as those that have learnt."""
+    recipe = load_recipe("paper").but(sides=(side, side), width=width)
+    detector = new_detector(name, recipe, device=device.type)
+    detector.preprocessing = view(side, side)
+    detector.networks = parts[: len(detector.letters)]
+    return detector
+
+
+def view(side: int, window: int) -> Preprocessing:
+    """Grey pictures of 8 bits, seen through windows."""
+    return Preprocessing("uint8", 0.0, 255.0, 1, (window, window), (side, side))
+
+
+def other_step(row: str, width: int, side: int, device: torch.device) -> tuple[Any, int]:
+    """What a row without a plain twin repeats, and what its time is divided by."""
+    parts = tuple(network.eval() for network in networks(width, side, device))
+    random = np.random.default_rng(0)
+    if row == "iterative, an image":
+        searching = detector_with(parts, width, side, "iterative", device)
+        x = 2 * torch.rand(16, 1, side, side, device=device) - 1
+        return lambda: searching.look(x), 16
+    if row == "pixel ROC of 70,000 maps":
+        maps = random.random((100, 64, 64), dtype=np.float32)
+        masks = random.random(maps.shape) < 0.1
+        pixels = PixelROC(high=2.0)
+        return lambda: [pixels.update(*each) for each in zip(maps, masks, strict=True)], 0
+    frames = [random.integers(0, 256, (1, 128, 256), dtype=np.uint8) for _ in range(98)]
+    detector = detector_with(parts, width, side, "izi_f", device)
+    detector.preprocessing = view(side, 64)
+    if row == "a batch of 64 patches":
+        patches = Patches(frames, detector.preprocessing, flip=True, device=device)
+        generator = seeded(device, 0)
+        return lambda: patches.draw(64, generator), 1
+    return lambda: detector._look_through_windows(frames[0][None], None, None), 1
+
+
+# --- timing ---------------------------------------------------------------------------------------
+
+
+def timed(step: Callable[[], object], device: torch.device, seconds: float = SECONDS) -> float:
+    """Median seconds of a step, warm: of at least three, and as many as fit."""
+    found: list[float] = []
+    step()
+    while len(found) < 3 or sum(found) < seconds:
+        started = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - started)
+    return statistics.median(found)
+
+
+def products_a_second(device: torch.device) -> float:
+    """Multiply-adds a second of a matrix product in fp32, the best of ten."""
+    side = 2048 if device.type == "cpu" else 8192
+    a, b = torch.rand(2, side, side, device=device)
+    best = min(timed(lambda: a @ b, device, 0.0) for _ in range(4))
+    return float(side**3 / best)
+
+
+def measured(row: str, width: int, side: int, kind: str, device: torch.device) -> dict[str, float]:
+    """Seconds, images and share of one row, and the peak of this process's memory in MB."""
+    if kind != PLAIN:
+        keep_memory()
+    if row in NETWORK_ROWS:
+        step, images, counted = step_of(row, width, side, kind, device)
+    else:
+        (step, images), counted = other_step(row, width, side, device), 0
+    rate = products_a_second(device)
+    before = peak(device)
+    seconds = timed(step, device)
+    rate = max(rate, products_a_second(device))
+    if row == "pixel ROC of 70,000 maps":
+        seconds *= 700
+    share = counted * images / seconds / rate
+    return {"seconds": seconds / max(images, 1), "share": share, "mb": peak(device) - before}
+
+
+def peak(device: torch.device) -> float:
+    """The peak of memory so far, in MB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def in_a_process(*words: object) -> dict[str, float]:
+    """``measured`` of one row, by a process that does nothing else."""
+    command = [sys.executable, __file__, "--one", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def network_rows(device: str, sizes: tuple[tuple[int, int], ...]) -> Iterator[list[str]]:
+    """One line a step and size."""
+    for row in NETWORK_ROWS:
+        for width, side in sizes:
+            ours, plain, kept = (
+                in_a_process(row, width, side, kind, device) for kind in (OURS, PLAIN, KEPT)
+            )
+            yield [
+                row,
+                f"{width} at {side}×{side}",
+                f"{1e3 * ours['seconds']:.3g}",
+                f"{100 * ours['share']:.0f} %",
+                f"{100 * plain['share']:.0f} %",
+                f"{plain['seconds'] / ours['seconds']:.2f}×",
+                f"{kept['seconds'] / ours['seconds']:.2f}×",
+                f"{ours['mb']:.0f}",
+                f"{plain['mb']:.0f}",
+            ]
+            print(" | ".join(row for row in [row, str(width), str(side)]), file=sys.stderr)
+
+
+def round_rows(rows: list[list[str]]) -> Iterator[str]:
+    """A round of training, five critic steps and one of the generator, against as written."""
+    by = {(row[0], row[1]): row for row in rows}
+    for size in dict.fromkeys(row[1] for row in rows):
+        critic, generator = by["critic step", size], by["generator step", size]
+        ours = 5 * float(critic[2]) + float(generator[2])
+        plain = 5 * float(critic[2]) * float(critic[5][:-1]) + float(generator[2]) * float(
+            generator[5][:-1]
+        )
+        yield f"width {size}: {plain / ours:.2f}×"
+
+
+def other_rows(device: str) -> Iterator[list[str]]:
+    """One line for all else."""
+    for row in OTHER_ROWS:
+        found = in_a_process(row, 8, 32, OURS, device)
+        yield [row, f"{1e3 * found['seconds']:.3g} ms", f"{found['mb']:.0f}"]
+    for words in ("fanogan --help", "import fanogan", "import torch"):
+        yield [words, f"{1e3 * starting(words):.0f} ms", "–"]
+
+
+def starting(words: str) -> float:
+    """Median seconds of a new process that runs a command or an import."""
+    command = (
+        [str(Path(sys.executable).with_name("fanogan")), "--help"]
+        if words.startswith("fanogan")
+        else [sys.executable, "-c", words]
+    )
+    return timed(lambda: subprocess.run(command, capture_output=True, check=True), CPU, 5.0)
+
+
+def growth(device: torch.device) -> Iterator[str]:
+    """How scoring's time grows: the exponent of a power law through each series."""
+
+    def score(width: int, side: int) -> float:
+        step, images, _ = step_of("score and map", width, side, OURS, device)
+        return timed(step, device, 2.0) / images
+
+    def volume(frames: int) -> float:
+        step, _ = other_step("a B-scan of 128×256 through windows", 8, 32, device)
+        return timed(lambda: [step() for _ in range(frames)], device, 2.0)
+
+    series: dict[str, tuple[list[int], Callable[[int], float]]] = {
+        "side at width 8": ([32, 64, 128, 256], lambda side: score(8, side)),
+        "width at 32×32": ([8, 16, 32, 64], lambda width: score(width, 32)),
+        "B-scans of a volume": ([1, 3, 10, 30], volume),
+    }
+    for name, (sizes, measure) in series.items():
+        seconds = [measure(size) for size in sizes]
+        slope = np.polyfit(np.log(sizes), np.log(seconds), 1)[0]
+        each = ", ".join(f"{a}: {1e3 * b:.3g} ms" for a, b in zip(sizes, seconds, strict=True))
+        yield f"{name}: exponent {slope:.2f} ({each})"
+
+
+def whole_runs(device: torch.device, recipe_name: str, minutes: float) -> Iterator[list[str]]:
+    """The whole recipe by the rate after warm-up, and 70,000 patches scored with maps."""
+    recipe = load_recipe(recipe_name).but(tick=1000)
+    random = np.random.default_rng(0)
+    side = recipe.window[0]
+    normals = random.integers(0, 256, (2000, side, side), dtype=np.uint8)
+    total = 0.0
+    for stage, shorter in (("gan", {}), ("encoder", {"critic_updates": 10})):
+        detector = new_detector("izi_f", recipe.but(**shorter), device=device.type)
+        rate = stage_rate(detector, normals, stage, 60 * minutes)
+        steps = detector.steps()[stage]
+        total += steps / rate
+        yield [f"{stage} of recipe {recipe.name}", f"{rate:.1f} steps a second", f"{steps:,} steps"]
+    yield [f"recipe {recipe.name}, extrapolated", f"{total / 60:.1f} minutes", "target: < 45"]
+    step, images, _ = step_of("score and map", recipe.width, side, OURS, device)
+    seconds = 70_000 / images * timed(step, device, 60 * minutes / 5)
+    yield ["70,000 patches scored with maps", f"{seconds:.1f} s", "target: < 5"]
+
+
+class _Enough(Exception):
+    """The time is over."""
+
+
+def stage_rate(detector: Any, normals: np.ndarray, stage: str, seconds: float) -> float:
+    """Steps a second of a stage over some time, after a fifth of it as warm-up."""
+    marks: list[tuple[float, int]] = []
+
+    def mark(name: str, step: int, steps: int, figures: Any) -> None:
+        if name != stage:
+            return
+        if device_of_marks == "cuda":
+            torch.cuda.synchronize()
+        marks.append((time.perf_counter(), step))
+        if marks[-1][0] - marks[0][0] > seconds:
+            raise _Enough
+
+    device_of_marks = detector.device.type
+    with contextlib.suppress(_Enough):
+        detector.fit(normals, progress=mark)
+    warm = next(i for i, one in enumerate(marks) if one[0] - marks[0][0] >= seconds / 5)
+    (begun, first), (ended, last) = marks[warm], marks[-1]
+    return (last - first) / (ended - begun)
+
+
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    """Measure, and print or write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--recipe", default="paper", help="whose whole run is extrapolated")
+    parser.add_argument("--minutes", type=float, default=3.0, help="of each stage of that run")
+    parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        row, width, side, kind, device = options.one
+        found = measured(row, int(width), int(side), kind, torch.device(device))
+        print(json.dumps(found))
+        return
+    device = torch.device(options.device)
+    about = f"{machine()}, torch {torch.__version__}, commit {commit()}"
+    if device.type == "cuda":
+        rows = [*whole_runs(device, options.recipe, options.minutes)]
+        text = f"{about}\n\n{markdown(['what', 'measured', ''], rows)}"
+    else:
+        text = cpu_text(options, about)
+    if options.write:
+        write_section(f"speed, {device.type}", text)
+    else:
+        print(text)
+
+
+def cpu_text(options: argparse.Namespace, about: str) -> str:
+    """The tables of this processor."""
+    rows = [*network_rows("cpu", SIZES)]
+    header = [
+        *("step", "width", "ms an image", "share", "as written"),
+        *("faster than written", "the same, memory kept", "MB", "as written"),
+    ]
+    keep_memory()
+    grown = "\n".join(f"- {line}" for line in growth(CPU))
+    return (
+        f"{about}, {torch.get_num_threads()} threads; batches of 64, of 8 at width 64.\n\n"
+        f"{markdown(header, rows)}\n\n"
+        f"A round of training (five critic steps, one of the generator), against as written: "
+        f"{'; '.join(round_rows(rows))}.\n\n"
+        f"{markdown(['at width 8, 32×32 seen', 'time', 'MB'], [*other_rows('cpu')])}\n\n"
+        f"Growth of scoring's time with\n\n{grown}"
+    )
+
+
+if __name__ == "__main__":
+    main()
