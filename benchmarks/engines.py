@@ -1,4 +1,4 @@
-"""PyTorch beside ONNX Runtime and OpenVINO on this CPU: images a second, and how far apart.
+"""PyTorch beside torch.compile, ONNX Runtime and OpenVINO on this CPU: speed, and how far apart.
 
 Networks of the recipe `small` at 64×64 that have learnt next to nothing, which costs the same; the
 images are scikit-learn's digits. --write puts the table into docs/deployment.md: only from a
@@ -18,7 +18,8 @@ from sklearn.datasets import load_digits
 from tables import ROOT, commit, machine, markdown, write_section
 
 from fanogan import FAnoGAN
-from fanogan.export import LIBRARIES, engines_of, images_a_second
+from fanogan.cli import keep_memory
+from fanogan.export import LIBRARIES, Scorer, engines_of, images_a_second
 from fanogan.recipes import load_recipe
 
 SIDE = 64
@@ -33,12 +34,20 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--write", action="store_true", help="into docs/deployment.md")
     options = parser.parse_args()
+    keep_memory()
     rows = [
         row_of(width, threads, options.batch, options.repeats)
         for width in WIDTHS
         for threads in THREADS
     ]
-    header = ["width", "threads", "PyTorch", *LIBRARIES.values(), "largest difference of a score"]
+    header = [
+        "width",
+        "threads",
+        "PyTorch",
+        "compiled",
+        *LIBRARIES.values(),
+        "largest difference of a score",
+    ]
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *LIBRARIES))
     text = (
         f"Images of {SIDE}×{SIDE} a second, each with score and map, in batches of "
@@ -62,7 +71,8 @@ def row_of(width: int, threads: int, batch: int, repeats: int) -> list[str]:
     )
     recipe = recipe.but(reestimate_statistics=False)
     detector = FAnoGAN(recipe, device="cpu").fit(images[:32])
-    engines = engines_of(detector, list(LIBRARIES))
+    compiled = {"torch.compile": torch.compile(Scorer(detector).eval())}
+    engines = {**compiled, **engines_of(detector, list(LIBRARIES))}
     speeds = images_a_second(detector, engines, batch=batch, repeats=repeats)
     expected = detector.score(images[32:]).total
     differences = []

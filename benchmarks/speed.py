@@ -58,6 +58,7 @@ OTHER_ROWS = (
     "pixel ROC of 70,000 maps",
 )
 OURS, PLAIN, KEPT = "ours", "as written", "as written, memory kept"
+CPU = torch.device("cpu")
 SECONDS = 6.0  # of repeats, of a row
 
 
@@ -234,43 +235,50 @@ def in_a_process(*words: object) -> dict[str, float]:
 # --- the tables -----------------------------------------------------------------------------------
 
 
-def network_rows(device: str, sizes: tuple[tuple[int, int], ...]) -> Iterator[list[str]]:
-    """One line a step and size."""
+Measured = dict[tuple[str, int, int, str], dict[str, float]]  # by row, width, side and kind
+
+
+def measure_networks() -> Measured:
+    """Each step and size, as we compute it and as written."""
+    found: Measured = {}
     for row in NETWORK_ROWS:
-        for width, side in sizes:
-            ours, plain, kept = (
-                in_a_process(row, width, side, kind, device) for kind in (OURS, PLAIN, KEPT)
-            )
-            yield [
-                row,
-                f"{width} at {side}×{side}",
-                f"{1e3 * ours['seconds']:.3g}",
-                f"{100 * ours['share']:.0f} %",
-                f"{100 * plain['share']:.0f} %",
-                f"{plain['seconds'] / ours['seconds']:.2f}×",
-                f"{kept['seconds'] / ours['seconds']:.2f}×",
-                f"{ours['mb']:.0f}",
-                f"{plain['mb']:.0f}",
-            ]
-            print(" | ".join(row for row in [row, str(width), str(side)]), file=sys.stderr)
+        for width, side in SIZES:
+            print(row, width, side, file=sys.stderr)
+            for kind in (OURS, PLAIN, KEPT):
+                found[row, width, side, kind] = in_a_process(row, width, side, kind, CPU)
+    return found
 
 
-def round_rows(rows: list[list[str]]) -> Iterator[str]:
-    """A round of training, five critic steps and one of the generator, against as written."""
-    by = {(row[0], row[1]): row for row in rows}
-    for size in dict.fromkeys(row[1] for row in rows):
-        critic, generator = by["critic step", size], by["generator step", size]
-        ours = 5 * float(critic[2]) + float(generator[2])
-        plain = 5 * float(critic[2]) * float(critic[5][:-1]) + float(generator[2]) * float(
-            generator[5][:-1]
-        )
-        yield f"width {size}: {plain / ours:.2f}×"
+def network_row(found: Measured, row: str, width: int, side: int) -> list[str]:
+    """One line of the table."""
+    ours, plain, kept = (found[row, width, side, kind] for kind in (OURS, PLAIN, KEPT))
+    return [
+        row,
+        f"{width} at {side}×{side}",
+        f"{1e3 * ours['seconds']:.3g}",
+        f"{100 * ours['share']:.0f} %",
+        f"{100 * plain['share']:.0f} %",
+        f"{plain['seconds'] / ours['seconds']:.2f}×",
+        f"{kept['seconds'] / ours['seconds']:.2f}×",
+        f"{ours['mb']:.0f}",
+        f"{plain['mb']:.0f}",
+    ]
 
 
-def other_rows(device: str) -> Iterator[list[str]]:
+def of_a_round(found: Measured, width: int, side: int) -> str:
+    """Five critic steps and one of the generator, against as written."""
+    ours, plain = (
+        5 * found["critic step", width, side, kind]["seconds"]
+        + found["generator step", width, side, kind]["seconds"]
+        for kind in (OURS, PLAIN)
+    )
+    return f"width {width} at {side}×{side} {plain / ours:.2f}×"
+
+
+def other_rows() -> Iterator[list[str]]:
     """One line for all else."""
     for row in OTHER_ROWS:
-        found = in_a_process(row, 8, 32, OURS, device)
+        found = in_a_process(row, 8, 32, OURS, CPU)
         yield [row, f"{1e3 * found['seconds']:.3g} ms", f"{found['mb']:.0f}"]
     for words in ("fanogan --help", "import fanogan", "import torch"):
         yield [words, f"{1e3 * starting(words):.0f} ms", "–"]
@@ -284,6 +292,30 @@ def starting(words: str) -> float:
         else [sys.executable, "-c", words]
     )
     return timed(lambda: subprocess.run(command, capture_output=True, check=True), CPU, 5.0)
+
+
+KINDS = {
+    "convolutions": ("convolution",),
+    "norms": ("norm",),
+    "activations": ("clamp", "threshold", "tanh"),
+    "pooling and upsampling": ("pool", "upsample"),
+}
+
+
+def profile(row: str, width: int, side: int) -> str:
+    """What a step's time goes to, by kinds of operations."""
+    step, _, _ = step_of(row, width, side, OURS, CPU)
+    for _ in range(2):
+        step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+        step()
+    times = dict.fromkeys([*KINDS, "additions, copies and all else"], 0.0)
+    for one in found.key_averages():
+        kinds = (kind for kind, words in KINDS.items() if any(word in one.key for word in words))
+        times[next(kinds, "additions, copies and all else")] += one.self_cpu_time_total
+    total = sum(times.values())
+    each = ", ".join(f"{kind} {100 * time / total:.0f} %" for kind, time in times.items())
+    return f"{row}, width {width} at {side}×{side}: {each}"
 
 
 def growth(device: torch.device) -> Iterator[str]:
@@ -314,7 +346,7 @@ def whole_runs(device: torch.device, recipe_name: str, minutes: float) -> Iterat
     recipe = load_recipe(recipe_name).but(tick=1000)
     random = np.random.default_rng(0)
     side = recipe.window[0]
-    normals = random.integers(0, 256, (2000, side, side), dtype=np.uint8)
+    normals = random.integers(0, 256, (500, side, side), dtype=np.uint8)
     total = 0.0
     for stage, shorter in (("gan", {}), ("encoder", {"critic_updates": 10})):
         detector = new_detector("izi_f", recipe.but(**shorter), device=device.type)
@@ -322,7 +354,7 @@ def whole_runs(device: torch.device, recipe_name: str, minutes: float) -> Iterat
         steps = detector.steps()[stage]
         total += steps / rate
         yield [f"{stage} of recipe {recipe.name}", f"{rate:.1f} steps a second", f"{steps:,} steps"]
-    yield [f"recipe {recipe.name}, extrapolated", f"{total / 60:.1f} minutes", "target: < 45"]
+    yield [f"recipe {recipe.name}, extrapolated", f"{total / 60:.3g} minutes", "target: < 45"]
     step, images, _ = step_of("score and map", recipe.width, side, OURS, device)
     seconds = 70_000 / images * timed(step, device, 60 * minutes / 5)
     yield ["70,000 patches scored with maps", f"{seconds:.1f} s", "target: < 5"]
@@ -333,27 +365,20 @@ class _Enough(Exception):
 
 
 def stage_rate(detector: Any, normals: np.ndarray, stage: str, seconds: float) -> float:
-    """Steps a second of a stage over some time, after a fifth of it as warm-up."""
+    """Steps a second of a stage over some time, the first fifth of which warms up."""
     marks: list[tuple[float, int]] = []
 
     def mark(name: str, step: int, steps: int, figures: Any) -> None:
-        if name != stage:
-            return
-        if device_of_marks == "cuda":
-            torch.cuda.synchronize()
-        marks.append((time.perf_counter(), step))
-        if marks[-1][0] - marks[0][0] > seconds:
-            raise _Enough
+        if name == stage:
+            marks.append((time.perf_counter(), step))
+            if marks[-1][0] - marks[0][0] > seconds:
+                raise _Enough
 
-    device_of_marks = detector.device.type
     with contextlib.suppress(_Enough):
         detector.fit(normals, progress=mark)
-    warm = next(i for i, one in enumerate(marks) if one[0] - marks[0][0] >= seconds / 5)
-    (begun, first), (ended, last) = marks[warm], marks[-1]
-    return (last - first) / (ended - begun)
-
-
-CPU = torch.device("cpu")
+    (begun, _), (ended, last) = marks[0], marks[-1]
+    warm, first = next(one for one in marks if one[0] - begun >= (ended - begun) / 5)
+    return (last - first) / (ended - warm)
 
 
 def main() -> None:
@@ -376,29 +401,33 @@ def main() -> None:
         rows = [*whole_runs(device, options.recipe, options.minutes)]
         text = f"{about}\n\n{markdown(['what', 'measured', ''], rows)}"
     else:
-        text = cpu_text(options, about)
+        text = cpu_text(about)
     if options.write:
         write_section(f"speed, {device.type}", text)
     else:
         print(text)
 
 
-def cpu_text(options: argparse.Namespace, about: str) -> str:
+def cpu_text(about: str) -> str:
     """The tables of this processor."""
-    rows = [*network_rows("cpu", SIZES)]
+    found = measure_networks()
+    rows = [network_row(found, row, *size) for row in NETWORK_ROWS for size in SIZES]
+    rounds = "; ".join(of_a_round(found, *size) for size in SIZES)
     header = [
         *("step", "width", "ms an image", "share", "as written"),
         *("faster than written", "the same, memory kept", "MB", "as written"),
     ]
     keep_memory()
     grown = "\n".join(f"- {line}" for line in growth(CPU))
+    profiles = "\n".join(f"- {profile(row, 16, 64)}" for row in ("critic step", "score and map"))
     return (
         f"{about}, {torch.get_num_threads()} threads; batches of 64, of 8 at width 64.\n\n"
         f"{markdown(header, rows)}\n\n"
         f"A round of training (five critic steps, one of the generator), against as written: "
-        f"{'; '.join(round_rows(rows))}.\n\n"
-        f"{markdown(['at width 8, 32×32 seen', 'time', 'MB'], [*other_rows('cpu')])}\n\n"
-        f"Growth of scoring's time with\n\n{grown}"
+        f"{rounds}.\n\n"
+        f"{markdown(['at width 8, 32×32 seen', 'time', 'MB'], [*other_rows()])}\n\n"
+        f"Growth of scoring's time with\n\n{grown}\n\n"
+        f"Where the time goes (the operations' own, by PyTorch's profiler):\n\n{profiles}"
     )
 
 

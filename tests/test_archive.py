@@ -18,10 +18,12 @@ from fanogan import FAnoGAN
 from fanogan.folders import BadFolder
 from fanogan.phantom import make_phantom
 from fanogan.recipes import load_recipe
-from fanogan.results import Rows, images_done, write_results
+from fanogan.results import write_results
 from fanogan.retina import FlatSpace
 from fanogan.retina.prepare import prepare
+from fanogan.rows import Rows
 from fanogan.scans import BadScan
+from fanogan.unfinished import images_done
 
 TINY = load_recipe("smoke").but(
     critic_updates=2, encoder_updates=2, reestimate_statistics=False, held_out=0.5

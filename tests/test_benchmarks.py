@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TOP, BOTTOM = 150, 250
@@ -119,3 +120,16 @@ def test_the_rates_reached_are_averaged_over_seeds(tables: ModuleType) -> None:
     assert "asked for 5 %: reached 4.0 % on average, from 2.0 % to 6.0 %" in said
     results[0]["calibrated"] = {**row, "threshold": None, "note": "too few held out"}
     assert "too few held out" in tables.reached(results[:1])
+
+
+def test_the_rows_of_a_card_are_filled_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECKOUT / "benchmarks"))
+    speed = importlib.import_module("speed")
+    rows = list(speed.whole_runs(torch.device("cpu"), "smoke", 0.01))
+    assert [row[0] for row in rows] == [
+        "gan of recipe smoke",
+        "encoder of recipe smoke",
+        "recipe smoke, extrapolated",
+        "70,000 patches scored with maps",
+    ]
+    assert all(float(row[1].split()[0]) > 0 for row in rows)

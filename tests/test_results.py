@@ -10,8 +10,10 @@ from PIL import Image
 from fanogan import FAnoGAN
 from fanogan.judge import Gallery, Judge
 from fanogan.recipes import load_recipe
-from fanogan.results import COLUMNS, whole_folder, write_csv, write_results
+from fanogan.results import write_results
+from fanogan.rows import COLUMNS, write_csv
 from fanogan.scans import BadScan
+from fanogan.unfinished import whole_folder
 
 # Two updates a stage: what is tested here is what is written, not what is learnt.
 TINY = load_recipe("smoke").but(

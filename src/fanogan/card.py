@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fanogan.calibration import HeldOut
+from fanogan.calibration import HeldOut, counted
 
 ALPHA = 0.05
 
@@ -26,7 +26,8 @@ Research use only, not a medical device.
 
 ## What it learnt from
 
-- {data["images"]:,} normal images of {data["subjects"]:,} subjects, {seen["channels"]} channel(s),
+- {counted(data["images"], "normal image")} of {counted(data["subjects"], "subject")}, \
+{counted(seen["channels"], "channel")},
   {seen["depth"]}; grey values {seen["low"]:g} to {seen["high"]:g} become −1 to 1
 - {data["duplicates"]:,} of them exact duplicates
 - fingerprint (SHA-256 of the images' own): `{data["sha256"]}`
@@ -39,8 +40,8 @@ latent {recipe["latent"]}
 {_training(facts)}
 - fanogan {facts["fanogan"]}, torch {facts["libraries"]["torch"]}
 
-## Calibration, from {data["held_out_images"]:,} images of {data["held_out_subjects"]:,} subjects \
-held out
+## Calibration, from {counted(data["held_out_images"], "image")} of \
+{counted(data["held_out_subjects"], "subject")} held out
 
 {held_out}
 
@@ -66,16 +67,16 @@ def _training(facts: Mapping[str, Any]) -> str:
         lines.append(f"a GAN {whose} (SHA-256 of its weights `{facts['gan']['weights']}`)")
     if "gan" in steps:
         lines.append(
-            f"{recipe['critic_updates']:,} critic updates, "
+            f"{counted(recipe['critic_updates'], 'critic update')}, "
             f"{recipe['critic_updates_per_round']} a round"
         )
     if "encoder" in steps:
         kind = f"{recipe['encoder_loss']}, {recipe['encoder_output']} output"
-        lines.append(f"{steps['encoder']:,} encoder updates ({kind})")
-    for stage, unit in (("ae", "updates"), ("advae", "rounds"), ("ali", "updates")):
+        lines.append(f"{counted(steps['encoder'], 'encoder update')} ({kind})")
+    for stage, unit in (("ae", "update"), ("advae", "round"), ("ali", "update")):
         if stage in steps:
             lines.append(
-                f"{steps[stage]:,} {unit} of encoder and generator together: the multiply-adds of "
-                "one GAN and one encoder of this recipe"
+                f"{counted(steps[stage], unit)} of encoder and generator together: the "
+                "multiply-adds of one GAN and one encoder of this recipe"
             )
     return "\n".join(f"- {line}" for line in lines)

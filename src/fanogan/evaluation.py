@@ -24,18 +24,12 @@ from fanogan.judge import Gallery, Judge
 from fanogan.localization import PixelROC, RegionOverlap
 from fanogan.metrics import RocCurve, image_metrics, roc_curve_points, trivial_scores
 from fanogan.report import write_evaluation_report
-from fanogan.results import (
-    COLUMNS,
-    VOLUMES_SHOWN,
-    about_model,
-    method_of,
-    skips,
-    whole_folder,
-    write_csv,
-)
+from fanogan.results import VOLUMES_SHOWN, about_model, method_of, skips
 from fanogan.retina.picture import steps_figure
+from fanogan.rows import COLUMNS, write_csv
 from fanogan.scans import BadScan, is_array_like
 from fanogan.truth import masks_of
+from fanogan.unfinished import whole_folder
 from fanogan.volume_maps import VolumeMaps
 
 SUBJECT_BINS = 4096

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
-import fcntl
-import hashlib
-import io
-import itertools
 import json
 import logging
 import os
-import shutil
-import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import Calibration
+from fanogan.calibration import Calibration, counted
 from fanogan.detectors import LearnedDetector, Result
 from fanogan.en_face import VolumeCase
-from fanogan.folders import BadFolder, write_whole
+from fanogan.folders import write_whole
 from fanogan.judge import Gallery, Judge, pack_case, unpack_case
 from fanogan.report import Case, write_score_report
 from fanogan.retina import FlatVolume
 from fanogan.retina.picture import steps_figure
 from fanogan.retina.regions import Region
+from fanogan.rows import COLUMNS, Rows, write_csv
 from fanogan.scans import BadScan
+from fanogan.unfinished import COMPLETE, Journal, job_of, unfinished
 from fanogan.volume_maps import (
     PATCH_COLUMNS,
     VolumeMaps,
@@ -45,19 +39,10 @@ from fanogan.volume_maps import (
 
 log = logging.getLogger(__name__)
 
-COLUMNS = (
-    *("name", "subject", "unit", "score", "image_residual", "feature_residual"),
-    *("largest_window", "mean_of_windows", "windows"),
-    *("p_value", "held_out", "held_out_subjects", "flag"),
-    *("regions", "largest_region_mm2", "largest_region_bscan", "warnings", "notes"),
-)
-COUNTS = {"windows", "held_out", "held_out_subjects", "regions", "largest_region_bscan"}
 IN_GALLERY = 60
 VOLUMES_SHOWN = 8
 
-UNFINISHED = ".unfinished"
-JOB, ROWS, STEPS, COMPLETE = "job.json", "rows.jsonl", "steps.png", "complete"
-PATCHES = "patches.csv"
+STEPS, PATCHES = "steps.png", "patches.csv"
 
 
 def method_of(detector: LearnedDetector) -> str:
@@ -72,37 +57,11 @@ def about_model(detector: LearnedDetector) -> dict[str, str]:
     return {
         "detector": method_of(detector),
         "recipe": " · ".join(filter(None, (detector.recipe.name, detector.recipe.about))),
-        "trained on": f"{data['images']:,} normal images of {data['subjects']:,} subjects",
+        "trained on": f"{counted(data['images'], 'normal image')} of "
+        f"{counted(data['subjects'], 'subject')}",
         "sees": f"{window} at {seen.sides[0]}×{seen.sides[1]} pixels",
         "seed": str(detector.facts["seed"]),
     }
-
-
-@contextlib.contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into, whose files come into ``out`` together at the end, or not at all.
-
-    Raises:
-        OSError: ``out`` can't be written; the error names it.
-    """
-    is_new = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as unfinished:
-            yield Path(unfinished)
-            _move_files(Path(unfinished), out)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(out)) from error
-    finally:
-        if is_new and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-
-
-def _move_files(source: Path, target: Path) -> None:
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, place)
 
 
 def write_results(
@@ -143,8 +102,8 @@ def write_results(
         OSError: the folder can't be written.
     """
     out, skipped = Path(out), list[BadScan]()
-    job = _job(detector, images, alpha=alpha, groups=groups, scores_only=scores_only)
-    with _unfinished(out, job) as (work, journal):
+    job = job_of(detector, images, alpha=alpha, groups=groups, scores_only=scores_only)
+    with unfinished(out, job) as (work, journal):
         written = _Written(work, journal, Judge(detector, alpha), detector.calibration, scores_only)
         done = written.restore()
         for batch in detector.batches(
@@ -158,182 +117,13 @@ def write_results(
     return Rows(out / "scores.csv", len(written.scores))
 
 
-def images_done(out: Path) -> int:
-    """How many images a scoring has behind it that was stopped before its end."""
-    try:
-        with (out / UNFINISHED / ROWS).open("rb") as file:
-            return sum(b'"unit": "image"' in line for line in file)
-    except OSError:
-        return 0
-
-
-def _job(detector: LearnedDetector, images: Any, **settings: Any) -> dict[str, Any]:
-    """What the results depend on; ``images`` are None where they can't be named."""
-    entries = images if isinstance(images, list | tuple) else [images]
-    named = all(isinstance(entry, str | os.PathLike) for entry in entries)
-    saved = (detector.recipe, detector.preprocessing, detector.calibration, detector.familiar)
-    told = json.dumps([detector.name, detector.facts, *(one.to_dict() for one in saved)])
-    digest = hashlib.sha256(told.encode())
-    for network in detector.networks:
-        for tensor in network.state_dict().values():
-            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-    run = getattr(detector.engine, "run", None)
-    return {
-        "fanogan": version("fanogan"),
-        "images": [os.path.abspath(entry) for entry in entries] if named else None,
-        "model": digest.hexdigest(),
-        "engine": run.__qualname__ if run else "torch",
-        "device": detector.device.type,
-        **settings,
-    }
-
-
-@contextlib.contextmanager
-def _unfinished(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, _Journal]]:
-    """The work folder of a job, and its rows so far; the results go into ``out`` at the end.
-
-    Raises:
-        BadFolder: another process works there.
-        OSError: it can't be written; the error names ``out``.
-    """
-    is_new, work = not out.exists(), out / UNFINISHED
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (work / "results").mkdir(parents=True, exist_ok=True)
-        with _Journal(work / ROWS, out) as journal:
-            if not _is_of(work, job):
-                _begin_anew(work, journal, job)
-            try:
-                yield work, journal
-                # A power cut from here on finds all of it on the disk; the mark says that what is
-                # missing in the work folder has been moved, and isn't lost.
-                os.sync()
-                write_whole(work / COMPLETE, b"")
-                _move_files(work / "results", out)
-                (work / JOB).unlink()  # first: half deleted it can't be gone on with
-                shutil.rmtree(work)
-            finally:
-                if work.exists() and (job["images"] is None or journal.is_empty()):
-                    shutil.rmtree(work)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(out)) from error
-    finally:
-        if is_new and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-
-
-def _is_of(work: Path, job: Mapping[str, Any]) -> bool:
-    """Whether a work folder is this job's own, and the job can be gone on with."""
-    try:
-        begun = json.loads((work / JOB).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return job["images"] is not None and bool(begun == json.loads(json.dumps(job)))
-
-
-def _begin_anew(work: Path, journal: _Journal, job: Mapping[str, Any]) -> None:
-    if not journal.is_empty():
-        log.warning(
-            "%s: holds the beginning of another scoring (other images, settings or model), which "
-            "is dropped",
-            work,
-        )
-    journal.clear()
-    for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path != journal.path:
-            path.unlink()
-    (work / "results").mkdir()
-    write_whole(work / JOB, json.dumps(job, indent=1).encode())
-
-
-class _Journal:
-    """The rows so far, in a file that only grows: lines of JSON, an empty one after each batch.
-
-    So a kill in the middle of a line, or of a batch, is told from its end.
-    """
-
-    def __init__(self, path: Path, out: Path):
-        """Open it, for this process alone.
-
-        Raises:
-            BadFolder: another process has it open.
-        """
-        self.path = path
-        self.file = path.open("a+b")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.file.close()
-            raise BadFolder(
-                f"{out}: another process is scoring into it; wait for it, or give --out another "
-                "folder"
-            ) from None
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        """Let others have it."""
-        self.file.close()
-
-    def is_empty(self) -> bool:
-        """Whether nothing is done yet."""
-        return self.file.seek(0, os.SEEK_END) == 0
-
-    def clear(self) -> None:
-        """Forget all."""
-        self.file.truncate(0)
-
-    def restore(self, is_there: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield place and row of whole batches, and cut off what follows the last of them.
-
-        Args:
-            is_there: whether a file that a row names is there; of those last written before a
-                power cut some may not be.
-        """
-        self.file.seek(0)
-        batch: list[tuple[int, dict[str, Any]]] = []
-        place = end = 0
-        for line in self.file:
-            if line == b"\n":
-                yield from batch
-                batch, end = [], place + 1
-            else:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    break
-                if not all(map(is_there, row.get("files", ()))):
-                    break
-                batch.append((place, row))
-            place += len(line)
-        self.file.truncate(end)
-
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Add a batch; returns the places of its rows."""
-        lines = [json.dumps(row).encode() + b"\n" for row in rows]
-        begin = self.file.seek(0, os.SEEK_END)
-        self.file.write(b"".join([*lines, b"\n"]))
-        self.file.flush()
-        ends = itertools.accumulate(map(len, lines), initial=begin)
-        return list(ends)[:-1]
-
-    def read(self, place: int) -> dict[str, Any]:
-        """The row at a place."""
-        self.file.seek(place)
-        return dict(json.loads(self.file.readline()))
-
-
 class _Written:
     """What is written of each result as it passes by, and kept for the page."""
 
     def __init__(
         self,
         work: Path,
-        journal: _Journal,
+        journal: Journal,
         judge: Judge,
         calibration: Calibration,
         scores_only: bool,
@@ -369,7 +159,7 @@ class _Written:
         shown = [volume["score"] for volume in self.volumes if "regions" in volume]
         self.shown.restore(shown, self.work / "volumes", unpack_volume)
         if names:
-            log.warning("goes on after %s images scored before", f"{len(self.of_images):,}")
+            log.warning("goes on after %s scored before", counted(len(self.of_images), "image"))
         return names
 
     def add(self, result: Result) -> None:
@@ -441,11 +231,11 @@ class _Written:
         held_out = self.judge.units.get("image")
         units = ["image", "volume"] if self.volumes else ["image"]
         total = self.gallery.seen
-        noun = "B-scans" if self.shown.seen else "images"
+        noun = "B-scan" if self.shown.seen else "image"
         steps = self.work / STEPS
         write_score_report(
             self.folder / "report.html",
-            title=f"Anomaly scores of {total:,} {noun}",
+            title=f"Anomaly scores of {counted(total, noun)}",
             model=about_model(detector),
             scale=self.calibration.map_scale,
             statement="; ".join(self.judge.statement(unit) for unit in units),
@@ -467,8 +257,8 @@ class _Written:
     def _unfamiliar(self) -> Iterator[str]:
         if self.warned:
             yield (
-                f"{self.warned:,} of {len(self.scores):,} look unlike the training normals: see "
-                "their warnings"
+                f"{self.warned:,} of {len(self.scores):,} look{'s' if self.warned == 1 else ''} "
+                "unlike the training normals: see the warnings in scores.csv"
             )
 
     def _write_scores(self) -> None:
@@ -478,36 +268,6 @@ class _Written:
             writer.writeheader()
             for index in np.argsort(-np.asarray(self.scores), kind="stable"):
                 writer.writerow(self.journal.read(self.places[index]))
-
-
-class Rows(Sequence[dict[str, Any]]):
-    """The rows of a ``scores.csv``, read from the file whenever they are asked for."""
-
-    def __init__(self, path: Path, length: int):
-        """Of a file with ``length`` rows."""
-        self.path, self.length = path, length
-
-    def __len__(self) -> int:
-        """The number of rows."""
-        return self.length
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Each row by its columns, counts as integers."""
-        with self.path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                yield {k: int(v) if v and k in COUNTS else v for k, v in row.items()}
-
-    @overload
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
-
-    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        """A row or several; what comes before them in the file is read too."""
-        if isinstance(index, int):
-            return next(itertools.islice(self, range(self.length)[index], None))
-        return list(itertools.islice(self, *index.indices(self.length)))
 
 
 def _of_regions(regions: Sequence[Region]) -> dict[str, Any]:
@@ -524,12 +284,3 @@ def _of_regions(regions: Sequence[Region]) -> dict[str, Any]:
 def skips(skipped: Sequence[BadScan]) -> list[str]:
     """What a page says of files that were left out."""
     return [f"skipped: {error}" for error in skipped]
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue().encode())

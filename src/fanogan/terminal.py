@@ -161,9 +161,11 @@ def volumes_bar(total: int) -> Iterator[Callable[[str, FlatVolume | BadScan | No
 
 
 def _volume_line(volume: FlatVolume) -> str:
+    from fanogan.calibration import counted
+
     lengths = ("?" if length is None else f"{length:.3g}" for length in volume.scan_spacing)
     parts = (
-        f"{volume.name}  {len(volume.pixels):,} B-scans",
+        f"{volume.name}  {counted(len(volume.pixels), 'B-scan')}",
         f"{' × '.join(lengths)} mm",
         f"retina found in {100 * volume.found:.1f} % of columns",
         *volume.notes,
@@ -203,10 +205,11 @@ def study_table() -> Iterator[Callable[[str, int, str], None]]:
 
 def say_prepared(summary: Summary, out: Path) -> None:
     """Say what a store holds, and what could not be used."""
-    volumes = "1 volume" if summary.volumes == 1 else f"{summary.volumes:,} volumes"
+    from fanogan.calibration import counted
+
     say(
-        f"{volumes}, {summary.bscans:,} B-scans · retina found in {100 * summary.found:.1f} % of "
-        "columns"
+        f"{counted(summary.volumes, 'volume')}, {counted(summary.bscans, 'B-scan')} · retina found "
+        f"in {100 * summary.found:.1f} % of columns"
     )
     if summary.kept:
         say(f"{summary.kept:,} of them were there already")
@@ -247,8 +250,9 @@ def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             held_out = row["held_out"]
             highest = float(row["p_value"]) <= 1 / (held_out + 1)
             counts.setdefault(volume, []).append(highest)
+    others = "the one held-out B-scan" if held_out == 1 else f"all {held_out:,} held-out B-scans"
     return {
-        name: f"above all {held_out:,} held-out B-scans in {sum(each)} of {len(each)}"
+        name: f"above {others} in {sum(each)} of {len(each)}"
         if any(each)
         else "within the held-out range"
         for name, each in counts.items()
@@ -256,12 +260,14 @@ def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _regions(row: Mapping[str, Any]) -> str:
+    from fanogan.calibration import counted
+
     count = row.get("regions")
     if not count:
         return ""
     area = row.get("largest_region_mm2")
     largest = f", largest {area} mm² at B-scan {row['largest_region_bscan']}" if area else ""
-    return f"▲ {count} region{'s' if count > 1 else ''}{largest}"
+    return f"▲ {counted(count, 'region')}{largest}"
 
 
 def _shortened(name: str) -> str:
@@ -281,6 +287,8 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
     """Print the figures of an evaluation as a table."""
     from rich.table import Table
 
+    from fanogan.calibration import counted
+
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("score", "AUC", "95 % interval", "average precision"):
         table.add_column(name, justify="left" if name == "score" else "right")
@@ -294,8 +302,9 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
             style="bold" if row["kind"] == "method" else "",
         )
     n, subjects = found["n"], found["n_subjects"]
+    whose = f" of {counted(subjects, 'subject')}" if subjects < n else ""
     say(
-        f"{n:,} images{f' of {subjects:,} subjects' if subjects < n else ''}, "
+        f"{counted(n, 'image')}{whose}, "
         f"{found['n_anomalous']:,} anomalous ({100 * found['prevalence']:.0f} %)"
     )
     console().print(table)
@@ -311,3 +320,32 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
     pixel = found["pixel"]
     if pixel:
         say(f"per pixel: AUC {pixel['auc']:.3f} (darkness {pixel['darkness_auc']:.3f})")
+
+
+def say_turing(found: Mapping[str, Any]) -> None:
+    """Print the raters' shares as a table, and how far they agree."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    def text(share: Mapping[str, Any]) -> str:
+        if share["share"] is None:
+            return "–"
+        low, high = share["interval"]
+        return f"{share['share']:.2f} ({low:.2f} to {high:.2f})"
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("rater", "accuracy (95 %)", "of real images", "of generated images"):
+        table.add_column(name, justify="left" if name == "rater" else "right")
+    majority = [{"rater": "majority", **found["majority"]}] if found["majority"] else []
+    for row in [*found["raters"], *majority]:
+        cells = (text(row[name]) for name in ("accuracy", "real", "generated"))
+        table.add_row(escape(row["rater"]), *cells)
+    console().print(table)
+    if majority:
+        say(
+            f"mean accuracy of the raters {found['mean_accuracy']:.2f} · the majority leaves out "
+            f"{found['majority']['ties']} ties"
+        )
+    for pair in found["pairs"]:
+        kappa = "undefined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
+        say(f"{' and '.join(pair['raters'])} agree in {text(pair['agreement'])}, Cohen's κ {kappa}")

@@ -359,7 +359,7 @@ class Detector(abc.ABC):
 
         Arguments and results as of ``_terms_and_maps``; in inference mode.
         """
-        if self.engine:
+        if self.engine is not None:
             return self.engine(x, inside)
         largest = 2 * self.recipe.width * x[0, 0].numel() * x.element_size()  # an image's, in D
         together = BATCH

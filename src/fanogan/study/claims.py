@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fanogan.metrics import mean_interval, resampled_times
-from fanogan.results import write_csv
+from fanogan.rows import write_csv
 from fanogan.study.paper import IMAGES, PIXELS
 from fanogan.study.systems import SYSTEMS
 from fanogan.study.tables import RESAMPLES, Study, compared, compared_pixels

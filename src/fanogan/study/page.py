@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import plural
+from fanogan.calibration import counted, plural
 from fanogan.figures import histogram_figure, number, percent, share
 from fanogan.folders import write_whole
 from fanogan.recipes import Recipe
@@ -77,7 +77,7 @@ def write_study_report(folder: str | Path, *, device: str = "auto") -> Path:
     write_whole(
         page,
         _rendered(
-            title=f"f-AnoGAN beside {len(_systems(study)) - 1} other systems",
+            title=f"f-AnoGAN beside {counted(len(_systems(study)) - 1, 'other system')}",
             facts=_facts(study, recipe),
             notes=_notes(study),
             claims=_grouped(claims),
@@ -117,9 +117,10 @@ def _facts(study: Study, recipe: Recipe) -> dict[str, str]:
     subjects = len(set(scored.subjects))
     return {
         "recipe": " · ".join(filter(None, (recipe.name, recipe.about))),
-        "trained on": f"{data['images']:,} normal images of {data['subjects']:,} subjects, "
-        f"{data['held_out_images']:,} of {data['held_out_subjects']:,} held out",
-        "tested on": f"{len(scored.keys):,} {plural(scored.unit)} of {subjects:,} subjects, "
+        "trained on": f"{counted(data['images'], 'normal image')} of "
+        f"{counted(data['subjects'], 'subject')}, {data['held_out_images']:,} of "
+        f"{data['held_out_subjects']:,} held out",
+        "tested on": f"{counted(len(scored.keys), scored.unit)} of {counted(subjects, 'subject')}, "
         f"{int(scored.labels.sum()):,} anomalous ({percent(float(scored.labels.mean()))})",
         "subset": f"{len(study.subset):,}",
         "seeds": ", ".join(map(str, seeds)),
@@ -140,11 +141,13 @@ def _notes(study: Study) -> list[str]:
     notes = []
     if len(seeds) < 3:
         notes.append(
-            f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}: what differs between trainings "
+            f"{counted(len(seeds), 'seed')}: what differs between trainings "
             "can't be told from what differs between systems; give --seeds 3 or more"
         )
     if subjects < 20:
-        notes.append(f"intervals resample {subjects} subjects, which makes them too narrow")
+        notes.append(
+            f"intervals resample {counted(subjects, 'subject')}, which makes them too narrow"
+        )
     notes += _unlearned(study)
     for name in SYSTEMS:
         notes += [

@@ -22,7 +22,7 @@ from fanogan.evaluation import evaluate
 from fanogan.folders import write_whole
 from fanogan.normals import Normals
 from fanogan.recipes import Recipe, load_recipe
-from fanogan.results import write_csv
+from fanogan.rows import write_csv
 from fanogan.study.data import (
     BadStudy,
     Scored,

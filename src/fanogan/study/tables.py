@@ -20,7 +20,7 @@ from fanogan.metrics import (
     resampled_times,
     roc_curve_points,
 )
-from fanogan.results import write_csv
+from fanogan.rows import write_csv
 from fanogan.study.data import Scored
 from fanogan.study.paper import COLUMNS, IMAGES, PIXELS
 from fanogan.study.run import outcomes_of, settings_of
