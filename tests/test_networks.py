@@ -24,7 +24,6 @@ from fanogan.networks import (
     batch_norm,
     blocks_of,
     channels_of,
-    fold,
     folded,
     layer_norm,
 )
@@ -319,14 +318,6 @@ def test_folded_convolutions_equal_plain_ones(bias: bool, plain: ModuleType) -> 
     mean = F.avg_pool2d(plain.conv3x3(pooled, x), 2)
     for layer, expected in ((up, written), (pooled, mean)):
         assert torch.allclose(layer(x), expected, atol=1e-12)
-        assert torch.allclose(layer.merged()(x), expected, atol=1e-12)
-
-
-def test_the_folded_kernel_sums_neighbouring_taps() -> None:
-    kernel = fold(torch.tensor([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])[None, None])[0, 0]
-    rows = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]])
-    expected = rows @ torch.tensor([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]]) @ rows.T
-    assert torch.equal(kernel, expected)
 
 
 # --- networks that only score -------------------------------------------------------------------

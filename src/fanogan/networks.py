@@ -2,9 +2,8 @@
 
 Residual networks of Gulrajani et al. (2017), as f-AnoGAN uses them (Schlegl et al. 2019, section
 3, Implementation details), for sides c·2^b with c in 4…7, any number of channels, width and latent
-size. The convolutions beside a change of size are computed by exact rearrangements, which need
-half the multiplications: an upsampling before a 3×3 convolution is one 4×4 transposed convolution,
-and a 2×2 mean after one is one 4×4 convolution with stride 2. The parameters stay 3×3.
+size. The convolutions beside a change of size are computed by exact rearrangements, which need a
+quarter of the multiplications (``ConvMeanPool``, ``UpsampleConv``).
 """
 
 from __future__ import annotations
@@ -45,58 +44,31 @@ def channels_of(width: int, blocks: int) -> list[int]:
     return [min(width * 2**block, 8 * width) for block in range(blocks + 1)]
 
 
-def fold(weight: Tensor) -> Tensor:
-    """The 4×4 kernel (…, 4, 4) whose taps sum a 3×3 kernel's over two shifts on each axis.
-
-    With stride 2 and padding 1 it is a 3×3 convolution then the sum over 2×2; turned by 180° it is,
-    transposed, nearest upsampling then a 3×3 convolution.
-    """
-    rows = F.pad(weight, (0, 0, 0, 1)) + F.pad(weight, (0, 0, 1, 0))
-    return F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))
-
-
 class ConvMeanPool(nn.Conv2d):
-    """A 3×3 convolution then a 2×2 mean, in one: 16 multiply-adds an output, not 36."""
+    """A 3×3 convolution then a 2×2 mean: 9 multiply-adds an output, not 36.
 
-    def merged(self) -> nn.Conv2d:
-        """The same as a plain convolution, whose weights are fixed."""
-        sizes = self.in_channels, self.out_channels, 4
-        conv = nn.Conv2d(*sizes, stride=2, padding=1, device="meta")
-        return _with(conv, fold(self.weight) / 4, self.bias)
+    Both are convolutions, and so their order doesn't matter: the mean, at every place, comes first,
+    and the convolution is computed only where it is wanted.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """``avg_pool2d(conv(x), 2)``: (B, in, H, W) → (B, out, H/2, W/2)."""
-        return F.conv2d(x, fold(self.weight) / 4, self.bias, stride=2, padding=1)
+        means = F.avg_pool2d(x, 2, stride=1, padding=1)  # of the convolution's zeros too
+        return F.conv2d(means, self.weight, self.bias, stride=2)
 
 
 class UpsampleConv(nn.Conv2d):
-    """Nearest upsampling then a 3×3 convolution, in one: 4 multiply-adds an output, not 9."""
+    """Nearest upsampling then a 3×3 convolution: 2¼ multiply-adds an output, not 9.
 
-    @property
-    def kernel(self) -> Tensor:
-        """Of the transposed convolution that it is."""
-        return fold(self.weight).flip(2, 3).transpose(0, 1)
-
-    def merged(self) -> nn.ConvTranspose2d:
-        """The same as a plain transposed convolution, whose weights are fixed."""
-        sizes = self.in_channels, self.out_channels, 4
-        conv = nn.ConvTranspose2d(*sizes, stride=2, padding=1, device="meta")
-        return _with(conv, self.kernel, self.bias)
+    Nearest upsampling puts zeros between the pixels and sums over 2×2; the sum comes last, and the
+    convolution is computed only for what isn't zero.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """``conv(interpolate(x, scale_factor=2))``: (B, in, H, W) → (B, out, 2H, 2W)."""
-        return F.conv_transpose2d(x, self.kernel, self.bias, stride=2, padding=1)
-
-
-ConvT = TypeVar("ConvT", nn.Conv2d, nn.ConvTranspose2d)
-
-
-def _with(conv: ConvT, weight: Tensor, bias: Tensor | None) -> ConvT:
-    """The layer with these weights, as they lie best in memory."""
-    weight = weight.detach().contiguous(memory_format=torch.channels_last)
-    conv.weight = nn.Parameter(weight, requires_grad=False)
-    conv.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-    return conv
+        kernel = 4 * self.weight.flip(2, 3).transpose(0, 1)  # a sum is four times the mean
+        spread = F.conv_transpose2d(x, kernel, self.bias, stride=2)
+        return F.avg_pool2d(spread, 2, stride=1)
 
 
 def layer_norm(channels: int) -> nn.Module:
@@ -309,11 +281,10 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def folded(network: N) -> N:
-    """A copy that computes the same and no longer learns: whatever is fixed is computed once.
+    """A copy that computes the same and no longer learns: convolutions take up their batch norms.
 
-    Kernels of convolutions beside a change of size are summed; every batch norm that follows a
-    convolution is part of it: a = γ/√(σ² + ε) goes into the kernel, β − a·μ becomes the bias. A
-    block's first norm follows a sum whose other use is the shortcut, and stays.
+    a = γ/√(σ² + ε) goes into the kernel, β − a·μ becomes the bias. A block's first norm follows a
+    sum whose other use is the shortcut, and stays.
     """
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for block in network.modules():
@@ -327,7 +298,5 @@ def folded(network: N) -> N:
             shift = norm.bias - scale * norm.running_mean
             block.conv1.bias = nn.Parameter(shift, requires_grad=False)
             block.norm2 = nn.Identity()
-        name = "conv2" if isinstance(block, DownBlock) else "conv1"
-        setattr(block, name, getattr(block, name).merged())
     ready: N = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return ready
