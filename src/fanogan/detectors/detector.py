@@ -40,7 +40,7 @@ from fanogan.scans.read import good_ones
 log = logging.getLogger(__name__)
 
 BATCH = 64
-# The C library asks the system anew for blocks from here on, page by page: 10 times the copying.
+# From here on the C library gives blocks back and asks for them anew, and each page is cleared again.
 LARGEST_BLOCK = 32 << 20
 
 
