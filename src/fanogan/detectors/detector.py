@@ -40,7 +40,7 @@ from fanogan.scans.read import good_ones
 log = logging.getLogger(__name__)
 
 BATCH = 64
-# From here on the C library gives blocks back and asks for them anew, and each page is cleared again.
+# From here on the C library gives blocks back and asks anew, and each page is cleared again.
 LARGEST_BLOCK = 32 << 20
 
 
