@@ -16,7 +16,7 @@ from fanogan.familiarity import Familiar, FamiliarBuilder
 from fanogan.preprocessing import Preprocessing
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, FlatVolume
-from fanogan.scans import BadScan, Scan, find_scans, is_array_like, read_scan, read_scans
+from fanogan.scans import BadScan, Scan, each_scan, is_array_like, read_scan, read_scans
 
 FEW_IMAGES = 200
 FEW_SUBJECTS = 10
@@ -204,7 +204,7 @@ def is_retina(source: Any, groups: str | None) -> bool:
             return entry.is_retina
         if is_store(entry):
             return True
-    for found in find_scans(source, groups):
+    for found in each_scan(source, groups):
         try:
             return read_scan(found.path, parts=found.parts, key=found.key).is_retina
         except BadScan:  # reading all of them will say so

@@ -485,10 +485,10 @@ def _told_by_the_user() -> Iterator[None]:
 def _count(detector: LearnedDetector, images: Sequence[str], groups: str | None) -> int:
     """How many files or volumes there are to score."""
     from fanogan.retina.read import find_volumes
-    from fanogan.scans import find_scans
+    from fanogan.scans import each_scan
 
-    found = find_volumes if detector.preprocessing.retina else find_scans
-    return len(found(list(images), groups))
+    found = find_volumes if detector.preprocessing.retina else each_scan
+    return sum(1 for _ in found(list(images), groups))
 
 
 def _check_alpha(alpha: float) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fanogan.scans import BadScan, find_scans
+from fanogan.scans import BadScan, each_scan, find_scans
 
 
 @pytest.fixture
@@ -81,6 +81,46 @@ def test_linked_folders_are_followed_and_loops_end(root: Path, tmp_path: Path) -
     (root / "loop").symlink_to(root)
     (root / "twin.jpeg").symlink_to(root / "lone.jpeg")
     assert sorted(names(root)) == sorted([*NAMES, "linked/z.png"])
+
+
+def test_links_within_a_folder_find_no_file_twice(root: Path, tmp_path: Path) -> None:
+    (root / "again").symlink_to(root / "eye10")
+    # As git-annex keeps files: found by their links alone.
+    for place, name in ((".cache/b.png", "visible.png"), ("blobs/5", "plain.png")):
+        (root / place).parent.mkdir(exist_ok=True)
+        (root / place).write_bytes(b"x")
+        (root / name).symlink_to(root / place)
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "far" / "deep" / "q.png").write_bytes(b"x")
+    (root / "a1").symlink_to(tmp_path / "far" / "deep")
+    (root / "a2").symlink_to(tmp_path / "far")
+    (root / "a3.png").symlink_to(tmp_path / "far" / "deep" / "q.png")
+    (root / "circle.png").symlink_to(root / "circle.png")
+    (root / "up").symlink_to(tmp_path)
+    (root / "nowhere").symlink_to(tmp_path / "gone")
+    assert names(root) == ["a1/q.png", *NAMES[:4], "plain.png", NAMES[4], "visible.png"]
+    assert sorted(names([root])) == sorted(names([root, root / "eye2"]))
+
+
+def test_files_beside_each_other_come_in_natural_order_at_once(tmp_path: Path) -> None:
+    for name in ("i10.png", "i9.png", "i09.png", "I9a.png", "i.png", "i-1.png", "n/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = each_scan(tmp_path)
+    assert next(found).name == "i09.png"
+    (tmp_path / "n" / "c.png").write_bytes(b"x")  # not looked at yet
+    told = ["i9.png", "I9a.png", "i10.png", "i-1.png", "i.png", "n/b.png", "n/c.png"]
+    assert [one.name for one in found] == told
+
+
+def test_folders_and_exports_that_would_be_called_alike(tmp_path: Path) -> None:
+    from test_heidelberg import IMAGES, document
+
+    for folder in ("b", "b/b", "b/b/x"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.xml").write_text(document(IMAGES))
+    # The folder itself, the one in it of the same name, and the one in that.
+    assert sorted(names(tmp_path / "b")) == ["b", "b/x", "b/x.xml"]
 
 
 def test_a_key_names_an_array(root: Path) -> None:

@@ -20,11 +20,11 @@ from typing import Any
 from fanogan.retina.store import StoredVolume, is_store, stored_volumes
 from fanogan.retina.volume import FlatSpace, FlatVolume, straighten
 from fanogan.scans import BadScan, Scan, ScanSource, find_scans, is_array_like, read_scan
-from fanogan.scans.find import natural_key
 from fanogan.scans.gather import PICTURES, extension
 from fanogan.scans.scan import Spacing, empty_frames_note
 from fanogan.scans.tiff import is_stack
 from fanogan.scans.volume import stack_bscans
+from fanogan.scans.walk import natural_key
 
 logger = logging.getLogger(__name__)
 

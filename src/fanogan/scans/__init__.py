@@ -1,7 +1,7 @@
 """A scan comes in: files are found, named, grouped by subject, and read, whatever their format."""
 
 from fanogan.scans.arrays import is_array_like
-from fanogan.scans.find import ScanSource, find_scans
+from fanogan.scans.find import ScanSource, each_scan, find_scans
 from fanogan.scans.margins import filled_margins
 from fanogan.scans.read import read_mask, read_scan, read_scans
 from fanogan.scans.scan import BadScan, EnFace, Scan
@@ -12,6 +12,7 @@ __all__ = [
     "EnFace",
     "Scan",
     "ScanSource",
+    "each_scan",
     "filled_margins",
     "find_scans",
     "is_array_like",

@@ -7,19 +7,17 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from fanogan.scans.gather import PICTURES, Found, extension, gather
+from fanogan.scans.gather import EXTENSIONS, Found, extension, gather
 from fanogan.scans.scan import BadScan
+from fanogan.scans.walk import natural_key, search
 
-EXTENSIONS = (
-    *PICTURES,
-    *(".npy", ".npz", ".dcm", ".dicom", ".nii", ".nii.gz", ".xml", ".vol", ".e2e"),
-)
 _READS = "reads " + ", ".join(EXTENSIONS)
 
 
@@ -64,19 +62,35 @@ def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
     Raises:
         BadScan: Nothing there, nothing of a known format, or a file without a subject.
     """
+    return list(each_scan(source, groups))
+
+
+def each_scan(source: Any, groups: str | None = None) -> Iterator[ScanSource]:
+    """Yields what `find_scans` lists; of one folder as they are found, in memory that stays flat.
+
+    Arguments and errors as of `find_scans`; what is wrong later in a folder is raised there.
+    """
+    found = _each_scan(source, groups)
+    return chain([next(found)], found)
+
+
+def _each_scan(source: Any, groups: str | None) -> Iterator[ScanSource]:
     entries = source if isinstance(source, list | tuple) else [source]
     if not entries:
         raise BadScan(f"no images in an empty list: give folders, files or globs ({_READS})")
-    try:
-        found = _without_duplicates(item for entry in entries for item in _expand(entry))
-    except OSError as error:
-        raise _unsearchable(error) from error
     subject = _subject_rule(groups)
-    names = _unique_names(found)
-    return [
-        ScanSource(item.path, name, subject(item, name), item.key, item.parts)
-        for item, name in zip(found, names, strict=True)
-    ]
+    try:
+        if len(entries) == 1 and _is_folder(entries[0]):
+            named = _named_apart(_expand(entries[0]))
+        else:
+            found = _without_duplicates(item for entry in entries for item in _expand(entry))
+            named = zip(found, _unique_names(found), strict=True)
+        for item, name in named:
+            yield ScanSource(item.path, name, subject(item, name), item.key, item.parts)
+    except OSError as error:
+        raise BadScan(
+            f"{error.filename} cannot be searched ({error.strerror}): check its permissions"
+        ) from error
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:
@@ -87,7 +101,11 @@ def split_key(path: Path) -> tuple[Path, str | None]:
     return Path(match[1]), match[2]
 
 
-def _expand(entry: Any) -> list[Found]:
+def _is_folder(entry: Any) -> bool:
+    return isinstance(entry, str | os.PathLike) and os.path.isdir(entry)
+
+
+def _expand(entry: Any) -> Iterator[Found]:
     """Finds the files of one folder, file or glob."""
     if not isinstance(entry, str | os.PathLike):
         kind = type(entry).__name__
@@ -95,72 +113,56 @@ def _expand(entry: Any) -> list[Found]:
     text = os.fspath(entry)
     path = Path(text)
     if path.is_dir():
-        return _sorted_or_none(path, gather(_walk(path, path)))
+        return _some(path, search(path))
     file, key = split_key(path)
     if file.exists():
         if extension(file) not in EXTENSIONS:
             raise BadScan(f"{file} has no extension of a known format: fanogan {_READS}")
-        return [Found(file, file.stem if extension(file) == ".xml" else file.name, key)]
+        return iter([Found(file, file.stem if extension(file) == ".xml" else file.name, key)])
     if any(letter in text for letter in "*?["):
-        return _expand_glob(text)
+        return _some(path, _expand_glob(text))
     raise BadScan(f"{text} does not exist: check the spelling of the path")
 
 
-def _expand_glob(pattern: str) -> list[Found]:
+def _expand_glob(pattern: str) -> Iterator[Found]:
     """Finds what a glob matches; names are relative to its part without wildcards."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if any(letter in part for letter in "*?["))
     root = Path(*parts[:fixed])
     found: list[Found] = []
+    files: list[Found] = []
     for match in map(Path, glob.glob(pattern, recursive=True)):
+        relative = match.relative_to(root).as_posix()
         if match.is_dir():
-            found += _walk(match, root)
+            found += search(match, "" if relative == "." else relative)
         elif extension(match) in EXTENSIONS:
-            found.append(Found(match, match.relative_to(root).as_posix()))
-    return _sorted_or_none(Path(pattern), gather(found))
+            files.append(Found(match, relative))
+    yield from sorted([*found, *gather(files)], key=lambda item: natural_key(item.relative))
 
 
-def _sorted_or_none(where: Path, found: Sequence[Found]) -> list[Found]:
-    """Sorts what was found, or raises BadScan where that is nothing."""
-    ordered = sorted(found, key=lambda item: natural_key(item.relative))
-    if not ordered:
+def _some(where: Path, found: Iterator[Found]) -> Iterator[Found]:
+    """Yields what was found, or raises BadScan where that is nothing."""
+    first = next(found, None)
+    if first is None:
         raise BadScan(f"no images in {where}: fanogan {_READS}")
-    return ordered
+    yield first
+    yield from found
 
 
-def _walk(folder: Path, root: Path) -> Iterator[Found]:
-    """Yields the readable files below a folder; links to folders are followed, once each."""
-    seen: set[str] = set()
-    for current, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
-        real = os.path.realpath(current)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            path = Path(current, name)
-            if not name.startswith(".") and extension(path) in EXTENSIONS and path.is_file():
-                yield Found(path, path.relative_to(root).as_posix())
+def _named_apart(found: Iterator[Found]) -> Iterator[tuple[Found, str]]:
+    """Names the files of one folder by their paths below it, which differ.
 
-
-def _refuse(error: OSError) -> None:
-    """Turns a folder that cannot be listed into an error: os.walk would leave it out in silence."""
-    raise _unsearchable(error) from error
-
-
-def _unsearchable(error: OSError) -> BadScan:
-    return BadScan(f"{error.filename} cannot be searched ({error.strerror}): check its permissions")
-
-
-def natural_key(name: str) -> tuple[object, ...]:
-    """Returns a key that orders 'b2/a' before 'b10/a', folder by folder."""
-    parts = (re.split(r"([0-9]+)", part.lower()) for part in name.split("/"))
-    numbered = tuple(
-        tuple((int(piece), "") if i % 2 else (0, piece) for i, piece in enumerate(pieces))
-        for pieces in parts
-    )
-    return numbered, name
+    What is named as its folder is takes in more of the path where two would be called alike.
+    """
+    taken: set[str] = set()
+    for item in found:
+        name, extra = item.name, 0
+        if not name.endswith(item.path.name):
+            while name in taken:
+                extra += 1
+                name = _longer_name(item, extra)
+            taken.add(name)
+        yield item, name
 
 
 def _without_duplicates(found: Iterator[Found]) -> list[Found]:

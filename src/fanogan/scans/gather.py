@@ -13,6 +13,9 @@ from fanogan.scans.series import in_order, slice_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _DICOM = (".dcm", ".dicom")
+EXTENSIONS = (*PICTURES, *_DICOM, ".npy", ".npz", ".nii", ".nii.gz", ".xml", ".vol", ".e2e")
+TOGETHER = (".xml", *_DICOM)
+"""Files that may be one scan with others beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +40,9 @@ class Found:
         return self.relative if self.key is None else f"{self.relative}:{self.key}"
 
 
-def extension(path: Path) -> str:
+def extension(path: Path | str) -> str:
     """Returns the extension in lower case, '.nii.gz' as one."""
-    name = path.name.lower()
+    name = os.path.basename(path).lower()
     return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
 
 

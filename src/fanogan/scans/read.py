@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fanogan.scans.arrays import array_scans, is_array_like, read_npy, read_npz
 from fanogan.scans.dicom import read_dicom
-from fanogan.scans.find import ScanSource, find_scans, split_key
+from fanogan.scans.find import ScanSource, each_scan, split_key
 from fanogan.scans.gather import extension
 from fanogan.scans.heidelberg import read_heidelberg
 from fanogan.scans.heyex import read_e2e, read_vol
@@ -164,7 +164,7 @@ def read_scans(
         if groups is not None:
             raise BadScan("groups name the subjects of files: leave them out for arrays")
         return good_ones(array_scans(source), skip_bad, on_bad)
-    found = [one for one in find_scans(source, groups) if one.name not in done]
+    found = (one for one in each_scan(source, groups) if one.name not in done)
     return good_ones(_read_ahead(found, max(workers, 1)), skip_bad, on_bad, before=len(done))
 
 
@@ -214,17 +214,16 @@ def _read_or_error(source: ScanSource) -> Scan | BadScan:
         return error
 
 
-def _read_ahead(sources: list[ScanSource], workers: int) -> Iterator[Scan | BadScan]:
+def _read_ahead(sources: Iterator[ScanSource], workers: int) -> Iterator[Scan | BadScan]:
     """Reads files by a few threads, and yields them in the order given."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read-scan")
     waiting: deque[Future[Scan | BadScan]] = deque()
-    remaining = iter(sources)
     try:
-        for source in islice(remaining, workers):
+        for source in islice(sources, workers):
             waiting.append(pool.submit(_read_or_error, source))
         while waiting:
             result = waiting.popleft().result()
-            for source in islice(remaining, 1):
+            for source in islice(sources, 1):
                 waiting.append(pool.submit(_read_or_error, source))
             yield result
     finally:

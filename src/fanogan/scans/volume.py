@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fanogan.scans.find import natural_key
 from fanogan.scans.gather import PICTURES, extension
 from fanogan.scans.read import read_scan
 from fanogan.scans.scan import UNKNOWN_SPACING, BadScan, Decoded, Scan, Spacing, check_size, finish
+from fanogan.scans.walk import natural_key
 
 
 def read_volume(

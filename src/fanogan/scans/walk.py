@@ -1,0 +1,129 @@
+"""Searching a folder: in natural order, each file once, without a list of all of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fanogan.scans.gather import EXTENSIONS, TOGETHER, Found, extension, gather
+
+
+def search(root: Path, below: str = "") -> Iterator[Found]:
+    """Yields the readable files below a folder, hidden ones left out; links are followed.
+
+    Args:
+        root: The folder.
+        below: Posix path of the folder itself, which the files' begin with.
+
+    Returns:
+        An iterator in natural order (2 before 10). Of files beside each other, their names alone
+        are held in memory; and what gathers them, where some are one scan together.
+
+    Raises:
+        OSError: A folder that cannot be listed.
+    """
+    links = _Links(os.path.realpath(root))
+    top = _Folder(os.fspath(root), links.root, below)
+    waiting: list[Iterator[Found | _Folder]] = [iter([top])]
+    while waiting:
+        item = next(waiting[-1], None)
+        if item is None:
+            waiting.pop()
+        elif isinstance(item, Found):
+            yield item
+        else:
+            waiting.append(_listed(item, links))
+
+
+def natural_key(name: str) -> tuple[str, str]:
+    """Returns a key that orders 'b2/a' before 'b10/a', folder by folder."""
+    return _NUMBER.sub(_by_length, name.lower()).replace("/", "\0"), name
+
+
+_NUMBER = re.compile("[0-9]+")
+
+
+def _by_length(number: re.Match[str]) -> str:
+    digits = number[0].lstrip("0")
+    return chr(1 + len(digits)) + digits
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """A folder by its path, its real path, and its Posix path below the one searched."""
+
+    path: str
+    real: str
+    relative: str
+
+
+class _Links:
+    """Where links have led, so that no file is found twice and loops end."""
+
+    def __init__(self, root: str):
+        self.root = root
+        self.followed = {root}
+        self.folders = [root]
+
+    def follow(self, real: str, is_folder: bool) -> bool:
+        """Whether to follow a link: not to what is found without it, before or later."""
+        is_read = is_folder or extension(real) in EXTENSIONS
+        if real in self.followed or (
+            is_read and any(_is_visible_below(real, folder) for folder in self.folders)
+        ):
+            return False
+        self.followed.add(real)
+        if is_folder:
+            self.folders.append(real)
+        return True
+
+
+def _is_visible_below(real: str, folder: str) -> bool:
+    """Whether a search of the folder comes upon it without a link."""
+    start = os.path.join(folder, "")
+    hidden = any(part.startswith(".") for part in real.removeprefix(start).split(os.sep))
+    return real.startswith(start) and not hidden
+
+
+def _listed(folder: _Folder, links: _Links) -> Iterator[Found | _Folder]:
+    """Yields the files of one folder, and the folders in it."""
+    files, linked = list[str](), list[str]()
+    folders: dict[str, str] = {}  # name: real path
+    with os.scandir(folder.path) as entries:
+        for entry in entries:
+            name, real = entry.name, os.path.join(folder.real, entry.name)
+            if name.startswith(".") or real in links.followed:
+                continue
+            if entry.is_symlink():
+                linked.append(name)
+            elif entry.is_dir():
+                folders[name] = real
+            elif extension(name) in EXTENSIONS and entry.is_file():
+                files.append(name)
+    for name in sorted(linked, key=natural_key):
+        path = os.path.join(folder.path, name)
+        real, is_folder = os.path.realpath(path), os.path.isdir(path)
+        is_read = is_folder or (extension(name) in EXTENSIONS and os.path.isfile(path))
+        if is_read and links.follow(real, is_folder):
+            if is_folder:
+                folders[name] = real
+            else:
+                files.append(name)
+
+    start = f"{folder.relative}/" if folder.relative else ""
+
+    def file(name: str) -> Found:
+        return Found(Path(folder.path, name), start + name)
+
+    def inside(name: str) -> _Folder:
+        return _Folder(os.path.join(folder.path, name), folders[name], start + name)
+
+    if any(extension(name) in TOGETHER for name in files):
+        found: list[Found | _Folder] = [*gather(map(file, sorted(files))), *map(inside, folders)]
+        yield from sorted(found, key=lambda item: natural_key(item.relative))
+        return
+    for name in sorted([*files, *folders], key=natural_key):
+        yield inside(name) if name in folders else file(name)
