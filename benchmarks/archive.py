@@ -1,7 +1,8 @@
 """Scoring a whole archive: time and memory against the number of files, from folder to CSV.
 
 A folder of PNGs, of which a thousand are distinct, is scored with networks of the recipe `small`
-that have learnt next to nothing, which costs the same; each count in a process of its own.
+that have learnt next to nothing, which costs the same; each count in a process of its own; and a
+thousand with networks twice as wide, of which reading takes a smaller share.
 --million adds a million images of 16×16 and networks of width 4: what reading and writing alone
 can do. --write puts the table into docs/benchmarks.md: only from a machine that does nothing else.
 
@@ -11,6 +12,7 @@ can do. --write puts the table into docs/benchmarks.md: only from a machine that
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -47,6 +49,7 @@ def main() -> None:
         return
     found = [in_a_process(count, side=64, width=8) for count in options.images]
     fitted = fits(found)
+    found.append(in_a_process(1000, side=64, width=16))
     if options.million:
         found.append(in_a_process(1_000_000, side=16, width=4))
     text = "\n\n".join([caption(), table(found), fitted])
@@ -92,12 +95,13 @@ def save(images: np.ndarray, count: int, folder: Path) -> None:
 def measured(place: Path) -> dict[str, float]:
     """Seconds and bytes of scoring the images in a folder with the model that lies there."""
     detector, images = FAnoGAN.load(place / "model", device="cpu"), str(place / "images")
-    networks = seconds_of_networks(detector)
+    networks, reading = seconds_of_networks(detector), seconds_of_reading(detector, images)
     before, started, worked = memory(), time.perf_counter(), time.process_time()
     count = len(write_results(detector, images, place / "scores", scores_only=True))
     found = {
         **{"seconds": time.perf_counter() - started, "worked": time.process_time() - worked},
         **{"before": before, "peak": memory(), "networks": networks},
+        "reading": reading,
     }
     if count <= MOST_WITH_MAPS:
         started = time.perf_counter()
@@ -117,6 +121,13 @@ def seconds_of_networks(detector: FAnoGAN) -> float:
     return float(np.median(seconds[5:])) / BATCH
 
 
+def seconds_of_reading(detector: FAnoGAN, images: str) -> float:
+    """The CPU time that finding, reading and encoding take for one image, scoring left out."""
+    started = time.process_time()
+    read = sum(1 for _ in itertools.islice(detector.read(images), DISTINCT))
+    return (time.process_time() - started) / read
+
+
 def memory() -> int:
     """The most bytes that this process has had in memory; getrusage would count its parent's."""
     status = Path("/proc/self/status").read_text()
@@ -128,20 +139,31 @@ def caption() -> str:
     return (
         "`fanogan score --scores-only`, from a folder to `scores.csv` and report: waves and grain "
         "in PNGs that lie in the page cache, networks of the recipe `small`. *Networks*: their "
-        "share of the CPU time, by the median batch in memory; *with maps*: when maps and "
-        f"overlays are written too. {machine()}, {torch.get_num_threads()} thread(s), torch "
+        "share of the CPU time, by the median batch in memory; *reading*: what finding, reading and "
+        "encoding cost alone, of the networks' time; *with maps*: when maps and overlays are "
+        f"written too. {machine()}, {torch.get_num_threads()} thread(s), torch "
         f"{torch.__version__}, commit {commit()}."
     )
 
 
 def table(found: Sequence[dict[str, float]]) -> str:
     """One line a count."""
-    header = ["images", "side", "width", "ms an image", "networks", "with maps", "memory"]
+    header = [
+        "images",
+        "side",
+        "width",
+        "ms an image",
+        "networks",
+        "reading",
+        "with maps",
+        "memory",
+    ]
     rows = [
         [
             *(f"{one['count']:,}", f"{one['side']}", f"{one['width']}"),
             f"{1e3 * one['seconds'] / one['count']:.2f}",
             f"{100 * one['networks'] * one['count'] / one['worked']:.0f} %",
+            f"{100 * one['reading'] / one['networks']:.0f} %",
             f"{1e3 * one['maps'] / one['count']:.2f}" if "maps" in one else "–",
             f"{one['before'] / 1e6:.0f} MB at the beginning, {one['peak'] / 1e6:.0f} MB at most",
         ]
