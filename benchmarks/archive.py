@@ -139,8 +139,8 @@ def caption() -> str:
     return (
         "`fanogan score --scores-only`, from a folder to `scores.csv` and report: waves and grain "
         "in PNGs that lie in the page cache, networks of the recipe `small`. *Networks*: their "
-        "share of the CPU time, by the median batch in memory; *reading*: what finding, reading and "
-        "encoding cost alone, of the networks' time; *with maps*: when maps and overlays are "
+        "share of the CPU time, by the median batch in memory; *reading*: what finding, reading "
+        "and encoding cost alone, of the networks' time; *maps*: when maps and overlays are "
         f"written too. {machine()}, {torch.get_num_threads()} thread(s), torch "
         f"{torch.__version__}, commit {commit()}."
     )
