@@ -21,16 +21,10 @@ from torch.nn import functional as F
 from fanogan.calibration import Calibration, HeldOut
 from fanogan.cli import main
 from fanogan.demo import flat_phantom
+from fanogan.deployed import BadExport, Deployed, Resample, threshold_of
 from fanogan.detectors import DETECTORS, FAnoGAN, LearnedDetector, new_detector
-from fanogan.export import (
-    BadExport,
-    Deployed,
-    ExportedModel,
-    Resample,
-    export,
-    threshold_of,
-    use_engine,
-)
+from fanogan.engines import ExportedModel, use_engine
+from fanogan.export import export
 from fanogan.patches import HALF
 from fanogan.phantom import make_phantom
 from fanogan.preprocessing import Preprocessing

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import auc, roc_auc_score
 
 from fanogan.localization import PixelROC, RegionOverlap, region_overlap
-from fanogan.metrics import operating_point, youden
+from fanogan.roc import operating_point, youden
 
 
 def residuals(seed=0, pixels=200_000, share=0.03):

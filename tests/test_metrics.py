@@ -24,12 +24,10 @@ from fanogan.metrics import (
     delong,
     image_metrics,
     mean_interval,
-    operating_point,
     paired_difference,
-    roc_curve_points,
     trivial_scores,
-    youden,
 )
+from fanogan.roc import operating_point, roc_curve_points, youden
 
 LABELS = [0, 0, 0, 0, 0, 1, 1, 1, 1]
 SCORES = [0.1, 0.2, 0.3, 0.4, 0.8, 0.35, 0.7, 0.8, 0.9]

@@ -21,6 +21,7 @@ from typing import Any, get_args, get_origin
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from fanogan import terminal, verbs
+from fanogan.study import verbs as study_verbs
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt
 
@@ -32,8 +33,8 @@ VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "score": (verbs.score, ("model", "images")),
     "evaluate": (verbs.evaluate, ("model",)),
     "export": (verbs.export, ("model",)),
-    "study": (verbs.study, ("data",)),
-    "turing": (verbs.turing, ("model", "images")),
+    "study": (study_verbs.study, ("data",)),
+    "turing": (study_verbs.turing, ("model", "images")),
 }
 
 

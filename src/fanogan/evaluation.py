@@ -22,10 +22,11 @@ from fanogan.en_face import VolumeCase
 from fanogan.folders import write_whole
 from fanogan.judge import Gallery, Judge
 from fanogan.localization import PixelROC, RegionOverlap
-from fanogan.metrics import RocCurve, image_metrics, roc_curve_points, trivial_scores
+from fanogan.metrics import image_metrics, trivial_scores
 from fanogan.report import write_evaluation_report
 from fanogan.results import VOLUMES_SHOWN, about_model, method_of, skips
 from fanogan.retina.picture import steps_figure
+from fanogan.roc import RocCurve, roc_curve_points
 from fanogan.rows import COLUMNS, write_csv
 from fanogan.scans import BadScan, is_array_like
 from fanogan.truth import masks_of

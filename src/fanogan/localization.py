@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fanogan.metrics import (
+from fanogan.roc import (
     Flagged,
     Flags,
     Floats,

@@ -10,81 +10,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+from fanogan.roc import (
+    Flagged,
+    Floats,
+    Ranking,
+    area_under,
+    average_precision_of,
+    checked_labels,
+    point_at,
+    rates_at,
+    youden_index,
+)
 
 _CONFIDENCE = 0.95
 _RESAMPLED_SCORES_AT_ONCE = 1_000_000  # some 100 MB of counts
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """What one threshold does to a labelled set; all but the threshold lie in [0, 1].
-
-    `precision` is NaN where nothing is flagged.
-    """
-
-    threshold: float
-    precision: float
-    sensitivity: float
-    specificity: float
-    f_score: float
-    false_positive_rate: float
-
-    def as_dict(self) -> dict[str, float | None]:
-        """Return the fields by name, fit for JSON: None where a number is not finite."""
-        return {name: finite_or_none(value) for name, value in asdict(self).items()}
-
-
-class RocCurve(NamedTuple):
-    """Points from (0, 0) to (1, 1); `thresholds` fall, and the first is infinite: none flagged."""
-
-    false_positive_rate: Floats
-    sensitivity: Floats
-    thresholds: Floats
-
-
-def youden(labels: ArrayLike, scores: ArrayLike) -> OperatingPoint:
-    """Find the point where sensitivity + specificity - 1 is largest (Youden's index).
-
-    The threshold is **chosen on the test labels**, as in the paper's tables: no deployed detector
-    has it, and the numbers at it are optimistic. Show the calibrated threshold's beside it.
-
-    Args:
-        labels: (n,) 0 or 1, both present.
-        scores: (n,) finite.
-
-    Returns:
-        The point; its threshold is one of the scores, the highest one where several are as good.
-
-    Raises:
-        ValueError: a single class, labels other than 0 and 1, NaN scores or lengths that differ.
-    """
-    ranking = _Ranking(*_checked(labels, scores))
-    flagged = ranking.flagged()
-    best = int(youden_index(flagged))
-    return point_at(float(ranking.thresholds[best]), flagged, best)
-
-
-def operating_point(labels: ArrayLike, scores: ArrayLike, threshold: float) -> OperatingPoint:
-    """Measure the set at a threshold chosen elsewhere; flagged where score >= `threshold`.
-
-    Args:
-        labels: (n,) 0 or 1, both present.
-        scores: (n,) finite.
-        threshold: infinity flags nothing.
-
-    Raises:
-        ValueError: as for `youden`, or a NaN threshold.
-    """
-    ranking = _Ranking(*_checked(labels, scores))
-    return point_at(float(threshold), ranking.flagged(), ranking.last_flagged(threshold))
 
 
 def image_metrics(
@@ -119,8 +63,8 @@ def image_metrics(
     Raises:
         ValueError: as for `youden`, or groups of another length.
     """
-    truth, values = _checked(labels, scores)
-    ranking = _Ranking(truth, values)
+    truth, values = checked_labels(labels, scores)
+    ranking = Ranking(truth, values)
     cut = None if threshold is None else ranking.last_flagged(threshold)
     flagged = ranking.flagged()
     best = int(youden_index(flagged))
@@ -129,7 +73,7 @@ def image_metrics(
         "n_anomalous": int(truth.sum()),
         "prevalence": float(truth.mean()),
         "auc": float(area_under(flagged)),
-        "average_precision": float(_average_precision(flagged)),
+        "average_precision": float(average_precision_of(flagged)),
         "youden": point_at(float(ranking.thresholds[best]), flagged, best).as_dict(),
     }
     if threshold is not None and cut is not None:
@@ -203,9 +147,9 @@ def resampled_aucs(
     """
     columns = []
     for values in np.atleast_2d(np.asarray(scores, dtype=np.float64)):
-        truth, checked = _checked(labels, values)
+        truth, checked = checked_labels(labels, values)
         _, unit_of_each = _resampled_units(groups, truth.size)
-        ranking = _Ranking(truth, checked)
+        ranking = Ranking(truth, checked)
         units = unit_of_each[ranking.order]
         parts = []
         for times in _times_drawn(unit_of_each, bootstrap, seed):
@@ -269,10 +213,7 @@ def paired_difference(
             f"Scores of shapes {one.shape} and {other.shape} are not of the same trainings and "
             "images: give one of each for both."
         )
-    exact = [
-        float(np.mean([area_under(_Ranking(*_checked(labels, row)).flagged()) for row in scores]))
-        for scores in (one, other)
-    ]
+    exact = [float(np.mean([_auc(labels, row) for row in scores])) for scores in (one, other)]
     _, unit_of_each = _resampled_units(groups, one.shape[1])
     interval = None
     if unit_of_each.max() > 0:
@@ -309,7 +250,7 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
     """
     from scipy.stats import norm, rankdata
 
-    truth, _ = _checked(labels, first)
+    truth, _ = checked_labels(labels, first)
     anomalous, normal = int(truth.sum()), int((~truth).sum())
     if min(anomalous, normal) < 2:
         raise ValueError(
@@ -320,7 +261,7 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
     # (Sun and Xu 2014).
     of_anomalous, of_normal = [], []
     for scores in (first, second):
-        _, values = _checked(labels, scores)
+        _, values = checked_labels(labels, scores)
         ranks = rankdata(values)
         of_anomalous.append((ranks[truth] - rankdata(values[truth])) / normal)
         of_normal.append(1 - (ranks[~truth] - rankdata(values[~truth])) / anomalous)
@@ -332,17 +273,6 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
     error = math.sqrt(variance)
     p_value = float(2 * norm.sf(abs(difference) / error)) if error > 0 else float(difference == 0)
     return DeLong(difference, error, p_value)
-
-
-def roc_curve_points(labels: ArrayLike, scores: ArrayLike, points: int = 2000) -> RocCurve:
-    """Return the ROC curve for a plot, at most `points` long, its corners kept where they fit.
-
-    Raises:
-        ValueError: as for `youden`.
-    """
-    from sklearn.metrics import roc_curve
-
-    return thinned(RocCurve(*roc_curve(*_checked(labels, scores))), points)
 
 
 def trivial_scores(image: ArrayLike) -> dict[str, float]:
@@ -378,89 +308,6 @@ def trivial_scores(image: ArrayLike) -> dict[str, float]:
     }
 
 
-class Flagged(NamedTuple):
-    """Units flagged at falling thresholds, (..., thresholds) each; the last flags everything."""
-
-    anomalous: Floats
-    normal: Floats
-
-
-class _Ranking:
-    """Units sorted once from the highest score down; equal scores share one threshold."""
-
-    def __init__(self, truth: Flags, scores: Floats) -> None:
-        self.order = np.argsort(-scores, kind="stable")
-        ranked = scores[self.order]
-        self._last_of_ties = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        self._anomalous = truth[self.order].astype(np.float64)
-        self.thresholds = ranked[self._last_of_ties]
-
-    def flagged(self, weights: Floats | None = None) -> Flagged:
-        """Count what each threshold flags; `weights` (..., n) are of the units as ranked."""
-        each = np.ones_like(self._anomalous) if weights is None else weights
-        anomalous = np.cumsum(each * self._anomalous, axis=-1)
-        normal = np.cumsum(each, axis=-1) - anomalous
-        return Flagged(anomalous[..., self._last_of_ties], normal[..., self._last_of_ties])
-
-    def last_flagged(self, threshold: float) -> int:
-        """Return the index of the lowest threshold >= `threshold`; -1 where it flags nothing."""
-        if math.isnan(threshold):
-            raise ValueError("The threshold is NaN: leave it out where calibration gave none.")
-        return int(np.count_nonzero(self.thresholds >= threshold)) - 1
-
-
-def area_under(flagged: Flagged) -> Floats:
-    """Trapezoids under the ROC curve: a tie between classes counts one half."""
-    anomalous, normal = flagged
-    steps = np.diff(normal, axis=-1, prepend=0.0)
-    heights = anomalous - np.diff(anomalous, axis=-1, prepend=0.0) / 2
-    area: Floats = (steps * heights).sum(axis=-1) / (anomalous[..., -1] * normal[..., -1])
-    return area
-
-
-def _average_precision(flagged: Flagged) -> Floats:
-    """Sum of precision times the gain in recall, as scikit-learn defines it."""
-    anomalous, normal = flagged
-    precision = anomalous / np.maximum(anomalous + normal, 1)
-    gains = np.diff(anomalous, axis=-1, prepend=0.0)
-    average: Floats = (gains * precision).sum(axis=-1) / anomalous[..., -1]
-    return average
-
-
-def youden_index(flagged: Flagged) -> NDArray[np.intp]:
-    """Return which threshold has the largest Youden's J, the highest where several have; (...,)."""
-    anomalous, normal = flagged
-    # Times both class sizes, Youden's J is a whole number: equal maxima compare as equal.
-    scaled = anomalous * normal[..., -1:] - normal * anomalous[..., -1:]
-    best: NDArray[np.intp] = np.where(anomalous + normal > 0, scaled, -np.inf).argmax(axis=-1)
-    return best
-
-
-def _rates(hits: Floats, false_alarms: Floats, flagged: Flagged) -> dict[str, Floats]:
-    positives, negatives = flagged.anomalous[..., -1], flagged.normal[..., -1]
-    alarms = hits + false_alarms
-    return {
-        "precision": np.where(alarms > 0, hits / np.maximum(alarms, 1), np.nan),
-        "sensitivity": hits / positives,
-        "specificity": (negatives - false_alarms) / negatives,
-        "f_score": 2 * hits / (alarms + positives),
-        "false_positive_rate": false_alarms / negatives,
-    }
-
-
-def _rates_at(flagged: Flagged, index: NDArray[np.intp]) -> dict[str, Floats]:
-    """Return the rates at one threshold a row, -1 for nothing flagged."""
-    at, any_flagged = np.maximum(index, 0)[..., None], index >= 0
-    hits, alarms = (np.take_along_axis(c, at, axis=-1)[..., 0] * any_flagged for c in flagged)
-    return _rates(hits, alarms, flagged)
-
-
-def point_at(threshold: float, flagged: Flagged, index: int) -> OperatingPoint:
-    """Return the point of one row of counts at `index`, called `threshold`; -1 flags nothing."""
-    rates = _rates_at(flagged, np.asarray(index))
-    return OperatingPoint(threshold, **{name: float(rate) for name, rate in rates.items()})
-
-
 def _resampled_units(
     groups: Sequence[Hashable] | None, images: int
 ) -> tuple[str, NDArray[np.intp]]:
@@ -475,7 +322,7 @@ def _resampled_units(
 
 
 def _bootstrap(
-    ranking: _Ranking, unit_of_each: NDArray[np.intp], resamples: int, seed: int, cut: int | None
+    ranking: Ranking, unit_of_each: NDArray[np.intp], resamples: int, seed: int, cut: int | None
 ) -> dict[str, Any]:
     """Return each number of each resample that holds both classes, (kept,) under its name."""
     unit_as_ranked = unit_of_each[ranking.order]
@@ -504,15 +351,15 @@ def _times_drawn(
         yield np.bincount(drawn.ravel(), minlength=rows * units).reshape(rows, units)
 
 
-def _resampled_numbers(ranking: _Ranking, flagged: Flagged, cut: int | None) -> dict[str, Any]:
+def _resampled_numbers(ranking: Ranking, flagged: Flagged, cut: int | None) -> dict[str, Any]:
     best = youden_index(flagged)
     numbers: dict[str, Any] = {
         "auc": area_under(flagged),
-        "average_precision": _average_precision(flagged),
-        "youden": {"threshold": ranking.thresholds[best], **_rates_at(flagged, best)},
+        "average_precision": average_precision_of(flagged),
+        "youden": {"threshold": ranking.thresholds[best], **rates_at(flagged, best)},
     }
     if cut is not None:
-        numbers["at_threshold"] = _rates_at(flagged, np.full_like(best, cut))
+        numbers["at_threshold"] = rates_at(flagged, np.full_like(best, cut))
     return numbers
 
 
@@ -522,47 +369,13 @@ def _joined(parts: list[Any]) -> Any:
     return np.concatenate(parts) if parts else np.empty(0)
 
 
+def _auc(labels: ArrayLike, scores: ArrayLike) -> float:
+    return float(area_under(Ranking(*checked_labels(labels, scores)).flagged()))
+
+
 def _interval(sample: Floats) -> list[float] | None:
     known = sample[np.isfinite(sample)]
     if known.size == 0:
         return None
     tail = (1 - _CONFIDENCE) / 2
     return [float(edge) for edge in np.quantile(known, [tail, 1 - tail])]
-
-
-def thinned(curve: RocCurve, points: int) -> RocCurve:
-    """Keep the points nearest to even steps along the curve, whose length is 2 in x + y."""
-    if curve.thresholds.size <= points:
-        return curve
-    along = curve.false_positive_rate + curve.sensitivity
-    kept = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], points)))
-    return RocCurve(*(axis[kept] for axis in curve))
-
-
-def _checked(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Floats]:
-    truth, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
-    if truth.ndim != 1 or truth.shape != values.shape:
-        raise ValueError(
-            f"Labels of shape {truth.shape} do not fit scores of shape {values.shape}: give one "
-            "label and one score for each image."
-        )
-    unusable = int((~np.isfinite(values)).sum())
-    if unusable:
-        raise ValueError(
-            f"{unusable} of {values.size} scores are not finite numbers: find out why those images "
-            "could not be scored, and leave them out."
-        )
-    if not np.isin(truth, (0, 1)).all():
-        raise ValueError("Labels other than 0 (normal) and 1 (anomalous) were given.")
-    anomalous = int(np.count_nonzero(truth))
-    if anomalous in (0, truth.size):
-        raise ValueError(
-            f"All {truth.size} images are labelled {'anomalous' if anomalous else 'normal'}: an "
-            "evaluation needs both normal and anomalous images."
-        )
-    return truth.astype(bool), values
-
-
-def finite_or_none(value: float) -> float | None:
-    """Return the value as JSON can hold it."""
-    return value if math.isfinite(value) else None

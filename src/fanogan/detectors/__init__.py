@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from fanogan.detectors.critic import Critic
-from fanogan.detectors.detector import Detector, Result, Scores
+from fanogan.detectors.detector import Detector
 from fanogan.detectors.fanogan import FAnoGAN
 from fanogan.detectors.iterative import Iterative
 from fanogan.detectors.joint import AdversarialAutoencoder, Ali, Autoencoder
 from fanogan.detectors.learned import LearnedDetector, detector_of
+from fanogan.detectors.result import Result, Scores
 from fanogan.folders import BadFolder, read_model
 from fanogan.recipes import BadRecipe, Recipe, load_recipe
 

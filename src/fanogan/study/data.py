@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fanogan.detectors import LearnedDetector, Result
-from fanogan.detectors.detector import BATCH, Encoded, Looked, precision_of
+from fanogan.detectors.detector import BATCH, precision_of
+from fanogan.detectors.result import Encoded, Looked
 from fanogan.folders import write_whole
 from fanogan.normals import Normals, is_retina
 from fanogan.patches import seeded

@@ -13,13 +13,12 @@ import numpy as np
 
 from fanogan.metrics import (
     delong,
-    finite_or_none,
     image_metrics,
     mean_interval,
     resampled_aucs,
     resampled_times,
-    roc_curve_points,
 )
+from fanogan.roc import finite_or_none, roc_curve_points
 from fanogan.rows import write_csv
 from fanogan.study.data import Scored
 from fanogan.study.paper import COLUMNS, IMAGES, PIXELS
