@@ -54,15 +54,17 @@ def circumstances(study: Study, numbers: Mapping[str, Any]) -> str:
     scored = study.scored(name, study.seeds(name)[0], False)
     data, now = done[0]["fingerprint"], conditions()
     seeds = sorted({one["seed"] for one in study.outcomes})
-    minutes = sum(one["minutes"] or 0 for one in done) / len(seeds)
+    minutes = [one["minutes"] for one in done]
+    # What was stopped and gone on with has no minutes.
+    told = "" if None in minutes else f"{sum(minutes) / len(seeds):.0f} minutes of training a seed "
     unit = "patches" if scored.unit == "patch" else f"{scored.unit}s"
     return (
         f"Trained on {data['images']:,} images of {data['subjects']:,} subjects, "
         f"{data['held_out_images']:,} of {data['held_out_subjects']:,} held out; tested on "
         f"{len(scored.keys):,} {unit} of {len(set(scored.subjects)):,} subjects, "
         f"{int(scored.labels.sum()):,} anomalous. Recipe `{study.settings['recipe']['name']}`, "
-        f"seeds {', '.join(map(str, seeds))}, last checkpoint, {minutes:.0f} minutes of training a "
-        f"seed on {now['machine']}, torch {now['torch']}, commit {now['commit']}."
+        f"seeds {', '.join(map(str, seeds))}, last checkpoint, {told}"
+        f"on {now['machine']}, torch {now['torch']}, commit {now['commit']}."
     )
 
 
