@@ -40,7 +40,7 @@ def search(root: Path, below: str = "") -> Iterator[Found]:
 
 def natural_key(name: str) -> tuple[str, str]:
     """Returns a key that orders 'b2/a' before 'b10/a', folder by folder."""
-    return _NUMBER.sub(_by_length, name.lower()).replace("/", "\0"), name
+    return _NUMBER.sub(_by_length, name.lower().replace("/", "\0")), name
 
 
 _NUMBER = re.compile("[0-9]+")
