@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
+import threading
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from fanogan.detectors import new_detector
+from fanogan.detectors import LearnedDetector, new_detector
 from fanogan.evaluation import evaluate
 from fanogan.folders import BadFolder
 from fanogan.phantom import Phantom, make_phantom
@@ -67,9 +72,9 @@ def run_demo(
     data = _digits(out / "images", seed) if digits else _eyes(out / "volumes", progress)
     recipe = "digits" if digits else "demo"
     detector = new_detector("izi_f", recipe, seed=seed, device=device)
-    detector.fit(data["train"], out=out / "run", progress=progress)
     autoencoder = new_detector("ae", recipe, seed=seed, device=device)
-    autoencoder.fit(data["train"], out=out / "autoencoder", progress=progress)
+    with _beside(autoencoder, data["train"], out / "autoencoder", progress):
+        detector.fit(data["train"], out=out / "run", progress=progress)
     scored, to_score = itertools.count(1), 3 * data["count"]
     return evaluate(
         detector,
@@ -80,6 +85,35 @@ def run_demo(
         beside=[autoencoder],
         on_result=lambda result: progress("scoring", next(scored), to_score, {}),
     )
+
+
+@contextlib.contextmanager
+def _beside(
+    detector: LearnedDetector, normals: Any, out: Path, progress: Progress
+) -> Iterator[None]:
+    """Train a detector by half the threads, while the others do what is done within.
+
+    Networks as small as the demo's leave most of a second core idle.
+    """
+    stopped = threading.Event()
+
+    def unless_stopped(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        progress(stage, step, steps, figures)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            training = pool.submit(detector.fit, normals, out=out, progress=unless_stopped)
+            try:
+                yield
+                training.result()
+            finally:
+                stopped.set()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _eyes(folder: Path, progress: Progress) -> dict[str, Any]:
