@@ -21,14 +21,15 @@ class Iterative(GanDetector):
     """``iterative``: z by 300 updates of Adam on Eq. 3 with x̂ = G(z), then scored by Eq. 4.
 
     After each update the components of z outside of [−1, 1] are drawn anew, uniformly from it:
-    stochastic clipping (Lipton and Tripathi 2017). The score is taken at the last z, as AnoGAN's
-    (Schlegl et al. 2017). The paper leaves open the optimiser, its rate and where z begins. Here:
-    Adam at ``search_rate``; z begins uniform in [−1, 1]. Its first
-    value and what is drawn anew in each update follow from the seed and are the same for all
+    stochastic clipping (Lipton and Tripathi 2017). The paper leaves open the optimiser, its rate,
+    where z begins and which z is scored. Here: Adam at ``search_rate``, whose moments begin anew
+    for what is drawn anew; z begins uniform in [−1, 1]; and the z of least loss is scored, not the
+    last as AnoGAN's (Schlegl et al. 2017), part of which may just have been drawn at random. Its
+    first value and what is drawn anew in each update follow from the seed and are the same for all
     images, each latent's loss is its own, and as many latents are always searched together, so a
     score depends on no other image. On another kind of device it may: rounding can decide whether
     a component has left the interval. κ weighs the features in loss and score alike. With
-    ``search_patience`` a latent stays where it is once its loss hasn't fallen below its least for
+    ``search_patience`` a latent's search is over once its loss hasn't fallen below its least for
     so many updates; the paper has no such stop.
     """
 
@@ -58,26 +59,30 @@ class Iterative(GanDetector):
         start = 2 * torch.rand(G.latent, generator=random, device=device) - 1
         z = start.repeat(len(x), 1).requires_grad_()
         adam = torch.optim.Adam([z], recipe.search_rate)
+        found = z.detach().clone()
         least = torch.full((len(x),), torch.inf, device=device)
         since = torch.zeros(len(x), dtype=torch.int64, device=device)
-        for _ in range(recipe.search_updates):
+        patience = recipe.search_patience or recipe.search_updates + 1
+        for update in range(recipe.search_updates + 1):
             x_hat = G(z)
             if inside is not None:
                 x_hat = torch.where(inside, x_hat, x)
             loss = image_residual(x, x_hat)
             loss = loss + recipe.kappa * feature_residual(features, D.features(x_hat))
+            better = (loss < least) & (since < patience)
+            since = torch.where(better, 0, since + 1)
+            least = torch.where(better, loss.detach(), least)
+            found = torch.where(better[:, None], z.detach(), found)
+            over = recipe.search_patience and bool((since >= patience).all())
+            if over or update == recipe.search_updates:
+                break
             adam.zero_grad()
             loss.sum().backward()  # type: ignore[no-untyped-call]
-            before = z.detach().clone()
             adam.step()
             anew = 2 * torch.rand(G.latent, generator=random, device=device) - 1
+            outside = z.abs() > 1
             with torch.no_grad():
-                z.copy_(torch.where(z.abs() > 1, anew, z))
-                if recipe.search_patience:
-                    since = torch.where(loss < least, 0, since + 1)
-                    least = torch.minimum(loss, least)
-                    stays = since >= recipe.search_patience
-                    z.copy_(torch.where(stays[:, None], before, z))
-                    if stays.all():
-                        break
-        return z.detach()
+                z.copy_(torch.where(outside, anew, z))
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    adam.state[z][moment].masked_fill_(outside, 0)
+        return found

@@ -65,7 +65,7 @@ class Recipe:
     score_features: bool = False  # izi and ziz are scored by Eq. 4 too, as izi_f always is
     # The iterative search for a latent (section 3.1).
     search_updates: int = 300
-    search_rate: float = 0.02
+    search_rate: float = 0.1
     search_patience: int = 0  # stop after so many updates without a lower loss; 0: never
     # How the run goes.
     reestimate_statistics: bool = False  # batch-norm statistics, once after each stage

@@ -1,0 +1,79 @@
+"""The rate of the iterative search, by what it ends at on held-out normals of finished studies.
+
+python benchmarks/search.py runs/study/phantom runs/study/oct
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tables import ROOT, conditions, markdown, write_section
+
+from fanogan.cli import keep_memory
+from fanogan.detectors import LearnedDetector
+from fanogan.normals import Normals
+from fanogan.patches import seeded
+from fanogan.recipes import Recipe
+from fanogan.study.data import StudyData
+from fanogan.study.run import settings_of
+from fanogan.study.systems import SYSTEMS, fitted
+from fanogan.stages import no_progress
+
+RATES = (0.02, 0.05, 0.1, 0.2)
+IMAGES = 48
+
+
+def main() -> None:
+    """Search, and write the section of the docs."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("study", type=Path, nargs="+")
+    keep_memory()
+    found = {study.name: dict(losses(study)) for study in parser.parse_args().study}
+    header = ["study", *next(iter(found.values()))]
+    rows = [[name, *amounts.values()] for name, amounts in found.items()]
+    where = "{machine}, torch {torch}, commit {commit}".format(**conditions())
+    text = (
+        f"Mean loss of Eq. 3 on {IMAGES} images or patches of held-out normals, seed 0; beside the "
+        f"search's the encoder's, which takes one look. On {where}."
+    )
+    write_section("search", f"{text}\n\n{markdown(header, rows)}", ROOT / "docs" / "study.md")
+
+
+def losses(study: Path) -> Iterator[tuple[str, str]]:
+    """The encoder's loss on held-out normals of seed 0, then the search's at each rate."""
+    settings = settings_of(study)
+    recipe = Recipe.from_dict(settings["recipe"])
+    data = StudyData.find(Path(settings["data"])).straight(recipe, study / "prepared")
+    normals = Normals.read(data.train, recipe, seed=0)
+
+    def detector(system: str, **changes: float) -> LearnedDetector:
+        return fitted(
+            SYSTEMS[system],
+            recipe.but(**changes),
+            normals,
+            study / "seed0",
+            seed=0,
+            device="auto",
+            progress=no_progress,
+        )
+
+    encoder = detector("izi_f")
+    _, held_out = encoder._patches(normals)
+    x = held_out.draw(IMAGES, seeded(encoder.device, "search rates"))
+    yield "encoder (izi_f)", amount(encoder, x)
+    for rate in RATES:
+        yield f"search at {rate:g}", amount(detector("iterative", search_rate=rate), x)
+
+
+def amount(detector: LearnedDetector, x: torch.Tensor) -> str:
+    """The mean of Eq. 4, which with one κ for loss and score is the loss, too."""
+    with torch.inference_mode():
+        terms, _ = detector.look(x)
+    return f"{float(detector._totals(terms.double().numpy()).mean()):.4f}"
+
+
+if __name__ == "__main__":
+    main()
