@@ -56,7 +56,8 @@ def circumstances(study: Study, numbers: Mapping[str, Any]) -> str:
     seeds = sorted({one["seed"] for one in study.outcomes})
     minutes = [one["minutes"] for one in done]
     # What was stopped and gone on with has no minutes.
-    told = "" if None in minutes else f"{sum(minutes) / len(seeds):.0f} minutes of training a seed "
+    # Several may have been trained at once.
+    told = "" if None in minutes else f"{sum(minutes) / len(seeds):.0f} minutes a seed, added up, "
     unit = "patches" if scored.unit == "patch" else f"{scored.unit}s"
     return (
         f"Trained on {data['images']:,} images of {data['subjects']:,} subjects, "

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fanogan.detectors import LearnedDetector, new_detector
 from fanogan.evaluation import evaluate
@@ -22,7 +21,7 @@ from fanogan.phantom import Phantom, make_phantom
 from fanogan.recipes import load_recipe
 from fanogan.retina import FlatSpace, FlatVolume, make_flat
 from fanogan.scans import Scan
-from fanogan.stages import Progress, no_progress
+from fanogan.stages import Progress, no_progress, shared_threads
 
 # An eye of the demo: B-scans, rows and columns, and their distances in mm. Columns are as wide as
 # resampling makes them, so nothing is resampled.
@@ -91,10 +90,7 @@ def run_demo(
 def _beside(
     detector: LearnedDetector, normals: Any, out: Path, progress: Progress
 ) -> Iterator[None]:
-    """Train a detector by half the threads, while the others do what is done within.
-
-    Networks as small as the demo's leave most of a second core idle.
-    """
+    """Train a detector by half the threads, while the others do what is done within."""
     stopped = threading.Event()
 
     def unless_stopped(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
@@ -102,18 +98,13 @@ def _beside(
             raise KeyboardInterrupt
         progress(stage, step, steps, figures)
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // 2))
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            training = pool.submit(detector.fit, normals, out=out, progress=unless_stopped)
-            try:
-                yield
-                training.result()
-            finally:
-                stopped.set()
-    finally:
-        torch.set_num_threads(threads)
+    with shared_threads(2), ThreadPoolExecutor(1) as pool:
+        training = pool.submit(detector.fit, normals, out=out, progress=unless_stopped)
+        try:
+            yield
+            training.result()
+        finally:
+            stopped.set()
 
 
 def _eyes(folder: Path, progress: Progress) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -25,7 +26,10 @@ Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 
 def no_progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
-    """Called as (stage, step, steps, figures) while training; this one shows nothing."""
+    """Called as (stage, step, steps, figures) while training; this one shows nothing.
+
+    One that raises KeyboardInterrupt stops training, after a checkpoint.
+    """
 
 
 class TrainingFailed(RuntimeError):
@@ -55,6 +59,20 @@ class StopRequest:
         """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def shared_threads(parts: int) -> Iterator[None]:
+    """So many trainings at once on the CPU, each with its share of the threads.
+
+    Networks of a few channels leave most of a second core idle.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // parts))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Stage:
@@ -110,7 +128,7 @@ class Stage:
         for step in range(self.first, self.steps):
             yield step
             done = step + 1
-            self.progress(self.name, done, self.steps, {})
+            self._show(done, {})
             if done == self.steps:
                 break
             due = time.monotonic() - self.saved >= 60 * self.recipe.checkpoint_minutes
@@ -119,6 +137,13 @@ class Stage:
                 self.checkpoint(done)
             if stop:
                 raise KeyboardInterrupt
+
+    def _show(self, done: int, figures: Mapping[str, float]) -> None:
+        """Call ``progress``; where it raises KeyboardInterrupt, that is a request to stop."""
+        try:
+            self.progress(self.name, done, self.steps, figures)
+        except KeyboardInterrupt:
+            self.stop.requested = True
 
     def finish(self) -> None:
         """The last checkpoint, which holds the re-estimated statistics too."""
@@ -167,7 +192,7 @@ class Stage:
 
     def report(self, step: int, figures: dict[str, float], **more: Any) -> None:
         """Show figures, and keep them as a line of metrics."""
-        self.progress(self.name, step + 1, self.steps, figures)
+        self._show(step + 1, figures)
         if self.run and self.leads:
             seconds = round(time.monotonic() - self.started, 1)
             self.run.metrics(self.name, step + 1, {**figures, **more, "seconds": seconds})

@@ -183,12 +183,14 @@ def study_table() -> Iterator[Callable[[str, int, str], None]]:
     screen = console()
 
     def table() -> Table:
-        seeds = sorted({seed for each in states.values() for seed in each})
+        # Copies at once: other threads add to them.
+        rows = {system: dict(each) for system, each in list(states.items())}
+        seeds = sorted({seed for each in rows.values() for seed in each})
         drawn = Table(box=None, padding=(0, 3, 0, 0))
         drawn.add_column("system")
         for seed in seeds:
             drawn.add_column(f"seed {seed}")
-        for system, each in states.items():
+        for system, each in rows.items():
             drawn.add_row(system, *(each.get(seed, "") for seed in seeds))
         return drawn
 

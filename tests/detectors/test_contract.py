@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +398,19 @@ def test_scores_by_the_image_alone(fitted: dict[str, LearnedDetector], name: str
     scores = fitted[name].score(IMAGES)
     np.testing.assert_allclose(scores.total, image, rtol=1e-4)
     assert not scores.feature.any()
+
+
+def test_weights_follow_from_the_seed_in_whatever_thread_they_are_drawn(
+    fitted: dict[str, LearnedDetector],
+) -> None:
+    detector = fitted["izi_f"]
+    seeds = [1, 2, 3, 4] * 25
+    alone = {seed: detector._new_networks(seed) for seed in (1, 2, 3, 4)}
+    with ThreadPoolExecutor(4) as pool:
+        for seed, networks in zip(seeds, pool.map(detector._new_networks, seeds), strict=True):
+            for one, other in zip(alone[seed], networks, strict=True):
+                pairs = zip(one.parameters(), other.parameters(), strict=True)
+                assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_features_change_the_score_and_not_the_encoder(fitted: dict[str, LearnedDetector]) -> None:

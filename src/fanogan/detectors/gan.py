@@ -133,12 +133,14 @@ def _ours(folder: str | Path, normals: Normals, recipe: Recipe, device: torch.de
             f"{folder}: its GAN doesn't fit these normals and this recipe ({each}); give the "
             "recipe and normals that it was trained with"
         )
-    G = Generator(seen.sides, seen.channels, theirs.width, theirs.latent)
-    D = Discriminator(seen.sides, seen.channels, theirs.width)
+    with torch.device("meta"):  # so no weights are drawn
+        G = Generator(seen.sides, seen.channels, theirs.width, theirs.latent)
+        D = Discriminator(seen.sides, seen.channels, theirs.width)
     for letter, network in (("G", G), ("D", D)):
         prefix = f"{letter}."
         network.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)},
+            assign=True,
         )
         network.to(device).eval()
     return Gan(G, D, {"own": False, "weights": _digest(G, D)}, _warnings(facts, normals))

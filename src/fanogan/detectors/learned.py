@@ -10,6 +10,7 @@ import abc
 import contextlib
 import copy
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -33,6 +34,9 @@ from fanogan.stages import Progress, no_progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+_GLOBAL_RANDOM = threading.Lock()
+"""Held while weights are drawn: torch has one global generator for all threads."""
 
 
 class BadGan(ValueError):
@@ -226,7 +230,7 @@ class LearnedDetector(Detector):
         return open_run(out, config, resume=resume, fabric=fabric)
 
     def _new_networks(self, seed: int) -> tuple[nn.Module, ...]:
-        with torch.random.fork_rng(devices=[]):
+        with _GLOBAL_RANDOM, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = self._make()
         for network in networks:

@@ -10,19 +10,25 @@ DIR/seed0/SYSTEM/result.json    that it is done; or failed.json, why not
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fanogan.detectors import LearnedDetector
+from fanogan.detectors.run import device_of
 from fanogan.evaluation import evaluate
 from fanogan.folders import write_whole
 from fanogan.normals import Normals
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.rows import write_csv
+from fanogan.stages import StopRequest, shared_threads
 from fanogan.study.data import (
     BadStudy,
     Scored,
@@ -39,7 +45,7 @@ log = logging.getLogger(__name__)
 State = Callable[[str, int, str], None]
 """Called as (system, seed, what it is at)."""
 
-AT_ONCE = 250  # latents that are searched together
+AT_ONCE = 4  # systems on a CPU, if it has threads enough; each takes about a gigabyte
 
 
 def no_state(system: str, seed: int, state: str) -> None:
@@ -56,7 +62,7 @@ def run_study(
     device: str = "auto",
     on_state: State = no_state,
 ) -> list[dict[str, Any]]:
-    """Train and test what isn't done yet.
+    """Train and test what isn't done yet; on a CPU several systems at once.
 
     Args:
         data: a folder as ``StudyData.find`` takes it.
@@ -65,7 +71,8 @@ def run_study(
         seeds: 0, 1, … so many.
         systems: their names; all where there are none. The one that trains the GAN comes along.
         device: as for ``LearnedDetector``.
-        on_state: called whenever a system's state changes.
+        on_state: called whenever a system's state changes, by any thread; it may raise
+            KeyboardInterrupt to stop.
 
     Returns:
         What there is of each system and seed: its result, or ``failed`` with the reason.
@@ -79,32 +86,72 @@ def run_study(
     found = StudyData.find(Path(data))
     _begin(folder, {"data": str(Path(data).resolve()), "recipe": settled.to_dict()})
     found = found.straight(settled, folder / "prepared")
-    outcomes = []
-    for seed in range(seeds):
-        at = folder / f"seed{seed}"
-        todo = [system for system in chosen if not (at / system.name / "result.json").exists()]
-        for system in todo:
-            on_state(system.name, seed, "waiting")
-        one = _Seed(folder, found, settled, seed, device, on_state) if todo else None
-        for system in chosen:
-            path = at / system.name / "result.json"
-            outcome = one.outcome(system) if one and not path.exists() else _read(path)
-            outcomes.append(outcome)
+    stop = StopRequest()
+
+    def state(system: str, seed: int, what: str) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        on_state(system, seed, what)
+
+    tasks = [(system, seed) for seed in range(seeds) for system in chosen]
+    todo = []
+    for system, seed in tasks:
+        outcome = _outcome(folder, system.name, seed)
+        if outcome and "failed" not in outcome:
             on_state(system.name, seed, said(outcome))
-    return outcomes
+        else:
+            todo.append((system, seed))
+            on_state(system.name, seed, "waiting")
+
+    @functools.lru_cache(2)  # a seed that is done need not stay in memory
+    def of(seed: int) -> _Seed:
+        return _Seed(folder, found, settled, seed, device, state)
+
+    at_once = min(AT_ONCE, torch.get_num_threads()) if device_of(device).type == "cpu" else 1
+    with stop, shared_threads(at_once):
+        _do(todo, of, at_once, stop)
+    return [outcome for system, seed in tasks if (outcome := _outcome(folder, system.name, seed))]
+
+
+Task = tuple[System, int]
+
+
+def _do(todo: list[Task], of: Callable[[int], _Seed], at_once: int, stop: StopRequest) -> None:
+    """All tasks in their order, each once those that it needs are done."""
+    running: dict[Future[None], Task] = {}
+    with ThreadPoolExecutor(at_once) as pool:
+        try:
+            while todo or running:
+                ahead = {(system.name, seed) for system, seed in (*todo, *running.values())}
+                ready = [
+                    (system, seed)
+                    for system, seed in todo
+                    if ahead.isdisjoint((need, seed) for need in system.needs)
+                ]
+                for task in ready[: at_once - len(running)]:
+                    todo.remove(task)
+                    system, seed = task
+                    running[pool.submit(of(seed).do, system)] = task
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    del running[future]
+                    future.result()
+        finally:
+            stop.requested = True
 
 
 def outcomes_of(folder: Path) -> list[dict[str, Any]]:
     """The results and failures that lie in a study's folder, by seed and in the systems' order."""
-    found = []
-    for at in sorted(folder.glob("seed*"), key=lambda path: int(path.name.removeprefix("seed"))):
-        for name in SYSTEMS:
-            for kind in ("result", "failed"):
-                path = at / name / f"{kind}.json"
-                if path.exists():
-                    found.append(_read(path))
-                    break
-    return found
+    seeds = sorted(int(path.name.removeprefix("seed")) for path in folder.glob("seed*"))
+    found = (_outcome(folder, name, seed) for seed in seeds for name in SYSTEMS)
+    return [outcome for outcome in found if outcome]
+
+
+def _outcome(folder: Path, system: str, seed: int) -> dict[str, Any] | None:
+    for kind in ("result", "failed"):
+        path = folder / f"seed{seed}" / system / f"{kind}.json"
+        if path.exists():
+            return _read(path)
+    return None
 
 
 def said(outcome: Mapping[str, Any]) -> str:
@@ -166,20 +213,20 @@ class _Seed:
         self.folder = study / f"seed{seed}"
         self.normals = Normals.read(data.train, recipe, seed=seed)
 
-    def outcome(self, system: System) -> dict[str, Any]:
+    def do(self, system: System) -> None:
         """Train and test a system; what went wrong is an outcome too."""
         failed = self.folder / system.name / "failed.json"
         try:
-            result = self._result(system)
+            outcome = self._result(system)
         except Exception as error:
             log.warning("%s, seed %d: %s", system.name, self.seed, error, exc_info=True)
             reason = f"{type(error).__name__}: {error}"
             outcome = {"system": system.name, "seed": self.seed, "failed": reason}
             write_whole(failed, json.dumps(outcome, indent=1).encode())
-            return outcome
-        write_whole(failed.with_name("result.json"), json.dumps(result, indent=1).encode())
-        failed.unlink(missing_ok=True)
-        return result
+        else:
+            write_whole(failed.with_name("result.json"), json.dumps(outcome, indent=1).encode())
+            failed.unlink(missing_ok=True)
+        self.state(system.name, self.seed, said(outcome))
 
     def _result(self, system: System) -> dict[str, Any]:
         run = self.folder / system.name
@@ -232,15 +279,25 @@ class _Seed:
         return detector, None if begun else (time.monotonic() - started) / 60
 
     def _evaluate(self, system: System, detector: LearnedDetector, out: Path) -> None:
-        self.state(system.name, self.seed, "testing")
-        evaluate(detector, self.data.normal, self.data.anomalous, out, masks=self.data.masks)
+        evaluate(
+            detector,
+            self.data.normal,
+            self.data.anomalous,
+            out,
+            masks=self.data.masks,
+            on_result=lambda result: self.state(system.name, self.seed, "testing"),
+        )
 
     def _evaluate_subset(self, system: System, detector: LearnedDetector, out: Path) -> None:
         """Score the subset alone, into a table like that of ``evaluate``."""
         keys = subset(self.study)
         reference = self._reference().only(keys)
-        self.state(system.name, self.seed, f"testing {len(keys)}")
-        scores = score_chosen(detector, self.data, reference.unit, reference.keys, AT_ONCE)
+
+        def on_scored(count: int) -> None:
+            self.state(system.name, self.seed, f"testing {100 * count // len(keys)} %")
+
+        on_scored(0)
+        scores = score_chosen(detector, self.data, reference.unit, reference.keys, on_scored)
         rows = [
             {
                 "label": int(label),

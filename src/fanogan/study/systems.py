@@ -46,6 +46,13 @@ class System:
     networks_of: str | None = None
     on_subset: bool = False
 
+    @property
+    def needs(self) -> set[str]:
+        """The systems of the same seed that must be done before it."""
+        return ({GAN} if self.on_gan else set()) | (
+            {self.networks_of} if self.networks_of else set()
+        )
+
     def new(self, recipe: Recipe, **options: Any) -> LearnedDetector:
         """Make it, untrained; ``options`` as for ``new_detector``."""
         return new_detector(self.detector, recipe.but(**self.changes), **options)
