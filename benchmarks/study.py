@@ -16,8 +16,9 @@ from tables import ROOT, conditions, markdown, write_section
 
 from fanogan.study.claims import Finding, findings, signed
 from fanogan.study.page import amount
+from fanogan.study.results import Study
 from fanogan.study.systems import SYSTEMS
-from fanogan.study.tables import Study, Table, tables
+from fanogan.study.tables import Table, tables
 
 DOCS = ROOT / "docs" / "study.md"
 WORDS = {

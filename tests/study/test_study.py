@@ -36,9 +36,10 @@ from fanogan.study.data import (
 )
 from fanogan.study.page import write_study_report
 from fanogan.study.pictures import choose, smoothness
+from fanogan.study.results import Pixels, Study
 from fanogan.study.run import run_study
 from fanogan.study.systems import SYSTEMS, training_cost
-from fanogan.study.tables import Pixels, Study, image_row
+from fanogan.study.tables import image_row
 
 RECIPE = load_recipe("smoke").but(
     critic_updates=10, encoder_updates=5, search_updates=3, flip=False, held_out=0.5

@@ -11,8 +11,9 @@ import numpy as np
 from fanogan.metrics import mean_interval, resampled_times
 from fanogan.rows import write_csv
 from fanogan.study.paper import IMAGES, PIXELS
+from fanogan.study.results import RESAMPLES, Study
 from fanogan.study.systems import SYSTEMS
-from fanogan.study.tables import RESAMPLES, Study, compared, compared_pixels
+from fanogan.study.tables import compared, compared_pixels
 
 Difference = tuple[float, list[float] | None]
 

@@ -26,9 +26,9 @@ from fanogan.study.data import StudyData
 from fanogan.study.drawings import ANOMALOUS, LINE, NORMAL, Drawn, curves_figure, keep
 from fanogan.study.paper import PIXELS, RATER_ACCURACY, SECONDS
 from fanogan.study.pictures import Shown, Smoothness, grids, interpolations, times
+from fanogan.study.results import Study
 from fanogan.study.systems import GAN, SYSTEMS
 from fanogan.study.tables import (
-    Study,
     Table,
     honest_rows,
     image_row,

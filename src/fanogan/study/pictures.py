@@ -33,8 +33,8 @@ from fanogan.study.data import (
     training_images,
 )
 from fanogan.study.drawings import Drawn, Row, grid_figure, keep
+from fanogan.study.results import Study
 from fanogan.study.systems import GAN, SYSTEMS
-from fanogan.study.tables import Study
 
 COLUMNS = 4  # of each block of a grid
 PATHS = TRAINING_IMAGES // 2  # of the interpolations
