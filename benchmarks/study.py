@@ -56,8 +56,7 @@ def circumstances(study: Study, numbers: Mapping[str, Any]) -> str:
     data, now = done[0]["fingerprint"], conditions()
     seeds = sorted({one["seed"] for one in study.outcomes})
     minutes = [one["minutes"] for one in done]
-    # What was stopped and gone on with has no minutes.
-    # Several may have been trained at once.
+    # Several may have been trained at once; what was stopped and gone on with has no minutes.
     told = "" if None in minutes else f"{sum(minutes) / len(seeds):.0f} minutes a seed, added up, "
     unit = "patches" if scored.unit == "patch" else f"{scored.unit}s"
     return (

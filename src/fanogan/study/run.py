@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 State = Callable[[str, int, str], None]
 """Called as (system, seed, what it is at)."""
 
-AT_ONCE = 4  # systems on a CPU, if it has threads enough; each takes about a gigabyte
+AT_ONCE = 4  # systems on a CPU of as many threads; each holds batches of its own in memory
 
 
 def no_state(system: str, seed: int, state: str) -> None:
