@@ -30,7 +30,7 @@ def console() -> Any:
 
     Of several processes that train together only the first speaks.
     """
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     silent = os.environ.get("LOCAL_RANK", "0") != "0"
     return Console(highlight=False, emoji=False, quiet=silent)
@@ -176,13 +176,16 @@ def _volume_line(volume: FlatVolume) -> str:
 @contextlib.contextmanager
 def study_table() -> Iterator[Callable[[str, int, str], None]]:
     """A table of what each system and seed of a study is at; lines where there is no terminal."""
+    from rich.control import Control
     from rich.live import Live
     from rich.table import Table
 
     states: dict[str, dict[int, str]] = {}
     screen = console()
 
-    def table() -> Table:
+    def table() -> RenderableType:
+        if not states:
+            return Control()  # refused before it began
         # Copies at once: other threads add to them.
         rows = {system: dict(each) for system, each in list(states.items())}
         seeds = sorted({seed for each in rows.values() for seed in each})

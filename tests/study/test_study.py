@@ -439,7 +439,9 @@ def test_the_command_refuses_a_folder_without_the_parts(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["study", str(tmp_path), "--recipe", "smoke", "--out", str(tmp_path / "out")])
     assert ended.value.code == 1
-    assert "has no train and no normal and no anomalous" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "has no train and no normal and no anomalous" in said.err
+    assert not said.out  # no table without a line
 
 
 def test_the_terminal_says_each_outcome_once(capsys):
