@@ -30,7 +30,7 @@ def console() -> Any:
 
     Of several processes that train together only the first speaks.
     """
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
     silent = os.environ.get("LOCAL_RANK", "0") != "0"
     return Console(highlight=False, emoji=False, quiet=silent)
@@ -176,6 +176,7 @@ def _volume_line(volume: FlatVolume) -> str:
 @contextlib.contextmanager
 def study_table() -> Iterator[Callable[[str, int, str], None]]:
     """A table of what each system and seed of a study is at; lines where there is no terminal."""
+    from rich.console import RenderableType
     from rich.control import Control
     from rich.live import Live
     from rich.table import Table
