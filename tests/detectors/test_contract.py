@@ -496,6 +496,21 @@ def test_the_search_comes_nearer(fitted: dict[str, LearnedDetector]) -> None:
     assert (searched < begun).all()
 
 
+def test_each_search_is_told_and_can_be_the_last(fitted: dict[str, LearnedDetector]) -> None:
+    detector = searcher(fitted)
+    told: list[int] = []
+    detector.on_searched = told.append
+    detector.score(stripes(20, seed=2))
+    assert told == [16, 4]
+
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    detector.on_searched = stop
+    with pytest.raises(KeyboardInterrupt):
+        detector.score(IMAGES)
+
+
 def test_a_latent_stays_once_its_own_patience_is_over(fitted: dict[str, LearnedDetector]) -> None:
     x = x_of(stripes(16, seed=2))
     patient, never = (

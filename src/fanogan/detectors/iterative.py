@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,10 +33,14 @@ class Iterative(GanDetector):
     a component has left the interval. κ weighs the features in loss and score alike. With
     ``search_patience`` a latent's search is over once its loss hasn't fallen below its least for
     so many updates; the paper has no such stop.
+
+    ``on_searched`` is called after each search, which takes seconds, with how many latents it
+    found; it may raise KeyboardInterrupt.
     """
 
     name = "iterative"
     networks: tuple[Generator, Discriminator]
+    on_searched: Callable[[int], None] = staticmethod(lambda count: None)
 
     def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Eqs. 4 and 5 with x̂ = G(z) of the latents found."""
@@ -46,6 +52,7 @@ class Iterative(GanDetector):
                 some = torch.arange(start, start + together, device=x.device)
                 some = some.clamp(max=len(x) - 1)  # the last image takes the places left over
                 found.append(self.search(x[some], None if inside is None else inside[some]))
+                self.on_searched(min(together, len(x) - start))
             z = torch.cat(found)[: len(x)]
         return terms_and_maps(x, G(z), inside, D.features)
 

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -220,14 +220,9 @@ def training_images(folder: Path) -> Tensor | None:
 
 
 def look(
-    detector: LearnedDetector,
-    windows: Windows,
-    batch: int = BATCH,
-    on_looked: Callable[[int], None] = lambda count: None,
+    detector: LearnedDetector, windows: Windows, batch: int = BATCH
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the networks make of windows, by the path that all scoring takes.
-
-    ``on_looked`` is called after each batch with how many it has been.
 
     Returns:
         (A_R, A_D) as (n, 2) float64, and |x − x̂| and x̂ as (n, 1 + C, *sides) float32.
@@ -240,7 +235,6 @@ def look(
             found, given = detector.look(windows.x[part].to(detector.device), inside)
             terms.append(found.cpu().double().numpy())
             maps.append(given.cpu().numpy())
-            on_looked(min(start + batch, len(windows.x)))
     return np.concatenate(terms), np.concatenate(maps)
 
 
@@ -340,19 +334,11 @@ def _middle(
 
 
 def score_chosen(
-    detector: LearnedDetector,
-    data: StudyData,
-    unit: str,
-    keys: Sequence[str],
-    on_scored: Callable[[int], None] = lambda count: None,
+    detector: LearnedDetector, data: StudyData, unit: str, keys: Sequence[str]
 ) -> np.ndarray:
-    """Total, A_R and A_D of chosen images or patches alone: (n, 3), in the order of their keys.
-
-    ``on_scored`` is called now and then with how many have been scored.
-    """
+    """Total, A_R and A_D of chosen images or patches alone: (n, 3), in the order of their keys."""
     if unit == "patch":
-        windows = patch_windows(detector, data, keys)
-        terms, _ = look(detector, windows, on_looked=on_scored)
+        terms, _ = look(detector, patch_windows(detector, data, keys))
         return np.column_stack([detector._totals(terms), terms])
     found = {}
     names = {key[2:] for key in keys}
@@ -361,7 +347,6 @@ def score_chosen(
         for result in detector._score(_named(detector, scans, names)):
             if result.unit == "image":
                 found[f"{label} {result.name}"] = (result.total, result.image, result.feature)
-                on_scored(len(found))
     return np.array([found[key] for key in keys])
 
 

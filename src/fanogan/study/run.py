@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from fanogan.detectors import LearnedDetector
+from fanogan.detectors import Iterative, LearnedDetector
 from fanogan.detectors.run import device_of
 from fanogan.evaluation import evaluate
 from fanogan.folders import write_whole
@@ -292,12 +292,16 @@ class _Seed:
         """Score the subset alone, into a table like that of ``evaluate``."""
         keys = subset(self.study)
         reference = self._reference().only(keys)
+        searched = 0
 
-        def on_scored(count: int) -> None:
-            self.state(system.name, self.seed, f"testing {100 * count // len(keys)} %")
+        def on_searched(count: int) -> None:
+            nonlocal searched
+            searched += count
+            self.state(system.name, self.seed, f"testing, {searched:,} searched")
 
-        on_scored(0)
-        scores = score_chosen(detector, self.data, reference.unit, reference.keys, on_scored)
+        assert isinstance(detector, Iterative)
+        detector.on_searched = on_searched
+        scores = score_chosen(detector, self.data, reference.unit, reference.keys)
         rows = [
             {
                 "label": int(label),
