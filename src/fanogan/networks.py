@@ -44,6 +44,18 @@ def channels_of(width: int, blocks: int) -> list[int]:
     return [min(width * 2**block, 8 * width) for block in range(blocks + 1)]
 
 
+def means(x: Tensor, padding: int) -> Tensor:
+    """The mean of 2×2 pixels at every place: sides grow by 1 with a padding of 1, else shrink by 1.
+
+    On the CPU as a convolution of each channel by itself, whose kernels are several times faster
+    there than the pool's, above all in the backward pass of a few channels.
+    """
+    if x.device.type != "cpu":
+        return F.avg_pool2d(x, 2, stride=1, padding=padding)
+    kernel = x.new_full((x.shape[1], 1, 2, 2), 0.25)
+    return F.conv2d(x, kernel, padding=padding, groups=x.shape[1])
+
+
 class ConvMeanPool(nn.Conv2d):
     """A 3×3 convolution then a 2×2 mean: 9 multiply-adds an output, not 36.
 
@@ -53,8 +65,8 @@ class ConvMeanPool(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``avg_pool2d(conv(x), 2)``: (B, in, H, W) → (B, out, H/2, W/2)."""
-        means = F.avg_pool2d(x, 2, stride=1, padding=1)  # of the convolution's zeros too
-        return F.conv2d(means, self.weight, self.bias, stride=2)
+        padded = means(x, padding=1)  # of the convolution's zeros too
+        return F.conv2d(padded, self.weight, self.bias, stride=2)
 
 
 class UpsampleConv(nn.Conv2d):
@@ -68,7 +80,7 @@ class UpsampleConv(nn.Conv2d):
         """``conv(interpolate(x, scale_factor=2))``: (B, in, H, W) → (B, out, 2H, 2W)."""
         kernel = 4 * self.weight.flip(2, 3).transpose(0, 1)  # a sum is four times the mean
         spread = F.conv_transpose2d(x, kernel, self.bias, stride=2)
-        return F.avg_pool2d(spread, 2, stride=1)
+        return means(spread, padding=0)
 
 
 def layer_norm(channels: int) -> nn.Module:
