@@ -294,7 +294,8 @@ def scored(labels, subjects):
     count = len(labels)
     keys = tuple(f"{label} image {number:03d}" for number, label in enumerate(labels))
     values = np.arange(float(count))
-    return Scored("image", keys, np.array(labels), subjects, subjects, values, values, values)
+    terms = values, values, values
+    return Scored("image", keys, np.array(labels), subjects, subjects, *terms, np.ones(count, int))
 
 
 def test_the_subset_has_the_shares_of_labels_and_subjects():
@@ -357,13 +358,34 @@ def test_chosen_images_score_as_in_the_whole_table(digits, out):
     assert terms == pytest.approx(found[:, 1:], rel=1e-5)
 
 
+def test_each_window_of_an_image_is_searched(digits, tmp_path):
+    for path in digits.glob("*/*.png"):
+        wide = np.hstack(3 * [np.asarray(Image.open(path))])
+        (tmp_path / "wide" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(wide).save(tmp_path / "wide" / path.parent.name / path.name)
+    states = []
+    run_study(
+        tmp_path / "wide",
+        tmp_path / "out",
+        recipe=RECIPE,
+        seeds=1,
+        systems=["iterative"],
+        on_state=lambda *state: states.append(state[::2]),
+    )
+    rows = read_rows(tmp_path / "out/seed0/critic/evaluation/scores.csv")
+    windows = sum(int(row["windows"]) for row in rows)
+    assert windows > 3 * len(rows)
+    last = [state for name, state in states if name == "iterative"][-2]
+    assert last == f"searched {windows} of {windows}"
+
+
 def test_what_cannot_be_a_study_is_refused(digits, out, tmp_path):
     with pytest.raises(BadStudy, match="has no normal and no anomalous"):
         (tmp_path / "train").mkdir()
         run_study(tmp_path, tmp_path / "out", recipe=RECIPE)
     with pytest.raises(BadStudy, match="no system gan"):
         run_study(digits, tmp_path / "out", recipe=RECIPE, systems=["gan"])
-    with pytest.raises(BadStudy, match="begun with other recipe"):
+    with pytest.raises(BadStudy, match=r"begun with other recipe \(width\);"):
         run_study(digits, out, recipe=RECIPE.but(width=8))
     with pytest.raises(BadStudy, match="holds no study"):
         write_study_report(tmp_path)

@@ -105,6 +105,7 @@ class Scored:
     total: np.ndarray
     image: np.ndarray
     feature: np.ndarray
+    windows: np.ndarray  # that each was scored in
 
     @classmethod
     def read(cls, path: Path) -> Scored:
@@ -122,14 +123,20 @@ class Scored:
                 f"{path}: {count} lines are called {key[2:]}, so systems can't be compared line "
                 "by line; give the volumes among normal and anomalous different names"
             )
-        columns = ("score", "image_residual", "feature_residual")
+        total, image, feature = (
+            np.array([float(row[column]) for _, row in keyed])
+            for column in ("score", "image_residual", "feature_residual")
+        )
         return cls(
             rows[0]["unit"],
             tuple(key for key, _ in keyed),
             np.array([int(row["label"]) for _, row in keyed]),
             tuple(row["subject"] for _, row in keyed),
             tuple(_subject(row) for _, row in keyed),
-            *(np.array([float(row[column]) for _, row in keyed]) for column in columns),
+            total,
+            image,
+            feature,
+            np.array([int(row.get("windows") or 1) for _, row in keyed]),
         )
 
     def only(self, keys: Sequence[str]) -> Scored:
@@ -145,6 +152,7 @@ class Scored:
             self.total[at],
             self.image[at],
             self.feature[at],
+            self.windows[at],
         )
 
 

@@ -189,6 +189,10 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
     if path.exists():
         begun = _read(path)
         differing = [key for key in settings if settings[key] != begun.get(key)]
+        if differing == ["recipe"]:
+            recipe, before = settings["recipe"], begun.get("recipe", {})
+            fields = [key for key in recipe if recipe[key] != before.get(key)]
+            differing = [f"recipe ({', '.join(fields)})"]
         if differing:
             raise BadStudy(
                 f"{folder}: holds a study that was begun with other {' and '.join(differing)}; "
@@ -292,12 +296,12 @@ class _Seed:
         """Score the subset alone, into a table like that of ``evaluate``."""
         keys = subset(self.study)
         reference = self._reference().only(keys)
-        searched = 0
+        searched, windows = 0, int(reference.windows.sum())
 
         def on_searched(count: int) -> None:
             nonlocal searched
             searched += count
-            self.state(system.name, self.seed, f"testing, {searched:,} searched")
+            self.state(system.name, self.seed, f"searched {searched:,} of {windows:,}")
 
         assert isinstance(detector, Iterative)
         detector.on_searched = on_searched
