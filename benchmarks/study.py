@@ -1,6 +1,6 @@
 """Tables of docs/study.md, from the folder of a finished study.
 
-fanogan study demo/volumes --recipe demo --seeds 3 --out runs/study/phantom
+fanogan study runs/study/phantoms --recipe demo --seeds 3 --out runs/study/phantom
 python benchmarks/study.py phantom runs/study/phantom
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tables import ROOT, conditions, markdown, write_section
 
 from fanogan.study.claims import Finding, findings, signed
@@ -30,7 +31,7 @@ WORDS = {
 def main() -> None:
     """Write a section of the docs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("section", choices=["phantom", "oct"])
+    parser.add_argument("section", choices=["phantom", "phantom_small", "oct"])
     parser.add_argument("study", type=Path)
     options = parser.parse_args()
     study = Study(options.study)
@@ -40,6 +41,7 @@ def main() -> None:
         circumstances(study, numbers),
         claims(findings(study)),
         *(table_text(table) for table in tables(study)),
+        residuals(study),
         alarms(numbers),
         times(timed),
         smoothness(numbers),
@@ -108,6 +110,27 @@ def table_text(table: Table) -> str:
     ]
     text = f"### {table.title}\n\n{table.about}\n\n{markdown(header, rows)}"
     return "\n\n".join([text, *failed])
+
+
+def residuals(study: Study) -> str:
+    """How much of normal and of anomalous images each system leaves over."""
+    rows = []
+    for name, system in SYSTEMS.items():
+        seeds = study.seeds(name)
+        if not seeds or system.on_subset or system.networks_of or system.detector == "critic":
+            continue
+        found = [study.scored(name, seed, False) for seed in seeds]
+        normal, anomalous = (
+            np.mean([one.image[one.labels == label].mean() for one in found]) for label in (0, 1)
+        )
+        rows.append(
+            [system.title, f"{normal:.4f}", f"{anomalous:.4f}", f"{anomalous / normal:.2f}"]
+        )
+    table = markdown(["system", "normal", "anomalous", "ratio"], rows)
+    return (
+        "### What is left of an image\n\nMean image residual A_R of normal and of anomalous test "
+        f"images; mean over seeds.\n\n{table}"
+    )
 
 
 def alarms(numbers: Mapping[str, Any]) -> str:
