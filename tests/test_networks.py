@@ -26,6 +26,7 @@ from fanogan.networks import (
     channels_of,
     folded,
     layer_norm,
+    means,
 )
 from fanogan.recipes import Recipe
 from fanogan.training import TensorFlowRMSprop, descend, frozen, update_critic
@@ -318,6 +319,13 @@ def test_folded_convolutions_equal_plain_ones(bias: bool, plain: ModuleType) -> 
     mean = F.avg_pool2d(plain.conv3x3(pooled, x), 2)
     for layer, expected in ((up, written), (pooled, mean)):
         assert torch.allclose(layer(x), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_means_are_those_of_the_pool_that_other_devices_use(padding: int) -> None:
+    x = torch.randn(2, 3, 6, 10, dtype=torch.float64)
+    expected = F.avg_pool2d(x, 2, stride=1, padding=padding)
+    assert torch.allclose(means(x, padding), expected, atol=1e-12)
 
 
 # --- networks that only score -------------------------------------------------------------------
