@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -601,6 +602,9 @@ def test_score_skips_bad_files_by_name(scene):
     (scene.images() / "text.png").write_text("no image")
     (scene.path / "images" / "empty.png").touch()
     save(grey(9, 24), scene.path / "images" / "small.png")
+    cut = scene.path / "images" / "cut.tif"
+    tifffile.imwrite(cut, np.stack([grey(seed=page) for page in range(4)]), imagej=True)
+    cut.write_bytes(cut.read_bytes()[:500])
     ended = subprocess.run(
         [
             *(sys.executable, "-c", "from fanogan.cli import main; main()"),
@@ -612,7 +616,11 @@ def test_score_skips_bad_files_by_name(scene):
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     page = (scene.out / "report.html").read_text()
-    for said in ("text.png is not an image", "empty.png is empty", "small.png has 9×24 pixels"):
+    for said in (
+        *("text.png is not an image", "empty.png is empty", "small.png has 9×24 pixels"),
+        "cut.tif is damaged or cut short",
+    ):
         assert said in ended.stdout
         assert said in page
+    assert "tifffile" not in ended.stdout  # which has its own words
     assert len((scene.out / "scores.csv").read_text().splitlines()) == 1 + 6

@@ -136,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[terminal.LogHandler()]
     )
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of a damaged file we say it all
     try:
         VERBS[verb][0](**given[verb])
     except KeyboardInterrupt:
