@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-from pathlib import Path
 
 import numpy as np
 from tables import (
-    ROOT,
+    RESULTS,
     circumstances,
     conditions,
     data_folder,
@@ -38,35 +37,34 @@ def main() -> None:
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--digits", type=int, nargs="*", default=list(range(10)))
-    parser.add_argument("--out", type=Path, default=ROOT / "runs/benchmarks/mnist")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     file = np.load(data_folder(options.data) / "mnist.npz")
     data = {name: file[name] for name in file.files}
     for seed in range(options.seeds):
         for digit in options.digits:
-            one(data, digit, seed, options.recipe, options.out)
-    table(options.out, options.recipe)
+            one(data, digit, seed, options.recipe)
+    table(options.recipe)
 
 
-def one(data: dict[str, np.ndarray], digit: int, seed: int, recipe: str, out: Path) -> None:
+def one(data: dict[str, np.ndarray], digit: int, seed: int, recipe: str) -> None:
     """One digit and seed."""
-    path = out / recipe / f"digit{digit}_seed{seed}.json"
+    path = RESULTS / "mnist" / recipe / f"digit{digit}_seed{seed}.json"
     if done(path):
         return
     # A mirrored digit is not that digit.
     detector = FAnoGAN(load_recipe(recipe).but(flip=False), seed=seed)
     normals = data["train_images"][data["train_labels"] == digit]
-    minutes = trained(detector, normals, path.with_suffix(""))
+    minutes = trained(detector, normals, path)
     labels = (data["test_labels"] != digit).astype(int)
     result = evaluated(detector, data["test_images"], labels)
     keep(path, {**result, **conditions(digit=digit, seed=seed, minutes=minutes)})
     print(f"digit {digit}, seed {seed}: AUC {result['rows'][0]['auc']:.4f}", flush=True)
 
 
-def table(out: Path, recipe: str) -> None:
+def table(recipe: str) -> None:
     """Write the table of all results that are there."""
-    results = [done(path) for path in sorted((out / recipe).glob("digit*.json"))]
+    results = [done(path) for path in sorted((RESULTS / "mnist" / recipe).glob("digit*.json"))]
     digits = sorted({r["digit"] for r in results})
     seeds = sorted({r["seed"] for r in results})
     names = [row["name"] for row in results[0]["rows"]]

@@ -6,7 +6,8 @@ retina in them, in the columns that were graded. A patch is anomalous where the 
 in it. Each variant is a change in the recipe, and a row of the table; none is chosen.
 
 Volumes are straightened once, into a store under ``runs/``. Nothing made of these scans may be
-published but tables: all else stays there. Resumable.
+published but numbers: all else stays there. Resumable; a result that is in ``benchmarks/results/``
+isn't made again.
 
     python benchmarks/oct.py --recipe small --seeds 1
     python benchmarks/oct.py --recipe overnight --seeds 3 --variants "as published"
@@ -26,7 +27,8 @@ import numpy as np
 from oct_patches import GRADED, LEVELS, all_rows, at_level
 from PIL import Image
 from tables import (
-    ROOT,
+    RESULTS,
+    RUNS,
     circumstances,
     column,
     conditions,
@@ -57,6 +59,8 @@ SPACING = (0.12, 0.00387, 0.0114)  # of Chiu's B-scans, whose files say nothing
 HELD_OUT = "healthy_subject3"
 ALPHA = 0.05
 METHOD = "f-AnoGAN (A)"
+PAPER_PATCHES = ("0.786", "0.809", "0.905", "0.798", "0.930")  # its table 1
+PAPER_PIXELS = ("–", "0.691", "0.753", "–", "0.783")  # its table B1
 FULL_DEPTH = {"stretched": True, "flat_rows": 64, "flat_base": 60}
 
 # What is trained, and then scored in several ways: name → changes in the recipe.
@@ -85,16 +89,16 @@ class Patches:
     image: np.ndarray
     feature: np.ndarray
     trivial: Mapping[str, np.ndarray]
-    pixel: float  # AUC of the residual over all pixels that the patches cover
-    pixel_darkness: float
+    pixels: Mapping[str, PixelROC]  # of the residual over what the patches cover, of each eye
+    dark: Mapping[str, PixelROC]
 
 
 # --- data ---------------------------------------------------------------------------------------
 
 
-def healthy(data: Path, stores: Path, space: FlatSpace) -> Iterator[FlatVolume]:
+def healthy(data: Path, space: FlatSpace) -> Iterator[FlatVolume]:
     """The healthy eyes, from the store."""
-    store = stores / "spectralis.zarr"
+    store = RUNS / "oct" / "spectralis.zarr"
     prepare([data / "oct" / "spectralis"], store)
     return (volume for volume in read_store(store, space) if "healthy" in volume.name)
 
@@ -126,18 +130,22 @@ def main() -> None:
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, "ae"], default=[*VARIANTS])
-    parser.add_argument("--out", type=Path, default=ROOT / "runs/benchmarks/oct")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     data, recipe = data_folder(options.data), load_recipe(options.recipe)
+    folder = RESULTS / "oct" / recipe.name
     for seed in range(options.seeds):
         for variant in options.variants:
-            folder = options.out / recipe.name / variant.replace(" ", "_").replace(",", "")
-            one(variant, seed, recipe, data, options.out, folder / f"seed{seed}.json")
-    table(options.out / recipe.name, recipe.name)
+            one(variant, seed, recipe, data, folder / named(variant) / f"seed{seed}.json")
+    table(folder, recipe.name)
 
 
-def one(variant: str, seed: int, recipe: Recipe, data: Path, stores: Path, path: Path) -> None:
+def named(variant: str) -> str:
+    """The name of a variant's folder."""
+    return variant.replace(" ", "_").replace(",", "")
+
+
+def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path) -> None:
     """One training, scored in each way."""
     if done(path):
         return
@@ -148,13 +156,13 @@ def one(variant: str, seed: int, recipe: Recipe, data: Path, stores: Path, path:
         encoder_updates=longer * recipe.encoder_updates,
     )
     space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched)
-    eyes = list(healthy(data, stores, space))
+    eyes = list(healthy(data, space))
     kept = [eye for eye in eyes if HELD_OUT not in eye.name]
     held_out = [eye for eye in eyes if HELD_OUT in eye.name]
     normals = Normals.of(kept, held_out, recipe)
     tested = list(edema(data, space))
     detector = new_detector("ae" if variant == "ae" else "izi_f", recipe, seed=seed)
-    minutes = trained(detector, normals, path.with_suffix(""))
+    minutes = trained(detector, normals, path)
     ways = {"": {}} if variant == "ae" else SCORED
     scored = {
         f"{variant}{way}": result(scored_as(detector, normals, change), tested)
@@ -190,6 +198,7 @@ def result(
     terms = {"total": patches.totals, "image": patches.image, "feature": patches.feature}
     labels = (patches.share > 0).astype(int)
     eyes = np.array(patches.subjects)
+    pixels = whole(patches.pixels)
     held_out = detector.calibration.units["patch"]
     return {
         "levels": {
@@ -198,16 +207,30 @@ def result(
         },
         "calibrated": calibrated_row(labels, patches.totals, held_out, ALPHA),
         "pixel": {
-            METHOD: patches.pixel,
-            "score inverted (−A)": 1 - patches.pixel,
-            "untrained networks": untrained.pixel,
-            "darkness": patches.pixel_darkness,
+            METHOD: pixels.auc(),
+            "score inverted (−A)": 1 - pixels.auc(),
+            "untrained networks": whole(untrained.pixels).auc(),
+            "darkness": whole(patches.dark).auc(),
         },
+        "pixel_youden": pixels.youden().as_dict(),
         "eyes": {
-            eye: {"n": int((eyes == eye).sum()), "n_anomalous": int(labels[eyes == eye].sum())}
+            eye: {
+                "n": int((eyes == eye).sum()),
+                "n_anomalous": int(labels[eyes == eye].sum()),
+                "pixel": patches.pixels[eye].auc(),
+                "pixel_darkness": patches.dark[eye].auc(),
+            }
             for eye in sorted(set(eyes))
         },
     }
+
+
+def whole(parts: Mapping[str, PixelROC]) -> PixelROC:
+    """The pixels of all eyes together."""
+    total = copy.deepcopy(next(iter(parts.values())))
+    for part in [*parts.values()][1:]:
+        total.merge(part)
+    return total
 
 
 def patches_of(
@@ -217,7 +240,8 @@ def patches_of(
     masks = {volume.name: mask for volume, mask in tested}
     window = detector.preprocessing.window
     assert window is not None
-    pixels, dark = PixelROC(), PixelROC(low=-1, high=1)
+    pixels = {name: PixelROC() for name in masks}
+    dark = {name: PixelROC(low=-1, high=1) for name in masks}
     found: list[tuple[float, ...]] = []
     subjects: list[str] = []
     trivial: list[dict[str, float]] = []
@@ -228,8 +252,8 @@ def patches_of(
         assert one.residual is not None and one.picture is not None
         mask = masks[one.volume.name][one.frame]
         known = np.isfinite(one.residual)
-        pixels.update(one.residual[known], mask[known])
-        dark.update(-one.picture[known], mask[known])
+        pixels[one.volume.name].update(one.residual[known], mask[known])
+        dark[one.volume.name].update(-one.picture[known], mask[known])
         flat, fluid = one.volume.pixels[one.frame], one.volume.forward(one.frame, mask)
         for row, at, *scores in one.patches:
             place = np.s_[int(row) : int(row) + window[0], int(at) : int(at) + window[1]]
@@ -244,8 +268,8 @@ def patches_of(
         image=columns[2],
         feature=columns[3],
         trivial={name: np.array([each[name] for each in trivial]) for name in trivial[0]},
-        pixel=pixels.auc(),
-        pixel_darkness=dark.auc(),
+        pixels=pixels,
+        dark=dark,
     )
 
 
@@ -272,7 +296,7 @@ def table(folder: Path, recipe: str) -> None:
 def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: str) -> str:
     """A row for each variant and each way of scoring it, beside darkness on its own patches."""
     rows = []
-    order = [name.replace(" ", "_").replace(",", "") for name in [*VARIANTS, "ae"]]
+    order = map(named, [*VARIANTS, "ae"])
     for name in (name for name in order if name in results):
         for variant in results[name][0]["variants"]:
             found = [one["variants"][variant] for one in results[name]]
@@ -296,16 +320,80 @@ def rows_table(variant: str, results: Sequence[Mapping[str, Any]], recipe: str) 
     """All rows of one variant, the honest ones too, and each eye."""
     found = [one["variants"][variant] for one in results]
     some = found[0]["levels"]["any"]
-    counts = ", ".join(
-        f"{eye} {one['n_anomalous']} of {one['n']}" for eye, one in found[0]["eyes"].items()
-    )
     calibrated = [{**one, "seed": each["seed"]} for one, each in zip(found, results, strict=True)]
     return (
         f"Variant '{variant}', AUC: {some['n'] - some['n_anomalous']} patches without fluid, "
-        f"{some['n_anomalous']} with (by eye: {counts}).\n\n"
+        f"{some['n_anomalous']} with.\n\n"
         f"{all_rows(found, results[0]['seed'])}\n\n"
-        f"{reached(calibrated)}"
+        f"{reached(calibrated)}\n\n"
+        f"{eyes_table(found)}\n\n"
+        f"{paper_table(found)}"
     )
+
+
+def eyes_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Each eye's own AUCs."""
+    levels = [one["levels"]["any"] for one in found]
+    rows = []
+    for eye, first in found[0]["eyes"].items():
+        of_patches = {
+            row["name"]: spread([each["rows"][place]["eyes"][eye] for each in levels])
+            for place, row in enumerate(levels[0]["rows"])
+        }
+        rows.append(
+            [
+                eye,
+                f"{first['n_anomalous']} of {first['n']}",
+                *(of_patches[name] for name in (METHOD, "darkness", "low contrast")),
+                spread([one["eyes"][eye]["pixel"] for one in found]),
+                f"{first['pixel_darkness']:.3f}",
+            ]
+        )
+    header = ["eye", "patches with fluid", METHOD, "darkness", "low contrast"]
+    return "Each eye on its own, any fluid:\n\n" + markdown(
+        [*header, "per pixel", "darkness per pixel"], rows
+    )
+
+
+def paper_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """The figures of the paper's tables 1 and B1, beside the paper's own."""
+    points = [one["levels"]["any"]["rows"][0]["youden"] for one in found]
+    pixels = [one["pixel_youden"] for one in found]
+    aucs = column([one["levels"]["any"] for one in found], METHOD)
+    precision, f_score = zip(*(at_prevalence(point) for point in points), strict=True)
+    rows = [
+        [
+            "patches",
+            spread(precision),
+            spread([point["sensitivity"] for point in points]),
+            spread([point["specificity"] for point in points]),
+            spread(f_score),
+            spread(aucs),
+        ],
+        ["patches, the paper", *PAPER_PATCHES],
+        [
+            "pixels",
+            "–",
+            spread([point["sensitivity"] for point in pixels]),
+            spread([point["specificity"] for point in pixels]),
+            "–",
+            spread([one["pixel"][METHOD] for one in found]),
+        ],
+        ["pixels, the paper", *PAPER_PIXELS],
+    ]
+    header = ["f-AnoGAN", "precision", "sensitivity", "specificity", "f-score", "AUC"]
+    return (
+        "As the paper's tables 1 and B1: at Youden's point, which is chosen on the test labels; "
+        "precision and f-score as they would be with the paper's 30 % of anomalous patches.\n\n"
+        + markdown(header, rows)
+    )
+
+
+def at_prevalence(point: Mapping[str, float], share: float = 0.3) -> tuple[float, float]:
+    """Precision and F-score of an operating point where this share is anomalous."""
+    hits = share * point["sensitivity"]
+    precision = hits / (hits + (1 - share) * point["false_positive_rate"])
+    return precision, 2 * hits / (hits / precision + share)
 
 
 if __name__ == "__main__":

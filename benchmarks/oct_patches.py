@@ -8,7 +8,8 @@ marked fluid in it.
 
 The patches lie on a grid with stride 32, in the columns that were graded, with their centre in the
 retina as ``retina_band`` finds it, and none touches a filled margin. Nothing made of these scans
-may be published but tables: all else stays under ``runs/``. Resumable.
+may be published but numbers: all else stays under ``runs/``. Resumable; a result that is in
+``benchmarks/results/`` isn't made again.
 
     python benchmarks/oct_patches.py --recipe small --seeds 3
     python benchmarks/oct_patches.py --recipe small --seeds 3 --split in-domain
@@ -27,7 +28,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 from tables import (
-    ROOT,
+    RESULTS,
     circumstances,
     column,
     conditions,
@@ -215,11 +216,10 @@ def main() -> None:
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--split", choices=("healthy", "in-domain"), default="healthy")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs/benchmarks/oct_patches")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     data, recipe = data_folder(options.data), load_recipe(options.recipe)
-    folder = options.out / options.split / recipe.name
+    folder = RESULTS / "oct_patches" / options.split / recipe.name
     for seed in range(options.seeds):
         for fold in folds(options.split, data, recipe, seed):
             one(fold, seed, recipe, folder / fold.name.replace(" ", "_").replace("–", "-"))
@@ -232,7 +232,7 @@ def one(fold: Fold, seed: int, recipe: Recipe, folder: Path) -> None:
     if done(path):
         return
     detector = FAnoGAN(recipe, seed=seed)
-    minutes = trained(detector, fold.normals, path.with_suffix(""))
+    minutes = trained(detector, fold.normals, path)
     result = tested(detector, fold)
     keep(path, {**result, **conditions(fold=fold.name, seed=seed, minutes=minutes)})
     auc = column([result["levels"]["any"]], METHOD)[0]
@@ -293,8 +293,8 @@ def at_level(
 ) -> dict[str, Any]:
     """The rows for patches with at least this share of fluid against patches with none.
 
-    ``within`` is the AUC inside one eye, averaged over the eyes that have both kinds of patch:
-    what it has over ``auc`` is not owed to eyes that differ in brightness.
+    ``eyes`` holds the AUC inside each eye that has both kinds of patch, and ``within`` is their
+    mean: not owed to eyes that differ in brightness.
     """
     share = patches.share
     chosen = (share == 0) | (share >= least)
@@ -309,13 +309,18 @@ def at_level(
             tuple(eyes[some].tolist()),
         )
 
-    inside = [chosen & (eyes == eye) for eye in sorted(set(patches.subjects))]
-    each = [rows(some) for some in inside if 0 < labels[some].sum() < some.sum()]
+    inside = {eye: chosen & (eyes == eye) for eye in sorted(set(patches.subjects))}
+    each = {
+        eye: [row["auc"] for row in rows(some)]
+        for eye, some in inside.items()
+        if 0 < labels[some].sum() < some.sum()
+    }
+    found = rows(chosen)
+    for place, row in enumerate(found):
+        row["eyes"] = {eye: aucs[place] for eye, aucs in each.items()}
+        row["within"] = float(np.mean([*row["eyes"].values()]))
     return {
-        "rows": [
-            {**row, "within": float(np.mean([eye[place]["auc"] for eye in each]))}
-            for place, row in enumerate(rows(chosen))
-        ],
+        "rows": found,
         "n": int(chosen.sum()),
         "n_anomalous": int(labels[chosen].sum()),
         "eyes_with_both": len(each),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from tables import (
-    ROOT,
+    RESULTS,
     circumstances,
     column,
     conditions,
@@ -40,14 +40,13 @@ def main() -> None:
     parser.add_argument("--data", help="folder that holds pneumoniamnist.npz")
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=ROOT / "runs/benchmarks/pneumoniamnist")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     file = np.load(data_folder(options.data) / "pneumoniamnist.npz")
     data = {name: file[name] for name in file.files}
     # A mirrored chest has its heart on the wrong side.
     recipe = load_recipe(options.recipe).but(flip=False)
-    folder = options.out / recipe.name
+    folder = RESULTS / "pneumoniamnist" / recipe.name
     for seed in range(options.seeds):
         one(data, seed, recipe, folder)
     table(folder, recipe.name)
@@ -60,7 +59,7 @@ def one(data: dict[str, np.ndarray], seed: int, recipe: Recipe, folder: Path) ->
         return
     detector = FAnoGAN(recipe, seed=seed)
     normals = data["train_images"][data["train_labels"].ravel() == 0]
-    minutes = trained(detector, normals, path.with_suffix(""))
+    minutes = trained(detector, normals, path)
     result = evaluated(detector, data["test_images"], data["test_labels"].ravel().astype(int))
     keep(path, {**result, **conditions(seed=seed, minutes=minutes)})
     print(f"seed {seed}: AUC {result['rows'][0]['auc']:.4f}", flush=True)

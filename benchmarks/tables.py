@@ -22,6 +22,8 @@ from fanogan.metrics import trivial_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "benchmarks.md"
+RESULTS = ROOT / "benchmarks" / "results"  # numbers, kept with the code
+RUNS = ROOT / "runs" / "benchmarks"  # networks and prepared scans, which git ignores
 
 
 def data_folder(argument: str | None) -> Path:
@@ -74,7 +76,8 @@ def done(path: Path) -> dict[str, Any] | None:
 
 def keep(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result whole or not at all."""
-    write_whole(path, json.dumps(result, indent=1).encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(result).encode())
 
 
 def evaluated(
@@ -105,8 +108,13 @@ def trivial_columns(images: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.array([one[name] for one in each]) for name in each[0]}
 
 
-def trained(detector: FAnoGAN, normals: Any, run: Path) -> float | None:
-    """Train; the minutes it took, or None where a training that was stopped has been resumed."""
+def trained(detector: FAnoGAN, normals: Any, path: Path) -> float | None:
+    """Train for the result in ``path``, one of RESULTS; its networks go to the same place in RUNS.
+
+    Returns:
+        The minutes it took, or None where a training that was stopped has been resumed.
+    """
+    run = RUNS / path.relative_to(RESULTS).with_suffix("")
     resume = (run / "config.yaml").exists()
     started = time.monotonic()
     detector.fit(normals, out=run, resume=resume)
