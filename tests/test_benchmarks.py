@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from fanogan import FAnoGAN, load_recipe
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 TOP, BOTTOM = 150, 250
 
@@ -90,7 +92,32 @@ def test_one_pixel_of_fluid_makes_a_patch_anomalous_and_levels_leave_out_what_li
     assert [(one["n"], one["n_anomalous"]) for one in found.values()] == [(8, 4), (6, 2), (6, 2)]
     method = found["any"]["rows"][0]
     assert method["within"] == 1.0 and method["auc"] == 0.75
+    assert method["eyes"] == {"eye 1": 1.0, "eye 2": 1.0}
     assert found["any"]["eyes_with_both"] == 2
+
+
+def test_precision_at_another_prevalence_is_that_of_the_paper(
+    oct_patches: ModuleType,
+) -> None:
+    oct_volumes = importlib.import_module("oct")
+    point = {"sensitivity": 0.8091, "false_positive_rate": 1 - 0.9049}
+    # Its table 1: .7863 and .7975, of 70,000 images of which about 30 % are anomalous.
+    assert oct_volumes.at_prevalence(point) == pytest.approx((0.7863, 0.7975), abs=0.002)
+
+
+def test_results_lie_with_the_code_and_networks_where_git_does_not_look(
+    tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(tables, "RUNS", tmp_path / "runs")
+    path = tmp_path / "results" / "digits" / "seed0.json"
+    normals = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    detector = FAnoGAN(load_recipe("smoke").but(critic_updates=5, encoder_updates=1))
+    minutes = tables.trained(detector, normals, path)
+    tables.keep(path, {"seed": 0, "minutes": minutes})
+    assert tables.kept_results(path.parent) == [{"seed": 0, "minutes": minutes}] and minutes > 0
+    assert (tmp_path / "runs" / "digits" / "seed0" / "model").is_dir()
+    assert [path.name for path in path.parent.iterdir()] == ["seed0.json"]
 
 
 def test_a_section_is_replaced_and_the_rest_of_the_page_stays(

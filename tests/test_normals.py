@@ -107,6 +107,9 @@ def test_a_volume_stays_together(tmp_path: Path) -> None:
     assert len(normals.training) == 15
     assert normals.fingerprint["volumes"] == 4
     assert normals.summary.startswith("4 volumes, 20 images of 4 subjects")
+    assert any("fanogan prepare" in warning for warning in normals.warnings)
+    told = Normals.read(tmp_path, SMOKE.but(geometry="image"))
+    assert not any("fanogan prepare" in warning for warning in told.warnings)
 
 
 def test_groups_name_the_subjects(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ class Normals:
             training,
             list(held_out),
             fingerprint,
-            (*_warnings(fingerprint), *_notes([*kept, *held_out])),
+            (*_warnings(fingerprint, recipe), *_notes([*kept, *held_out])),
             tuple(skipped),
             usable or None,
         )
@@ -266,8 +266,13 @@ def _notes(scans: Sequence[Scan]) -> Iterator[str]:
         yield f"{note}: {count:,} of {len(scans):,} scans"
 
 
-def _warnings(fingerprint: dict[str, Any]) -> Iterator[str]:
+def _warnings(fingerprint: dict[str, Any], recipe: Recipe) -> Iterator[str]:
     images, subjects = fingerprint["images"], fingerprint["subjects"]
+    if fingerprint["volumes"] and recipe.geometry == "auto" and "retina_found" not in fingerprint:
+        yield (
+            "volumes are seen slice by slice as plain images; were they OCT of the retina, fanogan "
+            "prepare or a recipe with geometry: retina would make them straight"
+        )
     if fingerprint["duplicates"]:
         yield f"{fingerprint['duplicates']:,} of {images:,} training images repeat another exactly"
     if fingerprint["held_out_duplicates"]:

@@ -194,7 +194,7 @@ def test_a_finished_study_does_nothing_again(digits, out):
     assert {state.split()[0] for _, _, state in states} == {"AUC"}
 
 
-def test_systems_trained_at_once_are_those_trained_one_by_one(digits, tmp_path):
+def test_systems_trained_at_once_are_those_trained_one_by_one(digits, tmp_path, caplog):
     threads, ae_was_first = torch.get_num_threads(), []
     try:
         for count in (1, 2):
@@ -214,6 +214,7 @@ def test_systems_trained_at_once_are_those_trained_one_by_one(digits, tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert ae_was_first == [False, True]
+    assert caplog.text.count("note: only 20 training images") == 2  # once a study
     for name in ("critic", "izi_f", "ae"):
         one, other = (
             read_rows(tmp_path / f"{count}/seed0/{name}/evaluation/scores.csv") for count in (1, 2)

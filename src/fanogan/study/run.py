@@ -216,6 +216,9 @@ class _Seed:
         self.seed, self.device, self.state = seed, device, state
         self.folder = study / f"seed{seed}"
         self.normals = Normals.read(data.train, recipe, seed=seed)
+        if seed == 0:
+            for note in self.normals.warnings:
+                log.warning("note: %s", note)
 
     def do(self, system: System) -> None:
         """Train and test a system; what went wrong is an outcome too."""
