@@ -148,8 +148,8 @@ class Preprocessing:
         rows, columns = pixels.shape[1:3]
         if min(rows, columns) < 2:
             raise BadScan(
-                f"{scan.name} has {rows}×{columns} pixels, which is no image: leave it out with "
-                "--skip-bad"
+                f"{scan.name} has {rows}×{columns} pixels, which is no image: replace it, or leave "
+                "it out with --skip-bad"
             )
         self._check_size(scan)
         depth = str(pixels.dtype)

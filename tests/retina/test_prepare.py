@@ -163,6 +163,22 @@ def test_failures_are_listed_until_they_are_mended(eyes: list[Scan], tmp_path: P
     assert zarr.open_group(out, mode="r").attrs["fanogan"]["failed"] == []
 
 
+def test_what_is_left_out_is_called_by_its_name_and_needs_no_option(
+    eyes: list[Scan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    black = tmp_path / "black eye"
+    black.mkdir()
+    monkeypatch.chdir(black)
+    flat = Image.fromarray(np.zeros((200, 200), dtype=np.uint8))
+    reason = "has the same value in every pixel, so there is nothing to learn or score: replace it"
+    flat.save("1.png")
+    (failed,) = prepare([Path("1.png"), eyes[0]], tmp_path / "a.zarr").failed
+    assert failed == ("black eye", f"1.png {reason}")
+    flat.save("2.png")
+    (failed,) = prepare([Path(), eyes[0]], tmp_path / "b.zarr").failed
+    assert failed == ("black eye", f"black eye {reason}")
+
+
 def test_nothing_prepared_is_an_error(eyes: list[Scan], tmp_path: Path) -> None:
     with pytest.raises(BadScan, match="none of 1 volumes could be used; the first: colour is in"):
         prepare(BROKEN, tmp_path / "a.zarr")

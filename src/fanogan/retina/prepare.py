@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _CHUNKS = {"bscans": 1, "flat": 16}
 _PARTIAL = ".partial"
 
+# What `fit` and `score` advise; here bad volumes are left out without being asked.
+_ADVICE = ", or leave it out with --skip-bad"
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -104,6 +107,7 @@ def prepare(
         failed: list[tuple[str, BadScan]] = []
         for one, found in zip(todo, straightened(todo, space, spacing), strict=True):
             if isinstance(found, BadScan):
+                found = BadScan(str(found).removesuffix(_ADVICE))
                 failed.append((one.name, found))
             else:
                 _add(out, found, _fingerprint(one))

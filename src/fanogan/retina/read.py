@@ -235,12 +235,15 @@ def _straighten(source: ScanSource | Scan, space: FlatSpace, spacing: Spacing | 
 
 def _read(source: ScanSource) -> Scan:
     if source.path.is_dir():
-        return stack_bscans(source.parts, source.path, source.name, source.group)
+        # The folder one is in is '.', which says little.
+        folder = source.path if source.path.name else Path(source.name)
+        label = source.parts[0] if len(source.parts) == 1 else folder
+        return stack_bscans(source.parts, label, source.name, source.group)
     scan = read_scan(source.path, source.name, source.group, source.key, parts=source.parts)
     if extension(source.path) in (".dcm", ".dicom") and not scan.is_retina:
         raise BadScan(
-            f"{source.path} is DICOM of another kind than ophthalmic tomography: leave it out "
-            "with --skip-bad, or save it as a TIFF stack if it is OCT all the same"
+            f"{source.path} is DICOM of another kind than ophthalmic tomography: save it as a "
+            "TIFF stack if it is OCT all the same, or leave it out with --skip-bad"
         )
     return scan
 

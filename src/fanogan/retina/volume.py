@@ -177,8 +177,8 @@ def make_flat(
     space = space or FlatSpace()
     if not np.isfinite(inner).any():
         raise BadScan(
-            f"no retina was found in {scan.name}: is it a retinal OCT, with depth along the rows? "
-            "Leave it out with --skip-bad if not"
+            f"no retina was found in {scan.name}: give a retinal OCT with depth along the rows, or "
+            "leave it out with --skip-bad"
         )
     if bscans is None:
         bscans = normalise(scan, np.asarray(margins))

@@ -53,12 +53,12 @@ def read_volume(
     return replace(stack_bscans(files, folder, name, group or name), spacing=spacing)
 
 
-def stack_bscans(files: Sequence[Path], folder: Path, name: str, group: str) -> Scan:
+def stack_bscans(files: Sequence[Path], label: Path, name: str, group: str) -> Scan:
     """Reads pictures as the B-scans of one volume, in the order given.
 
     Args:
         files: One picture a B-scan.
-        folder: Where they lie, for messages.
+        label: What messages call them: the folder they lie in.
         name: The scan's name.
         group: The subject.
 
@@ -81,9 +81,9 @@ def stack_bscans(files: Sequence[Path], folder: Path, name: str, group: str) -> 
             )
         if not frames:
             rows, columns = frame.pixels.shape[1:3]
-            check_size(str(folder), rows, columns, len(files), frame.pixels[0, 0, 0].nbytes)
+            check_size(str(label), rows, columns, len(files), frame.pixels[0, 0, 0].nbytes)
         frames.append(frame)
     notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
     pixels = np.concatenate([frame.pixels for frame in frames])
     decoded = Decoded(pixels, frames[0].spacing, is_volume=True, notes=notes)
-    return finish(decoded, str(folder), name, group)
+    return finish(decoded, str(label), name, group)
