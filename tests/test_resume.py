@@ -226,6 +226,23 @@ def test_a_run_is_not_resumed_as_another(
     assert weights(uninterrupted) == before
 
 
+def test_two_at_a_time_are_refused_and_the_first_is_not_disturbed(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "HEALTH_IMAGES", 16)
+    monkeypatch.setattr(training, "REESTIMATE_BATCHES", 10)
+    out, refused = tmp_path / "run", []
+
+    def another(stage: str, step: int, steps: int, figures: Any) -> None:
+        if (stage, step) == ("gan", 5) and not refused:
+            with pytest.raises(BadFolder, match="another process is training it") as error:
+                FAnoGAN(RECIPE, device="cpu").fit(IMAGES, out=out, resume=True)
+            refused.append(error.value)
+
+    FAnoGAN(RECIPE, device="cpu").fit(IMAGES, out=out, progress=another)
+    assert refused and metric_steps(out) == metric_steps(uninterrupted)
+
+
 def test_a_run_is_not_begun_over_another_nor_resumed_from_nothing(
     uninterrupted: Path, tmp_path: Path
 ) -> None:

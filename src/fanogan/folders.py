@@ -6,18 +6,23 @@ and checkpoints are safetensors files, the rest is JSON and YAML: nothing is eve
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn, optim
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     State = Mapping[str, nn.Module | optim.Optimizer]
 
 FORMAT = 1
+LOCK = ".lock"
 COPY_AGAIN = "copy the whole folder again from where it was made"
 
 
@@ -54,6 +60,26 @@ def write_whole(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):  # named after the file that a user knows
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+@contextlib.contextmanager
+def alone(path: Path, busy: Exception) -> Iterator[None]:
+    """Hold a file for this process alone; the system lets go of it when the process ends.
+
+    The file is opened for writing, since NFS locks no other; where a file system has no locks at
+    all, nothing is held.
+
+    Raises:
+        Exception: ``busy``, where another process holds it.
+    """
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError:
+            log.debug("%s: the file system has no locks", path)
+        yield
 
 
 def _umask() -> int:

@@ -7,7 +7,6 @@ rows. Only the whole goes into the folder of the results.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -23,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 
 from fanogan.detectors import LearnedDetector
-from fanogan.folders import BadFolder, write_whole
+from fanogan.folders import BadFolder, alone, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -97,10 +96,13 @@ def unfinished(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journa
         OSError: it can't be written; the error names ``out``.
     """
     is_new, work = not out.exists(), out / UNFINISHED
+    busy = BadFolder(
+        f"{out}: another process is scoring into it; wait for it, or give --out another folder"
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
         (work / "results").mkdir(parents=True, exist_ok=True)
-        with Journal(work / ROWS, out) as journal:
+        with alone(work / ROWS, busy), Journal(work / ROWS) as journal:
             if not _is_of(work, job):
                 _begin_anew(work, journal, job)
             try:
@@ -154,29 +156,17 @@ class Journal:
     So a kill in the middle of a line, or of a batch, is told from its end.
     """
 
-    def __init__(self, path: Path, out: Path):
-        """Open it, for this process alone.
-
-        Raises:
-            BadFolder: another process has it open.
-        """
+    def __init__(self, path: Path):
+        """Open it, or begin it."""
         self.path = path
         self.file = path.open("a+b")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.file.close()
-            raise BadFolder(
-                f"{out}: another process is scoring into it; wait for it, or give --out another "
-                "folder"
-            ) from None
 
     def __enter__(self) -> Self:
         """Return itself."""
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Let others have it."""
+        """Close it."""
         self.file.close()
 
     def is_empty(self) -> bool:

@@ -194,6 +194,23 @@ def test_a_finished_study_does_nothing_again(digits, out):
     assert {state.split()[0] for _, _, state in states} == {"AUC"}
 
 
+def test_two_studies_at_a_time_are_refused(digits, tmp_path):
+    refused = []
+
+    def another(system, seed, what):
+        if not refused and what.startswith("ae"):
+            with pytest.raises(BadStudy, match="another process is making this study"):
+                run_study(digits, tmp_path / "out", recipe=RECIPE, seeds=1, systems=["ae"])
+            refused.append(what)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(
+            digits, tmp_path / "out", recipe=RECIPE, seeds=1, systems=["ae"], on_state=another
+        )
+    assert refused
+
+
 def test_systems_trained_at_once_are_those_trained_one_by_one(digits, tmp_path, caplog):
     threads, ae_was_first = torch.get_num_threads(), []
     try:

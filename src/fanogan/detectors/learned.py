@@ -25,7 +25,7 @@ from fanogan.card import model_card
 from fanogan.detectors.detector import Detector, precision_of
 from fanogan.detectors.run import device_of, fabric_of, open_run
 from fanogan.familiarity import Familiar
-from fanogan.folders import BadFolder, RunFolder, read_model, write_model
+from fanogan.folders import LOCK, BadFolder, RunFolder, alone, read_model, write_model
 from fanogan.normals import Normals
 from fanogan.patches import Patches
 from fanogan.preprocessing import Preprocessing
@@ -145,7 +145,8 @@ class LearnedDetector(Detector):
 
         Raises:
             BadScan: bad or too few images.
-            BadFolder: ``out`` holds another run, or ``gan`` no GAN for these normals.
+            BadFolder: ``out`` holds another run, or one that another process is at, or ``gan`` no
+                GAN for these normals.
             BadGan: ``gan`` isn't one for these normals, or this detector takes none.
             TrainingFailed: the loss isn't finite.
             KeyboardInterrupt: stopped by Ctrl-C, after a checkpoint.
@@ -165,13 +166,19 @@ class LearnedDetector(Detector):
         run = self._open_run(out, resume, normals, gan, fabric) if out else None
         training, held_out = self._patches(normals)
         self.networks = self._new_networks(self.seed)
-        with precision_of(self.recipe.precision):
-            warnings = self._train(training, held_out, fabric=fabric, run=run, progress=progress)
-        self.facts["warnings"] += warnings
-        self._finish(normals, training)
-        self.calibration = self._calibrate(normals.held_out)
-        if run and fabric.is_global_zero:
-            self.save(run.path / "model")
+        with contextlib.ExitStack() as held:
+            if run and fabric.is_global_zero:
+                busy = BadFolder(f"{run.path}: another process is training it; wait for its end")
+                held.enter_context(alone(run.path / LOCK, busy))
+            with precision_of(self.recipe.precision):
+                warnings = self._train(
+                    training, held_out, fabric=fabric, run=run, progress=progress
+                )
+            self.facts["warnings"] += warnings
+            self._finish(normals, training)
+            self.calibration = self._calibrate(normals.held_out)
+            if run and fabric.is_global_zero:
+                self.save(run.path / "model")
         fabric.barrier()  # no process goes on before the model is there
         return self
 

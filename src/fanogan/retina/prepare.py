@@ -6,15 +6,13 @@ goes on where it was. Of a person nothing is kept but what the file's name and t
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.folders import write_whole
+from fanogan.folders import LOCK, alone, write_whole
 from fanogan.retina.read import find_volumes, none_usable, straightened
 from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, volumes_in
 from fanogan.retina.volume import FlatSpace, FlatVolume
@@ -96,7 +94,8 @@ def prepare(
     sources = find_volumes(source, groups)
     made_with = {"space": asdict(space), "spacing": None if spacing is None else list(spacing)}
     _create(out, made_with)
-    with _alone(out):
+    busy = BadScan(f"{out} is being written to by another fanogan prepare: wait for its end")
+    with alone(out / LOCK, busy):
         there = {volume.name: volume for volume in _kept(out, made_with)}
         for one in sources:
             if one.name in there:
@@ -137,22 +136,6 @@ def _create(out: Path, made_with: Mapping[str, Any]) -> None:
     if out.is_dir() and any(out.iterdir()):
         raise BadScan(f"{out} holds other files: give the store a folder of its own")
     _write_settings(out, made_with, [])
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keeps others from writing to the store meanwhile; the system ends that with the process."""
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadScan(
-                f"{out} is being written to by another fanogan prepare: wait for its end"
-            ) from error
-        yield
-    finally:
-        os.close(folder)
 
 
 def _kept(out: Path, made_with: Mapping[str, Any]) -> list[StoredVolume]:

@@ -24,7 +24,7 @@ import torch
 from fanogan.detectors import Iterative, LearnedDetector
 from fanogan.detectors.run import device_of
 from fanogan.evaluation import evaluate
-from fanogan.folders import write_whole
+from fanogan.folders import LOCK, alone, write_whole
 from fanogan.normals import Normals
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.rows import write_csv
@@ -78,7 +78,8 @@ def run_study(
         What there is of each system and seed: its result, or ``failed`` with the reason.
 
     Raises:
-        BadStudy: no such system, bad data, or ``out`` was begun with other data or settings.
+        BadStudy: no such system, bad data, ``out`` was begun with other data or settings, or
+            another process is at it.
         BadScan: images that can't be read.
         KeyboardInterrupt: stopped by Ctrl-C, after a checkpoint.
     """
@@ -108,7 +109,8 @@ def run_study(
         return _Seed(folder, found, settled, seed, device, state)
 
     at_once = min(AT_ONCE, torch.get_num_threads()) if device_of(device).type == "cpu" else 1
-    with stop, shared_threads(at_once):
+    busy = BadStudy(f"{folder}: another process is making this study; wait for its end")
+    with alone(folder / LOCK, busy), stop, shared_threads(at_once):
         _do(todo, of, at_once, stop)
     return [outcome for system, seed in tasks if (outcome := _outcome(folder, system.name, seed))]
 
