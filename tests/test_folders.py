@@ -21,6 +21,7 @@ from fanogan.folders import (
     BadFolder,
     RunFolder,
     _replaced_in_two_steps,
+    alone,
     model_folder,
     read_model,
     write_model,
@@ -61,6 +62,25 @@ def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[
 
 
 # --- one file -----------------------------------------------------------------------------------
+
+
+def test_one_process_alone_holds_a_lock_and_a_killed_one_leaves_it_free(tmp_path: Path) -> None:
+    lock, busy = tmp_path / ".lock", BadFolder("busy")
+    script = (
+        "import os, sys; from pathlib import Path; from fanogan.folders import alone\n"
+        "with alone(Path(sys.argv[1]), OSError()): print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(lock)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as other:
+        assert other.stdout is not None and other.stdout.readline()
+        with pytest.raises(BadFolder, match="busy"), alone(lock, busy):
+            pass
+        other.kill()
+    assert lock.exists()
+    with alone(lock, busy):
+        pass
+    assert not lock.exists()
 
 
 def test_a_file_is_written_with_the_usual_permissions(tmp_path: Path) -> None:

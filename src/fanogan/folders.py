@@ -64,10 +64,10 @@ def write_whole(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path, busy: Exception) -> Iterator[None]:
-    """Hold a file for this process alone; the system lets go of it when the process ends.
+    """Hold a file of its own for this process alone, and remove it at the end.
 
-    The file is opened for writing, since NFS locks no other; where a file system has no locks at
-    all, nothing is held.
+    The system lets go of it when the process is killed. It is opened for writing, since NFS locks
+    no other; where a file system has no locks at all, nothing is held.
 
     Raises:
         Exception: ``busy``, where another process holds it.
@@ -79,7 +79,16 @@ def alone(path: Path, busy: Exception) -> Iterator[None]:
             raise busy from None
         except OSError:
             log.debug("%s: the file system has no locks", path)
-        yield
+        try:
+            is_ours = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except FileNotFoundError:
+            is_ours = False
+        if not is_ours:  # whoever held it has removed it this moment
+            raise busy
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _umask() -> int:
