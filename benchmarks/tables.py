@@ -76,7 +76,6 @@ def done(path: Path) -> dict[str, Any] | None:
 
 def keep(path: Path, result: Mapping[str, Any]) -> None:
     """Write a result whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(result).encode())
 
 

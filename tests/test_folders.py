@@ -67,7 +67,7 @@ def run_python(program: str, *arguments: object) -> subprocess.CompletedProcess[
 def test_one_process_alone_holds_a_lock_and_a_killed_one_leaves_it_free(tmp_path: Path) -> None:
     lock, busy = tmp_path / ".lock", BadFolder("busy")
     script = (
-        "import os, sys; from pathlib import Path; from fanogan.folders import alone\n"
+        "import sys; from pathlib import Path; from fanogan.folders import alone\n"
         "with alone(Path(sys.argv[1]), OSError()): print(flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(lock)]
