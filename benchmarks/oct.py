@@ -70,8 +70,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full depth, layers matched": {**FULL_DEPTH, "match_layers": True},
     "full depth, depth channel": {**FULL_DEPTH, "depth_channel": True},
     "full depth, three times longer": FULL_DEPTH,
+    "full depth, three times longer, twice as wide": {**FULL_DEPTH, "width": 16},
 }
-LONGER = {"full depth, three times longer": 3}
+LONGER = {name: 3 for name in VARIANTS if "three times longer" in name}
 AUTOENCODERS: dict[str, dict[str, Any]] = {"ae": {}, "ae, full depth": FULL_DEPTH}
 NAMES = [*VARIANTS, *AUTOENCODERS]
 SCORED: dict[str, dict[str, Any]] = {
