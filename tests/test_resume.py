@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from fanogan import training
 from fanogan.detectors import FAnoGAN
-from fanogan.folders import BadFolder
+from fanogan.folders import LOCK, BadFolder, alone
 from fanogan.recipes import Recipe, load_recipe
 
 RECIPE = load_recipe("smoke").but(critic_updates=24, encoder_updates=12, tick=4)
@@ -252,6 +252,49 @@ def test_a_run_is_not_begun_over_another_nor_resumed_from_nothing(
     with pytest.raises(BadFolder, match="no run here to resume"):
         detector.fit(IMAGES, out=tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_what_the_first_process_refuses_is_said_once_and_the_other_ends(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys
+        import numpy as np
+        from fanogan.detectors import FAnoGAN
+        from fanogan.folders import LOCK, BadFolder, alone
+        from fanogan.recipes import load_recipe
+
+        seed, out = int(sys.argv[1]), sys.argv[2]
+        recipe = load_recipe("smoke").but(critic_updates=24, encoder_updates=12, tick=4)
+        images = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+        try:
+            FAnoGAN(recipe, seed=seed, device="cpu", devices=2).fit(images, out=out, resume=True)
+        except BadFolder as error:
+            print(error)
+        """)
+    )
+
+    def refusal(seed: int) -> str:
+        ended = subprocess.run(
+            [sys.executable, str(script), str(seed), str(uninterrupted)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    before = weights(uninterrupted)
+    with alone(uninterrupted / LOCK, BadFolder("held")):
+        assert refusal(0) == (
+            f"{uninterrupted}: another process is training it; wait for its end\n"
+        )
+    refused = refusal(1)
+    assert refused.count("\n") == 1 and "can't be resumed" in refused and "another seed" in refused
+    assert weights(uninterrupted) == before
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fanogan.calibration import Calibration
 from fanogan.card import model_card
 from fanogan.detectors.detector import Detector, precision_of
-from fanogan.detectors.run import device_of, fabric_of, open_run
+from fanogan.detectors.run import by_first, device_of, fabric_of, open_run
 from fanogan.familiarity import Familiar
 from fanogan.folders import LOCK, BadFolder, RunFolder, alone, read_model, write_model
 from fanogan.normals import Normals
@@ -167,9 +167,10 @@ class LearnedDetector(Detector):
         training, held_out = self._patches(normals)
         self.networks = self._new_networks(self.seed)
         with contextlib.ExitStack() as held:
-            if run and fabric.is_global_zero:
+            if run:
                 busy = BadFolder(f"{run.path}: another process is training it; wait for its end")
-                held.enter_context(alone(run.path / LOCK, busy))
+                lock = alone(run.path / LOCK, busy)
+                by_first(fabric, lambda: held.enter_context(lock))
             with precision_of(self.recipe.precision):
                 warnings = self._train(
                     training, held_out, fabric=fabric, run=run, progress=progress

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def device_of(name: str) -> torch.device:
@@ -54,6 +56,24 @@ def fabric_of(device: torch.device, recipe: Recipe, devices: int) -> Fabric:
     return fabric
 
 
+def by_first(fabric: Fabric, step: Callable[[], T]) -> T | None:
+    """What the first process does alone: its result there, None in the others.
+
+    Where it fails, the others, which would wait for it, end without a word.
+    """
+    done = failed = None
+    if fabric.is_global_zero:
+        try:
+            done = step()
+        except (BadFolder, OSError) as error:
+            failed = error
+    if fabric.broadcast(failed is not None):
+        if failed:
+            raise failed
+        sys.exit(0)
+    return done
+
+
 def open_run(
     out: str | Path, config: Mapping[str, Any], *, resume: bool, fabric: Fabric
 ) -> RunFolder:
@@ -62,15 +82,16 @@ def open_run(
     Raises:
         BadFolder: a run lies there already, or another than is to be gone on with.
     """
-    run = None
-    if fabric.is_global_zero:
+
+    def begin() -> RunFolder:
         run = RunFolder(out, resume=resume)
         if resume:
             _refuse_other(run, config)
         else:
             run.begin(config)
-    fabric.barrier()
-    return run or RunFolder(out, resume=True)
+        return run
+
+    return by_first(fabric, begin) or RunFolder(out, resume=True)
 
 
 def _refuse_other(run: RunFolder, config: Mapping[str, Any]) -> None:
