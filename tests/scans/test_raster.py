@@ -214,6 +214,19 @@ def test_a_decompression_bomb_is_refused_from_its_header(
         read_scan(png_declaring(tmp_path / "bomb.png", *sides))
 
 
+def test_a_tiff_whose_pages_go_round_in_circles_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "round.tif"
+    tifffile.imwrite(path, np.stack([GREY, GREY]), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as file:
+        first, last = (page.aspage() for page in file.pages)
+    with path.open("r+b") as raw:
+        raw.seek(last.offset + 2 + 12 * len(last.tags))  # where the next page's place is told
+        raw.write(first.offset.to_bytes(4, "little"))
+    assert is_stack(path)
+    with pytest.raises(BadScan, match=r"round\.tif is damaged"):
+        read_scan(path)
+
+
 def test_a_tiff_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     path = tmp_path / "bomb.tif"
     tifffile.imwrite(path, GREY)

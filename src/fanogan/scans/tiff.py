@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ def read_tiff(path: Path) -> Decoded:
 
     label = str(path)
     with TiffFile(path) as file:
-        pages = [page.aspage() for page in file.pages]
+        pages = list(_pages(file, label))
         pages = [page for page in pages if not page.is_reduced] or pages
         _check_pages(label, pages, path.stat().st_size)
         frames = [_frame(label, page) for page in pages]
@@ -65,11 +66,22 @@ def is_stack(path: Path) -> bool:
 
     try:
         with TiffFile(path) as file:
-            full = (page for page in file.pages if not page.aspage().is_reduced)
+            full = (page for page in _pages(file, str(path)) if not page.is_reduced)
             return len(list(islice(full, 2))) > 1
     except Exception:
         # A damaged file leads tifffile to errors of many kinds; `read_tiff` says what is wrong.
         return False
+
+
+def _pages(file: TiffFile, label: str) -> Iterator[TiffPage]:
+    """Yields the pages; raises BadScan where their chain comes back to one of them."""
+    seen = set()
+    for each in file.pages:
+        page = each.aspage()
+        if page.offset in seen:
+            raise damaged(label, "a TIFF image")
+        seen.add(page.offset)
+        yield page
 
 
 def _imagej_spacing(file: TiffFile) -> Spacing:
