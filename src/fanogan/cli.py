@@ -136,7 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=logging.WARNING, format="%(message)s", handlers=[terminal.LogHandler()]
     )
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of a damaged file we say it all
+    from fanogan.scans.read import silence_decoders
+
+    silence_decoders()
     try:
         VERBS[verb][0](**given[verb])
     except KeyboardInterrupt:

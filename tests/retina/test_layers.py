@@ -131,6 +131,11 @@ def test_coarser_rows_and_other_sizes():
     assert all(np.nanmean(error) <= 1.5 for error in errors(found, eye.boundaries))
 
 
+def test_rows_thicker_than_a_boundary_show_none():
+    noise = np.random.default_rng(0).integers(0, 256, (2, 40, 50))
+    assert not find_boundaries(noise, (1, 1, 1)).found.any()
+
+
 def test_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="three axes"):
         find_boundaries(np.zeros((10, 10)), SPACING)

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import zarr
@@ -261,3 +262,26 @@ def test_the_command_fails_where_nothing_could_be_prepared(
         main(["prepare", str(scans), "--out", str(scans.parent / "a.zarr")])
     assert ended.value.code == 1
     assert "none of 1 volumes could be used" in capsys.readouterr().err
+
+
+def test_decoders_say_nothing_of_their_own(tmp_path: Path) -> None:
+    """In a process of its own, which begins others, for what is really shown."""
+    for name in "ab":
+        image = nibabel.Nifti1Image(np.arange(360, dtype=np.int16).reshape(8, 9, 5), np.eye(4))
+        path = tmp_path / "scans" / f"{name}.nii"
+        path.parent.mkdir(exist_ok=True)
+        nibabel.save(image, path)
+        content = bytearray(path.read_bytes())
+        content[252] = 77  # a qform_code that there isn't, of which nibabel would tell
+        path.write_bytes(content)
+    command = ["prepare", str(path.parent), "--out", str(tmp_path / "a.zarr")]
+    ended = subprocess.run(
+        [sys.executable, "-c", "from fanogan.cli import main; main()", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stdout.count("left out: no retina was found in") == 2
+    (sentence,) = ended.stderr.splitlines()
+    assert sentence.startswith("fanogan: none of 2 volumes could be used")

@@ -137,6 +137,14 @@ def test_frames_are_a_volume(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.pixels, frames)
 
 
+@pytest.mark.filterwarnings("ignore:The pixel data is")
+def test_frames_beyond_those_declared_are_left_out(tmp_path: Path) -> None:
+    frames = np.stack([TWELVE_BITS, TWELVE_BITS // 2, TWELVE_BITS // 3])
+    for declared in (1, 2):
+        scan = read(tmp_path, frames, 12, NumberOfFrames=declared)
+        np.testing.assert_array_equal(scan.pixels, frames[:declared])
+
+
 def test_functional_groups_of_each_frame_are_applied(tmp_path: Path) -> None:
     frames = np.stack([TWELVE_BITS, TWELVE_BITS])
     shared = item(PixelMeasuresSequence=[item(PixelSpacing=[0.3, 0.4], SliceThickness=2)])

@@ -343,12 +343,13 @@ def _parabola(costs: Array, index: NDArray[np.int64]) -> NDArray[np.float64]:
 def _confidence(image: Array, valid: NDArray[np.bool_], surfaces: Surfaces, row: float) -> Array:
     """Confidence from the contrast at both surfaces; 0 where the retina leaves the recording."""
     inner, outer = np.rint(surfaces).astype(np.int64)
+    window, wide = (max(1, round(length / row)) for length in (_WINDOW, _WIDE_WINDOW))
     contrast = np.stack(
         [
-            _step_at(image, inner, round(_WINDOW / row)),
+            _step_at(image, inner, window),
             # Wider, or a layer inside a retina that the frame cuts off would pass for the ILM.
-            _step_at(image, inner, round(_WIDE_WINDOW / row)),
-            -_step_at(image, outer, round(_WINDOW / row)),
+            _step_at(image, inner, wide),
+            -_step_at(image, outer, window),
         ]
     )
     contrast = ndimage.uniform_filter1d(contrast, _NEIGHBOURS, axis=2)

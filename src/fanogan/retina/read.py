@@ -21,6 +21,7 @@ from fanogan.retina.store import StoredVolume, is_store, stored_volumes
 from fanogan.retina.volume import FlatSpace, FlatVolume, straighten
 from fanogan.scans import BadScan, Scan, ScanSource, find_scans, is_array_like, read_scan
 from fanogan.scans.gather import PICTURES, extension
+from fanogan.scans.read import silence_decoders
 from fanogan.scans.scan import Spacing, empty_frames_note
 from fanogan.scans.tiff import is_stack
 from fanogan.scans.volume import stack_bscans
@@ -274,7 +275,7 @@ def _by_processes(
         yield from map(work, sources)
         return
     pool = ProcessPoolExecutor(
-        count, env={"OMP_NUM_THREADS": "1"}, initializer=_end_with, initargs=(os.getpid(),)
+        count, env={"OMP_NUM_THREADS": "1"}, initializer=_begin, initargs=(os.getpid(),)
     )
     remaining = iter(sources)
     waiting: deque[Future[FlatVolume | BadScan]] = deque()
@@ -293,8 +294,9 @@ def _by_processes(
         pool.shutdown(wait=True, kill_workers=True)
 
 
-def _end_with(parent: int) -> None:
-    """Has this process end soon after `parent`, which may be killed and then cannot say so."""
+def _begin(parent: int) -> None:
+    """Has this process say nothing of its own, and end soon after `parent`, which may be killed."""
+    silence_decoders()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -109,7 +109,7 @@ def _read(path: Path) -> Decoded:
     if not any(keyword in dataset for keyword in _PIXELS[:3]):
         raise _no_image(str(path))
     _check_decodable(path, dataset)
-    pixels: Pixels = pixel_array(dataset)
+    pixels: Pixels = pixel_array(dataset, allow_excess_frames=False)
     pixels = pixels if frames > 1 else pixels[np.newaxis]
     notes: tuple[str, ...] = ()
     if header.PhotometricInterpretation == "PALETTE COLOR":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -61,6 +62,7 @@ _BY_EXTENSION = {
     **{".xml": "Heidelberg XML", ".vol": "vol", ".e2e": "E2E"},
 }
 _EXTRAS = {"DICOM": "dicom", "NIfTI": "nifti", "vol": "oct", "E2E": "oct"}
+_DECODERS = ("PIL", "eyepy", "nibabel", "pydicom", "tifffile")
 _WITH_PATIENT = ("DICOM", "Heidelberg XML", "vol", "E2E")
 
 
@@ -166,6 +168,15 @@ def read_scans(
         return good_ones(array_scans(source), skip_bad, on_bad)
     found = (one for one in each_scan(source, groups) if one.name not in done)
     return good_ones(_read_ahead(found, max(workers, 1)), skip_bad, on_bad, before=len(done))
+
+
+def silence_decoders() -> None:
+    """Has this process show nothing that decoders warn of: a `BadScan` says all of it."""
+    for decoder in _DECODERS:
+        log = logging.getLogger(decoder)
+        log.setLevel(logging.CRITICAL)
+        log.disabled = True  # pydicom sets a level of its own when it is imported
+        warnings.filterwarnings("ignore", module=rf"{decoder}\b")
 
 
 def _format_of(path: Path) -> str:
