@@ -468,8 +468,8 @@ def test_lines_that_will_be_written_again_are_forgotten(run: RunFolder) -> None:
         lines = path.read_text().splitlines()
         return [(entry["stage"], entry["step"]) for entry in map(json.loads, lines)]
 
-    with path.open("a") as file:
-        file.write('{"stage": "encoder", "step": 41, "lo')
+    with path.open("ab") as file:
+        file.write(b'\xff{"stage": "gan", "step": 1}\n5\n{}\n{"stage": "encoder", "step": 41, "lo')
     run.forget_metrics_after("encoder", 30)
     assert steps() == [("gan", 10), ("gan", 20), ("gan", 30), ("encoder", 5)]
     run.forget_metrics_after("gan", 20)

@@ -330,19 +330,17 @@ class RunFolder:
             self._events.add_scalar(f"{stage}/{name}", value, step)
 
     def forget_metrics_after(self, stage: str, step: int) -> None:
-        """Drop the lines that a resumed run will write again (and a half-written last line)."""
+        """Drop the lines that a resumed run will write again, and any that are damaged."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
+        for line in path.read_bytes().splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):
                 entry = json.loads(line)
-            except ValueError:
-                continue
-            if entry["stage"] != stage or entry["step"] <= step:
-                kept.append(line + "\n")
-        write_whole(path, "".join(kept).encode())
+                if entry["stage"] != stage or entry["step"] <= step:
+                    kept.append(line + b"\n")
+        write_whole(path, b"".join(kept))
 
     def sample_grid(self, name: str, images: np.ndarray) -> None:
         """Write images (n, C, H, W) in [−1, 1] as one PNG, eight a row, places left over grey."""
