@@ -283,7 +283,8 @@ third held out; tested on the flattened graded columns of six eyes with diabetic
 another setting of the scanner. Patches of 64×64 flat pixels on the scoring grid (stride 32), at \
 least half of retina in them. Anomalous: fluid in at least one pixel, 1 % or 5 % of the patch, \
 against patches with none (which may hold other lesions). Within an eye: mean of the eyes' own \
-AUCs. Per pixel: over what the patches cover. 'ae' is an autoencoder of equal budget. Intervals \
+AUCs. Per pixel: over what the patches cover. Minutes: of a \
+training, on one core, beside another. 'ae' is an autoencoder of equal budget. Intervals \
 resample the six eyes and are rough."""
 
 
@@ -302,6 +303,7 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
     rows = []
     order = map(named, NAMES)
     for name in (name for name in order if name in results):
+        minutes = [one["minutes"] for one in results[name] if one["minutes"] is not None]
         for variant in results[name][0]["variants"]:
             found = [one["variants"][variant] for one in results[name]]
             levels = {level: [one["levels"][level] for one in found] for level in LEVELS}
@@ -313,9 +315,11 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
                     spread(column(levels["any"], METHOD, "within")),
                     spread([one["pixel"][METHOD] for one in found]),
                     " · ".join(f"{column(levels[level], 'darkness')[0]:.3f}" for level in LEVELS),
+                    f"{np.mean(minutes):.0f}" if minutes else "–",
                 ]
             )
-    header = ["variant", "seeds", *LEVELS, "within an eye", "per pixel", "darkness there"]
+    header = ["variant", "seeds", *LEVELS, "within an eye", "per pixel"]
+    header += ["darkness there", "minutes"]
     every = [one for each in results.values() for one in each]
     return f"AUC; {circumstances(every, recipe, 'training')}.\n\n{markdown(header, rows)}"
 
