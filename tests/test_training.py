@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import math
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fanogan import training
 from fanogan.folders import RunFolder
+from fanogan.halves import ByHalves, halves, whole
 from fanogan.networks import Discriminator, Encoder, Generator
 from fanogan.patches import Patches
 from fanogan.preprocessing import Preprocessing
@@ -29,6 +32,7 @@ from fanogan.training import (
     statistics_untouched,
     train_encoder,
     train_gan,
+    update_critic,
 )
 
 CPU = torch.device("cpu")
@@ -69,6 +73,16 @@ def networks(seed: int = 0) -> tuple[Generator, Discriminator, Encoder]:
             Discriminator(sides, 1, RECIPE.width),
             Encoder(sides, 1, RECIPE.width, RECIPE.latent),
         )
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def snapshot(network: nn.Module) -> dict[str, Tensor]:
@@ -157,6 +171,44 @@ def test_order_and_number_of_updates(
     recipe = RECIPE.but(critic_updates=critic_updates)
     train_gan(G, D, patches(0), patches(1), recipe, fabric=fabric)
     assert "".join(owner(optimiser, G, D) for optimiser in updates) == expected.replace(" ", "")
+
+
+@pytest.mark.parametrize("batch", [8, 7, 1])
+def test_halves_of_a_batch_make_the_same_update_as_the_whole(fabric: Fabric, batch: int) -> None:
+    _, D, _ = networks()
+    x, fake = torch.randn(2, batch, 1, SIDE, SIDE, dtype=torch.float64)
+    found = []
+
+    def update(by_halves: ByHalves) -> None:
+        own = copy.deepcopy(D).double()
+        sgd = torch.optim.SGD(own.parameters(), 0.1)
+        random = torch.Generator().manual_seed(1)
+        figures = update_critic(own, sgd, x, fake, RECIPE, random, fabric, by_halves)
+        found.append((own.state_dict(), figures))
+
+    with threads(2), halves(CPU) as by_halves:
+        parts = by_halves(lambda part: (len(part), torch.get_num_threads()), x)
+        assert sum(size for size, _ in parts) == batch and {count for _, count in parts} == {1}
+        assert len(parts) == min(batch, 2) and torch.get_num_threads() == 2
+        for by in (whole, by_halves, by_halves):
+            update(by)
+    (expected, means), (weights, figures), (again, _) = found
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-6)
+        assert torch.equal(weights[name], again[name])
+    for name, mean in means.items():
+        torch.testing.assert_close(figures[name], mean, rtol=1e-6, atol=1e-6)
+    assert any(not torch.equal(value, D.state_dict()[name]) for name, value in expected.items())
+
+
+def test_what_fails_in_a_half_fails_and_one_thread_has_no_halves() -> None:
+    def work(part: Tensor) -> None:
+        raise ValueError("no")
+
+    with threads(2), halves(CPU) as by_halves, pytest.raises(ValueError, match="no"):
+        by_halves(work, torch.zeros(4))
+    with threads(1), halves(CPU) as by_halves:
+        assert by_halves is whole
 
 
 def test_statistics_of_G_move_with_its_own_updates_only(fabric: Fabric) -> None:
@@ -261,7 +313,8 @@ def test_bf16_keeps_the_penalty_in_fp32() -> None:
     D.trunk.conv.register_forward_hook(leave)
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     recipe = RECIPE.but(precision="bf16", critic_updates=4, critic_updates_per_round=2)
-    train_gan(G, D, patches(0), patches(1), recipe, fabric=fabric)
+    with threads(1):  # no halves, which would pass through D twice as often
+        train_gan(G, D, patches(0), patches(1), recipe, fabric=fabric)
     critic = [(False, torch.bfloat16), (True, torch.float32)]
     assert passes == 2 * critic + [(False, torch.bfloat16)] + 2 * critic
     for network in (G, D):

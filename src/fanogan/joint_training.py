@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fanogan.folders import RunFolder
+from fanogan.halves import halves
 from fanogan.losses import (
     adversarial_loss,
     adversarial_terms,
@@ -112,7 +113,8 @@ def train_adversarial_autoencoder(
     batch = recipe.batch // fabric.world_size
     health = _Health((E, G), lambda x: G(E(x)), normals, held_out, seed)
 
-    with Stage("advae", steps, state, recipe, fabric, run, progress) as stage:
+    stage = Stage("advae", steps, state, recipe, fabric, run, progress)
+    with stage, halves(device) as by_halves:
         for round_ in stage.steps_left():
             random = seeded(device, seed, "advae", round_, fabric.global_rank)
 
@@ -121,7 +123,9 @@ def train_adversarial_autoencoder(
                 x, others = normals.draw(batch, random), normals.draw(batch, random)
                 with torch.no_grad(), statistics_untouched(E, G), fabric.autocast():
                     fake = G(E(others)).float()
-                stage.collect(**update_critic(D, adam_D, x, fake, recipe, random, fabric))
+                stage.collect(
+                    **update_critic(D, adam_D, x, fake, recipe, random, fabric, by_halves)
+                )
 
             # --- update of E and G
             x = normals.draw(batch, random)

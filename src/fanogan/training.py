@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fanogan.folders import RunFolder
+from fanogan.halves import ByHalves, halves, whole
 from fanogan.losses import (
     critic_values,
     encoder_loss,
@@ -113,9 +114,14 @@ def reestimate_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None
 
 
 def descend(loss: Tensor, optimiser: torch.optim.Optimizer, fabric: Fabric) -> None:
-    """Back-propagate and step; with several processes, on the mean of their gradients."""
+    """Back-propagate and step."""
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    step(optimiser, fabric)
+
+
+def step(optimiser: torch.optim.Optimizer, fabric: Fabric) -> None:
+    """Step; with several processes, on the mean of their gradients."""
     if fabric.world_size > 1:
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -144,14 +150,26 @@ def update_critic(
     recipe: Recipe,
     random: torch.Generator,
     fabric: Fabric,
+    by_halves: ByHalves = whole,
 ) -> dict[str, Tensor]:
     """One update of the critic: the Wasserstein distance it estimates, and its gradient penalty."""
-    with fabric.autocast():
-        real, generated = critic_values(D, x, fake)
-    wasserstein = real.float().mean() - generated.float().mean()
-    alpha = torch.rand(len(x), 1, 1, 1, generator=random, device=x.device)
-    penalty = gradient_penalty(D, x, fake, alpha)  # outside autocast: fp32
-    descend(recipe.penalty * penalty - wasserstein, optimiser, fabric)
+    batch = len(x)
+    alpha = torch.rand(batch, 1, 1, 1, generator=random, device=x.device)
+    optimiser.zero_grad()
+
+    def share(x: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+        """What a part of the batch adds to both means, its gradients added up in D."""
+        with fabric.autocast():
+            real, generated = critic_values(D, x, fake)
+        wasserstein = (real.float() - generated.float()).sum() / batch
+        # Outside autocast: fp32.
+        penalty = len(x) / batch * gradient_penalty(D, x, fake, alpha)
+        (recipe.penalty * penalty - wasserstein).backward()  # type: ignore[no-untyped-call]
+        return torch.stack([wasserstein, penalty]).detach()
+
+    # Whichever half comes first, their sum is the same.
+    wasserstein, penalty = torch.stack(by_halves(share, x, fake, alpha)).sum(0)
+    step(optimiser, fabric)
     return {"wasserstein": wasserstein, "penalty": penalty}
 
 
@@ -208,7 +226,8 @@ def train_gan(
     batch = recipe.batch // fabric.world_size
     health = _GanHealth(G, D, normals, held_out, seed)
 
-    with Stage("gan", recipe.rounds, state, recipe, fabric, run, progress) as stage:
+    stage = Stage("gan", recipe.rounds, state, recipe, fabric, run, progress)
+    with stage, halves(device) as by_halves:
         for round_ in stage.steps_left():
             random = seeded(device, seed, "gan", round_, fabric.global_rank)
 
@@ -227,7 +246,9 @@ def train_gan(
                 z = torch.randn(batch, G.latent, generator=random, device=device)
                 with torch.no_grad(), statistics_untouched(G), fabric.autocast():
                     fake = G(z).float()
-                stage.collect(**update_critic(D, adam_D, x, fake, recipe, random, fabric))
+                stage.collect(
+                    **update_critic(D, adam_D, x, fake, recipe, random, fabric, by_halves)
+                )
 
             # --- health
             if stage.tick_due(round_):
