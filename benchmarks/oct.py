@@ -59,6 +59,7 @@ SPACING = (0.12, 0.00387, 0.0114)  # of Chiu's B-scans, whose files say nothing
 HELD_OUT = "healthy_subject3"
 ALPHA = 0.05
 METHOD = "f-AnoGAN (A)"
+RESIDUAL = "image residual (A_R)"
 PAPER_PATCHES = ("0.786", "0.809", "0.905", "0.798", "0.930")  # its table 1
 PAPER_PIXELS = ("–", "0.691", "0.753", "–", "0.783")  # its table B1
 FULL_DEPTH = {"stretched": True, "flat_rows": 64, "flat_base": 60}
@@ -312,13 +313,14 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
                     variant,
                     str(len(found)),
                     *(spread(column(levels[level], METHOD)) for level in LEVELS),
+                    spread(column(levels["any"], RESIDUAL)),
                     spread(column(levels["any"], METHOD, "within")),
                     spread([one["pixel"][METHOD] for one in found]),
                     " · ".join(f"{column(levels[level], 'darkness')[0]:.3f}" for level in LEVELS),
                     f"{np.mean(minutes):.0f}" if minutes else "–",
                 ]
             )
-    header = ["variant", "seeds", *LEVELS, "within an eye", "per pixel"]
+    header = ["variant", "seeds", *LEVELS, "any, A_R alone", "within an eye", "per pixel"]
     header += ["darkness there", "minutes"]
     every = [one for each in results.values() for one in each]
     return f"AUC; {circumstances(every, recipe, 'training')}.\n\n{markdown(header, rows)}"

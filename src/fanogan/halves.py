@@ -28,8 +28,8 @@ def whole(work: Callable[..., T], *batches: Tensor) -> list[T]:
 def halves(device: torch.device) -> Iterator[ByHalves]:
     """A function like ``whole`` that on a CPU of several cores does both halves at once.
 
-    ``work`` is called with (at most) half of each batch, in a thread that has half of this thread's
-    own and neither its grad mode nor its autocast.
+    ``work`` is called with half of each batch, in a thread that has half of this thread's own and
+    neither its grad mode nor its autocast; with the whole, here, where there is but one image.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads < 2:
@@ -49,6 +49,8 @@ def halves(device: torch.device) -> Iterator[ByHalves]:
         torch.set_num_threads(threads)  # it is what threads to come begin with, too
 
         def by_halves(work: Callable[..., T], *batches: Tensor) -> list[T]:
+            if len(batches[0]) < 2:
+                return whole(work, *batches)
             return list(pool.map(work, *(batch.chunk(2) for batch in batches)))
 
         yield by_halves
