@@ -10,7 +10,7 @@ published but numbers: all else stays there. Resumable; a result that is in ``be
 isn't made again.
 
     python benchmarks/oct.py --recipe small --seeds 1
-    python benchmarks/oct.py --recipe overnight --seeds 3 --variants "as published"
+    python benchmarks/oct.py --recipe overnight --devices 2 --variants "as published"
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import copy
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder that holds oct/")
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--devices", type=int, default=1, help="processes that train together")
     parser.add_argument("--variants", nargs="+", choices=NAMES, default=NAMES)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -140,8 +142,15 @@ def main() -> None:
     folder = RESULTS / "oct" / recipe.name
     for seed in range(options.seeds):
         for variant in options.variants:
-            one(variant, seed, recipe, data, folder / named(variant) / f"seed{seed}.json")
-    table(folder, recipe.name)
+            path = folder / named(variant) / f"seed{seed}.json"
+            one(variant, seed, recipe, data, path, options.devices)
+    if is_first():
+        table(folder, recipe.name)
+
+
+def is_first() -> bool:
+    """Whether this process is the first of those that train together, which does all else."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def named(variant: str) -> str:
@@ -149,7 +158,7 @@ def named(variant: str) -> str:
     return variant.replace(" ", "_").replace(",", "")
 
 
-def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path) -> None:
+def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path, devices: int) -> None:
     """One training, scored in each way."""
     if done(path):
         return
@@ -165,14 +174,17 @@ def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path) -> None
     held_out = [eye for eye in eyes if HELD_OUT in eye.name]
     normals = Normals.of(kept, held_out, recipe)
     tested = list(edema(data, space))
-    detector = new_detector("ae" if variant in AUTOENCODERS else "izi_f", recipe, seed=seed)
+    name = "ae" if variant in AUTOENCODERS else "izi_f"
+    detector = new_detector(name, recipe, seed=seed, devices=devices)
     minutes = trained(detector, normals, path)
+    if not is_first():
+        return
     scored = {
         f"{variant}{way}": result(scored_as(detector, normals, change), tested)
         for way, change in SCORED.items()
         if not (variant in AUTOENCODERS and "standardised" in change)  # they have one term
     }
-    keep(path, {"variants": scored, **conditions(seed=seed, minutes=minutes)})
+    keep(path, {"variants": scored, **conditions(seed=seed, minutes=minutes, devices=devices)})
     first = scored[variant]["levels"]["any"]["rows"][0]
     print(f"{variant}, seed {seed}: AUC {first['auc']:.4f}", flush=True)
 
@@ -296,7 +308,7 @@ def table(folder: Path, recipe: str) -> None:
     parts = [PREAMBLE, variants_table(results, recipe)]
     if "as_published" in results:
         parts.append(rows_table("as published", results["as_published"], recipe))
-    write_section("oct", "\n\n".join(parts))
+    write_section(f"oct, {recipe}", "\n\n".join(parts))
 
 
 def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: str) -> str:
