@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import nibabel
@@ -16,6 +17,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from fanogan.scans import BadScan, Scan, read_scan, read_scans
+from fanogan.scans.raster import read_raster
+from fanogan.scans.read import _READERS
+from fanogan.scans.scan import Decoded
 
 GREY = np.random.default_rng(0).integers(0, 256, (16, 18), dtype=np.uint8)
 
@@ -90,6 +94,25 @@ def test_no_more_than_a_few_files_are_read_ahead(folder: Path) -> None:
     with pytest.raises(BadScan, match=r"8\.png is empty"):
         list(scans)
     assert len(first) == 2
+
+
+def test_a_reader_that_is_left_waits_for_no_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_answers, read = threading.Event(), []
+
+    def from_slow_disk(path: Path) -> Decoded:
+        if path.name != "0.png":
+            disk_answers.wait(10)
+            read.append(path.name)
+        return read_raster(path)
+
+    monkeypatch.setitem(_READERS, "PNG", from_slow_disk)
+    scans = read_scans(folder, workers=2)
+    next(scans)
+    del scans
+    assert not read
+    disk_answers.set()
 
 
 def test_a_bad_file_stops_or_is_skipped(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

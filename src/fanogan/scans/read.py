@@ -238,7 +238,9 @@ def _read_ahead(sources: Iterator[ScanSource], workers: int) -> Iterator[Scan | 
                 waiting.append(pool.submit(_read_or_error, source))
             yield result
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        # Without waiting: a reader that is left in a reference cycle ends within the garbage
+        # collector, whose thread may hold a lock that a file's decoder waits for.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def good_ones(
