@@ -296,8 +296,7 @@ third held out; tested on the flattened graded columns of six eyes with diabetic
 another setting of the scanner. Patches of 64×64 flat pixels on the scoring grid (stride 32), at \
 least half of retina in them. Anomalous: fluid in at least one pixel, 1 % or 5 % of the patch, \
 against patches with none (which may hold other lesions). Within an eye: mean of the eyes' own \
-AUCs. Per pixel: over what the patches cover. Minutes: of a \
-training, on one core, beside another. 'ae' is an autoencoder of equal budget. Intervals \
+AUCs. Per pixel: over what the patches cover. 'ae' is an autoencoder of equal budget. Intervals \
 resample the six eyes and are rough."""
 
 
@@ -335,7 +334,11 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
     header = ["variant", "seeds", *LEVELS, "any, A_R alone", "within an eye", "per pixel"]
     header += ["darkness there", "minutes"]
     every = [one for each in results.values() for one in each]
-    return f"AUC; {circumstances(every, recipe, 'training')}.\n\n{markdown(header, rows)}"
+    processes = max(one.get("devices", 1) for one in every)
+    return (
+        f"AUC; {circumstances(every, recipe, 'training')}; {processes} process(es) a training."
+        f"\n\n{markdown(header, rows)}"
+    )
 
 
 def rows_table(variant: str, results: Sequence[Mapping[str, Any]], recipe: str) -> str:
