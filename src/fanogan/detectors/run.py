@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import sys
@@ -53,7 +54,19 @@ def fabric_of(device: torch.device, recipe: Recipe, devices: int) -> Fabric:
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
     )
     fabric.launch()
+    if devices > 1:
+        atexit.register(_end_communication)
     return fabric
+
+
+def _end_communication() -> None:
+    """End the threads that communicate while Python is still there.
+
+    Left to the end of the interpreter, Gloo's abort the process where they let go of a tensor just
+    then. Fabric ends NCCL's alone.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def by_first(fabric: Fabric, step: Callable[[], T]) -> T | None:
