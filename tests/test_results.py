@@ -1,5 +1,6 @@
 import csv
 import errno
+import os
 import re
 
 import numpy as np
@@ -14,6 +15,7 @@ from fanogan.results import write_results
 from fanogan.rows import COLUMNS, write_csv
 from fanogan.scans import BadScan
 from fanogan.unfinished import whole_folder
+from fanogan.volume_maps import place_of
 
 # Two updates a stage: what is tested here is what is written, not what is learnt.
 TINY = load_recipe("smoke").but(
@@ -193,6 +195,11 @@ def test_names_never_lead_out_of_the_folder(detector, tmp_path, monkeypatch):
     write_results(detector, ["one/s", "../" + tmp_path.name + "/two/s"], "out")
     maps = sorted(str(p) for p in (tmp_path / "out" / "maps").rglob("*.tif"))
     assert len(maps) == 2
+
+
+@pytest.mark.parametrize("name", ["../x", "....//x", "....//....//x", "/x", "a/../../x", "..", ""])
+def test_a_name_is_a_place_below(name):
+    assert os.path.normpath(f"maps/{place_of(name)}.tif").startswith("maps/")
 
 
 def test_every_image_is_reported_once(detector, folder, tmp_path):

@@ -150,8 +150,8 @@ def write_files(folder: Path, files: Files) -> list[str]:
 
 
 def place_of(name: str) -> str:
-    """A name as a path below the results."""
-    return name.lstrip("/").replace("../", "")
+    """A name as a path below the results, whatever it says: a store's names may be anything."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
 
 
 def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:

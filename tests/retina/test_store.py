@@ -151,6 +151,17 @@ def test_damaged_attributes_are_one_sentence(
         prepare(eyes, store)
 
 
+@pytest.mark.parametrize(
+    "facts", [{"name": ["a"]}, {"name": "a\0b"}, {"subject": 3}, {"source": None}, {"found": "all"}]
+)
+def test_attributes_of_another_kind_are_damage(store: Path, facts: dict[str, object]) -> None:
+    body = json.loads((store / "000000/zarr.json").read_text())
+    body["attributes"] |= facts
+    (store / "000000/zarr.json").write_text(json.dumps(body))
+    with pytest.raises(BadScan, match="000000 of a prepared store is damaged"):
+        read_volumes(store, FlatSpace())
+
+
 def test_a_newer_store_says_which_version_reads_it(eyes: list[Scan], store: Path) -> None:
     body = json.loads((store / "zarr.json").read_text())
     body["attributes"]["fanogan"] |= {"format": 2, "version": "9.1"}

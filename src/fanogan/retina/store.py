@@ -225,12 +225,19 @@ def volumes_in(path: Path) -> list[StoredVolume]:
     volumes = []
     for folder in sorted(folder for folder in path.iterdir() if folder.name.isdecimal()):
         facts = _attributes(folder)
-        if not facts or not {"name", "subject", "source", "bscans", "columns", "found"} <= set(
-            facts
-        ):
+        if not facts or not _are_known(facts):
             raise BadScan(f"{folder} of a prepared store is damaged: {_ANEW}")
         volumes.append(StoredVolume(folder, facts["name"], facts["subject"], facts, space))
     return volumes
+
+
+def _are_known(facts: Mapping[str, Any]) -> bool:
+    """Whether a volume's attributes tell what is asked of them before its arrays are read."""
+    texts = [facts.get(key) for key in ("name", "subject", "source")]
+    numbers = [facts.get(key) for key in ("bscans", "columns", "found")]
+    return all(isinstance(text, str) and "\0" not in text for text in texts) and all(
+        isinstance(number, int | float) for number in numbers
+    )
 
 
 def _attributes(group: Path) -> dict[str, Any] | None:
