@@ -267,7 +267,8 @@ def test_the_command_fails_where_nothing_could_be_prepared(
 def test_decoders_say_nothing_of_their_own(tmp_path: Path) -> None:
     """In a process of its own, which begins others, for what is really shown."""
     for name in "ab":
-        image = nibabel.Nifti1Image(np.arange(360, dtype=np.int16).reshape(8, 9, 5), np.eye(4))
+        pixels = np.arange(360, dtype=np.int16).reshape(8, 9, 5)
+        image = nibabel.Nifti1Image(pixels, np.diag([0.01, 0.01, 0.01, 1]))
         path = tmp_path / "scans" / f"{name}.nii"
         path.parent.mkdir(exist_ok=True)
         nibabel.save(image, path)

@@ -1,11 +1,14 @@
 """One grey range and one pixel size for every scanner, and back to the scan's own pixels."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanogan.phantom import make_phantom
+from fanogan.retina import straighten
 from fanogan.retina.resample import Grid, normalise
 from fanogan.scans import BadScan, Scan, filled_margins
 
@@ -191,3 +194,14 @@ def test_few_bright_pixels_on_a_flat_ground() -> None:
     pixels = np.full((1, 50, 50), 7, np.uint8)
     pixels[0, 3, 3] = 90
     assert np.unique(normalise(scan_of(pixels), no_margins(pixels))).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "said"),
+    [((120, 3.87, 11.5), "3.87 × 11.5"), ((1, 1, None), "1 × ?"), ((None, None, 1), "? × 1")],
+)
+def test_micrometres_given_as_millimetres_are_refused_at_once(spacing: tuple, said: str) -> None:
+    eye = make_phantom(1, shape=(3, 240, 96))
+    scan = Scan(eye.pixels, "eye", "eye", spacing, is_volume=True)
+    with pytest.raises(BadScan, match=rf"eye is said to have pixels of {re.escape(said)} mm"):
+        straighten(scan)

@@ -20,6 +20,9 @@ ROW_MM = 0.00387
 COLUMN_MM = 0.022
 """Width of a resampled pixel: that of the paper's 256 columns."""
 
+MOST_MM = (0.02, 0.2)
+"""Height and width of the largest pixel of retinal OCT; more is micrometres, or no spacing."""
+
 PERCENTILES = (0.5, 99.5)
 """Of a volume's grey values, those that become −1 and +1."""
 
@@ -84,9 +87,18 @@ class Grid:
 
         A factor within 3 % of a whole number is that number. Where a spacing isn't known, rows
         stay as they are, and columns too unless there are 512, which are halved as in the paper.
+
+        Raises:
+            BadScan: Pixels larger than `MOST_MM`, which would be made millions.
         """
         rows, columns = scan.pixels.shape[1:3]
         _, row_mm, column_mm = scan.spacing
+        if (row_mm or 0) > MOST_MM[0] or (column_mm or 0) > MOST_MM[1]:
+            size = " × ".join("?" if mm is None else f"{mm:g}" for mm in (row_mm, column_mm))
+            raise BadScan(
+                f"{scan.name} is said to have pixels of {size} mm, and those of retinal OCT are of "
+                "micrometres: correct --spacing, which is in mm, or the file's own"
+            )
         row_factor = _factor(row_mm, ROW_MM) if row_mm else 1.0
         unknown = 2.0 if columns == 512 else 1.0
         column_factor = _factor(column_mm, COLUMN_MM) if column_mm else unknown

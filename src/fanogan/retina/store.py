@@ -141,7 +141,7 @@ class StoredVolume:
             self.group,
             (between, row, column),
             is_volume=True,
-            notes=tuple(facts["notes"]),
+            notes=tuple(map(str, facts["notes"])),
             eye=facts["eye"],
             device=facts["device"],
             en_face=en_face,
@@ -236,7 +236,7 @@ def _are_known(facts: Mapping[str, Any]) -> bool:
     texts = [facts.get(key) for key in ("name", "subject", "source")]
     numbers = [facts.get(key) for key in ("bscans", "columns", "found")]
     return all(isinstance(text, str) and "\0" not in text for text in texts) and all(
-        isinstance(number, int | float) for number in numbers
+        isinstance(number, int | float) and number > 0 for number in numbers
     )
 
 

@@ -171,7 +171,7 @@ def make_flat(
         pixels: The flat volume of this `space`, where it is known already.
 
     Raises:
-        BadScan: As `normalise`, or no retina in any column.
+        BadScan: As `normalise` and `Grid.of`, or no retina in any column.
         ValueError: Boundaries that don't belong to the scan.
     """
     space = space or FlatSpace()
@@ -232,10 +232,11 @@ def straighten(scan: Scan, space: FlatSpace | None = None) -> FlatVolume:
         space: The area; the paper's where None.
 
     Raises:
-        BadScan: Colour, one grey value, or no retina in any column.
+        BadScan: Colour, one grey value, impossible pixels, or no retina in any column.
     """
     if scan.pixels.ndim != 3:
         raise BadScan(f"{scan.name} is in colour, and OCT is grey: give the scanner's own export")
+    Grid.of(scan)  # refuses impossible pixels before the long search
     margins = filled_margins(scan.pixels)
     found = find_boundaries(scan.pixels, scan.spacing, ~margins)
     return make_flat(scan, found.inner, found.outer, margins, space)
