@@ -59,6 +59,15 @@ def test_units_become_millimetres(tmp_path: Path) -> None:
     assert read_scan(tmp_path / "a.nii.gz").spacing == pytest.approx((0.12, 0.0039, 0.011))
 
 
+def test_what_writers_leave_that_know_no_spacing_is_none(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(VOLUME, np.eye(4))
+    nibabel.save(image, tmp_path / "a.nii")
+    assert read_scan(tmp_path / "a.nii").spacing == (None, None, None)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, tmp_path / "a.nii")
+    assert read_scan(tmp_path / "a.nii").spacing == (1, 1, 1)
+
+
 def test_nifti_2_is_read(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti2Image(VOLUME, np.eye(4)), tmp_path / "a.nii")
     np.testing.assert_array_equal(read_scan(tmp_path / "a.nii").pixels, np.moveaxis(VOLUME, -1, 0))

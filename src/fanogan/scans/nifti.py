@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.scans.scan import BadScan, Decoded, Pixels, Spacing, check_dtype, check_size
+from fanogan.scans.scan import (
+    UNKNOWN_SPACING,
+    BadScan,
+    Decoded,
+    Pixels,
+    Spacing,
+    check_dtype,
+    check_size,
+)
 
 _BYTES_AFTER_PIXELS = 1 << 20
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
@@ -77,9 +85,14 @@ def _values(image: Any) -> Pixels:
 
 
 def _spacing(image: Any) -> Spacing:
-    """Returns millimetres between slices, rows and columns; None where the header has none."""
-    unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
-    zooms = [float(zoom) * unit for zoom in image.header.get_zooms()]
+    """Returns millimetres between slices, rows and columns; None where the header has none.
+
+    Sides of 1 without a unit are what writers leave that know no spacing.
+    """
+    name = image.header.get_xyzt_units()[0]
+    zooms = [float(zoom) * _MILLIMETRES.get(name, 1.0) for zoom in image.header.get_zooms()]
+    if name == "unknown" and all(zoom == 1 for zoom in zooms):
+        return UNKNOWN_SPACING
     lengths = [zoom if np.isfinite(zoom) and zoom > 0 else None for zoom in zooms]
     rows, columns, slices = (*lengths, None)[:3]
     return slices, rows, columns
