@@ -147,7 +147,7 @@ def _(s):
     return s.fit(s.path / "empty")
 
 
-@row("fit: a file of no known format", "notes.txt has no extension of a known format")
+@row("fit: a file of no known format", "notes.txt is of no known format")
 def _(s):
     (s.path / "notes.txt").write_text("a note")
     return s.fit(s.path / "notes.txt")

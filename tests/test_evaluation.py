@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -15,6 +16,7 @@ from fanogan.folders import BadFolder
 from fanogan.localization import PixelROC
 from fanogan.recipes import load_recipe
 from fanogan.scans import BadScan
+from fanogan.truth import masks_of
 
 TINY = load_recipe("smoke").but(
     critic_updates=2, encoder_updates=2, reestimate_statistics=False, held_out=0.5
@@ -263,6 +265,15 @@ def test_masks_by_name_and_by_order_agree(detector, files, evaluated, tmp_path):
         detector, files / "normal", files / "ill", tmp_path / "out", masks=files / "masks"
     )
     assert same(found["pixel"], expected["pixel"])
+
+
+def test_a_name_of_numbers_and_dots_has_a_mask_of_its_own(detector, anomalous, masks, tmp_path):
+    uids = [f"1.2.840.{place}" for place in range(8)]  # as archives call DICOM, and exports folders
+    for uid, mask in zip(uids, masks, strict=True):
+        Image.fromarray(mask * 255).save(tmp_path / f"{uid}.png")
+    mask_of = masks_of(tmp_path, tmp_path, None, retinal=False)
+    for uid, mask, result in zip(uids, masks, detector.results(anomalous), strict=True):
+        np.testing.assert_array_equal(mask_of(dataclasses.replace(result, name=uid)), mask > 0)
 
 
 def test_masks_of_frames_of_a_volume_and_of_arrays_in_files(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -13,6 +12,9 @@ import numpy as np
 from fanogan.detectors import Result
 from fanogan.retina.read import find_volumes
 from fanogan.scans import BadScan, Scan, ScanSource, find_scans, is_array_like, read_mask
+from fanogan.scans.gather import EXTENSIONS
+
+_EXTENSION = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})(:[^/]+)?$", re.IGNORECASE)
 
 
 def masks_of(
@@ -94,7 +96,8 @@ def _masks_by_name(sources: Sequence[Any]) -> Callable[[Result], np.ndarray]:
 
 
 def _without_extension(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix("")).removesuffix(".nii")
+    """A name without extension and ':key'; what else follows a dot is part of a name."""
+    return _EXTENSION.sub("", name)
 
 
 def _split_frame(name: str) -> tuple[str, int]:

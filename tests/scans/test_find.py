@@ -139,7 +139,7 @@ def test_a_key_names_an_array(root: Path) -> None:
     [
         ("nowhere", "nowhere does not exist"),
         ("nowhere.npz:key", "does not exist"),
-        ("scans/notes.txt", r"notes\.txt has no extension of a known format: fanogan reads \.png"),
+        ("scans/notes.txt", r"notes\.txt is of no known format: fanogan reads \.png"),
         ("empty", r"no images in .*empty: fanogan reads \.png"),
     ],
 )

@@ -103,6 +103,25 @@ def test_a_folder_with_a_series_is_one_volume(tmp_path: Path) -> None:
     assert [one.name for one in find_scans(tmp_path / "eye1")] == ["eye1"]
 
 
+def test_dicom_is_found_whatever_archives_call_it(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path / "DICOM/S1" / f"1.2.840.{i}", BSCANS[i], InstanceNumber=i)
+    single = save(tmp_path / "DICOM/S2/IM000001", BSCANS)
+    (tmp_path / "DICOM" / "DICOMDIR").write_bytes(single.read_bytes())
+    (tmp_path / "DICOM/S2" / "LOCKFILE").write_bytes(b"no image")
+    found = find_scans(tmp_path)
+    named = [(one.name, len(one.parts)) for one in found]
+    assert named == [("DICOM/S1", 4), ("DICOM/S2/IM000001", 0)]
+    for scan in read_scans(tmp_path):
+        np.testing.assert_array_equal(scan.pixels, BSCANS)
+    assert [one.path for one in find_scans(single)] == [single]
+    assert [one.path for one in find_scans(f"{tmp_path}/DICOM/S2/*")] == [single]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/linked").symlink_to(single)
+    assert [one.name for one in find_scans(tmp_path / "other")] == ["linked"]
+    assert [one.name for one in find_scans(tmp_path)] == [name for name, _ in named]
+
+
 def test_positions_order_files_without_numbers_and_give_the_distance(tmp_path: Path) -> None:
     for letter, i in zip("abcd", (2, 0, 3, 1), strict=True):
         place = [3, i * 0.25, -1]

@@ -20,7 +20,7 @@ from typing import Any
 from fanogan.retina.store import StoredVolume, is_store, stored_volumes
 from fanogan.retina.volume import FlatSpace, FlatVolume, straighten
 from fanogan.scans import BadScan, Scan, ScanSource, find_scans, is_array_like, read_scan
-from fanogan.scans.gather import PICTURES, extension
+from fanogan.scans.gather import PICTURES, extension, is_dicom
 from fanogan.scans.read import silence_decoders
 from fanogan.scans.scan import Spacing, empty_frames_note
 from fanogan.scans.tiff import is_stack
@@ -241,7 +241,7 @@ def _read(source: ScanSource) -> Scan:
         label = source.parts[0] if len(source.parts) == 1 else folder
         return stack_bscans(source.parts, label, source.name, source.group)
     scan = read_scan(source.path, source.name, source.group, source.key, parts=source.parts)
-    if extension(source.path) in (".dcm", ".dicom") and not scan.is_retina:
+    if is_dicom(source.path) and not scan.is_retina:
         raise BadScan(
             f"{source.path} is DICOM of another kind than ophthalmic tomography: save it as a "
             "TIFF stack if it is OCT all the same, or leave it out with --skip-bad"

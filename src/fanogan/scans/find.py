@@ -14,11 +14,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from fanogan.scans.gather import EXTENSIONS, Found, extension, gather
+from fanogan.scans.gather import EXTENSIONS, Found, extension, gather, is_scan
 from fanogan.scans.scan import BadScan
 from fanogan.scans.walk import natural_key, search
 
-_READS = "reads " + ", ".join(EXTENSIONS)
+_READS = f"reads {', '.join(EXTENSIONS)}, and DICOM of any name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +116,8 @@ def _expand(entry: Any) -> Iterator[Found]:
         return _some(path, search(path))
     file, key = split_key(path)
     if file.exists():
-        if extension(file) not in EXTENSIONS:
-            raise BadScan(f"{file} has no extension of a known format: fanogan {_READS}")
+        if not is_scan(file):
+            raise BadScan(f"{file} is of no known format: fanogan {_READS}")
         return iter([Found(file, file.stem if extension(file) == ".xml" else file.name, key)])
     if any(letter in text for letter in "*?["):
         return _some(path, _expand_glob(text))
@@ -135,7 +135,7 @@ def _expand_glob(pattern: str) -> Iterator[Found]:
         relative = match.relative_to(root).as_posix()
         if match.is_dir():
             found += search(match, "" if relative == "." else relative)
-        elif extension(match) in EXTENSIONS:
+        elif is_scan(match):
             files.append(Found(match, relative))
     yield from sorted([*found, *gather(files)], key=lambda item: natural_key(item.relative))
 

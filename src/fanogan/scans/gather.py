@@ -13,9 +13,9 @@ from fanogan.scans.series import in_order, slice_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _DICOM = (".dcm", ".dicom")
-EXTENSIONS = (*PICTURES, *_DICOM, ".npy", ".npz", ".nii", ".nii.gz", ".xml", ".vol", ".e2e")
-TOGETHER = (".xml", *_DICOM)
-"""Files that may be one scan with others beside them."""
+ALONE = (*PICTURES, ".npy", ".npz", ".nii", ".nii.gz", ".vol", ".e2e")
+"""Files that are never one scan with others beside them."""
+EXTENSIONS = (*ALONE, *_DICOM, ".xml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,27 @@ def extension(path: Path | str) -> str:
     """Returns the extension in lower case, '.nii.gz' as one."""
     name = os.path.basename(path).lower()
     return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
+
+
+def is_scan(path: Path | str) -> bool:
+    """Whether a file is read: for its extension, or as DICOM, which archives call anything."""
+    return extension(path) in EXTENSIONS or is_dicom(path)
+
+
+def is_dicom(path: Path | str) -> bool:
+    """Whether a file is DICOM, by its extension; where that is of no known format, by its content.
+
+    A DICOMDIR, which lists other files, is not.
+    """
+    if extension(path) in EXTENSIONS:
+        return extension(path) in _DICOM
+    if os.path.basename(path).upper() == "DICOMDIR" or not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def gather(found: Iterable[Found]) -> list[Found]:
@@ -76,7 +97,7 @@ def _exports(items: list[Found]) -> list[Found]:
 
 def _series(items: list[Found]) -> list[Found]:
     """Joins the single-frame DICOM files of each series in a folder."""
-    files = [item for item in items if extension(item.path) in _DICOM]
+    files = [item for item in items if is_dicom(item.path)]
     if len(files) < 2:
         return items
     slices = {item.path: slice_of(item.path) for item in files}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fanogan.scans.gather import EXTENSIONS, TOGETHER, Found, extension, gather
+from fanogan.scans.gather import ALONE, Found, extension, gather, is_scan
 
 
 def search(root: Path, below: str = "") -> Iterator[Found]:
@@ -70,7 +70,7 @@ class _Links:
 
     def follow(self, real: str, is_folder: bool) -> bool:
         """Whether to follow a link: not to what is found without it, before or later."""
-        is_read = is_folder or extension(real) in EXTENSIONS
+        is_read = is_folder or is_scan(real)
         if real in self.followed or (
             is_read and any(_is_visible_below(real, folder) for folder in self.folders)
         ):
@@ -101,12 +101,12 @@ def _listed(folder: _Folder, links: _Links) -> Iterator[Found | _Folder]:
                 linked.append(name)
             elif entry.is_dir():
                 folders[name] = real
-            elif extension(name) in EXTENSIONS and entry.is_file():
+            elif entry.is_file() and is_scan(entry.path):
                 files.append(name)
     for name in sorted(linked, key=natural_key):
         path = os.path.join(folder.path, name)
         real, is_folder = os.path.realpath(path), os.path.isdir(path)
-        is_read = is_folder or (extension(name) in EXTENSIONS and os.path.isfile(path))
+        is_read = is_folder or (os.path.isfile(path) and is_scan(path))
         if is_read and links.follow(real, is_folder):
             if is_folder:
                 folders[name] = real
@@ -121,7 +121,7 @@ def _listed(folder: _Folder, links: _Links) -> Iterator[Found | _Folder]:
     def inside(name: str) -> _Folder:
         return _Folder(os.path.join(folder.path, name), folders[name], start + name)
 
-    if any(extension(name) in TOGETHER for name in files):
+    if any(extension(name) not in ALONE for name in files):
         found: list[Found | _Folder] = [*gather(map(file, sorted(files))), *map(inside, folders)]
         yield from sorted(found, key=lambda item: natural_key(item.relative))
         return
