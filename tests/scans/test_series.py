@@ -6,8 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, OphthalmicTomographyImageStorage
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    OphthalmicPhotography8BitImageStorage,
+    OphthalmicTomographyImageStorage,
+)
 
 from fanogan.scans import BadScan, find_scans, read_scan, read_scans
 
@@ -101,6 +106,101 @@ def test_a_folder_with_a_series_is_one_volume(tmp_path: Path) -> None:
     assert scan.is_volume and scan.spacing == (0.2, 0.004, 0.01)
     np.testing.assert_array_equal(scan.pixels, BSCANS)
     assert [one.name for one in find_scans(tmp_path / "eye1")] == ["eye1"]
+
+
+def located() -> list[Dataset]:
+    """Per-frame groups that place B-scan i on row 2·i + 1 of the picture 1.2.77."""
+    return [
+        item(
+            OphthalmicFrameLocationSequence=[
+                item(
+                    ReferencedSOPInstanceUID="1.2.77",
+                    ReferenceCoordinates=[2 * i + 1, 0.5, 2 * i + 1, 5.5],
+                    OphthalmicImageOrientation="LINEAR",
+                )
+            ]
+        )
+        for i in range(4)
+    ]
+
+
+def save_fundus(path: Path, pixels: np.ndarray, **elements: Any) -> Path:
+    saved = save(path, pixels, Modality="OP", SeriesInstanceUID="1.2.8", **elements)
+    made = dcmread(saved)
+    made.SOPClassUID = made.file_meta.MediaStorageSOPClassUID = (
+        OphthalmicPhotography8BitImageStorage
+    )
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = "1.2.77"
+    made.save_as(saved, enforce_file_format=True)
+    return saved
+
+
+FUNDUS = np.random.default_rng(1).integers(0, 256, (9, 6), dtype=np.uint8)
+
+
+def test_a_volume_lies_on_the_picture_of_the_fundus_beside_it(tmp_path: Path) -> None:
+    path = save(tmp_path / "IM1", BSCANS, PerFrameFunctionalGroupsSequence=located())
+    assert read_scan(path).en_face is None
+    save_fundus(tmp_path / "IM2", FUNDUS, PixelSpacing=[0.02, 0.01])
+    assert [found.path for found in find_scans(tmp_path)] == [path]  # the picture is the volume's
+    en_face = read_scan(path).en_face
+    assert en_face is not None and en_face.spacing == (0.02, 0.01)
+    np.testing.assert_array_equal(en_face.pixels, FUNDUS)
+    rows = 2 * np.arange(4) + 1
+    np.testing.assert_array_equal(en_face.lines[..., 0], np.stack([rows, rows], axis=1))
+    np.testing.assert_array_equal(en_face.lines[..., 1], np.tile([0.5, 5.5], (4, 1)))
+
+
+def test_photographs_alone_are_images(tmp_path: Path) -> None:
+    for name in ("a.dcm", "b.dcm"):
+        save_fundus(tmp_path / name, FUNDUS)
+    assert [found.name for found in find_scans(tmp_path)] == ["a.dcm", "b.dcm"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"OphthalmicImageOrientation": "NONLINEAR"},
+        {"ReferenceCoordinates": [1, 1]},
+        {"ReferenceCoordinates": [1, 1, float("nan"), 1]},
+        {"ReferencedSOPInstanceUID": "1.2.78"},
+    ],
+)
+def test_a_place_that_is_no_line_on_one_picture_is_none(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    groups = located()
+    for keyword, value in changes.items():
+        setattr(groups[2].OphthalmicFrameLocationSequence[0], keyword, value)
+    save_fundus(tmp_path / "fundus.dcm", FUNDUS)
+    path = save(tmp_path / "a.dcm", BSCANS, PerFrameFunctionalGroupsSequence=groups)
+    assert read_scan(path).en_face is None
+
+
+def test_a_damaged_picture_does_not_cost_the_volume(tmp_path: Path) -> None:
+    fundus = save_fundus(tmp_path / "fundus.dcm", FUNDUS)
+    path = save(tmp_path / "a.dcm", BSCANS, PerFrameFunctionalGroupsSequence=located())
+    assert read_scan(path).en_face is not None
+    fundus.write_bytes(fundus.read_bytes()[:-20])
+    scan = read_scan(path)
+    assert scan.en_face is None
+    np.testing.assert_array_equal(scan.pixels, BSCANS)
+
+
+def test_of_a_picture_in_colour_green_is_taken(tmp_path: Path) -> None:
+    colour = np.random.default_rng(2).integers(0, 256, (9, 6, 3), dtype=np.uint8)
+    save_fundus(
+        tmp_path / "fundus.dcm",
+        colour[..., 0],
+        SamplesPerPixel=3,
+        PhotometricInterpretation="RGB",
+        PlanarConfiguration=0,
+        PixelData=colour.tobytes(),
+    )
+    path = save(tmp_path / "a.dcm", BSCANS, PerFrameFunctionalGroupsSequence=located())
+    en_face = read_scan(path).en_face
+    assert en_face is not None and en_face.spacing == (None, None)
+    np.testing.assert_array_equal(en_face.pixels, colour[..., 1])
 
 
 def test_dicom_is_found_whatever_archives_call_it(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ content, are not passed on.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.scans.scan import BadScan, Decoded, Pixels, Spacing, check_size, damaged
+from fanogan.scans.scan import BadScan, Decoded, EnFace, Pixels, Spacing, check_size, damaged
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -31,6 +32,9 @@ _FRAME_ELEMENTS = [
     "SpacingBetweenSlices",
     "ImagePositionPatient",
     "FrameLaterality",
+    "ReferencedSOPInstanceUID",
+    "ReferenceCoordinates",
+    "OphthalmicImageOrientation",
 ]
 _FRAME_GROUPS = [
     "PixelMeasuresSequence",
@@ -38,6 +42,7 @@ _FRAME_GROUPS = [
     "FrameVOILUTSequence",
     "PlanePositionSequence",
     "FrameAnatomySequence",
+    "OphthalmicFrameLocationSequence",
 ]
 _OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _HEADER = [
@@ -85,7 +90,8 @@ def read_dicom(path: Path) -> Decoded:
 
     Returns:
         (frames, rows, columns) or (frames, rows, columns, 3), a volume where there are several
-        frames, with the spacing in millimetres, the eye, and the device's model.
+        frames, with the spacing in millimetres, the eye, the device's model, and the picture of the
+        fundus that a volume's frames are located on, where it lies in the same folder.
 
     Raises:
         BadScan: No image, too large, damaged, or a compression that no installed package reads.
@@ -100,33 +106,39 @@ def read_dicom(path: Path) -> Decoded:
 
 
 def _read(path: Path) -> Decoded:
+    header = read_elements(path, _HEADER)
+    headers = [_frame_header(header, i) for i in range(_check_header(str(path), header))]
+    pixels, notes = _pixels(path, header, headers)
+    model = str(header.get("ManufacturerModelName") or "").strip()
+    return Decoded(
+        pixels,
+        _spacing(headers),
+        len(headers) > 1,
+        notes,
+        eye=_eye(headers[0]),
+        device=model or None,
+        en_face=_en_face(path, headers),
+        is_retina=header.get("SOPClassUID") == _OPHTHALMIC_TOMOGRAPHY,
+    )
+
+
+def _pixels(path: Path, header: Dataset, headers: list[Dataset]) -> tuple[Pixels, tuple[str, ...]]:
+    """Decodes the frames as a viewer would show them, and says what was changed."""
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
-    header = read_elements(path, _HEADER)
-    frames = _check_header(str(path), header)
     dataset = read_elements(path, _HEADER + _PIXELS, with_pixels=True)
     if not any(keyword in dataset for keyword in _PIXELS[:3]):
         raise _no_image(str(path))
     _check_decodable(path, dataset)
     pixels: Pixels = pixel_array(dataset, allow_excess_frames=False)
-    pixels = pixels if frames > 1 else pixels[np.newaxis]
+    pixels = pixels if len(headers) > 1 else pixels[np.newaxis]
     notes: tuple[str, ...] = ()
     if header.PhotometricInterpretation == "PALETTE COLOR":
         pixels, notes = apply_color_lut(pixels, dataset), ("palette converted to RGB",)
-    headers = [_frame_header(header, i) for i in range(frames)]
     if pixels.ndim == 3:
         pixels = np.stack([_shown(frame, own) for frame, own in zip(pixels, headers, strict=True)])
-    model = str(header.get("ManufacturerModelName") or "").strip()
-    return Decoded(
-        pixels,
-        _spacing(headers),
-        frames > 1,
-        notes,
-        eye=_eye(headers[0]),
-        device=model or None,
-        is_retina=header.get("SOPClassUID") == _OPHTHALMIC_TOMOGRAPHY,
-    )
+    return pixels, notes
 
 
 def _no_image(label: str) -> BadScan:
@@ -146,8 +158,7 @@ def read_elements(path: Path, tags: list[str], with_pixels: bool = False) -> Dat
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     # force: files of before 1996 and of some archives have no preamble.
-    with path.open("rb") as file:
-        starts_as_part_10 = file.read(132)[128:] == b"DICM"
+    starts_as_part_10 = is_part_10(path)
     if starts_as_part_10 and _transfer_syntax(path) == DeflatedExplicitVRLittleEndian:
         # pydicom would inflate it whole before its size could be checked.
         raise BadScan(f"{path} is a deflated DICOM file: rewrite it uncompressed")
@@ -160,6 +171,12 @@ def read_elements(path: Path, tags: list[str], with_pixels: bool = False) -> Dat
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     return dataset
+
+
+def is_part_10(path: Path | str) -> bool:
+    """Whether a file begins as DICOM files do since 1996."""
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
 
 
 def _transfer_syntax(path: Path) -> str | None:
@@ -316,6 +333,56 @@ def _eye(header: Dataset) -> str | None:
         if header.get(keyword) in _EYES:
             return _EYES[header[keyword].value]
     return None
+
+
+def _en_face(path: Path, headers: list[Dataset]) -> EnFace | None:
+    """Returns the picture that the frames are located on (PS3.3 C.8.17.10.1), with their lines.
+
+    None for a single frame, where a frame's place is unknown or no straight line, and where the
+    picture isn't in the folder or cannot be read, which must not cost the volume.
+    """
+    uids = {str(header.get("ReferencedSOPInstanceUID")) for header in headers}
+    lines = [_line(header) for header in headers]
+    if len(headers) < 2 or len(uids) != 1 or any(line is None for line in lines):
+        return None
+    try:
+        found = _instances(path.parent, path.parent.stat().st_mtime_ns)[uids.pop()]
+        picture = read_elements(found, _HEADER)
+        if _check_header(str(found), picture) != 1:
+            return None
+        pixels, _ = _pixels(found, picture, [picture])
+    except (ImportError, MemoryError):
+        raise
+    except Exception:
+        return None
+    grey = pixels[0] if pixels.ndim == 3 else pixels[0, ..., 1]  # green shows vessels best
+    return EnFace(grey, _spacing([picture])[1:], np.array(lines, dtype=np.float64))
+
+
+def _line(header: Dataset) -> list[list[float]] | None:
+    """Returns start and end of a frame as (row, column) on its picture; None if not straight."""
+    places = header.get("ReferenceCoordinates") or []
+    is_line = header.get("OphthalmicImageOrientation") in ("LINEAR", None)
+    if not is_line or len(places) != 4 or not np.isfinite(places).all():
+        return None
+    return [list(places[:2]), list(places[2:])]
+
+
+@lru_cache(maxsize=2)
+def _instances(folder: Path, changed: int) -> dict[str, Path]:
+    """Returns the DICOM files in a folder by their instances; `changed` makes it read anew."""
+    from pydicom.filereader import read_file_meta_info
+
+    found: dict[str, Path] = {}
+    for path in folder.iterdir():
+        if not path.is_file():
+            continue
+        try:
+            if is_part_10(path):
+                found[str(read_file_meta_info(path).MediaStorageSOPInstanceUID)] = path
+        except Exception:  # what is wrong with it is said where it is read itself
+            continue
+    return found
 
 
 def _length(value: object) -> float | None:

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fanogan.scans.dicom import is_part_10
 from fanogan.scans.heidelberg import is_heidelberg
-from fanogan.scans.series import in_order, slice_of
+from fanogan.scans.series import in_order, part_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _DICOM = (".dcm", ".dicom")
@@ -61,8 +62,7 @@ def is_dicom(path: Path | str) -> bool:
     if os.path.basename(path).upper() == "DICOMDIR" or not os.path.isfile(path):
         return False
     try:
-        with open(path, "rb") as file:
-            return file.read(132)[128:] == b"DICM"
+        return is_part_10(path)
     except OSError:
         return False
 
@@ -96,21 +96,25 @@ def _exports(items: list[Found]) -> list[Found]:
 
 
 def _series(items: list[Found]) -> list[Found]:
-    """Joins the single-frame DICOM files of each series in a folder."""
-    files = [item for item in items if is_dicom(item.path)]
-    if len(files) < 2:
+    """Joins the single-frame DICOM files of each series in a folder.
+
+    Photographs beside tomography are its own, as a Heidelberg export's localizer is.
+    """
+    parts_of = {item.path: part_of(item.path) for item in items if is_dicom(item.path)}
+    if len(parts_of) < 2:
         return items
-    slices = {item.path: slice_of(item.path) for item in files}
+    if any(part.modality == "OPT" for part in parts_of.values()):
+        photographs = {path for path, part in parts_of.items() if part.modality == "OP"}
+        items = [item for item in items if item.path not in photographs]
     members: dict[str, list[Found]] = defaultdict(list)
-    for item in files:
-        part = slices[item.path]
-        if part is not None:
-            members[part.series].append(item)
+    for item in items:
+        if item.path in parts_of and (key := parts_of[item.path].series):
+            members[key].append(item)
     joined: dict[Path, Found | None] = {}
     for series in members.values():
         if len(series) < 2:
             continue
-        parts = in_order([part for item in series if (part := slices[item.path])])
+        parts = in_order([parts_of[item.path] for item in series])
         first = next(item for item in series if item.path == parts[0])
         is_alone = len(series) == len(items)
         relative = _folder_of(first) if is_alone else first.relative

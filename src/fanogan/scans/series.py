@@ -24,44 +24,42 @@ _TAGS = [
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A single-frame file of a tomographic series.
+class Part:
+    """What a DICOM file is to those beside it.
 
     Attributes:
         path: The file.
-        series: What the files of one volume share: series and size. Never shown to anyone.
+        modality: As DICOM abbreviates it; None where unknown.
+        series: What the single frames of one tomographic volume share: series and size. Never shown
+            to anyone. None for anything else: radiographs of one series are pictures of their own.
         number: The number in the series, where given.
         place: Position in millimetres, where given.
     """
 
     path: Path
-    series: str
-    number: int | None
-    place: tuple[float, ...] | None
+    modality: str | None = None
+    series: str | None = None
+    number: int | None = None
+    place: tuple[float, ...] | None = None
 
 
-def slice_of(path: Path) -> Slice | None:
-    """Reads what places a file in its series.
-
-    Returns:
-        None for anything that is not one frame of a tomographic series (OPT, CT, MR or PT:
-        radiographs of one series are pictures of their own), and for what cannot be read.
-    """
+def part_of(path: Path) -> Part:
+    """Reads what a file is to those beside it; nothing where it cannot be read."""
     try:
         header = read_elements(path, _TAGS)
-        series = header.get("SeriesInstanceUID")
+        modality, series = header.get("Modality"), header.get("SeriesInstanceUID")
         is_single = int(header.get("NumberOfFrames") or 1) == 1
-        if not series or header.get("Modality") not in _TOMOGRAPHY or not is_single:
-            return None
+        if not series or modality not in _TOMOGRAPHY or not is_single:
+            return Part(path, modality)
         number = header.get("InstanceNumber")
         key = f"{series} {int(header.Rows)} {int(header.Columns)}"
-        return Slice(path, key, None if number is None else int(number), position(header))
+        return Part(path, modality, key, None if number is None else int(number), position(header))
     except Exception:
         # Whatever is wrong with the file, reading it as an image says so, by its name.
-        return None
+        return Part(path)
 
 
-def in_order(slices: Sequence[Slice]) -> tuple[Path, ...]:
+def in_order(slices: Sequence[Part]) -> tuple[Path, ...]:
     """Orders the files of a series: by number, else by position, else as they come."""
     numbers = [part.number for part in slices if part.number is not None]
     if len(set(numbers)) == len(slices):
@@ -100,7 +98,7 @@ def read_series(paths: Sequence[Path]) -> Decoded:
                 "export the series again, or leave it out with --skip-bad"
             )
         frames.append(pixels[0])
-    places = [part.place if (part := slice_of(path)) else None for path in paths]
+    places = [part_of(path).place for path in paths]
     between = distance_between(places) or first.spacing[0]
     spacing = (between, *first.spacing[1:])
     return replace(first, pixels=np.stack(frames), spacing=spacing, is_volume=True)
