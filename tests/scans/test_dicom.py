@@ -143,6 +143,15 @@ def test_frames_beyond_those_declared_are_left_out(tmp_path: Path) -> None:
     for declared in (1, 2):
         scan = read(tmp_path, frames, 12, NumberOfFrames=declared)
         np.testing.assert_array_equal(scan.pixels, frames[:declared])
+        note = f"holds 3 frames and declares {declared}: the others are left out"
+        assert note in scan.notes
+        made = dataset(frames, 12, NumberOfFrames=3)
+        made.compress(RLELossless, generate_instance_uid=False)
+        made.NumberOfFrames = declared
+        scan = read_scan(save(tmp_path / "a.dcm", made))
+        np.testing.assert_array_equal(scan.pixels, frames[:declared])
+        assert note in scan.notes
+    assert read(tmp_path, frames, 12, NumberOfFrames=3).notes == ()
 
 
 def test_functional_groups_of_each_frame_are_applied(tmp_path: Path) -> None:

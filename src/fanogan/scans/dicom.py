@@ -133,12 +133,27 @@ def _pixels(path: Path, header: Dataset, headers: list[Dataset]) -> tuple[Pixels
     _check_decodable(path, dataset)
     pixels: Pixels = pixel_array(dataset, allow_excess_frames=False)
     pixels = pixels if len(headers) > 1 else pixels[np.newaxis]
-    notes: tuple[str, ...] = ()
+    notes = _left_out(dataset, len(headers))
     if header.PhotometricInterpretation == "PALETTE COLOR":
-        pixels, notes = apply_color_lut(pixels, dataset), ("palette converted to RGB",)
+        pixels, notes = apply_color_lut(pixels, dataset), (*notes, "palette converted to RGB")
     if pixels.ndim == 3:
         pixels = np.stack([_shown(frame, own) for frame, own in zip(pixels, headers, strict=True)])
     return pixels, notes
+
+
+def _left_out(dataset: Dataset, frames: int) -> tuple[str, ...]:
+    """Says that the file holds more frames than it declares, where that can be told."""
+    data = next(dataset[keyword].value for keyword in _PIXELS[:3] if keyword in dataset)
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        # Entries of the offset tables, of 8 and of 4 bytes; both may be empty.
+        table = dataset.get("ExtendedOffsetTable") or b""
+        held = len(table) // 8 or int.from_bytes(data[4:8], "little") // 4
+    else:
+        samples = int(dataset.get("SamplesPerPixel") or 1) * max(int(dataset.BitsAllocated) // 8, 1)
+        held = len(data) // (int(dataset.Rows) * int(dataset.Columns) * samples)
+    if held <= frames:
+        return ()
+    return (f"holds {held} frames and declares {frames}: the others are left out",)
 
 
 def _no_image(label: str) -> BadScan:
