@@ -20,6 +20,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Stamps: an install is repeated only after one of the two files that decide it has changed.
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python

@@ -28,9 +28,9 @@ from PIL import Image
 from tables import commit, machine, markdown, write_section
 
 from fanogan import FAnoGAN
-from fanogan.detectors.detector import BATCH
+from fanogan.detectors import BATCH
 from fanogan.recipes import load_recipe
-from fanogan.results import write_results
+from fanogan.scoring import write_results
 
 DISTINCT = 1000
 MOST_WITH_MAPS = 1000

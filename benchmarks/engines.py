@@ -19,8 +19,7 @@ from tables import ROOT, commit, machine, markdown, write_section
 
 from fanogan import FAnoGAN
 from fanogan.cli import keep_memory
-from fanogan.deployed import Scorer
-from fanogan.engines import LIBRARIES, engines_of, images_a_second
+from fanogan.export import LIBRARIES, Scorer, engines_of, images_a_second
 from fanogan.recipes import load_recipe
 
 SIDE = 64

@@ -45,15 +45,10 @@ from tables import (
 )
 
 from fanogan import Recipe, Scan, load_recipe
+from fanogan.data import Normals
 from fanogan.detectors import LearnedDetector, new_detector
-from fanogan.evaluation import calibrated_row
-from fanogan.localization import PixelROC
-from fanogan.metrics import trivial_scores
-from fanogan.normals import Normals
-from fanogan.retina import FlatSpace, FlatVolume
-from fanogan.retina.prepare import prepare
-from fanogan.retina.read import read_volumes
-from fanogan.retina.store import read_store
+from fanogan.evaluation import PixelROC, calibrated_row, trivial_scores
+from fanogan.retina import FlatSpace, FlatVolume, prepare, read_store, read_volumes
 from fanogan.scans import read_scan
 
 SPACING = (0.12, 0.00387, 0.0114)  # of Chiu's B-scans, whose files say nothing

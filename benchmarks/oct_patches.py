@@ -47,9 +47,8 @@ from tables import (
 
 from fanogan import FAnoGAN, Recipe, Scan, load_recipe, read_scan
 from fanogan.calibration import HeldOut
-from fanogan.evaluation import calibrated_row, compared_rows
-from fanogan.localization import PixelROC
-from fanogan.normals import Normals
+from fanogan.data import Normals
+from fanogan.evaluation import PixelROC, calibrated_row, compared_rows
 
 SIDE = 64
 STRIDE = 32

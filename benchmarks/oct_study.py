@@ -24,7 +24,7 @@ from oct_patches import GRADED
 from PIL import Image
 from tables import data_folder
 
-from fanogan.retina.prepare import prepare
+from fanogan.retina import prepare
 from fanogan.scans import read_scan
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fanogan.networks import Discriminator, DownBlock, Encoder, Generator, UpBlock
+from fanogan.models import Discriminator, DownBlock, Encoder, Generator, UpBlock
 
 
 def conv3x3(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -15,11 +15,9 @@ from matplotlib.figure import Figure
 
 from fanogan.demo import DISEASED, SHAPE, SPACING, flat_phantom
 from fanogan.detectors import load_detector
-from fanogan.en_face import en_face_picture
-from fanogan.judge import Judge, as_picture
 from fanogan.phantom import make_phantom
-from fanogan.pictures import outline, overlay
-from fanogan.volume_maps import VolumeMaps
+from fanogan.report import en_face_picture, outline, overlay
+from fanogan.scoring import Judge, VolumeMaps, as_picture
 
 
 def main() -> None:

@@ -13,14 +13,11 @@ import torch
 from tables import ROOT, conditions, markdown, write_section
 
 from fanogan.cli import keep_memory
+from fanogan.data import Normals, seeded
 from fanogan.detectors import LearnedDetector
-from fanogan.normals import Normals
-from fanogan.patches import seeded
 from fanogan.recipes import Recipe
-from fanogan.stages import no_progress
-from fanogan.study.data import StudyData
-from fanogan.study.run import settings_of
-from fanogan.study.systems import SYSTEMS, fitted
+from fanogan.study import SYSTEMS, StudyData, fitted, settings_of
+from fanogan.training import no_progress
 
 RATES = (0.02, 0.05, 0.1, 0.2)
 IMAGES = 48

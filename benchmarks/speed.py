@@ -32,23 +32,33 @@ from plain import as_written
 from tables import commit, machine, markdown, write_section
 from torch import Tensor, nn
 
-from fanogan.budget import costs, multiply_adds
 from fanogan.cli import keep_memory
+from fanogan.data import Patches, Preprocessing, seeded
 from fanogan.detectors import new_detector
-from fanogan.detectors.run import fabric_of
-from fanogan.halves import ByHalves, halves, whole
-from fanogan.localization import PixelROC
-from fanogan.losses import encoder_loss, encoder_terms, generator_loss, terms_and_maps
-from fanogan.networks import Discriminator, Encoder, Generator, blocks_of, channels_of
-from fanogan.patches import Patches, seeded
-from fanogan.preprocessing import Preprocessing
-from fanogan.recipes import load_recipe
+from fanogan.evaluation import PixelROC
+from fanogan.models import (
+    Discriminator,
+    Encoder,
+    Generator,
+    channels_of,
+    encoder_loss,
+    encoder_terms,
+    generator_loss,
+    terms_and_maps,
+)
+from fanogan.recipes import blocks_of, load_recipe
 from fanogan.training import (
+    ByHalves,
     TensorFlowRMSprop,
+    costs,
     descend,
+    fabric_of,
     frozen,
+    halves,
+    multiply_adds,
     statistics_untouched,
     update_critic,
+    whole,
 )
 
 SIZES = ((8, 32), (16, 32), (8, 64), (16, 64), (64, 64))  # width, side

@@ -15,11 +15,7 @@ from typing import Any
 import numpy as np
 from tables import ROOT, conditions, markdown, write_section
 
-from fanogan.study.claims import Finding, findings, signed
-from fanogan.study.page import amount
-from fanogan.study.results import Study
-from fanogan.study.systems import SYSTEMS
-from fanogan.study.tables import Table, tables
+from fanogan.study import SYSTEMS, Finding, Study, Table, amount, findings, signed, tables
 
 DOCS = ROOT / "docs" / "study.md"
 WORDS = {

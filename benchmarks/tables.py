@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from fanogan import FAnoGAN
-from fanogan.evaluation import calibrated_row, compared_rows
-from fanogan.folders import write_whole
-from fanogan.metrics import trivial_scores
+from fanogan.evaluation import calibrated_row, compared_rows, trivial_scores
+from fanogan.storage import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "benchmarks.md"

@@ -16,8 +16,7 @@ import numpy as np
 from scipy import ndimage
 from tables import ROOT, commit, machine, markdown, write_section
 
-from fanogan.lesions import LESIONS
-from fanogan.phantom import make_phantom
+from fanogan.phantom import LESIONS, make_phantom
 from fanogan.retina import FlatVolume, make_flat
 from fanogan.scans import Scan
 

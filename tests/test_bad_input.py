@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from fanogan import FAnoGAN
-from fanogan.cli import main
-from fanogan.recipes import load_recipe
+from fanogan.cli.parser import main
+from fanogan.recipes.recipe import load_recipe
 
 TINY = load_recipe("smoke").but(
     critic_updates=2, encoder_updates=2, reestimate_statistics=False, checkpoint_minutes=5

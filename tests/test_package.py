@@ -43,7 +43,7 @@ def test_import_is_light() -> None:
     assert (run.stdout.strip(), run.stderr, run.returncode) == ("[]", "", 0)
 
 
-@pytest.mark.parametrize("module", ["scans", "recipes", "calibration", "metrics"])
+@pytest.mark.parametrize("module", ["scans", "retina", "recipes", "calibration"])
 def test_module_does_without_torch(module: str) -> None:
     program = f"import sys, fanogan.{module}; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -16,12 +16,12 @@ import numpy as np
 
 from fanogan.detectors import LearnedDetector, new_detector
 from fanogan.evaluation import evaluate
-from fanogan.folders import BadFolder
 from fanogan.phantom import Phantom, make_phantom
 from fanogan.recipes import load_recipe
 from fanogan.retina import FlatSpace, FlatVolume, make_flat
 from fanogan.scans import Scan
-from fanogan.stages import Progress, no_progress, shared_threads
+from fanogan.storage import BadFolder
+from fanogan.training import Progress, no_progress, shared_threads
 
 # An eye of the demo: B-scans, rows and columns, and their distances in mm. Columns are as wide as
 # resampling makes them, so nothing is resampled.

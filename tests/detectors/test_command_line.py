@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from fanogan import cli, joint_training, training
+from fanogan.cli import parser as cli
 from fanogan.detectors import load_detector
+from fanogan.training import joint as joint_training
+from fanogan.training import wgan as training
 
 
 @pytest.fixture(autouse=True)

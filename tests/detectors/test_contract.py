@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from fanogan import joint_training, training
+from fanogan.data.normals import Normals
+from fanogan.data.patches import seeded
 from fanogan.detectors import (
     DETECTORS,
     Ali,
@@ -26,11 +27,11 @@ from fanogan.detectors import (
 )
 from fanogan.detectors import detector as module
 from fanogan.detectors.learned import BadGan
-from fanogan.folders import BadFolder, read_model, write_model
-from fanogan.networks import Discriminator, Generator
-from fanogan.normals import Normals
-from fanogan.patches import seeded
-from fanogan.recipes import load_recipe
+from fanogan.models.networks import Discriminator, Generator
+from fanogan.recipes.recipe import load_recipe
+from fanogan.storage import BadFolder, read_model, write_model
+from fanogan.training import joint as joint_training
+from fanogan.training import wgan as training
 
 TINY = load_recipe("smoke").but(
     critic_updates=4, encoder_updates=4, kappa=0.7, search_updates=5, search_rate=0.3

@@ -17,14 +17,14 @@ from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 
-from fanogan import training
-from fanogan.calibration import HeldOut
+from fanogan.calibration.held_out import HeldOut
+from fanogan.data.normals import Normals
 from fanogan.detectors import FAnoGAN, Scores
 from fanogan.detectors import detector as module
-from fanogan.folders import BadFolder, read_model
-from fanogan.normals import Normals
-from fanogan.recipes import Recipe, load_recipe
+from fanogan.recipes.recipe import Recipe, load_recipe
 from fanogan.scans import BadScan
+from fanogan.storage import BadFolder, read_model
+from fanogan.training import wgan as training
 
 TINY = load_recipe("smoke").but(critic_updates=8, encoder_updates=6, kappa=0.7, top=0.2)
 

@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from fanogan.detectors import DETECTORS, LearnedDetector, new_detector
-from fanogan.recipes import load_recipe
-from fanogan.training import diversity
+from fanogan.recipes.recipe import load_recipe
+from fanogan.training.wgan import diversity
 
 # A quarter of the digits' recipe; and half as many images searched for, in half the updates.
 SHORT = load_recipe("digits").but(

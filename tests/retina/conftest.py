@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanogan.phantom import make_phantom
-from fanogan.retina import FlatVolume, prepare, read, straighten
+from fanogan.phantom.eye import make_phantom
+from fanogan.retina import FlatVolume, prepare, straighten
+from fanogan.retina import volumes as read
 from fanogan.scans import EnFace, Scan
 
 SPACING = (0.5, 0.00387, 0.022)

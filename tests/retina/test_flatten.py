@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from fanogan.phantom import make_phantom
+from fanogan.phantom.eye import make_phantom
+from fanogan.retina.flat_volume import FlatSpace, make_flat
 from fanogan.retina.flatten import (
     BELOW,
     OUTSIDE,
@@ -14,7 +15,6 @@ from fanogan.retina.flatten import (
     VITREOUS,
     Flat,
 )
-from fanogan.retina.volume import FlatSpace, make_flat
 from fanogan.scans import Scan
 
 SHAPE = (2, 160, 24)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fanogan.phantom import make_phantom
+from fanogan.phantom.eye import make_phantom
 from fanogan.retina import Boundaries, find_boundaries
 
 SHAPE = (3, 320, 160)

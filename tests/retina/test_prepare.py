@@ -15,7 +15,7 @@ import pytest
 import zarr
 from PIL import Image
 
-from fanogan.cli import main
+from fanogan.cli.parser import main
 from fanogan.retina import FlatSpace, FlatVolume, is_store, prepare, read_store, straighten
 from fanogan.scans import BadScan, Scan
 

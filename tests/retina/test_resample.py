@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fanogan.phantom import make_phantom
+from fanogan.phantom.eye import make_phantom
 from fanogan.retina import straighten
 from fanogan.retina.resample import Grid, normalise
 from fanogan.scans import BadScan, Scan, filled_margins

@@ -21,13 +21,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fanogan import training
-from fanogan.cli import main
+from fanogan.cli.parser import main
+from fanogan.data.patches import seeded
 from fanogan.detectors import FAnoGAN, new_detector
-from fanogan.patches import seeded
-from fanogan.recipes import load_recipe
+from fanogan.recipes.recipe import load_recipe
 from fanogan.study import turing
 from fanogan.study.turing import BadTest, kappa, real_windows, score_answers, write_test
+from fanogan.training import wgan as training
 
 TINY = load_recipe("smoke").but(critic_updates=4, encoder_updates=4, flip=False)
 

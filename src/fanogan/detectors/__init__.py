@@ -6,29 +6,33 @@ from pathlib import Path
 from typing import Any
 
 from fanogan.detectors.critic import Critic
-from fanogan.detectors.detector import Detector
+from fanogan.detectors.detector import BATCH, Detector, precision_of
 from fanogan.detectors.fanogan import FAnoGAN
 from fanogan.detectors.iterative import Iterative
 from fanogan.detectors.joint import AdversarialAutoencoder, Ali, Autoencoder
 from fanogan.detectors.learned import LearnedDetector, detector_of
-from fanogan.detectors.result import Result, Scores
-from fanogan.folders import BadFolder, read_model
+from fanogan.detectors.result import Encoded, Looked, Result, Scores
 from fanogan.recipes import BadRecipe, Recipe, load_recipe
+from fanogan.storage import BadFolder, read_model
 
 __all__ = [
+    "BATCH",
     "DETECTORS",
     "AdversarialAutoencoder",
     "Ali",
     "Autoencoder",
     "Critic",
     "Detector",
+    "Encoded",
     "FAnoGAN",
     "Iterative",
     "LearnedDetector",
+    "Looked",
     "Result",
     "Scores",
     "load_detector",
     "new_detector",
+    "precision_of",
 ]
 
 # Each system of the paper's comparison: its class, and what the name settles in the recipe.

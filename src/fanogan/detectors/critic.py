@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fanogan.data import Normals, Patches, seeded
 from fanogan.detectors.detector import precision_of
 from fanogan.detectors.gan import GanDetector
-from fanogan.networks import Discriminator, Generator
-from fanogan.normals import Normals
-from fanogan.patches import Patches, seeded
+from fanogan.models import Discriminator, Generator
 
 CRITIC_IMAGES = 32_000  # over which the mean is taken (section 3)
 BATCH = 64

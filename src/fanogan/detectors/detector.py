@@ -23,20 +23,17 @@ from fanogan.calibration import (
     EN_FACE_QUANTILE,
     MAP_QUANTILE,
     Calibration,
+    Familiar,
     HeldOut,
     ResidualHistogram,
     TermScale,
 )
+from fanogan.data import Preprocessing, grey_shares, score_windows, single_images
 from fanogan.detectors.result import Encoded, Looked, Result, Scores
-from fanogan.familiarity import Familiar
-from fanogan.networks import folded
-from fanogan.normals import grey_shares, single_images
-from fanogan.patches import score_windows
-from fanogan.preprocessing import Preprocessing
+from fanogan.models import folded
 from fanogan.recipes import Precision, Recipe
 from fanogan.retina import FlatVolume
-from fanogan.scans import BadScan, Scan, read_scans
-from fanogan.scans.read import good_ones
+from fanogan.scans import BadScan, Scan, good_ones, read_scans
 
 log = logging.getLogger(__name__)
 
@@ -158,7 +155,7 @@ class Detector(abc.ABC):
         Images and volumes whose names are in ``done`` are left out.
         """
         if self.preprocessing.retina:
-            from fanogan.retina.read import find_volumes, straightened
+            from fanogan.retina import find_volumes, straightened
 
             found = [one for one in find_volumes(images, groups) if one.name not in done]
             flat = straightened(found, self.preprocessing.retina.space)

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from fanogan.data import Patches
 from fanogan.detectors.gan import GanDetector
 from fanogan.detectors.learned import scored_name
-from fanogan.folders import RunFolder
-from fanogan.losses import terms_and_maps
-from fanogan.networks import Discriminator, Encoder, Generator
-from fanogan.patches import Patches
+from fanogan.models import Discriminator, Encoder, Generator, terms_and_maps
 from fanogan.recipes import Recipe
-from fanogan.stages import Progress, no_progress
-from fanogan.training import train_encoder
+from fanogan.storage import RunFolder
+from fanogan.training import Progress, no_progress, train_encoder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

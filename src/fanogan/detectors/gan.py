@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fanogan.data import Normals, Patches, Preprocessing
 from fanogan.detectors.learned import BadGan, LearnedDetector, detector_of
-from fanogan.folders import BadFolder, RunFolder, read_model
-from fanogan.networks import Discriminator, Generator
-from fanogan.normals import Normals
-from fanogan.patches import Patches
-from fanogan.preprocessing import Preprocessing
+from fanogan.models import Discriminator, Generator
 from fanogan.recipes import BadRecipe, Recipe
-from fanogan.stages import Progress, no_progress
-from fanogan.training import train_gan
+from fanogan.storage import BadFolder, RunFolder, read_model
+from fanogan.training import Progress, no_progress, train_gan
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

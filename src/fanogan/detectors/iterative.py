@@ -7,10 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fanogan.data import seeded
 from fanogan.detectors.gan import GanDetector
-from fanogan.losses import feature_residual, image_residual, terms_and_maps
-from fanogan.networks import Discriminator, Generator
-from fanogan.patches import seeded
+from fanogan.models import (
+    Discriminator,
+    Generator,
+    feature_residual,
+    image_residual,
+    terms_and_maps,
+)
 from fanogan.training import frozen
 
 # Always so many are searched together: convolutions of another batch size differ by rounding, and

@@ -10,19 +10,28 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from fanogan.budget import adversarial_rounds, ali_updates, autoencoder_updates
+from fanogan.data import Patches
 from fanogan.detectors.learned import LearnedDetector
-from fanogan.folders import RunFolder
-from fanogan.joint_training import (
+from fanogan.models import (
+    Discriminator,
+    Encoder,
+    Generator,
+    JointDiscriminator,
+    ali_mean,
+    terms_and_maps,
+)
+from fanogan.recipes import Recipe
+from fanogan.storage import RunFolder
+from fanogan.training import (
+    Progress,
+    adversarial_rounds,
+    ali_updates,
+    autoencoder_updates,
+    no_progress,
     train_adversarial_autoencoder,
     train_ali,
     train_autoencoder,
 )
-from fanogan.losses import ali_mean, terms_and_maps
-from fanogan.networks import Discriminator, Encoder, Generator, JointDiscriminator
-from fanogan.patches import Patches
-from fanogan.recipes import Recipe
-from fanogan.stages import Progress, no_progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

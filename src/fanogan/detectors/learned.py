@@ -20,17 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from fanogan.calibration import Calibration
-from fanogan.card import model_card
+from fanogan.calibration import Calibration, Familiar
+from fanogan.data import Normals, Patches, Preprocessing
 from fanogan.detectors.detector import Detector, precision_of
-from fanogan.detectors.run import by_first, device_of, fabric_of, open_run
-from fanogan.familiarity import Familiar
-from fanogan.folders import LOCK, BadFolder, RunFolder, alone, read_model, write_model
-from fanogan.normals import Normals
-from fanogan.patches import Patches
-from fanogan.preprocessing import Preprocessing
 from fanogan.recipes import BadRecipe, Recipe, load_recipe
-from fanogan.stages import Progress, no_progress
+from fanogan.report import model_card
+from fanogan.storage import LOCK, BadFolder, RunFolder, alone, read_model, write_model
+from fanogan.training import Progress, by_first, device_of, fabric_of, no_progress, open_run
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

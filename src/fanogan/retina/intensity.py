@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.retina.volume import FlatVolume
+from fanogan.retina.flat_volume import FlatVolume
 
 DEPTHS = 16
 """Relative depths between the two boundaries; one more above for the vitreous, one below."""

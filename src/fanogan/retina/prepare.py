@@ -20,13 +20,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.folders import LOCK, alone, write_whole
-from fanogan.retina.read import find_volumes, none_usable, straightened
+from fanogan.retina.flat_volume import FlatSpace, FlatVolume
 from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, volumes_in
-from fanogan.retina.volume import FlatSpace, FlatVolume
-from fanogan.scans import BadScan, Scan, ScanSource
-from fanogan.scans.gather import PICTURES, extension
-from fanogan.scans.scan import Spacing
+from fanogan.retina.volumes import find_volumes, none_usable, straightened
+from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension
+from fanogan.storage import LOCK, alone, write_whole
 
 if TYPE_CHECKING:
     from zarr import Group

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fanogan.scans.scan import Spacing
+from fanogan.scans import Spacing
 
 LEAST_PIXELS = 5
 """Pixels of the smallest region on the en-face map; fewer come about by noise."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fanogan.retina.volume import FlatSpace, FlatVolume, make_flat
+from fanogan.retina.flat_volume import FlatSpace, FlatVolume, make_flat
 from fanogan.scans import BadScan, EnFace, Scan
 
 if TYPE_CHECKING:

@@ -2,22 +2,37 @@
 
 from fanogan.scans.arrays import is_array_like
 from fanogan.scans.find import ScanSource, each_scan, find_scans
+from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.margins import filled_margins
-from fanogan.scans.read import read_mask, read_scan, read_scans
-from fanogan.scans.scan import BadScan, EnFace, Scan
-from fanogan.scans.volume import read_volume
+from fanogan.scans.read import good_ones, read_mask, read_scan, read_scans, silence_decoders
+from fanogan.scans.scan import UNKNOWN_SPACING, BadScan, EnFace, Scan, Spacing, empty_frames_note
+from fanogan.scans.stack import read_volume, stack_bscans
+from fanogan.scans.tiff import is_stack
+from fanogan.scans.walk import natural_key
 
 __all__ = [
+    "EXTENSIONS",
+    "PICTURES",
+    "UNKNOWN_SPACING",
     "BadScan",
     "EnFace",
     "Scan",
     "ScanSource",
+    "Spacing",
     "each_scan",
+    "empty_frames_note",
+    "extension",
     "filled_margins",
     "find_scans",
+    "good_ones",
     "is_array_like",
+    "is_dicom",
+    "is_stack",
+    "natural_key",
     "read_mask",
     "read_scan",
     "read_scans",
     "read_volume",
+    "silence_decoders",
+    "stack_bscans",
 ]

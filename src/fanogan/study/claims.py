@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fanogan.metrics import mean_interval, resampled_times
-from fanogan.rows import write_csv
+from fanogan.evaluation import mean_interval, resampled_times
+from fanogan.scoring import write_csv
+from fanogan.study.outcomes import RESAMPLES, Study
 from fanogan.study.paper import IMAGES, PIXELS
-from fanogan.study.results import RESAMPLES, Study
 from fanogan.study.systems import SYSTEMS
 from fanogan.study.tables import compared, compared_pixels
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.figures import FIGURE_STYLE, inline_svg, share
-from fanogan.folders import write_whole
+from fanogan.report import FIGURE_STYLE, inline_svg, share
+from fanogan.storage import write_whole
 from fanogan.study.systems import SYSTEMS
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fanogan.calibration import counted, plural
-from fanogan.figures import histogram_figure, number, percent, share
-from fanogan.folders import write_whole
 from fanogan.recipes import Recipe
+from fanogan.report import histogram_figure, number, percent, share
+from fanogan.storage import write_whole
 from fanogan.study.claims import (
     Finding,
     false_positive_rates,
@@ -22,11 +22,10 @@ from fanogan.study.claims import (
     signed,
     write_claims,
 )
-from fanogan.study.data import StudyData
 from fanogan.study.drawings import ANOMALOUS, LINE, NORMAL, Drawn, curves_figure, keep
+from fanogan.study.outcomes import Study
 from fanogan.study.paper import PIXELS, RATER_ACCURACY, SECONDS
-from fanogan.study.pictures import Shown, Smoothness, grids, interpolations, times
-from fanogan.study.results import Study
+from fanogan.study.reconstructions import Shown, Smoothness, grids, interpolations, times
 from fanogan.study.systems import GAN, SYSTEMS
 from fanogan.study.tables import (
     Table,
@@ -38,6 +37,7 @@ from fanogan.study.tables import (
     tables,
     write_tables,
 )
+from fanogan.study.test_sets import StudyData
 
 FIG8A = ("ae", "advae", "ali", "critic", "iterative", "izi_f")
 FIG8B = ("ziz", "izi", "izi_f")
@@ -335,7 +335,7 @@ def _rendered(**content: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("fanogan"),
+        loader=PackageLoader("fanogan.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fanogan.detectors import LearnedDetector
-from fanogan.detectors.detector import precision_of
-from fanogan.networks import Generator
-from fanogan.normals import Normals
-from fanogan.patches import Patches, seeded
+from fanogan.data import Normals, Patches, seeded
+from fanogan.detectors import LearnedDetector, precision_of
+from fanogan.models import Generator
 
 LEARNT, RATED = 1000, 500
 """Images of each kind to learn from, and to be rated."""

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fanogan.budget import (
+from fanogan.data import Normals, Preprocessing
+from fanogan.detectors import DETECTORS, LearnedDetector, load_detector, new_detector
+from fanogan.recipes import Recipe
+from fanogan.training import (
+    Progress,
     adversarial_rounds,
     ali_updates,
     autoencoder_updates,
     budget,
     costs,
 )
-from fanogan.detectors import DETECTORS, LearnedDetector, load_detector, new_detector
-from fanogan.normals import Normals
-from fanogan.preprocessing import Preprocessing
-from fanogan.recipes import Recipe
-from fanogan.stages import Progress
 
 GAN = "critic"
 """The system whose run trains the GAN of its seed, on which others build."""

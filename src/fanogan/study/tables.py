@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.metrics import (
+from fanogan.evaluation import (
     delong,
+    finite_or_none,
     image_metrics,
     mean_interval,
+    roc_curve_points,
 )
-from fanogan.roc import finite_or_none, roc_curve_points
-from fanogan.rows import write_csv
-from fanogan.study.data import Scored
+from fanogan.scoring import write_csv
+from fanogan.study.outcomes import Study
 from fanogan.study.paper import COLUMNS, IMAGES, PIXELS
-from fanogan.study.results import Study
 from fanogan.study.systems import SYSTEMS
+from fanogan.study.test_sets import Scored
 
 BESIDE = "izi_f"
 """What all others are compared with."""

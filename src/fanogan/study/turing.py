@@ -21,12 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fanogan.detectors import LearnedDetector
-from fanogan.detectors.detector import precision_of
-from fanogan.folders import write_whole
-from fanogan.judge import as_picture
-from fanogan.networks import Generator
-from fanogan.patches import Patches, seeded
+from fanogan.data import Patches, seeded
+from fanogan.detectors import LearnedDetector, precision_of
+from fanogan.models import Generator
+from fanogan.scoring import as_picture
+from fanogan.storage import write_whole
 
 EACH = 50  # real images, and as many generated ones
 REAL, GENERATED = "real", "generated"
@@ -166,7 +165,7 @@ def _page(test: str, pngs: Sequence[bytes], shape: Sequence[int]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = files("fanogan").joinpath("templates", PAGE).read_text(encoding="utf-8")
+    source = files("fanogan.report").joinpath("templates", PAGE).read_text(encoding="utf-8")
     return environment.from_string(source).render(
         test=test,
         images=[base64.b64encode(png).decode("ascii") for png in pngs],

@@ -1,0 +1,382 @@
+"""The verbs of the command line: each is a function, and what it says when it is done.
+
+Signatures and docstrings are the commands' options and help. What is heavy is imported inside, so
+that ``fanogan --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanogan.cli import console
+from fanogan.cli.console import say
+
+if TYPE_CHECKING:
+    from fanogan.detectors import LearnedDetector
+    from fanogan.recipes import Recipe
+
+RESEARCH_ONLY = "Research use only, not a medical device."
+
+
+class UsageError(ValueError):
+    """A command that can't be carried out as it was typed, said in one sentence."""
+
+
+def prepare(
+    scans: Sequence[str],
+    out: Path,
+    groups: str | None = None,
+    spacing: str | None = None,
+    recipe: str = "small",
+) -> None:
+    """Make volumes of retinal OCT straight once, and keep them for fit and score.
+
+    Example: fanogan prepare exports --out prepared.zarr
+
+    Args:
+        scans: folders, files or globs of OCT volumes; the pictures of a folder are one volume.
+        out: the store to make, or to go on with; its steps.png shows what was done.
+        groups: how subjects are named, as for fit; pictures of one folder and one subject are a
+            volume then.
+        spacing: millimetres between B-scans, rows and columns where files don't tell, such as
+            0.12,0.0039,0.0115; one that isn't known is left empty.
+        recipe: the recipe that fit will be given; its flat area is what matters.
+    """
+    from fanogan.recipes import load_recipe
+    from fanogan.retina import FlatSpace, find_volumes
+    from fanogan.retina import prepare as prepare_store
+
+    if not scans:
+        raise UsageError("no scans: fanogan prepare SCANS --out STORE")
+    chosen = load_recipe(recipe)
+    known = None if spacing is None else _spacing(spacing)
+    with console.status("looking for volumes"):
+        count = len(find_volumes(list(scans), groups))
+    try:
+        with console.volumes_bar(count) as on_volume:
+            summary = prepare_store(
+                list(scans),
+                out,
+                space=FlatSpace(chosen.flat_rows, chosen.flat_base, chosen.stretched),
+                groups=groups,
+                spacing=known,
+                on_volume=on_volume,
+            )
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on")
+        raise
+    _draw_steps(out, chosen.window)
+    console.say_prepared(summary, out)
+
+
+def _spacing(text: str) -> tuple[float | None, float | None, float | None]:
+    """Three lengths with commas between them."""
+    try:
+        between, row, column = (float(part) if part.strip() else None for part in text.split(","))
+    except ValueError:
+        between = row = column = -1.0
+    if not all(length is None or 0 < length < math.inf for length in (between, row, column)):
+        raise UsageError(
+            f"--spacing {text}: give three lengths in mm, between B-scans, rows and columns, such "
+            "as 0.12,0.0039,0.0115"
+        )
+    return between, row, column
+
+
+def _draw_steps(out: Path, window: tuple[int, int]) -> None:
+    """A picture of the steps on the first volume, once."""
+    from fanogan.retina import read_store, steps_figure
+    from fanogan.storage import write_whole
+
+    if not (out / "steps.png").exists():
+        first = next(read_store(out))
+        write_whole(out / "steps.png", steps_figure(first, len(first.pixels) // 2, window))
+
+
+def fit(
+    normals: Sequence[str] = (),
+    recipe: str = "small",
+    detector: str | None = None,
+    gan: Path | None = None,
+    out: Path | None = None,
+    resume: Path | None = None,
+    groups: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    devices: int = 1,
+    skip_bad: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Learn from normal images; writes a run folder with the model in it.
+
+    Example: fanogan fit scans/healthy --recipe small --out runs/retina
+
+    Args:
+        normals: folders, files or globs of normal images.
+        recipe: paper, overnight, small, smoke, or a YAML file of your own.
+        detector: izi_f (f-AnoGAN), izi, ziz, izi-features, ziz-features, critic, iterative, ae,
+            advae or ali; if not given, the recipe's encoder_loss, which is izi_f unless changed.
+        gan: a run or model folder whose GAN to build on, instead of training one.
+        out: the run folder to make.
+        resume: a run folder to go on with, in place of NORMALS, --recipe and --out.
+        groups: how subjects are named, if not by folders: a CSV file with the columns path and
+            subject, or a regular expression whose first group is the subject.
+        seed: of the split, the weights and all of training.
+        device: auto, cpu, cuda or mps.
+        devices: how many GPUs (or processes) train together.
+        skip_bad: leave out files that can't be read, instead of stopping.
+        dry_run: say what would be done and how long it would take, and stop.
+    """
+    from fanogan.data import Normals
+    from fanogan.detectors import new_detector
+    from fanogan.recipes import load_recipe
+    from fanogan.storage import RunFolder
+
+    if resume:
+        if normals or out or groups or detector or gan or (recipe, seed) != ("small", 0):
+            raise UsageError(
+                f"{resume}: a run goes on as it was begun; give --resume without images, --out, "
+                "--recipe, --detector, --gan, --groups and --seed"
+            )
+        chosen, seed, origin, detector, gan = _begun(resume)
+        normals, groups, skip_bad = origin["normals"], origin["groups"], origin["skip_bad"]
+        out = resume
+    else:
+        if not normals:
+            raise UsageError("no normal images: fanogan fit NORMALS --out RUN")
+        chosen = load_recipe(recipe)
+        if not out and not dry_run:
+            raise UsageError("no run folder: give --out RUN")
+        if out:
+            RunFolder(out)  # refused now, not after the images are read
+    with told_by_the_user():
+        name = detector or chosen.encoder_loss
+        learner = new_detector(name, chosen, seed=seed, device=device, devices=devices)
+    with console.status("reading images"):
+        read = Normals.read(list(normals), chosen, groups=groups, seed=seed, skip_bad=skip_bad)
+    say(read.summary)
+    for warning in read.warnings:
+        say(f"note: {warning}", "yellow")
+    if dry_run or not resume:
+        with console.status("timing a few updates"):
+            seconds = learner.seconds_to_fit(read, gan=gan)
+        say(f"about {console.duration(seconds)} on this machine")
+    if dry_run:
+        return
+    try:
+        with console.training_bars() as progress:
+            learner.fit(read, gan=gan, out=out, resume=bool(resume), progress=progress)
+    except KeyboardInterrupt:
+        say(f"stopped; go on with: fanogan fit --resume {out}")
+        raise
+    console.say_calibration(learner, 0.05)
+    about = f": {chosen.about}" if chosen.about else ""
+    say(f"model: {out}/model · recipe {chosen.name}{about}")
+
+
+def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | None]:
+    """The recipe, the seed, the images, the detector and the GAN that a run was begun with."""
+    from fanogan.recipes import Recipe
+    from fanogan.storage import BadFolder, RunFolder
+
+    config = RunFolder(run, resume=True).config
+    try:
+        recipe, seed, origin = Recipe.from_dict(config["recipe"]), config["seed"], config["origin"]
+    except KeyError as error:
+        raise BadFolder(f"{run}: damaged, its config.yaml has no {error}; begin anew") from None
+    gan, gan_path = config.get("gan"), config.get("gan_path")
+    if origin is None or (gan and not gan_path):
+        what = "arrays" if origin is None else "a GAN of your own"
+        raise UsageError(
+            f"{run}: this run was begun in Python, with {what}; go on there, with "
+            "fit(normals, out=…, resume=True)"
+        )
+    return recipe, seed, origin, config.get("detector"), Path(gan_path) if gan_path else None
+
+
+def score(
+    model: Path,
+    images: Sequence[str],
+    out: Path = Path("results"),
+    alpha: float = 0.05,
+    groups: str | None = None,
+    device: str = "auto",
+    engine: str = "torch",
+    skip_bad: bool = False,
+    scores_only: bool = False,
+) -> None:
+    """Score images: a table, maps, overlays and a page to look at.
+
+    Example: fanogan score runs/retina scans/new --out results
+
+    Args:
+        model: a run folder or a model folder.
+        images: folders, files or globs of images.
+        out: the folder for scores.csv, maps/, overlays/ and report.html.
+        alpha: the false-positive rate wanted of the flags.
+        groups: how subjects are named, as for fit.
+        device: auto, cpu, cuda or mps.
+        engine: torch, onnxruntime, openvino, or auto, the fastest of those that are installed.
+        skip_bad: leave out files that can't be read, instead of stopping.
+        scores_only: write scores.csv and report.html alone; maps may take longer than the scores.
+    """
+    from fanogan.detectors import load_detector
+    from fanogan.scoring import images_done, write_results
+
+    if not images:
+        raise UsageError("no images: fanogan score MODEL IMAGES --out DIR")
+    _check_alpha(alpha)
+    with told_by_the_user():
+        detector = load_detector(model, device=device)
+    if engine != "torch":
+        from fanogan.export import use_engine
+
+        with console.status("preparing the engine"):
+            chosen = use_engine(detector, engine)
+        say(chosen)
+    files = _count(detector, images, groups) - images_done(out)
+    try:
+        with console.counting_bar("scoring", files) as on_result:
+            rows = write_results(
+                detector,
+                list(images),
+                out,
+                alpha=alpha,
+                groups=groups,
+                skip_bad=skip_bad,
+                scores_only=scores_only,
+                on_result=on_result,
+            )
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on")
+        raise
+    console.say_scores(rows)
+    console.say_calibration(detector, alpha)
+    pictures = "" if scores_only else f" · {out}/maps/ · {out}/overlays/"
+    say(f"{out}/report.html · {out}/scores.csv{pictures}")
+    say(RESEARCH_ONLY)
+
+
+def export(model: Path, to: str, out: Path) -> None:
+    """Write a model as one graph, with preprocessing, score, map and threshold in it.
+
+    Example: fanogan export runs/retina --to onnx --out retina.onnx
+
+    Args:
+        model: a run folder or a model folder.
+        to: onnx (for ONNX Runtime and others) or openvino.
+        out: the file to write, .onnx; or .xml, and beside it .bin.
+    """
+    from fanogan.detectors import load_detector
+    from fanogan.export import export as export_detector
+
+    detector = load_detector(model, device="cpu")
+    with console.status("writing the graph, and comparing it with PyTorch"):
+        difference = export_detector(detector, to, out)
+    say(f"{out}: read again, and equal to PyTorch within {difference:.1g}")
+    say(RESEARCH_ONLY)
+
+
+def evaluate(
+    model: Path,
+    normal: Sequence[str],
+    anomalous: Sequence[str],
+    out: Path = Path("evaluation"),
+    masks: Sequence[str] | None = None,
+    beside: Sequence[Path] | None = None,
+    alpha: float = 0.05,
+    groups: str | None = None,
+    device: str = "auto",
+    skip_bad: bool = False,
+) -> None:
+    """Evaluate on labelled images, beside scores that need no learning.
+
+    Example: fanogan evaluate runs/retina --normal test/healthy --anomalous test/ill --out eval
+
+    Args:
+        model: a run folder or a model folder.
+        normal: normal images that were not trained on.
+        anomalous: anomalous images.
+        out: the folder for metrics.json, scores.csv and report.html.
+        masks: masks of the anomalous images, in files of the same names, non-zero where anomalous;
+            with them OCT is evaluated patch by patch.
+        beside: run or model folders of other detectors, to be compared with.
+        alpha: the false-positive rate wanted of the calibrated threshold.
+        groups: how subjects are named, as for fit; intervals resample subjects.
+        device: auto, cpu, cuda or mps.
+        skip_bad: leave out files that can't be read, instead of stopping.
+    """
+    from fanogan.detectors import load_detector
+    from fanogan.evaluation import evaluate as evaluate_detector
+
+    _check_alpha(alpha)
+    with told_by_the_user():
+        detector = load_detector(model, device=device)
+        others = [load_detector(other, device=device) for other in beside or ()]
+    files = _count(detector, normal, groups) + _count(detector, anomalous, groups)
+    passes = 2 + len(others)
+    with console.counting_bar("scoring, trained and untrained", passes * files) as on_result:
+        found = evaluate_detector(
+            detector,
+            list(normal),
+            list(anomalous),
+            out,
+            masks=list(masks) if masks else None,
+            beside=others,
+            alpha=alpha,
+            groups=groups,
+            skip_bad=skip_bad,
+            on_result=on_result,
+        )
+    console.say_evaluation(found)
+    say(f"{out}/report.html · {out}/metrics.json · {out}/scores.csv")
+    say(RESEARCH_ONLY)
+
+
+def demo(
+    out: Path = Path("demo"), digits: bool = False, seed: int = 0, device: str = "auto"
+) -> None:
+    """Show the whole job on made-up retinas: healthy eyes are learnt, eyes with lesions tested.
+
+    Example: fanogan demo --out demo
+
+    Args:
+        out: the folder for the images, the runs and the report; made anew.
+        digits: handwritten digits in place of retinas: one is normal, the others are anomalous.
+        seed: of the split, the weights and all of training.
+        device: auto, cpu, cuda or mps.
+    """
+    from fanogan.demo import run_demo
+
+    with console.training_bars() as progress:
+        found = run_demo(out, digits=digits, seed=seed, device=device, progress=progress)
+    console.say_evaluation(found)
+    say(f"the report: {out}/report.html")
+    say(RESEARCH_ONLY)
+
+
+@contextlib.contextmanager
+def told_by_the_user() -> Iterator[None]:
+    """A ValueError in here is about a value that the user gave."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _count(detector: LearnedDetector, images: Sequence[str], groups: str | None) -> int:
+    """How many files or volumes there are to score."""
+    from fanogan.retina import find_volumes
+    from fanogan.scans import each_scan
+
+    found = find_volumes if detector.preprocessing.retina else each_scan
+    return sum(1 for _ in found(list(images), groups))
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise UsageError(f"--alpha is {alpha:g}: give a false-positive rate between 0 and 1")

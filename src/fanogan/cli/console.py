@@ -1,0 +1,356 @@
+"""What the terminal shows: progress, lines and tables."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fanogan.calibration import HeldOut
+    from fanogan.detectors import LearnedDetector, Result
+    from fanogan.retina import FlatVolume, Summary
+    from fanogan.scans import BadScan
+    from fanogan.training import Progress
+
+LONGEST_NAME = 28
+STAGES = {"gan": "GAN rounds", "encoder": "encoder updates", "ae": "autoencoder"}
+
+
+@functools.cache
+def console() -> Any:
+    """The one console: what is printed while a bar is shown goes above it, not through it.
+
+    Of several processes that train together only the first speaks.
+    """
+    from rich.console import Console
+
+    silent = os.environ.get("LOCAL_RANK", "0") != "0"
+    return Console(highlight=False, emoji=False, quiet=silent)
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line; a terminal breaks it between words."""
+    screen = console()
+    screen.print(text, style=style, markup=False, soft_wrap=not screen.is_terminal)
+
+
+class LogHandler(logging.Handler):
+    """Shows log records as plain lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one."""
+        say(self.format(record), "yellow")
+
+
+def status(text: str) -> Any:
+    """A spinner while something short goes on."""
+    return console().status(text)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the unit that people would use."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 1.5 * length:
+            count = seconds / length
+            return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"
+    return f"{max(seconds, 2):.0f} seconds"
+
+
+@contextlib.contextmanager
+def training_bars() -> Iterator[Progress]:
+    """One bar a stage, with speed and time left, and a line of its last figures below."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Bars(Progress):
+        def get_renderables(self) -> Iterator[Any]:
+            for task in self.tasks:
+                yield self.make_tasks_table([task])
+                if task.fields["figures"]:
+                    yield Text(f"  {task.fields['figures']}", style="dim")
+
+    columns = (
+        TextColumn("{task.description:15}"),
+        BarColumn(20),
+        TextColumn("{task.completed:,}/{task.total:,}"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Bars(*columns, console=console()) as bars:
+        tasks: dict[str, Any] = {}
+        begun: dict[str, tuple[float, int]] = {}
+
+        def progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
+            if stage not in tasks:
+                name = STAGES.get(stage, stage)
+                tasks[stage] = bars.add_task(
+                    name, total=steps, completed=step, speed="", figures=""
+                )
+                begun[stage] = time.monotonic(), step
+            since, first = begun[stage]
+            if step > first:
+                speed = (step - first) / max(time.monotonic() - since, 1e-9)
+                bars.update(tasks[stage], completed=step, speed=f"{speed:.1f}/s")
+            if figures:
+                bars.update(tasks[stage], figures=_figures(stage, figures))
+
+        yield progress
+
+
+def _figures(stage: str, figures: Mapping[str, float]) -> str:
+    if stage == "gan":
+        return (
+            f"Wasserstein {figures['wasserstein_seen']:.2f}, "
+            f"held out {figures['wasserstein_held_out']:.2f} · "
+            f"diversity {figures['diversity']:.2f} of real"
+        )
+    names = ("image", "feature", "latent")
+    return " · ".join(f"{name} {figures[name]:.3f}" for name in names if name in figures)
+
+
+def _counter() -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        TextColumn("{task.completed:,}/{task.total:,}"),
+        TimeRemainingColumn(),
+    )
+    screen = console()
+    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
+
+
+@contextlib.contextmanager
+def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
+    """A bar that counts images; files may hold several."""
+    with _counter() as bars:
+        task = bars.add_task(text, total=total)
+        count = 0
+
+        def on_result(result: Result) -> None:
+            nonlocal count
+            count += result.unit == "image"
+            bars.update(task, completed=count, total=max(total, count))
+
+        yield on_result
+
+
+@contextlib.contextmanager
+def volumes_bar(total: int) -> Iterator[Callable[[str, FlatVolume | BadScan | None], None]]:
+    """A bar that counts volumes, with a line above it for each."""
+    with _counter() as bars:
+        task = bars.add_task("straightening", total=total)
+
+        def on_volume(name: str, found: FlatVolume | BadScan | None) -> None:
+            if isinstance(found, Exception):
+                say(f"left out: {found}", "yellow")
+            elif found is not None:
+                say(_volume_line(found))
+            bars.advance(task)
+
+        yield on_volume
+
+
+def _volume_line(volume: FlatVolume) -> str:
+    from fanogan.calibration import counted
+
+    lengths = ("?" if length is None else f"{length:.3g}" for length in volume.scan_spacing)
+    parts = (
+        f"{volume.name}  {counted(len(volume.pixels), 'B-scan')}",
+        f"{' × '.join(lengths)} mm",
+        f"retina found in {100 * volume.found:.1f} % of columns",
+        *volume.notes,
+    )
+    return " · ".join(parts)
+
+
+@contextlib.contextmanager
+def study_table() -> Iterator[Callable[[str, int, str], None]]:
+    """A table of what each system and seed of a study is at; lines where there is no console."""
+    from rich.console import RenderableType
+    from rich.control import Control
+    from rich.live import Live
+    from rich.table import Table
+
+    states: dict[str, dict[int, str]] = {}
+    screen = console()
+
+    def table() -> RenderableType:
+        if not states:
+            return Control()  # refused before it began
+        # Copies at once: other threads add to them.
+        rows = {system: dict(each) for system, each in list(states.items())}
+        seeds = sorted({seed for each in rows.values() for seed in each})
+        drawn = Table(box=None, padding=(0, 3, 0, 0))
+        drawn.add_column("system")
+        for seed in seeds:
+            drawn.add_column(f"seed {seed}")
+        for system, each in rows.items():
+            drawn.add_row(system, *(each.get(seed, "") for seed in seeds))
+        return drawn
+
+    with Live(get_renderable=table, console=screen, refresh_per_second=2):
+
+        def on_state(system: str, seed: int, state: str) -> None:
+            states.setdefault(system, {})[seed] = state
+            is_outcome = state == "failed" or state.startswith("AUC")
+            if not screen.is_terminal and is_outcome:
+                say(f"{system}, seed {seed}: {state}")
+
+        yield on_state
+
+
+def say_prepared(summary: Summary, out: Path) -> None:
+    """Say what a store holds, and what could not be used."""
+    from fanogan.calibration import counted
+
+    say(
+        f"{counted(summary.volumes, 'volume')}, {counted(summary.bscans, 'B-scan')} · retina found "
+        f"in {100 * summary.found:.1f} % of columns"
+    )
+    if summary.kept:
+        say(f"{summary.kept:,} of them were there already")
+    if summary.failed:
+        say(f"{len(summary.failed):,} left out: {out}/failed.csv", "yellow")
+    say(f"{out} · {out}/steps.png")
+
+
+def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
+    """Print the first rows of scores.csv, those of volumes where there are any."""
+    volumes = [row for row in rows if row["unit"] == "volume"]
+    shown = (volumes or rows)[:most]
+    above = _bscans_above(rows) if volumes else {}
+    names = [_shortened(row["name"]) for row in shown]
+    width = max(map(len, names))
+    for name, row in zip(names, shown, strict=True):
+        parts = (
+            f"{name:{width}}",
+            f"score {float(row['score']):<7.4g}",
+            f"p {float(row['p_value']):.3f}" if row["p_value"] else "",
+            "▲ flagged" if row["flag"] == "yes" else "",
+            above.get(row["name"], ""),
+            _regions(row),
+            "unlike training" if row["warnings"] else "",
+        )
+        say("  ".join(part for part in parts if part))
+    if len(rows) > len(shown):
+        say(f"… and {len(rows) - len(shown):,} more in scores.csv")
+
+
+def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Of each volume, how many of its B-scans lie above all that were held out."""
+    counts: dict[str, list[bool]] = {}
+    held_out = 0
+    for row in rows:
+        volume, number, _ = row["name"].rpartition("#")
+        if row["unit"] == "image" and number and row.get("held_out"):
+            held_out = row["held_out"]
+            highest = float(row["p_value"]) <= 1 / (held_out + 1)
+            counts.setdefault(volume, []).append(highest)
+    others = "the one held-out B-scan" if held_out == 1 else f"all {held_out:,} held-out B-scans"
+    return {
+        name: f"above {others} in {sum(each)} of {len(each)}"
+        if any(each)
+        else "within the held-out range"
+        for name, each in counts.items()
+    }
+
+
+def _regions(row: Mapping[str, Any]) -> str:
+    from fanogan.calibration import counted
+
+    count = row.get("regions")
+    if not count:
+        return ""
+    area = row.get("largest_region_mm2")
+    largest = f", largest {area} mm² at B-scan {row['largest_region_bscan']}" if area else ""
+    return f"▲ {counted(count, 'region')}{largest}"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
+
+
+def say_calibration(detector: LearnedDetector, alpha: float) -> None:
+    """Say what each kind of unit is flagged by."""
+    units: Mapping[str, HeldOut] = detector.calibration.units
+    image = "B-scan" if detector.preprocessing.retina else "image"
+    for unit, noun in (("image", image), ("volume", "volume")):
+        if unit in units:
+            say(f"{noun}s: {units[unit].describe(alpha, noun)}")
+
+
+def say_evaluation(found: Mapping[str, Any]) -> None:
+    """Print the figures of an evaluation as a table."""
+    from rich.table import Table
+
+    from fanogan.calibration import counted
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("score", "AUC", "95 % interval", "average precision"):
+        table.add_column(name, justify="left" if name == "score" else "right")
+    for row in found["rows"]:
+        interval = row["auc_interval"]
+        table.add_row(
+            row["name"],
+            f"{row['auc']:.3f}",
+            f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else "–",
+            f"{row['average_precision']:.3f}",
+            style="bold" if row["kind"] == "method" else "",
+        )
+    n, subjects = found["n"], found["n_subjects"]
+    whose = f" of {counted(subjects, 'subject')}" if subjects < n else ""
+    say(
+        f"{counted(n, 'image')}{whose}, "
+        f"{found['n_anomalous']:,} anomalous ({100 * found['prevalence']:.0f} %)"
+    )
+    console().print(table)
+    calibrated = found["calibrated"]
+    if calibrated["threshold"] is None:
+        say(calibrated["note"])
+    else:
+        say(
+            f"calibrated threshold {calibrated['threshold']:.4g}: false-positive rate "
+            f"{calibrated['false_positive_rate']:.3f} (asked for {calibrated['alpha']:g}), "
+            f"sensitivity {calibrated['sensitivity']:.3f}"
+        )
+    pixel = found["pixel"]
+    if pixel:
+        say(f"per pixel: AUC {pixel['auc']:.3f} (darkness {pixel['darkness_auc']:.3f})")
+
+
+def say_turing(found: Mapping[str, Any]) -> None:
+    """Print the raters' shares as a table, and how far they agree."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    def text(share: Mapping[str, Any]) -> str:
+        if share["share"] is None:
+            return "–"
+        low, high = share["interval"]
+        return f"{share['share']:.2f} ({low:.2f} to {high:.2f})"
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("rater", "accuracy (95 %)", "of real images", "of generated images"):
+        table.add_column(name, justify="left" if name == "rater" else "right")
+    majority = [{"rater": "majority", **found["majority"]}] if found["majority"] else []
+    for row in [*found["raters"], *majority]:
+        cells = (text(row[name]) for name in ("accuracy", "real", "generated"))
+        table.add_row(escape(row["rater"]), *cells)
+    console().print(table)
+    if majority:
+        say(
+            f"mean accuracy of the raters {found['mean_accuracy']:.2f} · the majority leaves out "
+            f"{found['majority']['ties']} ties"
+        )
+    for pair in found["pairs"]:
+        kappa = "undefined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
+        say(f"{' and '.join(pair['raters'])} agree in {text(pair['agreement'])}, Cohen's κ {kappa}")

@@ -1,0 +1,187 @@
+"""The command line: ``fanogan demo``, ``fit``, ``score``, ``evaluate`` and the other commands.
+
+The verbs' signatures and docstrings are the commands' options and help.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import inspect
+import logging
+import os
+import sys
+from argparse import SUPPRESS
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from fanogan.cli import commands, console, study_commands
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt
+
+
+VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+    "demo": (commands.demo, ()),
+    "prepare": (commands.prepare, ("scans",)),
+    "fit": (commands.fit, ("normals",)),
+    "score": (commands.score, ("model", "images")),
+    "evaluate": (commands.evaluate, ("model",)),
+    "export": (commands.export, ("model",)),
+    "study": (study_commands.study, ("data",)),
+    "turing": (study_commands.turing, ("model", "images")),
+}
+
+
+def parser() -> ArgumentParser:
+    """The parser, made of the verbs' signatures and docstrings."""
+    from importlib.metadata import version
+
+    whole = ArgumentParser(
+        prog="fanogan",
+        description="Learns what normal scans look like, and says of a new scan how far from "
+        "normal it is, and where.",
+        epilog="A first look: fanogan demo",
+        version=version("fanogan"),
+        formatter_class=_Help,
+    )
+    commands = whole.add_subcommands(required=True, metavar="VERB", title="verbs")
+    for name, (function, positional) in VERBS.items():
+        text = inspect.getdoc(function) or ""
+        about, _, arguments = text.partition("\n\nArgs:\n")
+        title, example = about.split("\n\n")
+        command = ArgumentParser(
+            prog=f"fanogan {name}", description=title, epilog=example, formatter_class=_Help
+        )
+        _add_arguments(command, function, positional, _argument_help(arguments))
+        commands.add_subcommand(name, command, help=title)
+    return whole
+
+
+class _Help(DefaultHelpFormatter):
+    """Says of an option what it does, and its default where it has one."""
+
+    def _get_help_string(self, action: Any) -> str:
+        # 0 is a default that is shown, though it equals False.
+        is_plain = any(action.default is nothing for nothing in (None, False, SUPPRESS))
+        return (action.help or "") + ("" if is_plain else " (default: %(default)s)")
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Leaves an example on its line, to be copied."""
+        return text if text.startswith("Example:") else super()._fill_text(text, width, indent)
+
+
+def _argument_help(text: str) -> dict[str, str]:
+    """The lines of a docstring's Args section, by name."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        if line.startswith("    ") and not line.startswith("     "):
+            name, _, rest = line.strip().partition(": ")
+            found[name] = rest
+        else:
+            found[name] += f" {line.strip()}"
+    return found
+
+
+def _add_arguments(
+    command: ArgumentParser,
+    function: Callable[..., None],
+    positional: Sequence[str],
+    texts: Mapping[str, str],
+) -> None:
+    """A function's parameters, with switches and lists given bare, as a shell has them."""
+    types = inspect.get_annotations(function, eval_str=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, several = _kind(types[name])
+        required = parameter.default is inspect.Parameter.empty
+        options: dict[str, Any] = {"help": texts[name]}
+        if several:
+            options["nargs"] = "*" if name in positional else "+"
+        if kind is bool:
+            options["action"] = "store_true"
+        else:
+            options["type"] = kind
+            if not required and not several:
+                options["default"] = parameter.default
+                if name in positional:
+                    options["nargs"] = "?"
+        if name in positional:
+            command.add_argument(name, **options)
+        else:
+            flag = f"--{name.replace('_', '-')}"
+            command.add_argument(flag, required=required, **options)
+
+
+def _kind(annotation: Any) -> tuple[Any, bool]:
+    """The type of one value of a parameter, and whether it takes several."""
+    if isinstance(annotation, UnionType):
+        annotation = get_args(annotation)[0]
+    several = get_origin(annotation) is Sequence
+    return (get_args(annotation)[0] if several else annotation), several
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; ends the process with 0, 1 (said why), 2 (usage) or 130 (stopped)."""
+    # Before torch is imported: waiting threads that spin slow a busy machine down many times over.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_memory()
+    given = parser().parse_args(arguments)
+    verb = given.subcommand
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[console.LogHandler()]
+    )
+    from fanogan.scans import silence_decoders
+
+    silence_decoders()
+    try:
+        VERBS[verb][0](**given[verb])
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not _is_said(error):
+            raise
+        folder = given[verb].get("out") or given[verb].get("resume")
+        print(f"fanogan: {_sentence(error, folder)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def keep_memory() -> None:
+    """Let the GNU C library keep the memory that is freed, where there is one.
+
+    It returns large blocks to the system, which hands them out again page by page, each cleared:
+    up to a third of the time of a network whose activations are some megabytes large.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _is_said(error: Exception) -> bool:
+    """Whether an error is the user's to mend: the package's own kinds, and the system's.
+
+    Any other is a fault of the program, and keeps its traceback.
+    """
+    return isinstance(error, OSError) or type(error).__module__.startswith("fanogan.")
+
+
+REMEDIES = {
+    errno.ENOSPC: "make room, or give another folder",
+    errno.EDQUOT: "make room, or give another folder",
+    errno.EFBIG: "raise the limit (ulimit -f), or give another folder",
+    errno.ENOTDIR: "give a folder",
+    errno.EEXIST: "give a folder",
+}
+
+
+def _sentence(error: Exception, folder: Path | None) -> str:
+    """The error in one line; where the system names no file, it is one of ``folder``."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return " ".join(str(error).splitlines())
+    remedy = REMEDIES.get(error.errno or 0, "check its permissions, or give another folder")
+    return f"{error.filename or folder}: {error.strerror.lower()}; {remedy}"

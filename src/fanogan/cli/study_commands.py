@@ -1,0 +1,120 @@
+"""The verbs of the study: its commands, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fanogan.cli import console
+from fanogan.cli.commands import RESEARCH_ONLY, UsageError, told_by_the_user
+from fanogan.cli.console import say
+
+
+def study(
+    data: Path,
+    recipe: str = "small",
+    seeds: int = 3,
+    out: Path = Path("study"),
+    systems: Sequence[str] = (),
+    device: str = "auto",
+) -> None:
+    """The paper's whole comparison on your data: every system, its tables, figures and claims.
+
+    Example: fanogan study scans --recipe overnight --out study
+
+    Args:
+        data: a folder that holds train (normals), normal and anomalous (for testing), and masks
+            where the truth is known; each a folder, or a store that prepare made (train.zarr).
+        recipe: of all systems.
+        seeds: how many trainings of each.
+        out: the study's folder; the same command goes on where it was stopped.
+        systems: some of critic, izi_f, izi, ziz, izi-features, ziz-features, ae, advae, ali,
+            iterative, izi_f-linear, izi-linear, ziz-linear and denoising; all if left out.
+        device: auto, cpu, cuda or mps.
+    """
+    from fanogan.detectors import new_detector
+    from fanogan.study import run_study, write_study_report
+
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds}: give one or more")
+    with told_by_the_user():
+        new_detector("izi_f", recipe, device=device)  # refused now, not by each system
+    try:
+        with console.study_table() as on_state:
+            outcomes = run_study(
+                data,
+                out,
+                recipe=recipe,
+                seeds=seeds,
+                systems=systems or (),
+                device=device,
+                on_state=on_state,
+            )
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on")
+        raise
+    for outcome in outcomes:
+        if "failed" in outcome:
+            where = f"{outcome['system']}, seed {outcome['seed']}"
+            say(f"failed: {where}: {outcome['failed']}", "yellow")
+    with console.status("writing the report"):
+        page = write_study_report(out, device=device)
+    say(f"{page} · {out}/tables/ · {out}/figures/")
+    say(RESEARCH_ONLY)
+
+
+def turing(
+    model: Path | None = None,
+    images: Sequence[str] = (),
+    out: Path | None = None,
+    seed: int = 0,
+    score: Sequence[str] = (),
+    key: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Visual Turing test: a page of 50 real and 50 generated images for raters, and its scores.
+
+    Example: fanogan turing runs/retina scans/healthy_unseen --out turing
+
+    Args:
+        model: a run folder or a model folder.
+        images: folders, files or globs of normal images, which should not be training images.
+        out: the folder for turing.html, which goes to the raters, and key.json, which does not;
+            with --score, the folder for turing.json.
+        seed: of the windows, the latents and the order of the images.
+        score: the answers that the raters saved, in place of MODEL and IMAGES.
+        key: the key.json of the test, with --score.
+        device: auto, cpu, cuda or mps.
+    """
+    if score:
+        if model or images or not key:
+            raise UsageError("give either a model and images, or --score ANSWERS with --key KEY")
+        _score_turing(score, key, out)
+        return
+    if not (model and images and out) or key:
+        raise UsageError(
+            "a test is made with fanogan turing MODEL IMAGES --out DIR, and scored with fanogan "
+            "turing --score ANSWERS --key KEY"
+        )
+    from fanogan.detectors import load_detector
+    from fanogan.study import EACH, KEY, PAGE, write_test
+
+    with told_by_the_user():
+        detector = load_detector(model, device=device)
+    with console.status("drawing images"):
+        test = write_test(detector, list(images), out, seed=seed)
+    say(f"test {test}: {EACH} real and {EACH} generated images in random order")
+    say(f"for the raters: {out / PAGE} · to be kept from them: {out / KEY}")
+
+
+def _score_turing(answers: Sequence[str], key: Path, out: Path | None) -> None:
+    import json
+
+    from fanogan.storage import write_whole
+    from fanogan.study import SCORES, score_answers
+
+    found = score_answers(answers, key)
+    console.say_turing(found)
+    if out:
+        write_whole(out / SCORES, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+        say(f"{out / SCORES}")

@@ -1,0 +1,288 @@
+"""The normals of a training run: read, split by subject, and settled how the networks see them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fanogan.calibration import Familiar, FamiliarBuilder, counted, split_subjects
+from fanogan.data.preprocessing import Preprocessing
+from fanogan.recipes import Recipe
+from fanogan.retina import FlatSpace, FlatVolume
+from fanogan.scans import BadScan, Scan, each_scan, is_array_like, read_scan, read_scans
+
+FEW_IMAGES = 200
+FEW_SUBJECTS = 10
+
+
+def subjects_of(scan: Scan) -> list[str]:
+    """The subject of each frame. Images of one array file are their own subjects."""
+    frames = len(scan.pixels)
+    if scan.is_volume or frames == 1 or scan.group != scan.name:
+        return [scan.group] * frames
+    return [f"{scan.group}#{frame}" for frame in range(frames)]
+
+
+def single_images(scans: Iterator[Scan]) -> Iterator[Scan]:
+    """Volumes as they are, and each image of an array file as a scan of its own."""
+    for scan in scans:
+        if scan.is_volume or len(scan.pixels) == 1:
+            yield scan
+            continue
+        for frame, subject in enumerate(subjects_of(scan)):
+            yield dataclasses.replace(
+                scan,
+                pixels=scan.pixels[frame : frame + 1],
+                name=f"{scan.name}#{frame}",
+                group=subject,
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Normals:
+    """Training and held-out normals, and what must be remembered of them."""
+
+    preprocessing: Preprocessing
+    familiar: Familiar
+    training: list[np.ndarray]  # encoded frames (C, H, W), uint8 or uint16
+    held_out: list[Scan]
+    fingerprint: dict[str, Any]
+    warnings: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    usable: list[np.ndarray] | None = None  # of each training frame; see ``Preprocessing.usable``
+    origin: dict[str, Any] | None = None  # how to read them again; None: arrays in memory
+
+    @classmethod
+    def read(
+        cls,
+        source: Any,
+        recipe: Recipe,
+        *,
+        groups: str | None = None,
+        seed: int = 0,
+        skip_bad: bool = False,
+    ) -> Normals:
+        """Read normal images from paths, arrays or tensors (see ``read_scans``, ``read_volumes``).
+
+        Args:
+            source: what to read.
+            recipe: its sides and window, and the share of subjects to hold out.
+            groups: how subjects are named (see ``find_scans``); default: folders.
+            seed: of the split into training and held-out subjects.
+            skip_bad: leave files out that can't be read, instead of stopping.
+
+        Raises:
+            BadScan: a bad file, mixed images, or fewer than two subjects.
+        """
+        bad: list[str] = []
+        scans = list(_read(source, recipe, groups, skip_bad, bad))
+        try:
+            held = split_subjects([scan.group for scan in scans], recipe.held_out, seed)
+        except ValueError as error:
+            raise BadScan(str(error)) from None
+        kept = [scan for scan, out in zip(scans, held, strict=True) if not out]
+        held_out = [scan for scan, out in zip(scans, held, strict=True) if out]
+        normals = cls.of(kept, held_out, recipe, bad)
+        return dataclasses.replace(normals, origin=_origin(source, groups, skip_bad))
+
+    @classmethod
+    def of(
+        cls,
+        kept: Sequence[Scan],
+        held_out: Sequence[Scan],
+        recipe: Recipe,
+        skipped: Sequence[str] = (),
+    ) -> Normals:
+        """Settle what is needed of scans that are split already.
+
+        Args:
+            kept: to learn from.
+            held_out: to calibrate with, of other subjects.
+            recipe: its sides and window.
+            skipped: what was wrong with files that were left out.
+
+        Raises:
+            BadScan: mixed images.
+        """
+        preprocessing = Preprocessing.of(kept, recipe, held_out)
+        builder = FamiliarBuilder()
+        training: list[np.ndarray] = []
+        usable: list[np.ndarray] = []
+        for scan in kept:
+            encoded = preprocessing.encode(scan)
+            builder.add(scan, grey_shares(encoded, preprocessing))
+            training.extend(encoded)
+            corners = preprocessing.usable(scan)
+            usable.extend(() if corners is None else corners)
+        if usable and not any(corners.any() for corners in usable):
+            raise BadScan(
+                f"in none of {len(kept)} volumes is there a place for a patch that holds "
+                f"{100 * recipe.retina_share:g} % of retina: look at their layers with fanogan "
+                "prepare, or give a recipe with a smaller window or retina_share"
+            )
+        held = [image for scan in held_out for image in preprocessing.encode(scan)]
+        fingerprint = _fingerprint(training, held, kept, held_out)
+        return cls(
+            preprocessing,
+            builder.build(),
+            training,
+            list(held_out),
+            fingerprint,
+            (*_warnings(fingerprint, recipe), *_notes([*kept, *held_out])),
+            tuple(skipped),
+            usable or None,
+        )
+
+    @property
+    def summary(self) -> str:
+        """One line a user can check: what was found, how it is seen, what is held out."""
+        f, p = self.fingerprint, self.preprocessing
+        if p.retina:
+            return self._summary_of_retinas()
+        volumes = f"{counted(f['volumes'], 'volume')}, " if f["volumes"] else ""
+        if p.window is None:
+            size = f"{self.training[0].shape[1]}×{self.training[0].shape[2]}"
+            seen = f"whole images of {size}"
+        else:
+            seen = f"patches of {p.window[0]}×{p.window[1]}"
+        colour = {1: "grey", 3: "RGB"}.get(p.channels, f"{p.channels} channels")
+        return (
+            f"{volumes}{counted(f['images'] + f['held_out_images'], 'image')} of "
+            f"{counted(f['subjects'] + f['held_out_subjects'], 'subject')} · {colour}, {p.depth} · "
+            f"{seen}, seen at {p.sides[0]}×{p.sides[1]}\nheld out for calibration: "
+            f"{counted(f['held_out_images'], 'image')} of "
+            f"{counted(f['held_out_subjects'], 'subject')}"
+        )
+
+    def _summary_of_retinas(self) -> str:
+        f, p = self.fingerprint, self.preprocessing
+        assert p.window is not None
+        _, row, column = self.held_out[0].spacing
+        pixel = f" at {1000 * row:.2g} µm × {1000 * column:.2g} µm" if row and column else ""
+        return (
+            f"{counted(f['volumes'], 'volume')}, "
+            f"{counted(f['images'] + f['held_out_images'], 'B-scan')} · retina found in "
+            f"{100 * f['retina_found']:.1f} % of columns · patches of "
+            f"{p.window[0]}×{p.window[1]}{pixel}, seen at {p.sides[0]}×{p.sides[1]}\n"
+            f"held out for calibration: {counted(len(self.held_out), 'volume')} of "
+            f"{counted(f['held_out_subjects'], 'subject')}"
+        )
+
+
+def _read(
+    source: Any, recipe: Recipe, groups: str | None, skip_bad: bool, bad: list[str]
+) -> Iterator[Scan]:
+    """Single images and volumes, or flat volumes, as the recipe's geometry says."""
+
+    def on_bad(error: BadScan) -> None:
+        bad.append(str(error))
+
+    retinal = recipe.geometry == "retina"
+    if retinal or (recipe.geometry == "auto" and is_retina(source, groups)):
+        from fanogan.retina import read_volumes
+
+        space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched)
+        return read_volumes(source, space, groups=groups, skip_bad=skip_bad, on_bad=on_bad)
+    return single_images(read_scans(source, groups, skip_bad, on_bad=on_bad))
+
+
+def is_retina(source: Any, groups: str | None) -> bool:
+    """Whether a source is a prepared store, volumes in memory, or an OCT device's own files."""
+    from fanogan.retina import is_store
+
+    if is_array_like(source):
+        return False
+    for entry in source if isinstance(source, list | tuple) else [source]:
+        if isinstance(entry, Scan):
+            return entry.is_retina
+        if is_store(entry):
+            return True
+    for found in each_scan(source, groups):
+        try:
+            return read_scan(found.path, parts=found.parts, key=found.key).is_retina
+        except BadScan:  # reading all of them will say so
+            continue
+    return False
+
+
+def grey_shares(encoded: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Encoded frames (frames, C, H, W) → grey values in [0, 1], channels last."""
+    if preprocessing.retina:  # a second channel would be the depth
+        encoded = encoded[:, :1]
+    return np.moveaxis(encoded, 1, -1).astype(np.float32) / preprocessing.levels
+
+
+def _origin(source: Any, groups: str | None, skip_bad: bool) -> dict[str, Any] | None:
+    paths = source if isinstance(source, list | tuple) else [source]
+    if not all(isinstance(path, str | Path) for path in paths):
+        return None
+    normals = [str(Path(path).absolute()) for path in paths]
+    if groups is not None and groups.lower().endswith(".csv"):
+        groups = str(Path(groups).absolute())
+    return {"normals": normals, "groups": groups, "skip_bad": skip_bad}
+
+
+def _fingerprint(
+    training: Sequence[np.ndarray],
+    held: Sequence[np.ndarray],
+    kept: Sequence[Scan],
+    held_out: Sequence[Scan],
+) -> dict[str, Any]:
+    """What the images are, without a name. Their order counts: training draws by it."""
+    retinas = [scan.found for scan in [*kept, *held_out] if isinstance(scan, FlatVolume)]
+    digests, held_digests = ([_digest(image) for image in images] for images in (training, held))
+    seen = set(digests)
+    return {
+        "images": len(training),
+        "subjects": len({scan.group for scan in kept}),
+        "volumes": sum(scan.is_volume for scan in [*kept, *held_out]),
+        "held_out_images": len(held),
+        "held_out_subjects": len({scan.group for scan in held_out}),
+        "duplicates": len(digests) - len(seen),
+        "held_out_duplicates": sum(digest in seen for digest in held_digests),
+        "sha256": hashlib.sha256(
+            ",".join([*digests, "held out", *held_digests]).encode()
+        ).hexdigest(),
+        **({"retina_found": float(np.mean(retinas))} if retinas else {}),
+    }
+
+
+def _digest(image: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{image.dtype} {image.shape}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def _notes(scans: Sequence[Scan]) -> Iterator[str]:
+    """What was done in reading, once for all files it was done to."""
+    for note, count in Counter(note for scan in scans for note in scan.notes).items():
+        yield f"{note}: {count:,} of {len(scans):,} scans"
+
+
+def _warnings(fingerprint: dict[str, Any], recipe: Recipe) -> Iterator[str]:
+    images, subjects = fingerprint["images"], fingerprint["subjects"]
+    if fingerprint["volumes"] and recipe.geometry == "auto" and "retina_found" not in fingerprint:
+        yield (
+            "volumes are seen slice by slice as plain images; were they OCT of the retina, fanogan "
+            "prepare or a recipe with geometry: retina would make them straight"
+        )
+    if fingerprint["duplicates"]:
+        yield f"{fingerprint['duplicates']:,} of {images:,} training images repeat another exactly"
+    if fingerprint["held_out_duplicates"]:
+        yield (
+            f"{fingerprint['held_out_duplicates']:,} of {fingerprint['held_out_images']:,} "
+            "held-out images are among the training images too: thresholds come out too low"
+        )
+    if images < FEW_IMAGES:
+        yield f"only {counted(images, 'training image')}: the model may learn them by heart"
+    if subjects < FEW_SUBJECTS:
+        yield (
+            f"only {counted(subjects, 'training subject')}: others may look different and yet be "
+            "normal"
+        )

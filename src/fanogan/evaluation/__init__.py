@@ -1,0 +1,30 @@
+"""evaluation."""
+
+from fanogan.evaluation.labelled import calibrated_row, compared_rows, evaluate
+from fanogan.evaluation.localization import PixelROC
+from fanogan.evaluation.masks import masks_of
+from fanogan.evaluation.metrics import (
+    delong,
+    image_metrics,
+    mean_interval,
+    resampled_aucs,
+    resampled_times,
+    trivial_scores,
+)
+from fanogan.evaluation.roc import finite_or_none, roc_curve_points
+
+__all__ = [
+    "PixelROC",
+    "calibrated_row",
+    "compared_rows",
+    "delong",
+    "evaluate",
+    "finite_or_none",
+    "image_metrics",
+    "masks_of",
+    "mean_interval",
+    "resampled_aucs",
+    "resampled_times",
+    "roc_curve_points",
+    "trivial_scores",
+]

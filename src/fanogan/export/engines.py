@@ -1,0 +1,227 @@
+"""ONNX Runtime and OpenVINO: running what was exported, and scoring in the place of PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fanogan.detectors import BATCH, LearnedDetector, precision_of
+from fanogan.export.graph import KEY, BadExport, Scorer, to_onnx
+
+FORMAT = 1
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+LIBRARIES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+ENGINES = ("auto", "torch", *LIBRARIES)
+
+Run = Callable[..., list[np.ndarray]]
+
+
+class ExportedModel:
+    """A file that ``export`` wrote, ready to run on the CPU.
+
+    Example:
+        >>> model = ExportedModel("retina.onnx")            # doctest: +SKIP
+        >>> model(stored)["total"], model.about["window"]   # doctest: +SKIP
+    """
+
+    about: dict[str, Any]
+
+    def __init__(self, path: str | Path, *, threads: int | None = None):
+        """Read it, by its name with ONNX Runtime (.onnx) or OpenVINO (.xml).
+
+        Raises:
+            BadExport: no such file, not one of ours, or of a newer format.
+        """
+        path = Path(path)
+        if path.suffix not in SUFFIXES.values():
+            raise BadExport(f"{path}: give a file .onnx or .xml that fanogan export wrote")
+        if not path.is_file():
+            raise BadExport(f"{path}: no such file; write one with fanogan export")
+        opened = _onnxruntime if path.suffix == ".onnx" else _openvino
+        check_installed(opened.__name__.strip("_"))
+        try:
+            self._run, metadata = opened(str(path), threads or torch.get_num_threads())
+            self.about = json.loads(metadata)
+        except (RuntimeError, ValueError) as error:
+            raise BadExport(
+                f"{path}: not a whole file of fanogan export ({type(error).__name__}); write it "
+                "again"
+            ) from None
+        if self.about["format"] > FORMAT:
+            raise BadExport(
+                f"{path}: of format {self.about['format']}, this version reads up to {FORMAT}: use "
+                f"fanogan {self.about['fanogan']}"
+            )
+
+    def __call__(self, stored: np.ndarray, retina: np.ndarray | None = None) -> dict[str, Any]:
+        """Run it; arguments and results as of ``Deployed.forward``, the results by their names.
+
+        Raises:
+            BadExport: an input that the graph doesn't take.
+        """
+        given = {"stored": stored} | ({} if retina is None else {"retina": retina})
+        wanted = self.about["inputs"]
+        if set(given) != set(wanted):
+            raise BadExport(f"give {' and '.join(wanted)}, not {' and '.join(given)}")
+        for name, one in given.items():
+            shape, dtype = wanted[name]["shape"][1:], wanted[name]["dtype"]
+            if list(one.shape[1:]) != shape or not len(one) or one.dtype != dtype:
+                asked = "×".join(map(str, ["batch", *shape]))
+                raise BadExport(
+                    f"{name} is {'×'.join(map(str, one.shape))} {one.dtype}, the model takes "
+                    f"{asked} {dtype}"
+                )
+        found = self._run(*(np.ascontiguousarray(one) for one in given.values()))
+        return dict(zip(self.about["outputs"], found, strict=True))
+
+
+def _onnxruntime(model: str | bytes, threads: int) -> tuple[Run, str]:
+    """What runs a file (or its bytes) with ONNX Runtime, and the metadata in it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its kinds have no common base but this
+        raise RuntimeError(str(error)) from None
+    names = [one.name for one in session.get_inputs()]
+
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        return list(session.run(None, dict(zip(names, inputs, strict=True))))
+
+    return run, session.get_modelmeta().custom_metadata_map.get(KEY, "")
+
+
+def _openvino(model: str | bytes, threads: int) -> tuple[Run, str]:
+    """The same with OpenVINO; where the CPU has bfloat16 it would take that unless told."""
+    import openvino
+
+    core = openvino.Core()
+    read = core.read_model(model) if isinstance(model, str) else core.read_model(model, b"")
+    told = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = core.compile_model(read, "CPU", told)
+
+    def run(*inputs: np.ndarray) -> list[np.ndarray]:
+        return list(compiled(list(inputs)).values())
+
+    return run, str(read.get_rt_info(KEY).value) if read.has_rt_info(KEY) else ""
+
+
+def check_installed(*libraries: str) -> None:
+    """Raise BadExport unless they are."""
+    missing = [name for name in libraries if find_spec(name) is None]
+    if missing:
+        raise BadExport(
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: "
+            "pip install 'fanogan[export]'"
+        )
+
+
+# --- in the place of PyTorch ----------------------------------------------------------------------
+
+
+def use_engine(detector: LearnedDetector, name: str) -> str:
+    """Let an engine compute what the detector's networks make of a batch, on the CPU.
+
+    Args:
+        detector: one that has learnt.
+        name: one of ``ENGINES``; 'auto' is the fastest one that is installed, by timing this
+            model here on a batch of 64.
+
+    Returns:
+        Which one it is, and why, in one line.
+
+    Raises:
+        BadExport: no such engine, one that isn't installed, or a detector that it can't run.
+    """
+    if name not in ENGINES:
+        raise BadExport(f"--engine {name}: give one of {', '.join(ENGINES)}")
+    if name == "torch":
+        return "engine: torch"
+    if name != "auto":
+        if detector.device.type != "cpu":
+            raise BadExport(
+                f"--engine {name} computes on the CPU, not on {detector.device.type}: give "
+                "--device cpu"
+            )
+        check_installed("onnx", "onnxscript", name)
+        (detector.engine,) = engines_of(detector, [name]).values()
+        return f"engine: {name}"
+    if detector.device.type != "cpu":
+        return f"engine: torch, which alone computes on {detector.device.type}"
+    installed = [library for library in LIBRARIES if find_spec(library) and find_spec("onnxscript")]
+    try:
+        engines = engines_of(detector, installed)
+    except BadExport as error:
+        return f"engine: torch ({error})"
+    speeds = images_a_second(detector, engines)
+    fastest = max(speeds, key=lambda one: speeds[one])
+    detector.engine = engines.get(fastest)
+    each = ", ".join(f"{one} {speed:.0f}" for one, speed in speeds.items())
+    return f"engine: {fastest} (images a second here: {each})"
+
+
+def engines_of(detector: LearnedDetector, names: Sequence[str]) -> dict[str, Engine]:
+    """Each engine by its name; the graph is made once."""
+    if not names:
+        return {}
+    scorer, seen = Scorer(detector).eval(), detector.preprocessing
+    inputs = {"x": torch.zeros(2, seen.channels, *seen.sides)}
+    if seen.retina and seen.retina.score_retina_only:
+        inputs["inside"] = torch.ones(2, 1, *seen.sides, dtype=torch.bool)
+    graph = to_onnx(scorer, inputs, ("terms", "maps"))
+    openers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    return {name: Engine(openers[name](graph, torch.get_num_threads())[0]) for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """``Detector._terms_and_maps`` by another library."""
+
+    run: Run
+
+    def __call__(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Arguments and results as there."""
+        given = [one for one in (x, inside) if one is not None]
+        terms, maps = self.run(*(np.ascontiguousarray(one.numpy()) for one in given))
+        return torch.from_numpy(terms), torch.from_numpy(maps)
+
+
+def images_a_second(
+    detector: LearnedDetector,
+    engines: Mapping[str, Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]],
+    *,
+    batch: int = BATCH,
+    repeats: int = 3,
+) -> dict[str, float]:
+    """The speed of PyTorch as ``score`` uses it and of engines, by the fastest of a few batches.
+
+    They take turns, so that what else the machine does meets all of them; the first batch warms up.
+    """
+    seen = detector.preprocessing
+    random = torch.Generator().manual_seed(0)
+    x = 2 * torch.rand(batch, seen.channels, *seen.sides, generator=random) - 1
+    inside = None
+    if seen.retina and seen.retina.score_retina_only:
+        inside = torch.ones(batch, 1, *seen.sides, dtype=torch.bool)
+    seconds: dict[str, list[float]] = {}
+    plain = copy.copy(detector)
+    plain.engine = None
+    with torch.inference_mode(), precision_of("fp32"):
+        for _ in range(1 + repeats):
+            for name, run in {"torch": plain.look, **engines}.items():
+                started = time.perf_counter()
+                run(x, inside)
+                seconds.setdefault(name, []).append(time.perf_counter() - started)
+    return {name: batch / min(each[1:]) for name, each in seconds.items()}

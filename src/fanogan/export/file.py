@@ -1,0 +1,119 @@
+"""Where it goes: a trained model as one graph, for ONNX Runtime and OpenVINO.
+
+``export`` writes a file that needs neither PyTorch nor this package (``Deployed``).
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from fanogan.detectors import LearnedDetector, precision_of
+from fanogan.export.engines import FORMAT, SUFFIXES, ExportedModel, check_installed
+from fanogan.export.graph import ALPHA, KEY, BadExport, Deployed, to_onnx
+from fanogan.storage import write_whole
+
+TOLERANCE = 1e-4  # of a written file beside PyTorch
+
+
+def export(detector: LearnedDetector, to: str, out: Path) -> float:
+    """Write a model as one graph; it is read again and held beside PyTorch before it is kept.
+
+    Args:
+        detector: one that has learnt.
+        to: 'onnx', or 'openvino' (with the weights beside it, in a file .bin).
+        out: a file .onnx or .xml.
+
+    Returns:
+        The largest difference from PyTorch, relative where values are above 1.
+
+    Raises:
+        BadExport: a detector that has no graph, a wrong name, a library that isn't installed, or a
+            file that doesn't give what PyTorch gives.
+        OSError: it can't be written.
+    """
+    if to not in SUFFIXES:
+        raise BadExport(f"--to {to}: give one of {', '.join(SUFFIXES)}")
+    if out.suffix != SUFFIXES[to]:
+        raise BadExport(f"{out}: give a file whose name ends with {SUFFIXES[to]}")
+    check_installed("onnx", "onnxscript", "onnxruntime" if to == "onnx" else to)
+    deployed = Deployed(detector).eval()
+    metadata = json.dumps(about(deployed, detector), allow_nan=False)
+    graph = to_onnx(deployed, deployed.inputs, deployed.outputs, metadata)
+    with TemporaryDirectory() as folder:
+        written = Path(folder) / out.name
+        if to == "onnx":
+            written.write_bytes(graph)
+        else:
+            _write_openvino(graph, metadata, written)
+        difference = _difference(deployed, ExportedModel(written))
+        if difference > TOLERANCE:
+            raise BadExport(
+                f"{out}: not written, it differs from PyTorch by {difference:.2g} where "
+                f"{TOLERANCE:g} is allowed; score this model with PyTorch"
+            )
+        for file in sorted(Path(folder).iterdir()):  # the weights before what names them
+            write_whole(out.with_suffix(file.suffix), file.read_bytes())
+    return difference
+
+
+def about(deployed: Deployed, detector: LearnedDetector) -> dict[str, Any]:
+    """What goes into the file beside the graph, as plain values."""
+    recipe = detector.recipe
+    return {
+        "format": FORMAT,
+        "research_use": "Research use only, not a medical device.",
+        "fanogan": version("fanogan"),
+        "torch": version("torch"),
+        "detector": detector.name,
+        "inputs": {
+            name: {"dtype": str(one.numpy().dtype), "shape": ["batch", *one.shape[1:]]}
+            for name, one in deployed.inputs.items()
+        },
+        "outputs": list(deployed.outputs),
+        "window": list(deployed.window),
+        "sides": list(detector.preprocessing.sides),
+        "levels": detector.preprocessing.levels,
+        "kappa": recipe.kappa,
+        "threshold": deployed.threshold,
+        "false_positive_rate": ALPHA,
+        "recipe": recipe.to_dict(),
+        "preprocessing": detector.preprocessing.to_dict(),
+        "calibration": detector.calibration.to_dict(),
+        "familiar": detector.familiar.to_dict(),
+        "fingerprint": detector.facts["fingerprint"],
+        "warnings": detector.facts["warnings"],
+    }
+
+
+def _write_openvino(graph: bytes, metadata: str, out: Path) -> None:
+    """The intermediate representation: not through convert_model, which reports its use."""
+    import openvino
+
+    model = openvino.Core().read_model(graph, b"")
+    model.set_rt_info(metadata, KEY)
+    openvino.save_model(model, str(out), compress_to_fp16=False)
+
+
+def _difference(deployed: Deployed, model: ExportedModel) -> float:
+    """Largest difference of any output, of random windows."""
+    random = np.random.default_rng(0)
+    levels = deployed.preprocessing.levels
+    given = {
+        name: random.integers(0, levels + 1, (3, *one.shape[1:])).astype(one.numpy().dtype)
+        for name, one in deployed.inputs.items()
+    }
+    with torch.inference_mode(), precision_of("fp32"):
+        expected = deployed(*(torch.from_numpy(one) for one in given.values()))
+    found = model(**given)
+    return max(
+        float(np.max(np.abs(found[name] - one) / np.maximum(1, np.abs(one))))
+        for name, one in zip(deployed.outputs, (one.numpy() for one in expected), strict=True)
+        if one.dtype != np.bool_
+    )

@@ -1,0 +1,53 @@
+"""models."""
+
+from fanogan.models.losses import (
+    adversarial_loss,
+    adversarial_terms,
+    ali_discriminator_loss,
+    ali_generator_loss,
+    ali_mean,
+    ali_values,
+    critic_values,
+    encoder_loss,
+    encoder_terms,
+    feature_residual,
+    generator_loss,
+    gradient_penalty,
+    image_residual,
+    terms_and_maps,
+)
+from fanogan.models.networks import (
+    Discriminator,
+    DownBlock,
+    Encoder,
+    Generator,
+    JointDiscriminator,
+    UpBlock,
+    channels_of,
+    folded,
+)
+
+__all__ = [
+    "Discriminator",
+    "DownBlock",
+    "Encoder",
+    "Generator",
+    "JointDiscriminator",
+    "UpBlock",
+    "adversarial_loss",
+    "adversarial_terms",
+    "ali_discriminator_loss",
+    "ali_generator_loss",
+    "ali_mean",
+    "ali_values",
+    "channels_of",
+    "critic_values",
+    "encoder_loss",
+    "encoder_terms",
+    "feature_residual",
+    "folded",
+    "generator_loss",
+    "gradient_penalty",
+    "image_residual",
+    "terms_and_maps",
+]

@@ -1,0 +1,296 @@
+"""The networks: generator G, discriminator D (a Wasserstein critic), encoder E, and ALI's D.
+
+Residual networks of Gulrajani et al. (2017), as f-AnoGAN uses them (Schlegl et al. 2019, section
+3, Implementation details), for sides c·2^b with c in 4…7, any number of channels, width and latent
+size. The convolutions beside a change of size are computed by exact rearrangements, which need a
+quarter of the multiplications (``ConvMeanPool``, ``UpsampleConv``).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fanogan.recipes import blocks_of
+
+
+def channels_of(width: int, blocks: int) -> list[int]:
+    """Channels of D before its first block and after each: doubling from w, at most 8w."""
+    return [min(width * 2**block, 8 * width) for block in range(blocks + 1)]
+
+
+def means(x: Tensor, padding: int) -> Tensor:
+    """The mean of 2×2 pixels at every place: sides grow by 1 with a padding of 1, else shrink by 1.
+
+    On the CPU as a convolution of each channel by itself: the pool, which is the same, took a
+    quarter of a critic update there.
+    """
+    if x.device.type != "cpu":
+        return F.avg_pool2d(x, 2, stride=1, padding=padding)
+    kernel = x.new_full((x.shape[1], 1, 2, 2), 0.25)
+    return F.conv2d(x, kernel, padding=padding, groups=x.shape[1])
+
+
+class ConvMeanPool(nn.Conv2d):
+    """A 3×3 convolution then a 2×2 mean: 9 multiply-adds an output, not 36.
+
+    Both are convolutions, and so their order doesn't matter: the mean, at every place, comes first,
+    and the convolution is computed only where it is wanted.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``avg_pool2d(conv(x), 2)``: (B, in, H, W) → (B, out, H/2, W/2)."""
+        padded = means(x, padding=1)  # of the convolution's zeros too
+        return F.conv2d(padded, self.weight, self.bias, stride=2)
+
+
+class UpsampleConv(nn.Conv2d):
+    """Nearest upsampling then a 3×3 convolution: 2¼ multiply-adds an output, not 9.
+
+    Nearest upsampling puts zeros between the pixels and sums over 2×2; the sum comes last, and the
+    convolution is computed only for what isn't zero.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``conv(interpolate(x, scale_factor=2))``: (B, in, H, W) → (B, out, 2H, 2W)."""
+        kernel = 4 * self.weight.flip(2, 3).transpose(0, 1)  # a sum is four times the mean
+        spread = F.conv_transpose2d(x, kernel, self.bias, stride=2)
+        return means(spread, padding=0)
+
+
+def layer_norm(channels: int) -> nn.Module:
+    """Layer norm over C, H, W with one scale and shift a channel."""
+    return nn.GroupNorm(1, channels, eps=1e-5)
+
+
+def batch_norm(channels: int) -> nn.Module:
+    """Batch norm with TensorFlow's constants, as the authors trained."""
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class DownBlock(nn.Module):
+    """Residual block that halves the sides, of D and E: (B, in, H, W) → (B, out, H/2, W/2)."""
+
+    def __init__(self, channels_in: int, channels_out: int, norm: Callable[[int], nn.Module]):
+        """Make the block; ``norm`` is ``layer_norm`` in D, ``batch_norm`` in E."""
+        super().__init__()
+        self.norm1 = norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_in, 3, padding=1, bias=False)
+        self.norm2 = norm(channels_in)
+        self.conv2 = ConvMeanPool(channels_in, channels_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm, ReLU, conv, norm, ReLU, conv, mean pool; beside it mean pool, conv1×1."""
+        y = self.conv1(F.relu_(self.norm1(x)))
+        y = self.conv2(F.relu_(self.norm2(y)))
+        return y.add_(self.shortcut(F.avg_pool2d(x, 2)))  # type: ignore[no-any-return]
+
+
+class UpBlock(nn.Module):
+    """Residual block that doubles the sides, of G: (B, in, H, W) → (B, out, 2H, 2W)."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        """Make the block."""
+        super().__init__()
+        self.norm1 = batch_norm(channels_in)
+        self.conv1 = UpsampleConv(channels_in, channels_out, 3, padding=1, bias=False)
+        self.norm2 = batch_norm(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm, ReLU, upsample, conv, norm, ReLU, conv; beside it upsample, conv1×1."""
+        y = self.conv1(F.relu_(self.norm1(x)))
+        y = self.conv2(F.relu_(self.norm2(y)))
+        # A 1×1 convolution and an upsampling commute, and there are four times fewer pixels before.
+        shortcut = F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
+        return y.add_(shortcut)  # type: ignore[no-any-return]
+
+
+class Generator(nn.Module):
+    """G: latent z (B, d) ~ N(0, I) → image (B, C, H, W) in (−1, 1)."""
+
+    def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128):
+        """Make G for sides (rows, columns).
+
+        Raises:
+            ValueError: sides that aren't c·2^b (see ``blocks_of``).
+        """
+        super().__init__()
+        blocks = blocks_of(sides)
+        stages = channels_of(width, blocks)[::-1]
+        self.latent = latent
+        self.base = (stages[0], sides[0] >> blocks, sides[1] >> blocks)
+        self.linear = nn.Linear(latent, math.prod(self.base))
+        self.blocks = nn.Sequential(*(UpBlock(before, after) for before, after in pairwise(stages)))
+        self.norm = batch_norm(width)
+        self.conv = nn.Conv2d(width, channels, 3, padding=1)
+        initialise(self, strong=(self.conv,))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The image of a latent."""
+        x = self.linear(z).unflatten(1, self.base).contiguous(memory_format=torch.channels_last)
+        return torch.tanh(self.conv(F.relu_(self.norm(self.blocks(x)))))
+
+
+class _Trunk(nn.Module):
+    """What D and E share: input convolution and residual blocks, flattened."""
+
+    def __init__(
+        self, sides: Sequence[int], channels: int, width: int, norm: Callable[[int], nn.Module]
+    ):
+        super().__init__()
+        blocks = blocks_of(sides)
+        stages = channels_of(width, blocks)
+        self.size = stages[-1] * (sides[0] >> blocks) * (sides[1] >> blocks)
+        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks = nn.Sequential(
+            *(DownBlock(before, after, norm) for before, after in pairwise(stages))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        return torch.flatten(self.blocks(self.conv(x)), 1)
+
+
+class Discriminator(nn.Module):
+    """D: image (B, C, H, W) in [−1, 1] → critic value (B,); higher is more real."""
+
+    def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64):
+        """Make D for sides (rows, columns).
+
+        Raises:
+            ValueError: sides that aren't c·2^b (see ``blocks_of``).
+        """
+        super().__init__()
+        self.trunk = _Trunk(sides, channels, width, layer_norm)
+        self.linear = nn.Linear(self.trunk.size, 1)
+        initialise(self)
+
+    def features(self, x: Tensor) -> Tensor:
+        """f(·) of Eqs. 3 and 4: the last residual sum (B, n_d), neither normed nor rectified."""
+        features: Tensor = self.trunk(x)
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The critic's value of each image."""
+        values: Tensor = self.linear(self.features(x))
+        return values.squeeze(1)
+
+
+class JointDiscriminator(nn.Module):
+    """D of ALI: image (B, C, H, W) and latent (B, d) → logit (B,); higher is more encoded.
+
+    As Dumoulin et al. (2016) build it: one network for x, one for z, and one for both together;
+    with the trunk of our D for x, and 8·width units in each layer for z and for both.
+    """
+
+    def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128):
+        """Make D for sides (rows, columns).
+
+        Raises:
+            ValueError: sides that aren't c·2^b (see ``blocks_of``).
+        """
+        super().__init__()
+        units = 8 * width
+        self.trunk = _Trunk(sides, channels, width, layer_norm)
+        self.latent = nn.Sequential(
+            nn.Linear(latent, units), nn.LeakyReLU(0.1), nn.Linear(units, units), nn.LeakyReLU(0.1)
+        )
+        self.both = nn.Sequential(
+            nn.Linear(self.trunk.size + units, units),
+            nn.LeakyReLU(0.1),
+            nn.Linear(units, units),
+            nn.LeakyReLU(0.1),
+            nn.Linear(units, 1),
+        )
+        initialise(self)
+
+    def features(self, x: Tensor) -> Tensor:
+        """f(·) of Eq. 4, as of ``Discriminator``: the trunk's last residual sum (B, n_d)."""
+        features: Tensor = self.trunk(x)
+        return features
+
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
+        """The logit of each pair."""
+        values: Tensor = self.both(torch.cat([self.features(x), self.latent(z)], 1))
+        return values.squeeze(1)
+
+
+class Encoder(nn.Module):
+    """E: image (B, C, H, W) in [−1, 1] → latent (B, d), in (−1, 1) with tanh (appendix A.2)."""
+
+    def __init__(
+        self,
+        sides: Sequence[int],
+        channels: int = 1,
+        width: int = 64,
+        latent: int = 128,
+        output: Literal["tanh", "linear"] = "tanh",
+    ):
+        """Make E for sides (rows, columns).
+
+        Raises:
+            ValueError: sides that aren't c·2^b (see ``blocks_of``).
+        """
+        super().__init__()
+        self.trunk = _Trunk(sides, channels, width, batch_norm)
+        self.linear = nn.Linear(self.trunk.size, latent)
+        self.output = output
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The latent of an image."""
+        z: Tensor = self.linear(self.trunk(x))
+        return torch.tanh(z) if self.output == "tanh" else z
+
+
+def initialise(network: nn.Module, strong: Sequence[nn.Conv2d] = ()) -> None:
+    """Xavier's uniform, gain √2 in the blocks' 3×3 convolutions and ``strong``; biases 0."""
+    inside = {
+        conv
+        for block in network.modules()
+        if isinstance(block, (UpBlock, DownBlock))
+        for conv in (block.conv1, block.conv2)
+    }
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            gain = math.sqrt(2) if layer in inside or layer in strong else 1.0
+            nn.init.xavier_uniform_(layer.weight, gain)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+# --- networks that only score --------------------------------------------------------------------
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def folded(network: N) -> N:
+    """A copy that computes the same and no longer learns: convolutions take up their batch norms.
+
+    a = γ/√(σ² + ε) goes into the kernel, β − a·μ becomes the bias. A block's first norm follows a
+    sum whose other use is the shortcut, and stays.
+    """
+    network = copy.deepcopy(network).eval().requires_grad_(False)
+    for block in network.modules():
+        if not isinstance(block, (UpBlock, DownBlock)):
+            continue
+        norm = block.norm2
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_var is not None and norm.running_mean is not None
+            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            block.conv1.weight.mul_(scale[:, None, None, None])
+            shift = norm.bias - scale * norm.running_mean
+            block.conv1.bias = nn.Parameter(shift, requires_grad=False)
+            block.norm2 = nn.Identity()
+    ready: N = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return ready

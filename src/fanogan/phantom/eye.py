@@ -1,0 +1,303 @@
+"""A made-up retina: OCT volumes with exact boundaries and exact masks of their lesions.
+
+An eye is a stack of layers, each with a thickness (mm) at every place of the retina. Lesions grow
+as spaces between layers or inside one, so the boundaries bend with them, exactly. What a device
+makes of the tissue is in `fanogan.speckle`. Thicknesses are roughly those of a normal
+macula; grey values and textures were fixed by comparison with real B-scans (`docs/phantom.md`) and
+by nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from fanogan.phantom.lesions import FLUIDS, LESIONS, Maps, draw_kinds, grow
+from fanogan.phantom.speckle import Array, Body, Tissue, Vessels, covered, record, waves
+
+# Layers from the vitreous down: name, grey value, and over how many mm the upper edge is blurred
+# by tissue that is less even than its mean. The two spaces are empty in a healthy eye.
+_LAYERS = (
+    ("NFL", 218.0, 0.004),
+    ("GCL", 160.0, 0.012),
+    ("IPL", 146.0, 0.020),
+    ("INL", 109.0, 0.016),
+    ("OPL", 137.0, 0.012),
+    ("HFL", 82.0, 0.016),
+    ("ONL", 68.0, 0.020),
+    ("ELM", 92.0, 0.004),
+    ("MZ", 84.0, 0.004),
+    ("EZ", 224.0, 0.004),
+    ("OS", 166.0, 0.004),
+    ("subretinal space", 20.0, 0.004),
+    ("RPE", 236.0, 0.004),
+    ("sub-RPE space", 100.0, 0.008),
+)
+
+BOUNDARIES = (
+    "ILM",
+    "NFL/GCL",
+    "GCL/IPL",
+    "IPL/INL",
+    "INL/OPL",
+    "OPL/HFL",
+    "HFL/ONL",
+    "ELM",
+    "ELM/MZ",
+    "MZ/EZ",
+    "EZ/OS",
+    "OS outer",
+    "RPE inner",
+    "RPE outer",
+    "Bruch",
+    "choroid/sclera",
+)
+"""Boundaries from the vitreous down; `RPE outer` leaves `Bruch` above drusen and detachments."""
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A made-up OCT volume.
+
+    Attributes:
+        name: 'phantom_0007' for seed 7.
+        pixels: (B-scans, rows, columns) uint8.
+        spacing: mm between B-scans, rows and columns.
+        boundaries: for each of `BOUNDARIES` the row of every column, (B-scans, columns) float32;
+            row 10.0 is the centre of the pixel in row 10.
+        lesions: (B-scans, rows, columns) uint8, labels of `LESIONS`.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    spacing: tuple[float, float, float]
+    boundaries: Mapping[str, Array]
+    lesions: NDArray[np.uint8]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """Where any lesion is: (B-scans, rows, columns)."""
+        return self.lesions > 0
+
+    @property
+    def fluid(self) -> NDArray[np.bool_]:
+        """Where cysts, subretinal fluid and detachments are: (B-scans, rows, columns)."""
+        return np.isin(self.lesions, FLUIDS)
+
+
+def make_phantom(
+    seed: int,
+    *,
+    shape: tuple[int, int, int] = (49, 496, 512),
+    spacing: tuple[float, float, float] = (0.12, 0.00387, 0.0114),
+    diseased: bool = False,
+    lesions: Sequence[str] | None = None,
+) -> Phantom:
+    """A made-up OCT volume of one eye.
+
+    The same seed is the same eye, whatever the shape and spacing, and whether healthy or diseased.
+
+    Args:
+        seed: which eye, 0 or higher.
+        shape: B-scans, rows, columns.
+        spacing: mm between B-scans, rows and columns.
+        diseased: whether there are lesions; kinds, numbers, sizes and places are drawn at random.
+        lesions: with `diseased`, exactly these kinds (of `LESIONS`) instead of drawn ones.
+
+    Raises:
+        ValueError: a kind that does not exist, kinds without `diseased`, or a volume that is not
+            deep enough for a retina.
+    """
+    unknown = set(lesions or ()) - set(LESIONS)
+    if unknown:
+        raise ValueError(f"lesions: no kind {sorted(unknown)}; there are {list(LESIONS)}")
+    if lesions and not diseased:
+        raise ValueError("lesions were named for a healthy eye; give diseased=True as well")
+    anatomy, disease, motion, recording = np.random.default_rng(seed).spawn(4)
+    x, y = _places(shape, spacing, anatomy, motion)
+    thickness = _thickness(anatomy, x, y)
+    bruch = _bruch(anatomy, x, y) + motion.normal(0, 0.006, (shape[0], 1)).astype(np.float32)
+    choroid = _choroid_thickness(anatomy, x, y)
+    position = anatomy.uniform(0.05, 0.5)
+    kinds = draw_kinds(disease, lesions) if diseased else []
+    healthy = _stacked(thickness, bruch, choroid)
+    growths = grow(disease, x, y, spacing, thickness, kinds)
+    depths = _stacked(thickness, bruch, choroid)
+    shift = _fitting(healthy, depths, position, shape[1] * spacing[1])
+    rows = {
+        name: ((depth + shift) / spacing[1]).astype(np.float32) for name, depth in depths.items()
+    }
+    bodies = [growth.body(rows, spacing[1]) for growth in growths]
+    tissue = Tissue(
+        edges=list(rows.values()),
+        greys=_greys(anatomy, x, y),
+        blurs=[blur for _, _, blur in _LAYERS],
+        bodies=bodies,
+        vessels=_vessels(anatomy, x, y, spacing[2]),
+    )
+    return Phantom(
+        name=f"phantom_{seed:04d}",
+        pixels=record(tissue, shape, spacing, recording),
+        spacing=spacing,
+        boundaries=rows,
+        lesions=_labels(bodies, shape),
+    )
+
+
+def _stacked(thickness: Maps, bruch: Array, choroid: Array) -> Maps:
+    """Depths of `BOUNDARIES` in mm, from an arbitrary origin: (B-scans, columns) each."""
+    layers = np.stack([thickness[name] for name, _, _ in _LAYERS])
+    above = bruch - np.cumsum(layers[::-1], axis=0)[::-1]
+    return dict(zip(BOUNDARIES, [*above, bruch, bruch + choroid], strict=True))
+
+
+def _fitting(healthy: Maps, depths: Maps, position: float, height: float) -> float:
+    """The shift (mm) that puts an eye at a relative `position` of a scan `height` mm high.
+
+    It is that of the healthy eye, unless lesions would then lift the retina out of the scan.
+    """
+    margin = 0.03
+    bottom = float(depths["Bruch"].max())
+    tops = [float(stack["ILM"].min()) for stack in (healthy, depths)]
+    room, least = (height - (bottom - top) - 2 * margin for top in tops)
+    if least < 0:
+        raise ValueError(
+            f"rows × spacing is {height:.2f} mm, and this eye needs {height - least:.2f} mm; "
+            f"give more rows or a coarser spacing"
+        )
+    return margin + max(position * room - tops[0], -tops[1])
+
+
+def _labels(bodies: Sequence[Body], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """The lesion that fills at least half of each pixel: (B-scans, rows, columns)."""
+    labels = np.zeros(shape, dtype=np.uint8)
+    rows = np.arange(shape[1], dtype=np.float32)[:, None]
+    for body in bodies:
+        for scan in np.flatnonzero((body.bottom > body.top).any(axis=1)):
+            columns = np.flatnonzero(body.bottom[scan] > body.top[scan])
+            share = covered(rows, body.top[scan, columns], body.bottom[scan, columns])
+            row, column = np.nonzero(share >= 0.5)
+            labels[scan, row, columns[column]] = body.label
+    return labels
+
+
+def _places(
+    shape: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    anatomy: np.random.Generator,
+    motion: np.random.Generator,
+) -> tuple[Array, Array]:
+    """Where each A-scan lies: mm from the fovea, nasal positive and downwards, (B-scans, columns).
+
+    The eye moves between B-scans, so x jumps a little from one to the next.
+    """
+    fixation = anatomy.normal(0, 0.12, 2)
+    side = anatomy.choice([-1.0, 1.0])
+    jumps = motion.normal(0, 0.012, (shape[0], 1))
+    columns = (np.arange(shape[2]) - (shape[2] - 1) / 2) * spacing[2]
+    scans = (np.arange(shape[0]) - (shape[0] - 1) / 2) * spacing[0]
+    x = side * (columns[None] - fixation[0] + jumps)
+    y = np.broadcast_to(scans[:, None] - fixation[1], x.shape)
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def _thickness(rng: np.random.Generator, x: Array, y: Array) -> Maps:
+    """Thickness of each layer in mm: (B-scans, columns) each."""
+    r = np.hypot(x, y)
+    pit = 1 - np.exp(-((r / rng.uniform(0.42, 0.62)) ** 2))
+    hill = 0.66 + 0.34 * np.exp(-(((r - 1.0) / 1.1) ** 2))
+    towards_disc = x / np.maximum(r, 1e-3)
+    bundle = 14 + r * (6 + 5 * towards_disc + 5 * (1 - towards_disc**2))
+    bundle += 14 * np.clip(x - 1.3, 0, 2.2) ** 2
+    micrometres = {
+        "NFL": 1.5 + bundle * pit,
+        "GCL": 2 + 48 * pit * hill,
+        "IPL": 3 + 42 * pit * hill,
+        "INL": 4 + 36 * pit * (0.85 + 0.15 * hill),
+        "OPL": 5 + 21 * pit,
+        "HFL": 12 + 24 * np.exp(-(((r - 0.5) / 0.8) ** 2)),
+        "ONL": 36 + 50 * np.exp(-((r / 0.55) ** 2)),
+        "ELM": np.full_like(r, 6.0),
+        "MZ": 16 + 4 * np.exp(-((r / 0.4) ** 2)),
+        "EZ": np.full_like(r, 14.0),
+        "OS": 17 + 14 * np.exp(-((r / 0.35) ** 2)),
+        "subretinal space": np.zeros_like(r),
+        "RPE": np.full_like(r, 27.0),
+        "sub-RPE space": np.zeros_like(r),
+    }
+    whole = rng.normal(1.06, 0.04)
+    thickness = {
+        name: np.asarray(
+            value / 1000 * whole * rng.normal(1, 0.06) * (1 + 0.025 * waves(rng, x, y, 2.0)),
+            dtype=np.float32,
+        )
+        for name, value in micrometres.items()
+    }
+    # Inner boundaries are rough where the outer ones are smooth.
+    for above, below in (("GCL", "IPL"), ("IPL", "INL"), ("INL", "OPL"), ("OPL", "HFL")):
+        rough = 0.0016 * pit * (waves(rng, x, y, 0.07) + waves(rng, x, y, 0.25))
+        thickness[above], thickness[below] = thickness[above] + rough, thickness[below] - rough
+    return thickness
+
+
+def _bruch(rng: np.random.Generator, x: Array, y: Array) -> Array:
+    """Height of Bruch's membrane in mm, higher numbers deeper: the eye's curvature and tilt."""
+    tilt = rng.normal(0, 0.025, 2)
+    bowl = -(x**2 + y**2) / (2 * rng.uniform(35, 110))
+    bent = bowl + tilt[0] * x + tilt[1] * y + 0.004 * waves(rng, x, y, 3.0)
+    return np.asarray(bent, dtype=np.float32)
+
+
+def _choroid_thickness(rng: np.random.Generator, x: Array, y: Array) -> Array:
+    """Thickness of the choroid in mm, thicker under the fovea."""
+    middle = rng.uniform(0.16, 0.36)
+    thinning = np.clip(1 - 0.03 * (x**2 + y**2), 0.5, 1)
+    return np.asarray(middle * thinning + 0.012 * waves(rng, x, y, 1.0), dtype=np.float32)
+
+
+def _greys(rng: np.random.Generator, x: Array, y: Array) -> list[Array]:
+    """Mean grey value of each layer: (B-scans, columns) each."""
+    grey = {name: mean + rng.normal(0, 3) + 3 * waves(rng, x, y, 1.2) for name, mean, _ in _LAYERS}
+    grey["NFL"] = grey["NFL"] + 9 * waves(rng, x, y, 2.0)
+    # Henle's fibres shine on the side where the beam meets them at a right angle.
+    grey["HFL"] = grey["HFL"] + 38 / (1 + np.exp(3 - 2 * rng.normal(0, 1) * x))
+    return [np.asarray(value, dtype=np.float32) for value in grey.values()]
+
+
+def _vessels(rng: np.random.Generator, x: Array, y: Array, step: float) -> list[Vessels]:
+    """Large and small vessels: curves in the plane, none in the fovea's avascular zone."""
+    radius = float(rng.uniform(0.025, 0.04))
+    large = _nearness(x, y, _curves(rng, count=22, inner=0.9, length=2.2), radius)
+    small = _curves(rng, count=240, inner=0.4, length=0.5)
+    return [
+        Vessels(large, radius, BOUNDARIES.index("NFL/GCL"), light=40, dark=60),
+        # A small vessel is narrower than a column; so that none is missed, its shadow is not.
+        Vessels(
+            _nearness(x, y, small, max(0.010, 0.7 * step)),
+            radius=0.012,
+            edge=BOUNDARIES.index("IPL/INL"),
+            light=34,
+            dark=36,
+        ),
+    ]
+
+
+def _curves(rng: np.random.Generator, count: int, inner: float, length: float) -> Array:
+    """Points (n, 2) on `count` bent curves, in mm, every 10 µm, at least `inner` from the fovea."""
+    steps = np.linspace(-0.5, 0.5, int(length / 0.01)) * length
+    start = rng.uniform(-4.5, 4.5, (count, 2, 1))
+    angle = rng.uniform(0, np.pi, (count, 1)) + rng.normal(0, 0.5, (count, 1)) * steps
+    step = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 0.01
+    points = (start + np.cumsum(step, axis=2)).transpose(0, 2, 1).reshape(-1, 2)
+    return np.asarray(points[np.hypot(*points.T) > inner], dtype=np.float32)
+
+
+def _nearness(x: Array, y: Array, points: Array, radius: float) -> Array:
+    """1 on a curve, falling to 0 beyond `radius` mm: (B-scans, columns)."""
+    places = np.stack([x.ravel(), y.ravel()], axis=1)
+    distance, _ = cKDTree(points).query(places, distance_upper_bound=3 * radius)
+    return np.asarray(np.exp(-((distance.reshape(x.shape) / radius) ** 2)), dtype=np.float32)

@@ -1,0 +1,437 @@
+"""What a person sees: one self-contained HTML page of scores, or of an evaluation.
+
+A page holds its pictures and figures inside itself, loads nothing, and can be mailed, printed and
+opened without a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fanogan.calibration import plural
+from fanogan.report.en_face import VolumeCase
+from fanogan.report.figures import evaluation_figures, number, percent, score_figures, share
+from fanogan.report.images import (
+    as_uri,
+    compressed_uri,
+    data_uri,
+    outline,
+    overlay,
+    scale_bar,
+    shrink,
+)
+from fanogan.report.volume_view import volume_panels
+from fanogan.storage import write_whole
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+PIXELATED_SIDE = 128  # px; a smaller picture is shown with visible pixels
+OUTLINE_SIDE = 256  # px; a smaller overlay is enlarged first, to keep the contour of a mask thin
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scored image as the gallery shows it.
+
+    Attributes:
+        name: Path of the image relative to the searched folder.
+        score: Anomaly score A = A_R + kappa * A_D; higher is more anomalous.
+        image_residual: The term A_R.
+        feature_residual: The term A_D.
+        p_value: Conformal p-value against the held-out normals, in (0, 1], or None without them.
+        flag: Whether the score lies above the calibrated threshold; None with too few held out.
+        label: 1 anomalous, 0 normal, None unknown.
+        warnings: Sentences about this image, such as a size outside the training normals.
+        picture: (rows, columns) or (rows, columns, 3), uint8.
+        reconstruction: Like picture, or None.
+        residual: (rows, columns) float32, raw abs(x - x_hat) in network units, [0, 2], or None.
+        mask: (rows, columns) bool, ground truth, or None.
+    """
+
+    name: str
+    score: float
+    image_residual: float
+    feature_residual: float
+    p_value: float | None
+    flag: bool | None
+    label: int | None
+    warnings: tuple[str, ...]
+    picture: np.ndarray
+    reconstruction: np.ndarray | None
+    residual: np.ndarray | None
+    mask: np.ndarray | None
+
+
+def write_score_report(
+    path: Path,
+    *,
+    title: str,
+    model: Mapping[str, str],
+    scale: float,
+    statement: str,
+    cases: Sequence[Case],
+    total: int,
+    scores: np.ndarray,
+    held_out: np.ndarray,
+    volumes: Sequence[Mapping[str, Any]] = (),
+    volume_cases: Sequence[VolumeCase] = (),
+    steps: bytes | None = None,
+    warnings: Sequence[str] = (),
+) -> None:
+    """Write the page of a scored folder, whole or not at all.
+
+    Args:
+        path: The HTML file.
+        title: Heading of the page.
+        model: Facts about the model, name to value.
+        scale: Colour scale of residuals, in network units, from the held-out normals.
+        statement: The sentence that says what the calibration allows to claim.
+        cases: Images for the gallery, any order; the page says whether they are the highest.
+        total: How many images were scored.
+        scores: (total,) their scores.
+        held_out: (n,) scores of the held-out normals; may be empty.
+        volumes: Rows of the table of volumes; their keys are its columns.
+        volume_cases: Volumes to leaf through, in the order of the page. The images are then called
+            B-scans.
+        steps: PNG of the preprocessing steps on one of the scans.
+        warnings: Sentences about the whole run.
+
+    Raises:
+        ValueError: A picture, residual or mask doesn't fit the others.
+        OSError: The file can't be written.
+    """
+    noun = "B-scan" if volume_cases else "image"
+    extent = _extent([case.score for case in cases], scores, total, noun)
+    of_volumes = f" of {_count(len(volumes), 'volume')}" if volume_cases and volumes else ""
+    _write_page(
+        path,
+        title=title,
+        kind="Anomaly scores",
+        model=model,
+        scale=scale,
+        statement=statement,
+        gallery=_gallery(cases, scale, noun, extent, len(held_out)),
+        figures=score_figures(scores, held_out, noun),
+        volume_cases=volume_cases,
+        volumes=volumes,
+        steps=steps,
+        warnings=warnings,
+        lead=f"{_count(total, noun)}{of_volumes} scored.",
+        alarms=[],
+        evaluation=None,
+    )
+
+
+def write_evaluation_report(
+    path: Path,
+    *,
+    title: str,
+    model: Mapping[str, str],
+    scale: float,
+    statement: str,
+    cases: Sequence[Case],
+    total: int,
+    evaluation: Mapping[str, Any],
+    scores: np.ndarray,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    volume_cases: Sequence[VolumeCase] = (),
+    steps: bytes | None = None,
+    warnings: Sequence[str] = (),
+) -> None:
+    """Write the page of an evaluation on labelled images, whole or not at all.
+
+    Args:
+        path: The HTML file.
+        title: Heading of the page.
+        model: Facts about the model, name to value.
+        scale: Colour scale of residuals, in network units, from the held-out normals.
+        statement: The sentence that says what the calibration allows to claim.
+        cases: Images for the gallery, any order; the page says whether they are the highest.
+        total: How many images were scored.
+        evaluation: What `metrics.json` holds: rows (the method first), calibrated,
+            pixel, roc, pixel_roc; where patches are evaluated also larger, of what they are part.
+        scores: (total,) scores.
+        labels: (total,) 1 anomalous, 0 normal.
+        held_out: (n,) scores of the held-out normals; may be empty.
+        volume_cases: Volumes to leaf through, in the order of the page.
+        steps: PNG of the preprocessing steps on one of the scans.
+        warnings: Sentences about the whole run.
+
+    Raises:
+        ValueError: A picture, residual or mask doesn't fit the others.
+        OSError: The file can't be written.
+    """
+    unit: str = evaluation["unit"]
+    if unit == "patch":  # Patches are cut from B-scans, and those are what the gallery shows.
+        gallery = _gallery(cases, scale, "B-scan", _count(len(cases), "B-scan"), None)
+    else:
+        extent = _extent([case.score for case in cases], scores, total, unit)
+        gallery = _gallery(cases, scale, unit, extent, len(held_out))
+    _write_page(
+        path,
+        title=title,
+        kind="Evaluation",
+        model=model,
+        scale=scale,
+        statement=statement,
+        gallery=gallery,
+        figures=evaluation_figures(evaluation, scores, labels),
+        volume_cases=volume_cases,
+        volumes=[],
+        steps=steps,
+        warnings=warnings,
+        lead=_lead(evaluation),
+        alarms=_alarms(evaluation),
+        evaluation=evaluation,
+    )
+
+
+def _write_page(
+    path: Path,
+    *,
+    scale: float,
+    volume_cases: Sequence[VolumeCase],
+    volumes: Sequence[Mapping[str, Any]],
+    steps: bytes | None,
+    **content: Any,
+) -> None:
+    panels = volume_panels(volume_cases, scale)
+    rows = volumes or [_volume_row(case) for case in volume_cases]
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            scale=number(scale),
+            scale_bar=data_uri(scale_bar(scale)),
+            panels=panels,
+            panels_extent=_volumes_extent(len(panels), len(rows)),
+            volumes=_table(rows),
+            steps=None if steps is None else as_uri(steps),
+            **content,
+        )
+    )
+    write_whole(Path(path), page.encode("utf-8"))
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("fanogan.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=number,
+        share=share,
+        percent=percent,
+        pixel_facts=_pixel_facts,
+        interval=_interval,
+        cell=_cell,
+        p_value=_p_value,
+        signed=lambda value: "–" if value is None else f"{value:+.2f}".replace("-", "−"),
+        words=_words,
+        counted=_count,
+    )
+    return environment
+
+
+# ---------------------------------------------------------------- what the numbers say
+
+
+def _lead(evaluation: Mapping[str, Any]) -> str:
+    method, n, subjects = evaluation["rows"][0], evaluation["n"], evaluation["n_subjects"]
+    # Without groups each image counts as a subject of its own, which says nothing about people.
+    of_subjects = f" of {_count(subjects, 'subject')}" if subjects < n else ""
+    return (
+        f"{method['name']} reaches AUC {share(method['auc'])} "
+        f"(95 % interval {_interval(method['auc_interval'])}) on "
+        f"{_count(n, evaluation['unit'])}{of_subjects}; {evaluation['n_anomalous']:,} "
+        f"({percent(evaluation['prevalence'])}) are anomalous."
+    )
+
+
+def _best_honest(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    honest = [row for row in evaluation["rows"] if row["kind"] == "honest"]
+    return max(honest, key=lambda row: float(row["auc"]), default=None)
+
+
+def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
+    """Sentences not to be missed: a trivial score is better, or chance is."""
+    method, best, pixel = evaluation["rows"][0], _best_honest(evaluation), evaluation["pixel"]
+    alarms = []
+    if best is not None and best["auc"] > method["auc"]:
+        alarms.append(
+            f"A trivial score does better: {best['name']} reaches AUC {share(best['auc'])}, "
+            f"{method['name']} {share(method['auc'])}."
+        )
+    if method["auc"] < 0.5:
+        alarms.append(
+            f"The AUC is below 0.5 ({share(method['auc'])}): normal {plural(evaluation['unit'])} "
+            "are mostly scored as more anomalous than the anomalous ones."
+        )
+    if pixel and pixel["darkness_auc"] > pixel["auc"]:
+        alarms.append(
+            "A trivial map does better: darkness reaches pixel AUC "
+            f"{share(pixel['darkness_auc'])}, the residual {share(pixel['auc'])}."
+        )
+    return alarms
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun if n == 1 else plural(noun)}"
+
+
+def _interval(bounds: Sequence[float] | None) -> str:
+    return "–" if bounds is None else f"{share(bounds[0])} to {share(bounds[1])}"
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.2g}"
+
+
+def _words(key: str) -> str:
+    return {"p_value": "p", "f_score": "F-score"}.get(key, key.replace("_", " "))
+
+
+def _cell(value: object, key: str = "") -> str:
+    """Text of a value in a table whose columns the caller chose."""
+    match value:
+        case None:
+            return "–"
+        case bool() | np.bool_():
+            return "yes" if value else "no"
+        case int() | np.integer():
+            return f"{value:,}"
+        case float() | np.floating():
+            return _p_value(float(value)) if key == "p_value" else number(float(value))
+        case str():
+            return value
+        case Iterable():
+            return "; ".join(_cell(entry) for entry in value)
+    return str(value)
+
+
+def _pixel_facts(pixel: Mapping[str, Any]) -> dict[str, str]:
+    """Names and texts of the pixel-level numbers but Youden's, groups of them laid flat."""
+    names = {
+        "auc": "pixel AUC",
+        "darkness_auc": "pixel AUC of darkness, a trivial map",
+        "dice": "Dice",
+        "iou": "IoU",
+        "prevalence": "anomalous pixels",
+        "lesion_sensitivity": "share of lesions found",
+        "threshold": "threshold of the map",
+    }
+    texts = {"prevalence": percent, "threshold": number, "false_regions_per_image": number}
+    groups = [value for key, value in pixel.items() if key != "youden" and isinstance(value, dict)]
+    plain = {key: value for key, value in pixel.items() if not isinstance(value, dict)}
+    return {
+        names.get(key, _words(key)): texts.get(key, share)(value)
+        if isinstance(value, float)
+        else _cell(value)
+        for group in [plain, *groups]
+        for key, value in group.items()
+    }
+
+
+def _volume_row(case: VolumeCase) -> dict[str, Any]:
+    return {"name": case.name, "score": case.score, "p_value": case.p_value, "flag": case.flag}
+
+
+def _volumes_extent(shown: int, total: int) -> str:
+    if shown >= total:
+        return ""
+    return f"{shown:,} of {total:,} are shown with their B-scans; the others are in the table below"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    texts = [key for key in keys if any(isinstance(row.get(key), str) for row in rows)]
+    return {"keys": keys, "texts": texts, "rows": rows} if rows else None
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def _gallery(
+    cases: Sequence[Case], scale: float, noun: str, extent: str, n_held_out: int | None
+) -> dict[str, Any]:
+    ordered = sorted(cases, key=lambda case: -case.score)
+    return {
+        "heading": f"{noun[0].upper()}{plural(noun)[1:]}",
+        "extent": extent,
+        "cards": [_card(case, scale, n_held_out) for case in ordered],
+        "flagged": sum(case.flag is True for case in ordered),
+        "warned": sum(bool(case.warnings) for case in ordered),
+    }
+
+
+def _extent(shown: Sequence[float], scores: np.ndarray, total: int, noun: str) -> str:
+    """Which images a gallery holds: its scores beside those of all images."""
+    if len(shown) == total:
+        return f"the only {noun}" if total == 1 else f"all {total:,} {plural(noun)}"
+    highest = np.sort(scores)[::-1][: len(shown)]
+    if np.allclose(np.sort(shown)[::-1], highest, rtol=1e-9, atol=0):
+        return f"the {len(shown):,} highest of {total:,}"
+    return f"{len(shown):,} of {_count(total, noun)}"
+
+
+def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
+    rows, columns = case.picture.shape[:2]
+    of_held_out = "" if n_held_out is None else f" (n = {n_held_out:,})"
+    pictures = [(f"image {rows} × {columns}", f"image {case.name}", shrink(case.picture))]
+    if case.reconstruction is not None:
+        pictures.append(
+            ("reconstruction", f"reconstruction of {case.name}", shrink(case.reconstruction))
+        )
+    if case.residual is not None:
+        marked = "" if case.mask is None else ", ground truth outlined"
+        layer = _marked_overlay(case, case.residual, scale)
+        pictures.append(
+            ("residual", f"residual of {case.name} in colour over the image{marked}", layer)
+        )
+    pixelated = max(rows, columns) < PIXELATED_SIDE
+    # Speckle as PNG makes a page of sixty B-scans 50 MB large.
+    encode = data_uri if pixelated else compressed_uri
+    return {
+        "case": case,
+        "p": None if case.p_value is None else f"p = {_p_value(case.p_value)}{of_held_out}",
+        "pixelated": pixelated,
+        "pictures": [
+            {"caption": caption, "alt": alt, "uri": encode(pixels), "shape": pixels.shape}
+            for caption, alt, pixels in pictures
+        ],
+    }
+
+
+def _marked_overlay(case: Case, residual: np.ndarray, scale: float) -> np.ndarray:
+    # Checked on the full size first: after shrinking, an array of another shape could seem to fit.
+    if residual.shape != case.picture.shape[:2]:
+        raise ValueError(
+            f"{case.name}: the residual's shape {residual.shape} isn't the image's, "
+            f"{case.picture.shape[:2]}."
+        )
+    layer = overlay(shrink(case.picture), shrink(residual.astype(np.float32)), scale)
+    if case.mask is None:
+        return layer
+    if case.mask.shape != case.picture.shape[:2]:
+        raise ValueError(
+            f"{case.name}: the mask's shape {case.mask.shape} isn't the image's, "
+            f"{case.picture.shape[:2]}; give a mask of the image's size."
+        )
+    mask = shrink(case.mask.astype(np.float32)) > 0
+    factor = max(1, OUTLINE_SIDE // max(layer.shape[:2]))
+    enlarged = [array.repeat(factor, axis=0).repeat(factor, axis=1) for array in (layer, mask)]
+    return outline(enlarged[0], enlarged[1])

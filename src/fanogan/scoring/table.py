@@ -1,0 +1,59 @@
+"""The rows of a ``scores.csv``, and tables that are written whole."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from fanogan.storage import write_whole
+
+COLUMNS = (
+    *("name", "subject", "unit", "score", "image_residual", "feature_residual"),
+    *("largest_window", "mean_of_windows", "windows"),
+    *("p_value", "held_out", "held_out_subjects", "flag"),
+    *("regions", "largest_region_mm2", "largest_region_bscan", "warnings", "notes"),
+)
+COUNTS = {"windows", "held_out", "held_out_subjects", "regions", "largest_region_bscan"}
+
+
+class Rows(Sequence[dict[str, Any]]):
+    """The rows of a ``scores.csv``, read from the file whenever they are asked for."""
+
+    def __init__(self, path: Path, length: int):
+        """Of a file with ``length`` rows."""
+        self.path, self.length = path, length
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return self.length
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Each row by its columns, counts as integers."""
+        with self.path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                yield {k: int(v) if v and k in COUNTS else v for k, v in row.items()}
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        """A row or several; what comes before them in the file is read too."""
+        if isinstance(index, int):
+            return next(itertools.islice(self, range(self.length)[index], None))
+        return list(itertools.islice(self, *index.indices(self.length)))
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())

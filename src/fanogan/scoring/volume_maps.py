@@ -1,0 +1,178 @@
+"""Maps as files: numbers in the scan's own geometry, and pictures of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fanogan.detectors import Result
+from fanogan.report import VolumeCase, en_face_picture, overlay
+from fanogan.retina import FlatVolume, Region, find_regions
+from fanogan.scans import UNKNOWN_SPACING, EnFace, Spacing
+from fanogan.scoring.judge import Judge, as_picture, pack, unpack, values_of
+
+Files = Iterator[tuple[str, bytes]]
+"""Places below the results' folder, and what is to lie there."""
+
+PATCH_COLUMNS = ("volume", "bscan", "row", "column", "score", "image_residual", "feature_residual")
+BSCANS_DRAWN = 3
+"""The overlays of a volume: its B-scans of the highest scores."""
+
+
+class VolumeMaps:
+    """The maps of a volume's B-scans, in the scan's own geometry."""
+
+    def __init__(self, volume: FlatVolume, normal: tuple[float, float] | None):
+        """Nothing is known yet; ``normal`` is the calibration's ``en_face``."""
+        self.volume = volume
+        self.median, self.threshold = normal or (0.0, np.inf)
+        shape = volume.bscans.shape
+        self.residuals = np.full(shape, np.nan, dtype=np.float32)
+        self.en_face = np.full((shape[0], shape[2]), np.nan, dtype=np.float32)
+        self.scores = np.full(shape[0], np.nan)
+        self.masks: np.ndarray | None = None
+
+    def add(self, result: Result, mask: np.ndarray | None = None) -> None:
+        """Add a B-scan, and where it is known its truth (rows, columns) bool."""
+        assert result.residual is not None
+        self.residuals[result.frame] = result.residual
+        self.en_face[result.frame] = self.volume.en_face_line(result.frame, result.residual)
+        self.scores[result.frame] = result.total
+        if mask is not None:
+            if self.masks is None:
+                self.masks = np.zeros(self.residuals.shape, dtype=np.bool_)
+            self.masks[result.frame] = mask
+
+    def case(self, result: Result, judge: Judge) -> VolumeCase:
+        """The volume as the page shows it, with its candidate regions."""
+        volume = self.volume
+        deepest = np.nan_to_num(self.residuals, nan=-1).argmax(axis=1)
+        regions = find_regions(self.en_face, deepest, self.threshold, volume.scan_spacing)
+        return VolumeCase(
+            name=result.name,
+            score=result.total,
+            p_value=judge.p_value(result),
+            flag=judge.flag(result),
+            warnings=(*result.warnings, *result.notes),
+            bscans=volume.bscans,
+            residuals=self.residuals.astype(np.float16),
+            scores=self.scores,
+            en_face=self.en_face,
+            en_face_floor=self.median,
+            en_face_scale=2 * self.threshold - self.median,
+            spacing=volume.scan_spacing,
+            fundus=volume.en_face,
+            regions=regions,
+            masks=self.masks,
+        )
+
+    def files(self, case: VolumeCase, scale: float) -> Files:
+        """The map as TIFF in the scan's geometry, the en-face map, the worst B-scans in colour."""
+        place = place_of(case.name)
+        spacing = self.volume.scan_spacing
+        yield f"maps/{place}.tif", _float_tiff(self.residuals, spacing)
+        between, _, across = spacing
+        yield f"en_face/{place}.tif", _float_tiff(self.en_face, (None, between, across))
+        yield f"en_face/{place}.png", _png(en_face_picture(case))
+        worst = np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")
+        for frame in worst[: min(BSCANS_DRAWN, int(np.isfinite(self.scores).sum()))]:
+            residual = np.nan_to_num(self.residuals[frame])
+            coloured = overlay(np.asarray(case.bscans[frame]), residual, scale)
+            yield f"overlays/{place}#{frame}.png", _png(coloured)
+
+
+def pack_volume(case: VolumeCase) -> bytes:
+    """A volume as a file holds it."""
+    values = values_of(case)
+    fundus: EnFace | None = values.pop("fundus")
+    values["bscans"] = np.asarray(case.bscans)
+    values["regions"] = [vars(region) for region in case.regions]
+    if fundus is not None:
+        values |= {f"fundus {key}": value for key, value in vars(fundus).items()}
+    return pack(values)
+
+
+def unpack_volume(data: bytes) -> VolumeCase:
+    """The inverse of ``pack_volume``."""
+    values = unpack(data)
+    fundus = {key: values.pop(f"fundus {key}", None) for key in EnFace.__dataclass_fields__}
+    values["regions"] = [region_of(one) for one in values["regions"]]
+    values["warnings"], values["spacing"] = tuple(values["warnings"]), tuple(values["spacing"])
+    return VolumeCase(fundus=None if fundus["pixels"] is None else EnFace(**fundus), **values)
+
+
+def region_of(values: Mapping[str, Any]) -> Region:
+    """A region of its fields as JSON holds them."""
+    whole: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Region(**whole)
+
+
+def patch_rows(
+    volume: FlatVolume, result: Result, window: tuple[int, int]
+) -> Iterator[dict[str, Any]]:
+    """Lines of ``patches.csv``: the middle of each patch in the scan's own rows and columns."""
+    assert result.patches is not None
+    for row, column, *scores in result.patches:
+        middle = row + (window[0] - 1) / 2, column + (window[1] - 1) / 2
+        at = volume.place(result.frame, *middle)
+        values = [result.volume.name if result.volume else "", result.frame, *map(round, at)]
+        yield dict(zip(PATCH_COLUMNS, [*values, *(repr(float(v)) for v in scores)], strict=True))
+
+
+def image_files(result: Result, scale: float) -> Files:
+    """An image's raw map, and the map in colours over the image."""
+    assert result.residual is not None and result.picture is not None
+    place = place_of(result.name)
+    coloured = overlay(as_picture(result.picture), result.residual, scale)
+    yield f"maps/{place}.tif", _float_tiff(result.residual)
+    yield f"overlays/{place}.png", _png(coloured)
+
+
+def write_files(folder: Path, files: Files) -> list[str]:
+    """Write files below a folder; returns their places there.
+
+    They are neither synced nor renamed one by one, which would take longer than making them:
+    whoever goes on in this folder looks at each, and syncs all before they are moved elsewhere.
+    """
+    written = []
+    for place, data in files:
+        path = folder / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        written.append(place)
+    return written
+
+
+def place_of(name: str) -> str:
+    """A name as a path below the results, whatever it says: a store's names may be anything."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+
+
+def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:
+    """A map as TIFF, with its spacing in mm as ImageJ keeps it."""
+    import tifffile
+
+    between, row, column = spacing
+    known: dict[str, Any] = {"unit": "mm", **({"spacing": between} if between else {})}
+    buffer = io.BytesIO()
+    tifffile.imwrite(
+        buffer,
+        residual.astype(np.float32),
+        imagej=True,
+        compression="zlib",
+        resolution=(1 / column, 1 / row) if row and column else None,
+        metadata=known if row and column else {},
+    )
+    return buffer.getvalue()
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

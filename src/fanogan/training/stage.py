@@ -1,0 +1,246 @@
+"""One stage of a run: resume, checkpoints, metrics, stopping, and giving up with a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from fanogan.recipes import Recipe
+from fanogan.storage import RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+
+
+def no_progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
+    """Called as (stage, step, steps, figures) while training; this one shows nothing.
+
+    One that raises KeyboardInterrupt stops training, after a checkpoint.
+    """
+
+
+class TrainingFailed(RuntimeError):
+    """Training can't go on, said in one sentence with what to try."""
+
+
+class StopRequest:
+    """Turns Ctrl-C and SIGTERM into a request that the loop grants between two rounds."""
+
+    def __init__(self) -> None:
+        """Nothing is asked yet."""
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        """Take over the signals, where that's possible: in the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: object) -> None:
+        if self.requested:  # asked twice: at once
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(self, *exception: object) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def shared_threads(parts: int) -> Iterator[None]:
+    """So many trainings at once on the CPU, each with its share of the threads.
+
+    Networks of a few channels leave most of a second core idle.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // parts))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Stage:
+    """One stage of a run: resume, checkpoints, metrics, and the checks that all stages share."""
+
+    def __init__(
+        self,
+        name: str,
+        steps: int,
+        state: dict[str, nn.Module | torch.optim.Optimizer],
+        recipe: Recipe,
+        fabric: Fabric,
+        run: RunFolder | None,
+        progress: Progress,
+    ):
+        """Put the last checkpoint of the stage into ``state``, where the run has one.
+
+        Args:
+            name: 'gan', 'encoder', or that of a detector that trains in one stage.
+            steps: rounds or updates in all.
+            state: networks and optimisers, all that a checkpoint holds.
+            recipe: how often to report and to save.
+            fabric: the processes that must agree.
+            run: where metrics and checkpoints go, or None.
+            progress: called after each step by the first process.
+        """
+        self.name, self.steps, self.state = name, steps, state
+        self.recipe, self.fabric = recipe, fabric
+        self.leads = fabric.is_global_zero
+        self.progress = progress if self.leads else no_progress
+        self.run = run
+        self.first = run.load_checkpoint(name, state) if run else 0
+        if run and self.leads:
+            run.forget_metrics_after(name, self.first)
+        self.collected: dict[str, list[Tensor]] = {}
+        self.warned: set[str] = set()
+        self.stop = StopRequest()
+        self.saved = self.started = time.monotonic()
+
+    def __enter__(self) -> Stage:
+        """From here on a signal is a request."""
+        self.stop.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Signals as before; TensorBoard's events on disk."""
+        self.stop.__exit__(*exception)
+        if self.run:
+            self.run.close()
+
+    def steps_left(self) -> Iterator[int]:
+        """Each step still to do; after each, checkpoint if it is time, stop if asked to."""
+        for step in range(self.first, self.steps):
+            yield step
+            done = step + 1
+            self._show(done, {})
+            if done == self.steps:
+                break
+            due = time.monotonic() - self.saved >= 60 * self.recipe.checkpoint_minutes
+            stop = self.agreed(self.stop.requested)
+            if self.agreed(due) or stop:
+                self.checkpoint(done)
+            if stop:
+                raise KeyboardInterrupt
+
+    def _show(self, done: int, figures: Mapping[str, float]) -> None:
+        """Call ``progress``; where it raises KeyboardInterrupt, that is a request to stop."""
+        try:
+            self.progress(self.name, done, self.steps, figures)
+        except KeyboardInterrupt:
+            self.stop.requested = True
+
+    def finish(self) -> None:
+        """The last checkpoint, which holds the re-estimated statistics too."""
+        if self.first < self.steps:
+            self.checkpoint(self.steps)
+        if self.agreed(self.stop.requested):
+            raise KeyboardInterrupt
+
+    def agreed(self, wish: bool) -> bool:
+        """Whether any process wishes it: one that stops alone would leave the others waiting."""
+        if self.fabric.world_size == 1:
+            return wish
+        wishes = self.fabric.all_reduce(
+            torch.tensor(float(wish), device=self.fabric.device), reduce_op="sum"
+        )
+        assert isinstance(wishes, Tensor)
+        return bool(wishes > 0)
+
+    def collect(self, **losses: Tensor) -> None:
+        """Keep losses, unread, for the next tick: reading one would wait for the device."""
+        for name, loss in losses.items():
+            self.collected.setdefault(name, []).append(loss.detach())
+
+    def tick_due(self, step: int) -> bool:
+        """Whether figures are due after this step."""
+        return (step + 1) % self.recipe.tick == 0 or step + 1 == self.steps
+
+    def means(self) -> dict[str, float]:
+        """The mean of each collected loss since the last tick.
+
+        Raises:
+            TrainingFailed: one isn't finite.
+        """
+        means = {name: self._mean(losses) for name, losses in self.collected.items()}
+        self.collected = {}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                self.fail(f"the {name} is {value}")
+        return means
+
+    def _mean(self, losses: list[Tensor]) -> float:
+        """Over all processes, so that all see a loss that isn't finite in the same step."""
+        mean = self.fabric.all_reduce(torch.stack(losses).float().mean(), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return float(mean)
+
+    def report(self, step: int, figures: dict[str, float], **more: Any) -> None:
+        """Show figures, and keep them as a line of metrics."""
+        self._show(step + 1, figures)
+        if self.run and self.leads:
+            seconds = round(time.monotonic() - self.started, 1)
+            self.run.metrics(self.name, step + 1, {**figures, **more, "seconds": seconds})
+
+    def warn(self, key: str, sentence: str) -> list[str]:
+        """Log a warning the first time; returns it each time, for the metrics."""
+        if key not in self.warned and self.leads:
+            self.warned.add(key)
+            log.warning(sentence)
+        return [sentence]
+
+    def checkpoint(self, step: int) -> None:
+        """Save, if all is finite: so the last checkpoint is always a good one.
+
+        Raises:
+            TrainingFailed: something isn't finite.
+        """
+        if not all(_all_finite(part) for part in self.state.values()):
+            self.fail("a weight or a moment of the optimiser isn't finite")
+        if self.run and self.leads:
+            self.run.save_checkpoint(self.name, step, self.state)
+        self.saved = time.monotonic()
+
+    def fail(self, what: str) -> NoReturn:
+        """Give up with a sentence that says what to try.
+
+        Raises:
+            TrainingFailed: always.
+        """
+        checkpoint = (
+            self.run.path / "checkpoints" / f"{self.name}.safetensors" if self.run else None
+        )
+        kept = checkpoint is not None and checkpoint.exists()
+        where = f"; the last good checkpoint is kept: {checkpoint}" if kept else ""
+        rate = "encoder_rate" if self.name == "encoder" else "gan_rate"
+        stage = "GAN" if self.name == "gan" else self.name
+        precision = "" if self.recipe.precision == "fp32" else " and precision: fp32"
+        raise TrainingFailed(
+            f"training of the {stage} broke down: {what}; try a recipe with half the "
+            f"{rate} ({getattr(self.recipe, rate) / 2:g}){precision}, or look for broken images "
+            f"among the normals{where}"
+        )
+
+
+def _all_finite(part: nn.Module | torch.optim.Optimizer) -> bool:
+    """Whether all that training goes on from is finite: an infinite moment freezes a weight."""
+    if isinstance(part, nn.Module):
+        tensors = list(part.parameters())
+    else:
+        tensors = [t for state in part.state.values() for t in state.values()]
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -1,0 +1,367 @@
+import contextlib
+import csv
+import inspect
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.metrics import roc_auc_score
+
+from fanogan import FAnoGAN
+from fanogan.cli import console
+from fanogan.cli import parser as cli
+from fanogan.cli.parser import main, parser
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+RUN_MAIN = [sys.executable, "-c", "from fanogan.cli import main; main()"]
+
+
+def read_rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Folders of PNGs of 16×16: fours to learn from, other fours, other digits and masks."""
+    folder = tmp_path_factory.mktemp("digits")
+    found = load_digits()
+    pixels = np.round(found.images * (255 / 16)).astype(np.uint8).repeat(2, 1).repeat(2, 2)
+    fours, others = (np.flatnonzero(same) for same in (found.target == 4, found.target != 4))
+    kinds = {"train": fours[:60], "normal": fours[60:70], "ill": others[:12]}
+    for kind, indices in kinds.items():
+        (folder / kind).mkdir()
+        for index in indices:
+            Image.fromarray(pixels[index]).save(folder / kind / f"{index}.png")
+    (folder / "masks").mkdir()
+    for index in kinds["ill"]:
+        Image.fromarray((pixels[index] > 99) * np.uint8(255)).save(folder / f"masks/{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    """The run folder that the README's first command leaves, with recipe smoke, and its output."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        main(
+            [
+                *("fit", str(digits / "train"), "--recipe", "smoke"),
+                *("--out", str(digits / "runs" / "mine"), "--seed", "7"),
+            ]
+        )
+    return digits / "runs" / "mine", shown.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(fitted):
+    return fitted[0]
+
+
+# --- fit ----------------------------------------------------------------------------------------
+
+
+def test_fit_says_what_it_does_and_leaves_a_run(fitted):
+    run, shown = fitted
+    for line in (
+        "60 images of 60 subjects · grey, uint8 · whole images of 16×16, seen at 16×16",
+        "held out for calibration: 6 images of 6 subjects",
+        "note: only 54 training images: the model may learn them by heart",
+    ):
+        assert line in shown.splitlines()
+    assert re.search(r"about \d+ seconds on this machine", shown)
+    assert re.search(r"GAN rounds +━+ +20/20 ", shown)
+    assert re.search(r"encoder updates +━+ +40/40 ", shown)
+    assert shown.splitlines()[-1].startswith(f"model: {run}/model · recipe smoke: ")
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "samples", "events", "checkpoints", "model"} == names
+    model = {path.name for path in (run / "model").iterdir()}
+    assert model == {"model.safetensors", "model.json", "card.md"}
+    assert json.loads((run / "model" / "model.json").read_text())["seed"] == 7
+
+
+def test_dry_run_says_how_long_and_writes_nothing(digits, tmp_path, capsys):
+    out = tmp_path / "run"
+    main(["fit", str(digits / "train"), "--recipe", "small", "--out", str(out), "--dry-run"])
+    shown = capsys.readouterr().out
+    assert "held out for calibration: 6 images of 6 subjects" in shown
+    assert re.search(r"about [\d.]+ (seconds|minutes|hours) on this machine", shown)
+    assert not out.exists()
+
+
+def test_dry_run_needs_no_run_folder(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dry = ["--recipe", "smoke", "--groups", r"(\d)\d*\.png", "--dry-run"]
+    main(["fit", str(digits / "train"), *dry])
+    assert "60 images of 8 subjects" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsys):
+    recipe, out = tmp_path / "long.yaml", tmp_path / "run"
+    recipe.write_text("base: smoke\ncritic_updates: 60\nencoder_updates: 20\n")
+    process = subprocess.Popen(
+        [*RUN_MAIN, "fit", digits / "train", "--recipe", recipe, "--out", out],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    deadline = time.monotonic() + 240
+    while not (out / "checkpoints" / "gan.safetensors").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    shown, errors = process.communicate(timeout=240)
+    assert (process.returncode, errors) == (130, "")
+    assert shown.splitlines()[-1] == f"stopped; go on with: fanogan fit --resume {out}"
+    assert not (out / "model").exists()
+
+    main(["fit", "--resume", str(out)])
+    assert f"model: {out}/model" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["stage"] == "gan"]
+    assert steps == [10, 20, 30]
+    assert len(FAnoGAN.load(out).score(digits / "ill")) == 12
+
+
+# --- score --------------------------------------------------------------------------------------
+
+
+def test_score_writes_what_python_says(run, digits, tmp_path, capsys):
+    out = tmp_path / "results"
+    main(["score", str(run), str(digits / "ill"), "--out", str(out), "--alpha", "0.2"])
+    shown = capsys.readouterr()
+    detector = FAnoGAN.load(run)
+    scores = detector.score(digits / "ill")
+    held_out = detector.calibration.units["image"].scores
+    rows = {row["name"]: row for row in read_rows(out / "scores.csv")}
+    assert set(rows) == set(scores.names)
+    for name, total, residual in zip(
+        scores.names, scores.total, detector.localize(digits / "ill"), strict=True
+    ):
+        assert float(rows[name]["score"]) == pytest.approx(total, rel=1e-5)
+        p = (1 + sum(held_out >= float(rows[name]["score"]))) / 7
+        assert float(rows[name]["p_value"]) == pytest.approx(p)
+        assert rows[name]["flag"] == ("yes" if p <= 0.2 else "no")
+        written = tifffile.imread(out / "maps" / f"{name}.tif")
+        assert written.dtype == np.float32
+        assert np.allclose(written, residual, rtol=1e-5, atol=1e-6)
+        assert Image.open(out / "overlays" / f"{name}.png").size == (16, 16)
+    assert shown.err == ""
+    highest = max(rows.values(), key=lambda row: float(row["score"]))
+    assert shown.out.splitlines()[0].startswith(f"{highest['name']} ")
+    assert "… and 2 more in scores.csv" in shown.out
+    assert "6 held-out images of 6 subjects" in shown.out
+    assert str(out / "report.html") in shown.out
+    assert shown.out.splitlines()[-1] == "Research use only, not a medical device."
+
+
+def test_too_few_held_out_is_said(run, digits, tmp_path, capsys):
+    main(["score", str(run), str(digits / "ill"), "--out", str(tmp_path / "results")])
+    assert "images: too few held out: 6 held-out images of 6 subjects" in capsys.readouterr().out
+    rows = read_rows(tmp_path / "results" / "scores.csv")
+    assert {row["flag"] for row in rows} == {"too few held out"}
+
+
+def test_a_run_and_its_model_folder_score_alike(run, digits, tmp_path):
+    for name, model in (("one", run), ("other", run / "model")):
+        pattern = digits / "ill" / "*1.png"
+        main(["score", str(model), str(pattern), "--out", str(tmp_path / name)])
+    tables = [(tmp_path / name / "scores.csv").read_text() for name in ("one", "other")]
+    assert tables[0] == tables[1]
+    assert tables[0].count("\n") > 1
+
+
+# --- evaluate -----------------------------------------------------------------------------------
+
+
+def test_evaluate_with_masks(run, digits, tmp_path, capsys):
+    out = tmp_path / "evaluation"
+    main(
+        [
+            *("evaluate", str(run), "--normal", str(digits / "normal")),
+            *("--anomalous", str(digits / "ill"), "--masks", str(digits / "masks")),
+            *("--out", str(out), "--alpha", "0.2"),
+        ]
+    )
+    shown = capsys.readouterr()
+    found = json.loads((out / "metrics.json").read_text())
+    detector = FAnoGAN.load(run)
+    totals = [detector.score(digits / kind).total for kind in ("normal", "ill")]
+    auc = roc_auc_score(np.repeat([0, 1], [10, 12]), np.concatenate(totals))
+    assert found["rows"][0]["auc"] == pytest.approx(auc)
+    assert found["pixel"]["regions"]["images_with_lesion"] == 12
+    assert shown.err == ""
+    assert "22 images, 12 anomalous (55 %)" in shown.out
+    assert re.search(rf"f-AnoGAN \(A\) +{auc:.3f} ", shown.out)
+    for name in ("untrained networks", "score inverted (−A)", "darkness", "low gradient"):
+        assert name in shown.out
+    assert "(asked for 0.2)" in shown.out
+    assert re.search(r"per pixel: AUC 0\.\d{3} \(darkness 0\.\d{3}\)", shown.out)
+
+
+# --- help ---------------------------------------------------------------------------------------
+
+
+def help_of(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # nothing is wrapped
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_help_has_an_example_that_parses_and_a_text_for_each_option(verb, capsys, monkeypatch):
+    shown = help_of(verb, capsys, monkeypatch)
+    example = re.search(r"^Example: fanogan (.+)$", shown, re.MULTILINE)[1]
+    assert parser().parse_args(shlex.split(example)).subcommand == verb
+    function, positional = cli.VERBS[verb]
+    for name, parameter in inspect.signature(function).parameters.items():
+        option = name if name in positional else rf"--{name.replace('_', '-')}( [^a-z]+)?"
+        text = re.search(rf"^  {option}  +(\w.+)$", shown, re.MULTILINE)
+        assert text, f"{verb} says nothing of {name}"
+        default = parameter.default
+        if isinstance(default, str | int | float | Path) and default is not False:
+            assert text[0].endswith(f"(default: {default})")
+
+
+def test_help_imports_nothing_heavy():
+    program = """
+import sys
+from fanogan.cli.parser import main
+try:
+    main(sys.argv[1:])
+finally:
+    heavy = {"torch", "lightning_fabric", "monai", "matplotlib", "sklearn", "skimage", "PIL"}
+    assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+    for arguments in (["--help"], ["fit", "--help"], ["--version"]):
+        ended = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def documented_commands():
+    """The lines of code of the README and the documentation that begin with 'fanogan '."""
+    return [
+        pytest.param(line.strip().removeprefix("$ "), id=f"{path.name}:{number}")
+        for path in [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.match(r" *(\$ )?fanogan ", line)
+    ]
+
+
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_commands_parse(command):
+    words = shlex.split(command, comments=True)
+    assert parser().parse_args(words[1:]).subcommand in cli.VERBS
+
+
+def test_the_documents_show_every_verb_but_the_demo():
+    shown = {shlex.split(entry.values[0])[1] for entry in documented_commands()}
+    assert shown >= set(cli.VERBS) - {"demo"}
+
+
+@pytest.mark.parametrize("text", ["[ab]+", "null", "12", "# x", "a: b", "{x}", r"^(p\d+)_", "true"])
+def test_words_are_taken_as_they_are_typed(text):
+    given = parser().parse_args(["fit", text, "--groups", text, "--out", text]).fit
+    assert (given.normals, given.groups, given.out) == ([text], text, Path(text))
+
+
+@pytest.mark.parametrize("arguments", [[], ["paint"], ["fit", "--seed", "x"], ["evaluate", "run"]])
+def test_what_cannot_be_parsed_ends_with_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
+    def broken() -> None:
+        """Break.
+
+        Example: fanogan demo
+        """
+        raise ValueError("not the user's to mend")
+
+    monkeypatch.setitem(cli.VERBS, "demo", (broken, ()))
+    with pytest.raises(ValueError, match="not the user's"):
+        main(["demo"])
+
+
+# --- what the terminal shows --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "2 seconds"),
+        (89, "89 seconds"),
+        (90, "1.5 minutes"),
+        (1200, "20 minutes"),
+        (7200, "2.0 hours"),
+        (86400 * 20, "20 days"),
+    ],
+)
+def test_duration(seconds, text):
+    assert console.duration(seconds) == text
+
+
+def score_row(name, unit="image", score=0.5, p_value="0.05", flag="no", warnings=""):
+    return {
+        "name": name,
+        "unit": unit,
+        "score": repr(score),
+        "p_value": p_value,
+        "flag": flag,
+        "warnings": warnings,
+    }
+
+
+def test_scores_are_shown_in_columns_that_fit_a_terminal(capsys):
+    long = "a/very/long/way/to/an/image/that/does/not/fit/[bold]x.png"
+    rows = [
+        score_row(long, score=1.23456, p_value="0.01", flag="yes", warnings="size"),
+        score_row("b:key:#1", p_value="", flag="too few held out"),
+    ]
+    console.say_scores(rows)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("…")
+    assert first.endswith("[bold]x.png  score 1.235    p 0.010  ▲ flagged  unlike training")
+    assert len(first) <= 80
+    assert second.startswith("b:key:#1 ")
+    assert second.index("score") == first.index("score")
+
+
+def test_of_volumes_their_own_scores_are_shown(capsys):
+    frames = [score_row(f"v.tif#{i}") for i in range(3)]
+    console.say_scores([frames[0], score_row("v.tif", unit="volume"), *frames[1:]])
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown] == ["v.tif", "…"]
+    assert shown[1] == "… and 3 more in scores.csv"
+
+
+def test_of_several_processes_only_the_first_speaks(monkeypatch, capsys):
+    try:
+        for rank in ("0", "1"):
+            monkeypatch.setenv("LOCAL_RANK", rank)
+            console.console.cache_clear()
+            console.say(f"I am {rank}")
+    finally:
+        console.console.cache_clear()
+    assert capsys.readouterr().out == "I am 0\n"

@@ -1,0 +1,400 @@
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from fanogan import FAnoGAN
+from fanogan.calibration.held_out import HeldOut
+from fanogan.demo import run_demo
+from fanogan.evaluation import labelled
+from fanogan.evaluation.labelled import calibrated_row, compared_rows, evaluate
+from fanogan.evaluation.localization import PixelROC
+from fanogan.evaluation.masks import masks_of
+from fanogan.recipes.recipe import load_recipe
+from fanogan.scans import BadScan
+from fanogan.storage import BadFolder
+
+TINY = load_recipe("smoke").but(
+    critic_updates=2, encoder_updates=2, reestimate_statistics=False, held_out=0.5
+)
+HONEST = [
+    "score inverted (−A)",
+    "untrained networks",
+    "brightness",
+    "darkness",
+    "low contrast",
+    "low gradient",
+]
+
+
+def images_of(count, seed=0, low=0, high=256):
+    return np.random.default_rng(seed).integers(low, high, (count, 16, 16)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return FAnoGAN(TINY).fit(images_of(40))
+
+
+@pytest.fixture(scope="module")
+def normal():
+    return images_of(12, seed=1)
+
+
+@pytest.fixture(scope="module")
+def masks():
+    """A square of 16 pixels, in another place in each image."""
+    masks = np.zeros((8, 16, 16), dtype=np.uint8)
+    for index, mask in enumerate(masks):
+        mask[index : index + 4, 4:8] = 1
+    return masks
+
+
+@pytest.fixture(scope="module")
+def anomalous(masks):
+    """Darker, and bright in the square."""
+    return np.where(masks, 255, images_of(8, seed=2, high=100)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def evaluated(detector, normal, anomalous, masks, tmp_path_factory):
+    """What `evaluate` returns, and the folder that it wrote."""
+    out = tmp_path_factory.mktemp("evaluation") / "out"
+    return evaluate(detector, normal, anomalous, out, masks=masks), out
+
+
+@pytest.fixture
+def files(normal, anomalous, masks, tmp_path):
+    """The same as folders of PNGs, with the same names among normal and anomalous."""
+    for kind, images in (("normal", normal), ("ill", anomalous), ("masks", masks * 255)):
+        (tmp_path / kind / "deep").mkdir(parents=True)
+        for index, image in enumerate(images):
+            folder = tmp_path / kind / ("deep" if index % 2 else "")
+            Image.fromarray(image).save(folder / f"{index:02d}.png")
+    return tmp_path
+
+
+def same(one, other):
+    """Whether pixel figures agree; those of several images are summed in any order."""
+    regions = pytest.approx(other["regions"])
+    return {**one, "regions": None} == {**other, "regions": None} and one["regions"] == regions
+
+
+def row_of(evaluation, name):
+    return next(row for row in evaluation["rows"] if row["name"] == name)
+
+
+# --- the rows ---------------------------------------------------------------------------------
+
+
+def test_rows_equal_scikit_learn():
+    random = np.random.default_rng(3)
+    labels = np.repeat([0, 1], [30, 20])
+    terms = {name: random.normal(size=50) + labels for name in ("total", "image", "feature")}
+    untrained, darkness = random.normal(size=(2, 50))
+    rows = compared_rows(labels, terms, untrained, {"darkness": darkness})
+    expected = [
+        ("f-AnoGAN (A)", "method", terms["total"]),
+        ("image residual (A_R)", "term", terms["image"]),
+        ("feature residual (A_D)", "term", terms["feature"]),
+        ("score inverted (−A)", "honest", -terms["total"]),
+        ("untrained networks", "honest", untrained),
+        ("darkness", "honest", darkness),
+    ]
+    assert len(rows) == len(expected)
+    for row, (name, kind, scores) in zip(rows, expected, strict=True):
+        assert (row["name"], row["kind"]) == (name, kind)
+        assert row["auc"] == pytest.approx(roc_auc_score(labels, scores))
+        precision = average_precision_score(labels, scores)
+        assert row["average_precision"] == pytest.approx(precision)
+        low, high = row["auc_interval"]
+        assert low <= row["auc"] <= high
+    assert rows[3]["auc"] == pytest.approx(1 - rows[0]["auc"])
+
+
+def test_rows_of_a_detector_are_of_its_own_scores(detector, normal, anomalous, evaluated):
+    evaluation, _ = evaluated
+    labels = np.repeat([0, 1], [12, 8])
+    images = np.concatenate([normal, anomalous])
+    scores = detector.score(images)
+    for name, values in (
+        ("f-AnoGAN (A)", scores.total),
+        ("image residual (A_R)", scores.image),
+        ("feature residual (A_D)", scores.feature),
+        ("score inverted (−A)", -scores.total),
+        ("untrained networks", detector.untrained().score(images).total),
+        ("darkness", -images.mean((1, 2))),
+        ("low contrast", -images.std((1, 2))),
+    ):
+        assert row_of(evaluation, name)["auc"] == pytest.approx(roc_auc_score(labels, values))
+    assert [row["name"] for row in evaluation["rows"]][3:] == HONEST
+
+
+def test_prevalence_and_numbers_are_stated(evaluated):
+    evaluation, _ = evaluated
+    stated = {key: evaluation[key] for key in ("n", "n_anomalous", "prevalence", "unit")}
+    assert stated == {"n": 20, "n_anomalous": 8, "prevalence": 0.4, "unit": "image"}
+
+
+# --- the calibrated threshold -----------------------------------------------------------------
+
+
+def test_calibrated_row_by_hand():
+    held_out = HeldOut(np.arange(1.0, 20.0), tuple(f"s{i}" for i in range(19)))
+    # With 19 held out and alpha .1 at most one of them may lie above: the threshold is 18.
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 1])
+    totals = np.array([1, 17, 18, 18.5, 30, 18, 18.1, 50])
+    row = calibrated_row(labels, totals, held_out, 0.1)
+    assert row["threshold"] == 18
+    assert row["alpha"] == 0.1
+    assert row["false_positive_rate"] == pytest.approx(2 / 5)  # 18 itself is not flagged
+    assert row["sensitivity"] == pytest.approx(2 / 3)
+    assert row["specificity"] == pytest.approx(3 / 5)
+    assert row["precision"] == pytest.approx(2 / 4)
+
+
+@pytest.mark.parametrize("held_out", [None, HeldOut(np.arange(5.0), tuple("abcde"))])
+def test_without_enough_held_out_there_is_a_note_and_no_threshold(held_out):
+    row = calibrated_row(np.array([0, 1]), np.array([0.0, 1.0]), held_out, 0.05)
+    assert row["threshold"] is None
+    assert "false_positive_rate" not in row
+    assert "held" in row["note"]
+
+
+def test_flags_and_the_calibrated_row_agree(evaluated):
+    evaluation, out = evaluated
+    with (out / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    of_normals = [row["flag"] == "yes" for row in rows if row["label"] == "0"]
+    reached = evaluation["calibrated"]["false_positive_rate"]
+    assert reached == pytest.approx(np.mean(of_normals))
+
+
+# --- what is written --------------------------------------------------------------------------
+
+
+def test_metrics_are_valid_json_and_what_is_returned(evaluated):
+    evaluation, out = evaluated
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (out / "metrics.json").read_text()
+    assert json.loads(text, parse_constant=refuse) == json.loads(json.dumps(evaluation))
+
+
+def test_files_written(evaluated):
+    _, out = evaluated
+    names = {path.name for path in out.iterdir()}
+    assert names == {"metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html"}
+    with (out / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows][3:] == HONEST
+    assert {"auc_low", "auc_high", "youden_sensitivity"} <= set(rows[0])
+    page = (out / "report.html").read_text()
+    assert "Evaluation on 20 images" in page
+    assert "not a medical device" in page
+    assert "chosen on the test labels" in page
+
+
+# --- masks ------------------------------------------------------------------------------------
+
+
+def test_pixel_auc_by_hand(detector, normal, anomalous, masks, evaluated):
+    evaluation, _ = evaluated
+    maps = np.stack([*detector.localize(normal), *detector.localize(anomalous)])
+    # The normals' masks are empty.
+    truth = np.concatenate([np.zeros((12, 16, 16), dtype=bool), masks > 0])
+    pixel = evaluation["pixel"]
+    expected = roc_auc_score(truth.ravel(), maps.ravel())
+    assert pixel["auc"] == pytest.approx(expected, abs=1e-3)
+    images = np.concatenate([normal, anomalous]).astype(float)
+    darkness = roc_auc_score(truth.ravel(), -images.ravel())
+    assert pixel["darkness_auc"] == pytest.approx(darkness, abs=1e-3)
+    assert pixel["prevalence"] == pytest.approx(8 * 16 / (20 * 256))
+    assert pixel["regions"]["lesions"] == 8
+    assert pixel["regions"]["threshold"] == detector.calibration.map_scale
+    assert pixel["regions"]["images"] == 20
+
+
+@pytest.mark.parametrize("most", [200, 4])
+def test_pixels_are_counted_by_subject_in_memory_that_does_not_grow(
+    detector, files, tmp_path, monkeypatch, most
+):
+    """As in a pass of their own, with subjects '0' and '1'; of more than ``most`` some share."""
+    monkeypatch.setattr(labelled, "MOST_SUBJECTS", most)
+    sources = files / "normal", files / "ill"
+    groups = r"(\d)\.png"
+    out = tmp_path / "out"
+    evaluate(detector, *sources, out, masks=files / "masks", groups=groups)
+    counts = np.load(out / "pixels.npz")["counts"]
+    expected = {}
+    for label, source in enumerate(sources):
+        for result in detector.results(source, groups=groups):
+            mask = np.zeros((16, 16), dtype=bool)
+            if label:
+                mask = np.asarray(Image.open(files / "masks" / result.name)) > 0
+            roc = expected.setdefault(result.group, PixelROC(labelled.SUBJECT_BINS))
+            roc.update(result.residual, mask)
+    assert len(expected) == 10
+    for place, roc in enumerate([*expected.values()][most:]):
+        [*expected.values()][place % most].merge(roc)
+    expected = [*expected.values()][:most]
+    np.testing.assert_array_equal(counts, [roc.counts for roc in expected])
+    assert counts.sum() == 20 * 256 and counts[:, 1].sum() == 8 * 16
+
+
+def test_without_masks_there_are_no_pixel_figures(detector, normal, anomalous, tmp_path):
+    seen = []
+    found = evaluate(detector, normal, anomalous, tmp_path / "out", on_result=seen.append)
+    assert (found["pixel"], found["pixel_roc"]) == (None, None)
+    assert len(seen) == 2 * 20  # each image passes twice on the bar
+    assert not (tmp_path / "out" / "pixels.npz").exists()
+
+
+def test_masks_by_name_and_by_order_agree(detector, files, evaluated, tmp_path):
+    expected, _ = evaluated
+    for path in (files / "masks" / "deep").glob("*.png"):  # of another format than their images
+        tifffile.imwrite(path.with_suffix(".tif"), np.asarray(Image.open(path)))
+        path.unlink()
+    found = evaluate(
+        detector, files / "normal", files / "ill", tmp_path / "out", masks=files / "masks"
+    )
+    assert same(found["pixel"], expected["pixel"])
+
+
+def test_a_name_of_numbers_and_dots_has_a_mask_of_its_own(detector, anomalous, masks, tmp_path):
+    uids = [f"1.2.840.{place}" for place in range(8)]  # as archives call DICOM, and exports folders
+    for uid, mask in zip(uids, masks, strict=True):
+        Image.fromarray(mask * 255).save(tmp_path / f"{uid}.png")
+    mask_of = masks_of(tmp_path, tmp_path, None, retinal=False)
+    for uid, mask, result in zip(uids, masks, detector.results(anomalous), strict=True):
+        np.testing.assert_array_equal(mask_of(dataclasses.replace(result, name=uid)), mask > 0)
+
+
+def test_masks_of_frames_of_a_volume_and_of_arrays_in_files(
+    detector, normal, anomalous, masks, evaluated, tmp_path
+):
+    expected, _ = evaluated
+    (tmp_path / "ill").mkdir()
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "ill" / "v#1.tif", anomalous, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "masks" / "v#1.tif", masks * 255, photometric="minisblack")
+    found = evaluate(detector, normal, tmp_path / "ill", tmp_path / "out", masks=tmp_path / "masks")
+    assert same(found["pixel"], expected["pixel"])
+    assert found["n"] == 20  # the volume's own score is not one more image
+    np.savez(tmp_path / "data.npz", ill=anomalous, masks=masks)
+    path = tmp_path / "data.npz"
+    found = evaluate(detector, normal, f"{path}:ill", tmp_path / "out", masks=f"{path}:masks")
+    assert same(found["pixel"], expected["pixel"])
+
+
+def test_array_masks_stay_with_their_images_when_some_are_skipped(
+    detector, normal, anomalous, masks, tmp_path
+):
+    images = [*anomalous.astype(np.float32)]
+    images[2] = np.full((16, 16), np.nan, dtype=np.float32)
+    float_detector = FAnoGAN(TINY).fit(images_of(40).astype(np.float32))
+    kept = [index for index in range(8) if index != 2]
+    different = masks.copy()
+    different[5:, 12:, 12:] = 1
+    normals = normal.astype(np.float32)
+    skipping = evaluate(
+        float_detector, normals, images, tmp_path / "out", masks=different, skip_bad=True
+    )
+    assert "skipped: image 00002 holds NaN" in (tmp_path / "out/report.html").read_text()
+    without = evaluate(
+        float_detector, normals, [images[i] for i in kept], tmp_path / "out", masks=different[kept]
+    )
+    assert skipping["pixel"] == without["pixel"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda masks: (masks / "00.png").unlink(), r"00\.png has no mask: put one"),
+        (
+            lambda masks: Image.new("L", (9, 16)).save(masks / "00.png"),
+            r"the mask of 00\.png has 16×9 pixels and the image 16×16",
+        ),
+        (lambda masks: (masks / "00.png").write_bytes(b"no image"), r"00\.png is not an image"),
+        (
+            lambda masks: Image.new("L", (16, 16)).save(masks / "00.tif"),
+            r"00\.png and .*00\.tif could both be the mask",
+        ),
+        (
+            lambda masks: [Image.new("L", (16, 16)).save(path) for path in masks.rglob("*.png")],
+            "mark no pixel",
+        ),
+    ],
+    ids=["missing", "another size", "no image", "two of one name", "all empty"],
+)
+def test_masks_that_do_not_fit_stop_the_evaluation(detector, files, tmp_path, change, message):
+    change(files / "masks")
+    out = tmp_path / "out"
+    with pytest.raises(BadScan, match=message):
+        evaluate(detector, files / "normal", files / "ill", out, masks=files / "masks")
+    assert not out.exists()
+
+
+def test_too_few_masks_or_frames(detector, normal, anomalous, masks, files, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(BadScan, match="7 masks for 8 images"):
+        evaluate(detector, normal, anomalous, out, masks=masks[:7])
+    with pytest.raises(BadScan, match="masks of files are files"):
+        evaluate(detector, normal, files / "ill", out, masks=masks)
+    tifffile.imwrite(tmp_path / "v.tif", anomalous, photometric="minisblack")
+    (tmp_path / "few").mkdir()
+    tifffile.imwrite(tmp_path / "few" / "v.tif", masks[:5], photometric="minisblack")
+    with pytest.raises(BadScan, match=r"few/v\.tif has 5 frames and no mask of v\.tif#5"):
+        evaluate(detector, normal, tmp_path / "v.tif", out, masks=tmp_path / "few")
+    assert not out.exists()
+
+
+# --- subjects ---------------------------------------------------------------------------------
+
+
+def test_files_of_one_name_are_not_one_subject(detector, files, evaluated, tmp_path):
+    assert evaluated[0]["n_subjects"] == 20
+    # Folders name subjects, here one, 'deep', in both.
+    sources = files / "normal", files / "ill"
+    assert evaluate(detector, *sources, tmp_path / "out")["n_subjects"] == 6 + 4 + 1
+    grouped = evaluate(detector, *sources, tmp_path / "out", groups=r"(\d)\.png")
+    assert grouped["n_subjects"] == 10
+
+
+def test_one_class_alone_is_refused(detector, files, tmp_path):
+    for path in (files / "ill").rglob("*.png"):
+        path.write_bytes(b"no image")
+    with pytest.raises(BadScan, match="none of 8 images could be used"):
+        evaluate(detector, files / "normal", files / "ill", tmp_path / "out", skip_bad=True)
+    assert not (tmp_path / "out").exists()
+
+
+# --- the demo ---------------------------------------------------------------------------------
+
+
+def test_demo_touches_no_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadFolder, match="holds something else; give --out another folder"):
+        run_demo(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.slow
+def test_demo_tells_digits_apart_and_untrained_networks_do_not(tmp_path):
+    stages = []
+    found = run_demo(
+        tmp_path / "demo", digits=True, progress=lambda stage, *rest: stages.append(stage)
+    )
+    auc = {row["name"]: row["auc"] for row in found["rows"]}
+    assert auc["f-AnoGAN (A)"] >= 0.95
+    assert auc["f-AnoGAN (A)"] > auc["untrained networks"] + 0.1
+    assert set(stages) == {"gan", "encoder", "ae", "scoring"}
+    assert (tmp_path / "demo" / "report.html").exists()
+    assert (tmp_path / "demo" / "run" / "model" / "card.md").exists()

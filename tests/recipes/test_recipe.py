@@ -1,0 +1,227 @@
+"""Recipes: those that ship, those of users, and what is refused."""
+
+import dataclasses
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import fanogan.recipes
+from fanogan.recipes.recipe import BadRecipe, Recipe, load_recipe, recipe_names
+
+SHIPPED = ["demo", "digits", "overnight", "paper", "small", "smoke"]
+
+
+def source(name: str) -> str:
+    return (files(fanogan.recipes) / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def written(tmp_path: Path, text: str, name: str = "mine.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def differing(one: Recipe, other: Recipe) -> set[str]:
+    a, b = one.to_dict(), other.to_dict()
+    return {key for key in a if a[key] != b[key]}
+
+
+# --- those that ship ----------------------------------------------------------------------------
+
+
+def test_which_ship() -> None:
+    assert recipe_names() == SHIPPED
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_recipe_says_what_it_is_for_and_all_that_it_changes(name: str) -> None:
+    recipe = load_recipe(name)
+    values = yaml.safe_load(source(name))
+    assert source(name).startswith("# ")
+    assert recipe.name == name
+    assert recipe.about == values["about"]
+    # Nothing is repeated that its base says already; paper's base are the defaults.
+    base = load_recipe(values["base"]) if "base" in values else Recipe(name="")
+    assert differing(recipe, base) == (set(values) - {"base"}) | {"name"}
+
+
+def test_paper_is_the_published_setting() -> None:
+    paper = load_recipe("paper")
+    assert differing(paper, Recipe()) == {"about"}
+    assert (paper.sides, paper.window, paper.width, paper.latent) == ((64, 64), (64, 64), 64, 128)
+    assert (paper.batch, paper.critic_updates, paper.rounds) == (64, 100_000, 20_000)
+    assert (paper.gan_rate, paper.penalty, paper.critic_updates_per_round) == (1e-4, 10, 5)
+    assert (paper.encoder_updates, paper.encoder_rate, paper.kappa) == (50_000, 5e-5, 1)
+    assert (paper.encoder_loss, paper.encoder_output, paper.flip) == ("izi_f", "tanh", True)
+    assert (paper.held_out, paper.top) == (0.1, 0.05)
+    assert not paper.reestimate_statistics
+
+
+def test_small_differs_from_paper_where_its_file_says() -> None:
+    values = yaml.safe_load(source("small"))
+    assert values.pop("base") == "paper"
+    assert differing(load_recipe("small"), load_recipe("paper")) == {"name", *values}
+    assert "sides" in values and "window" not in values
+    assert load_recipe("small").sides == (32, 32)
+
+
+def test_lengths_that_are_promised() -> None:
+    assert load_recipe("small").rounds == 875
+    assert load_recipe("overnight").rounds - 1 >= 5_000  # generator updates
+    assert 12 <= load_recipe("overnight").width <= 16
+    assert Recipe(critic_updates=11, critic_updates_per_round=5).rounds == 3
+    for short in ("small", "demo", "smoke"):
+        assert load_recipe(short).rounds < 1000 and load_recipe(short).reestimate_statistics
+
+
+# --- those of users -----------------------------------------------------------------------------
+
+
+def test_a_file_changes_its_base(tmp_path: Path) -> None:
+    path = written(tmp_path, "base: small\nwidth: 12\nflip: false\n")
+    for given in (path, str(path)):
+        recipe = load_recipe(given)
+        assert differing(recipe, load_recipe("small")) == {"name", "about", "width", "flip"}
+        assert (recipe.name, recipe.width, recipe.flip, recipe.about) == ("mine", 12, False, "")
+    assert load_recipe(recipe) is recipe
+
+
+def test_bases_follow_each_other(tmp_path: Path) -> None:
+    first = written(tmp_path, "base: small\nwidth: 12\nbatch: 8\n", "first.yaml")
+    second = written(tmp_path, f"base: {first}\nbatch: 16\n", "second.yaml")
+    recipe = load_recipe(second)
+    assert (recipe.name, recipe.width, recipe.batch, recipe.sides) == ("second", 12, 16, (32, 32))
+
+
+def test_without_a_base_it_is_the_papers(tmp_path: Path) -> None:
+    assert differing(load_recipe(written(tmp_path, "")), Recipe()) == {"name"}
+    assert load_recipe(written(tmp_path, "latent: 64")).critic_updates == 100_000
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("encoder_rate: 5e-5", "encoder_rate", 5e-5),
+        ("encoder_rate: '5e-5'", "encoder_rate", 5e-5),
+        ("gan_rate: 1.0e-4", "gan_rate", 1e-4),
+        ("kappa: 0", "kappa", 0.0),
+        ("penalty: 10", "penalty", 10.0),
+        ("critic_updates: 100_000", "critic_updates", 100_000),
+        ("sides: 28", "sides", (28, 28)),
+        ("sides: [64, 112]", "sides", (64, 112)),
+        ("window: [100, 90]", "window", (100, 90)),
+        ("encoder_loss: ziz", "encoder_loss", "ziz"),
+        ("about: 'für Größe × 2'", "about", "für Größe × 2"),
+    ],
+)
+def test_values(tmp_path: Path, text: str, field: str, value: Any) -> None:
+    found = getattr(load_recipe(written(tmp_path, text)), field)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_round_trips(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    text = yaml.safe_dump(recipe.to_dict(), allow_unicode=True)
+    assert Recipe.from_dict(yaml.safe_load(text)) == recipe
+    assert load_recipe(written(tmp_path, text, f"{name}.yaml")) == recipe
+
+
+def test_but_leaves_the_first_as_it_was() -> None:
+    recipe = Recipe()
+    assert recipe.but(width=8) == dataclasses.replace(Recipe(), width=8)
+    assert recipe == Recipe()
+    with pytest.raises(BadRecipe):
+        recipe.but(width=0)
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+REFUSED = [
+    ("with: 8", r"no such field as with; the fields are name, about, sides.*width"),
+    ("1: 2\ntrue: 3", r"no such field as 1; the fields are"),
+    ("{[a]: 3}", "not a YAML file"),
+    ("width: wide", r"width is 'wide', it must be of type int"),
+    ("width: 8.0", r"width is 8\.0, it must be of type int"),
+    ("width: true", r"width is True, it must be of type int"),
+    ("width: [8]", r"width is \[8\], it must be of type int"),
+    ("flip: 1", r"flip is 1, it must be of type bool"),
+    ("about: 3", r"about is 3, it must be of type str"),
+    ("gan_rate: fast", r"gan_rate is 'fast', it must be of type float"),
+    ("gan_rate:", r"gan_rate is None, it must be of type float"),
+    ("gan_rate: true", r"gan_rate is True, it must be of type float"),
+    (f"gan_rate: 1{400 * '0'}", "gan_rate is 1000.*, it must be of type float"),
+    ("encoder_loss: zizi", r"encoder_loss is 'zizi', it must be one of \('izi_f', 'izi', 'ziz'\)"),
+    ("encoder_loss: [izi]", r"encoder_loss is \['izi'\], it must be one of"),
+    ("precision: fp16", r"precision is 'fp16', it must be one of .*bf16"),
+    ("sides: [64]", r"sides is \[64\], it must be one number or two"),
+    ("sides: 6.4", r"sides is 6\.4, it must be one number or two"),
+    ("sides: true", r"sides is True, it must be one number or two"),
+    ("sides: [64, 64, 64]", "it must be one number or two"),
+    ("sides: 30", r"mine: sides 30×30 don't fit"),
+    ("sides: [-64, 64]", r"sides -64×64 don't fit"),
+    ("window: 0", r"window is 0, it must be a number above 0"),
+    ("window: [32, -1]", r"window is -1, it must be a number above 0"),
+    ("gan_rate: .nan", r"gan_rate is nan, it must be a number above 0"),
+    ("gan_rate: .inf", r"gan_rate is inf, it must be a number above 0"),
+    ("gan_rate: nan", r"gan_rate is nan, it must be a number above 0"),
+    ("gan_rate: -1e-4", r"gan_rate is -0\.0001, it must be a number above 0"),
+    ("kappa: -1", r"kappa is -1\.0, it must be a number 0 or more"),
+    ("kappa: .nan", r"kappa is nan, it must be a number 0 or more"),
+    ("batch: 0", r"batch is 0, it must be a number above 0"),
+    ("held_out: 0", "held_out is 0.0, it must be a number above 0"),
+    ("held_out: 1", "held_out must be below 1"),
+    ("top: 1.5", "top and retina_share at most 1"),
+    ("- width: 8", "a recipe is a list of 'field: value' lines"),
+    ("width", "a recipe is a list of 'field: value' lines"),
+    ("[]", "a recipe is a list of 'field: value' lines"),
+    ("false", "a recipe is a list of 'field: value' lines"),
+    ("width: [8", "not a YAML file"),
+    ("width: 8\n\tbatch: 3", "not a YAML file"),
+    ("about: 2024-99-99", "not a YAML file"),
+    ("width: !!python/object:os.system 8", "not a YAML file"),
+    ("[" * 1200, "not a YAML file"),
+    ("base: tiny", r"no recipe 'tiny': give one of demo, digits, overnight, paper, small, smoke"),
+    ("base: [small]", r"no recipe \"\['small'\]\""),
+    ("base: ''", "no recipe ''"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), REFUSED, ids=[text[:30] for text, _ in REFUSED])
+def test_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(BadRecipe, match=sentence) as refusal:
+        load_recipe(written(tmp_path, text))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_number_that_came_by_python_is_checked_too() -> None:
+    for field in ("width", "batch", "gan_rate", "tick", "top"):
+        for value in (0, -1, float("nan"), float("inf")):
+            with pytest.raises(BadRecipe, match=rf"{field} is {value}"):
+                Recipe(**{field: value})
+
+
+def test_a_file_that_names_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    written(tmp_path, f"base: {path}\nwidth: 8\n")
+    with pytest.raises(BadRecipe, match=r"mine\.yaml: its base leads back to .*mine\.yaml"):
+        load_recipe(path)
+    other = written(tmp_path, f"base: {path}\n", "other.yaml")
+    written(tmp_path, f"base: {other}\n")
+    with pytest.raises(BadRecipe, match="leads back"):
+        load_recipe(other)
+
+
+def test_what_is_not_there_or_not_text(tmp_path: Path) -> None:
+    for missing in ("huge", tmp_path / "none.yaml", tmp_path, "", "small.yml"):
+        with pytest.raises(BadRecipe, match="give one of demo, digits, overnight, paper, small"):
+            load_recipe(missing)
+    (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
+    for unreadable in (tmp_path / "picture.yaml", "x" * 5000, "a\0b"):
+        with pytest.raises(BadRecipe, match="can't be read"):
+            load_recipe(unreadable)

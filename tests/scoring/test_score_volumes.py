@@ -1,0 +1,307 @@
+"""Flat volumes through fit, score and evaluate: what is learnt, scored, mapped and written."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from fanogan.data.normals import Normals
+from fanogan.data.preprocessing import Preprocessing
+from fanogan.demo import flat_phantom
+from fanogan.detectors import FAnoGAN, Result, load_detector
+from fanogan.evaluation.labelled import evaluate
+from fanogan.phantom.eye import Phantom, make_phantom
+from fanogan.recipes.recipe import load_recipe
+from fanogan.retina import FlatSpace, FlatVolume, make_flat
+from fanogan.retina.intensity import DEPTHS, DepthProfile
+from fanogan.retina.regions import find_regions
+from fanogan.scans import BadScan, Scan
+from fanogan.scoring.write import write_results
+
+SHAPE = (3, 240, 96)
+SPACING = (0.24, 0.00387, 0.022)
+RECIPE = load_recipe("smoke").but(
+    window=(64, 64),
+    geometry="retina",
+    held_out=0.34,
+    critic_updates=8,
+    encoder_updates=8,
+    tick=4,
+    reestimate_statistics=False,
+)
+
+
+def phantom(seed: int, diseased: bool = False) -> Phantom:
+    return make_phantom(seed, shape=SHAPE, spacing=SPACING, diseased=diseased)
+
+
+@pytest.fixture(scope="module")
+def eyes() -> list[FlatVolume]:
+    return [flat_phantom(phantom(seed)) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def ill() -> Phantom:
+    return phantom(11, diseased=True)
+
+
+@pytest.fixture(scope="module")
+def detector(eyes: list[FlatVolume]) -> FAnoGAN:
+    return FAnoGAN(RECIPE).fit(eyes)
+
+
+@pytest.fixture(scope="module")
+def eye() -> FlatVolume:
+    """An eye with a margin along one edge, a B-scan without retina, and another pixel size."""
+    made = make_phantom(7, shape=(3, 480, 300), spacing=(0.24, 0.0022, 0.0117))
+    pixels, margins = made.pixels.copy(), np.zeros(made.pixels.shape, bool)
+    margins[0, :, :70] = True
+    pixels[margins] = 255
+    inner, outer = made.boundaries["ILM"].copy(), made.boundaries["RPE outer"].copy()
+    inner[1] = outer[1] = np.nan
+    scan = Scan(pixels, "eye", "eye", made.spacing, is_volume=True)
+    return make_flat(scan, inner, outer, margins)
+
+
+def table_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def bscans(found: list[Result]) -> dict[int, Result]:
+    return {one.frame: one for one in found if one.unit == "image"}
+
+
+# --- what is learnt -----------------------------------------------------------------------------
+
+
+def test_patches_hold_enough_retina_and_nothing_unknown(eye: FlatVolume) -> None:
+    view = Preprocessing.of([eye], RECIPE.but(retina_share=0.6))
+    usable = view.usable(eye)
+    assert usable is not None and usable.shape == (3, 65, eye.pixels.shape[2] - 63)
+    assert usable[0].any() and usable[2].any() and not usable[1].any()
+    for frame, row, column in np.argwhere(usable)[::97]:
+        patch = np.s_[frame, row : row + 64, column : column + 64]
+        assert eye.retina[patch].mean() >= 0.6 and eye.tissue[patch].all()
+    for frame, row, column in np.argwhere(~usable)[::997]:
+        patch = np.s_[frame, row : row + 64, column : column + 64]
+        assert eye.retina[patch].mean() < 0.6 or not eye.tissue[patch].all()
+
+
+def test_an_eye_without_any_place_for_a_patch_is_refused(eye: FlatVolume) -> None:
+    with pytest.raises(BadScan, match="in none of 1 volumes is there a place for a patch"):
+        Normals.of([eye], [eye], RECIPE.but(window=(112, 64), retina_share=1.0))
+
+
+def test_the_summary_is_what_a_user_can_check(eyes: list[FlatVolume]) -> None:
+    normals = Normals.read(eyes, RECIPE)
+    assert normals.summary == (
+        "3 volumes, 9 B-scans · retina found in 100.0 % of columns · patches of 64×64 at "
+        "3.9 µm × 22 µm, seen at 16×16\nheld out for calibration: 1 volume of 1 subject"
+    )
+    assert normals.usable is not None and len(normals.usable) == len(normals.training) == 6
+
+
+def test_a_depth_channel_is_the_row(eye: FlatVolume) -> None:
+    view = Preprocessing.of([eye], RECIPE.but(depth_channel=True))
+    encoded = view.encode(eye)
+    assert view.channels == 2 and encoded.shape == (3, 2, 128, eye.pixels.shape[2])
+    np.testing.assert_array_equal(encoded[:, 0], eye.pixels)
+    assert encoded[0, 1, 0].max() == 0 and encoded[0, 1, -1].min() == 255
+    assert (np.diff(encoded[0, 1, :, 5].astype(int)) > 0).all()
+
+
+def test_matching_brings_another_scanners_grey_values_back(eyes: list[FlatVolume]) -> None:
+    eye = eyes[0]
+    darker = dataclasses.replace(eye, pixels=(0.5 * eye.pixels + 20).astype(np.uint8))
+    profile = DepthProfile.of([eye])
+    assert len(profile.median) == DEPTHS + 2
+    apart = np.abs(darker.pixels.astype(int) - eye.pixels)[eye.retina].mean()
+    left = np.abs(profile.match(darker).astype(int) - eye.pixels)[eye.retina].mean()
+    assert apart > 10 and left < 2
+    view = Preprocessing.of([eye], RECIPE.but(match_layers=True))
+    again = Preprocessing.from_dict(json.loads(json.dumps(view.to_dict())))
+    assert again == view
+    np.testing.assert_array_equal(again.encode(darker), view.encode(darker))
+
+
+# --- what is scored -----------------------------------------------------------------------------
+
+
+def test_maps_lie_in_the_scans_own_geometry(detector: FAnoGAN, eye: FlatVolume) -> None:
+    found = list(detector.results([eye]))
+    seen = bscans(found)
+    assert set(seen) == {0, 2}, "the B-scan without retina has no score"
+    assert found[-1].unit == "volume" and found[-1].windows == sum(
+        one.windows for one in seen.values()
+    )
+    for frame, one in seen.items():
+        assert one.residual is not None and one.picture is not None
+        assert one.residual.shape == one.picture.shape == (480, 300)
+        known = np.isfinite(one.residual)
+        assert not known[:, :50].any() if frame == 0 else known[:, :50].any()
+        rows = np.arange(480)[:, None]
+        far_above = rows < eye.outer[frame] - 140 * 0.00387 / 0.0022
+        assert not known[far_above].any()
+        retina = (rows > eye.inner[frame] + 3) & (rows < eye.outer[frame] - 3)
+        inside = np.s_[:, 100:250]
+        # Beside a margin whole windows are lost.
+        assert known[inside][retina[inside]].mean() > (0.6 if frame == 0 else 0.95)
+
+
+def test_a_patch_is_scored_as_it_is_alone(detector: FAnoGAN, eye: FlatVolume) -> None:
+    import torch
+
+    one = bscans(list(detector.results([eye])))[2]
+    assert one.patches is not None
+    for row, column, total, image, feature in one.patches[::3]:
+        place = np.s_[int(row) : int(row) + 64, int(column) : int(column) + 64]
+        x = torch.from_numpy(eye.pixels[2][place].astype(np.float32))[None, None] * (2 / 255) - 1
+        with torch.inference_mode():
+            terms, _ = detector._terms_and_maps(detector.preprocessing.see(x))
+        np.testing.assert_allclose(terms[0], (image, feature), rtol=1e-4)
+        assert total == pytest.approx(image + feature)
+
+
+def test_the_score_of_the_retina_alone_knows_nothing_of_the_rest(
+    detector: FAnoGAN, eye: FlatVolume
+) -> None:
+    view = detector.preprocessing.retina
+    assert view is not None
+    masked = detector.untrained()
+    masked.preprocessing = dataclasses.replace(
+        detector.preprocessing, retina=dataclasses.replace(view, score_retina_only=True)
+    )
+    one = bscans(list(masked.results([eye])))[2]
+    assert one.residual is not None
+    rows = np.arange(480)[:, None]
+    above = (rows < eye.inner[2] - 12) & np.isfinite(one.residual)
+    assert above.any() and float(one.residual[above].max()) < 0.01
+    inside = (rows > eye.inner[2] + 12) & (rows < eye.outer[2] - 12) & np.isfinite(one.residual)
+    assert float(one.residual[inside].mean()) > 0.05
+
+
+def test_standardised_terms_of_held_out_windows_have_mean_0_and_spread_1(
+    eyes: list[FlatVolume],
+) -> None:
+    standardised = FAnoGAN(RECIPE.but(standardised=True)).fit(eyes)
+    held_out = Normals.read(eyes, RECIPE).held_out
+    terms = np.concatenate(
+        [one.patches for one in bscans(list(standardised.results(held_out))).values()]
+    )
+    (means, spreads), found = standardised.term_scale, terms[:, 3:]
+    np.testing.assert_allclose(found.mean(0), means, rtol=1e-5)
+    np.testing.assert_allclose(found.std(0), spreads, rtol=1e-5)
+    np.testing.assert_allclose(
+        terms[:, 2], ((found - np.array(means)) / np.array(spreads)).sum(1), rtol=1e-6
+    )
+
+
+def test_a_model_is_kept_with_its_view_of_the_retina(
+    detector: FAnoGAN, eye: FlatVolume, tmp_path: Path
+) -> None:
+    detector.save(tmp_path / "model")
+    again = load_detector(tmp_path / "model")
+    assert again.preprocessing == detector.preprocessing
+    assert again.calibration.en_face == detector.calibration.en_face
+    assert set(again.calibration.units) == {"image", "patch", "volume"}
+    np.testing.assert_array_equal(again.score([eye]).total, detector.score([eye]).total)
+
+
+def test_arrays_say_nothing_of_their_geometry(detector: FAnoGAN) -> None:
+    with pytest.raises(BadScan, match="arrays don't say how large a pixel is"):
+        detector.score(np.zeros((3, 240, 128), np.uint8))
+
+
+# --- what is written ----------------------------------------------------------------------------
+
+
+def test_volumes_out(detector: FAnoGAN, eye: FlatVolume, ill: Phantom, tmp_path: Path) -> None:
+    rows = write_results(detector, [eye, flat_phantom(ill)], tmp_path / "out")
+    out = tmp_path / "out"
+    with tifffile.TiffFile(out / "maps" / "eye.tif") as file:
+        volume = file.asarray()
+        assert file.imagej_metadata["spacing"] == pytest.approx(0.24)
+    assert volume.shape == (3, 480, 300) and volume.dtype == np.float32
+    one = bscans(list(detector.results([eye])))[2]
+    np.testing.assert_allclose(volume[2], one.residual, rtol=1e-5)
+    assert np.isnan(volume[1]).all()
+    en_face = tifffile.imread(out / "en_face" / "eye.tif")
+    assert en_face.shape == (3, 300) and np.isnan(en_face[1]).all()
+    depth = np.arange(480)
+    inside = (depth >= eye.inner[2, 200]) & (depth <= eye.outer[2, 200])
+    assert en_face[2, 200] == pytest.approx(np.nanmean(one.residual[inside, 200]), rel=1e-5)
+    assert (out / "en_face" / "eye.png").exists()
+    assert {path.name for path in (out / "overlays").iterdir()} >= {"eye#0.png", "eye#2.png"}
+    patches = table_of(out / "patches.csv")
+    mine = [patch for patch in patches if patch["volume"] == "eye" and patch["bscan"] == "2"]
+    assert len(mine) == one.windows
+    for patch in mine:  # its middle lies in the retina, or near it, on the scan itself
+        row, column = int(patch["row"]), int(patch["column"])
+        assert eye.inner[2, column] - 120 < row < eye.outer[2, column] + 20
+    regions = json.loads((out / "regions.json").read_text())
+    table = table_of(out / "regions.csv")
+    assert len(regions) == len(table)
+    assert detector.calibration.en_face is not None
+    median, threshold = detector.calibration.en_face
+    assert median < threshold and all(one["peak"] > threshold for one in regions)
+    line = next(row for row in rows if row["name"] == "eye" and row["unit"] == "volume")
+    assert line["regions"] == sum(one["volume"] == "eye" for one in regions)
+
+
+def test_regions_are_found_where_they_are() -> None:
+    en_face = np.zeros((9, 101), np.float32)
+    en_face[6:8, 80:90] = 0.4
+    en_face[7, 84] = 0.9
+    en_face[2, 10:13] = 1.0  # too few pixels
+    en_face[3, 30:60] = np.nan
+    deepest = np.full((9, 101), 77)
+    (region,) = find_regions(en_face, deepest, 0.3, (0.12, 0.004, 0.01))
+    assert (region.bscan, region.row, region.column) == (7, 77, 84)
+    assert (region.bscans, region.columns, region.pixels) == ((6, 7), (80, 89), 20)
+    assert region.area_mm2 == pytest.approx(20 * 0.0012)
+    assert (region.x_mm, region.y_mm) == (pytest.approx(0.34), pytest.approx(0.36))
+    assert region.peak == pytest.approx(0.9) and region.mean == pytest.approx(0.425)
+    (unknown,) = find_regions(en_face, deepest, 0.3, (None, None, None))
+    assert (unknown.area_mm2, unknown.x_mm, unknown.y_mm) == (None, None, None)
+
+
+def test_patches_are_labelled_by_the_same_transform(
+    detector: FAnoGAN, ill: Phantom, tmp_path: Path
+) -> None:
+    flat, healthy = flat_phantom(ill), flat_phantom(phantom(8))
+    found = evaluate(
+        detector, [healthy], [flat], tmp_path / "out", masks=[ill.mask], beside=[detector]
+    )
+    rows = table_of(tmp_path / "out" / "scores.csv")
+    assert found["unit"] == "patch" and found["n"] == len(rows)
+    assert {row["unit"] for row in rows} == {"patch"}
+    for row in rows:
+        volume, frame, row_, column = row["name"].replace("#", "@").replace(",", "@").split("@")
+        if volume != flat.name:
+            assert row["label"] == "0"
+            continue
+        mask = flat.flat.forward(ill.mask)[int(frame)]
+        place = np.s_[int(row_) : int(row_) + 64, int(column) : int(column) + 64]
+        assert int(row["label"]) == int(mask[place].any())
+    assert 0 < found["n_anomalous"] < found["n"]
+    other = next(row for row in found["rows"] if row["kind"] == "other")
+    assert other["auc"] == pytest.approx(found["rows"][0]["auc"])
+    assert set(found["larger"]) == {"image", "volume"}
+    assert found["larger"]["volume"]["n"] == 2
+
+
+def test_flat_space_of_the_recipe_is_the_models(eyes: list[FlatVolume]) -> None:
+    recipe = RECIPE.but(stretched=True, flat_rows=64, flat_base=60)
+    stretched = FAnoGAN(recipe).fit(eyes)
+    assert stretched.preprocessing.retina is not None
+    assert stretched.preprocessing.retina.space == FlatSpace(64, 60, True)
+    one = bscans(list(stretched.results(eyes[:1])))[0]
+    assert one.patches is not None and set(one.patches[:, 0]) == {0.0}
+    assert one.residual is not None and one.residual.shape == SHAPE[1:]

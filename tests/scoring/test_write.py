@@ -1,0 +1,258 @@
+import csv
+import errno
+import os
+import re
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from fanogan import FAnoGAN
+from fanogan.recipes.recipe import load_recipe
+from fanogan.scans import BadScan
+from fanogan.scoring.job import whole_folder
+from fanogan.scoring.judge import Gallery, Judge
+from fanogan.scoring.table import COLUMNS, write_csv
+from fanogan.scoring.volume_maps import place_of
+from fanogan.scoring.write import write_results
+
+# Two updates a stage: what is tested here is what is written, not what is learnt.
+TINY = load_recipe("smoke").but(
+    critic_updates=2, encoder_updates=2, reestimate_statistics=False, held_out=0.5
+)
+
+
+def images_of(count, rows=16, columns=16, seed=0):
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (count, rows, columns)).astype(np.uint8)
+
+
+def read_rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def detector():
+    """Sees windows of 16×16; 20 of its 40 normals are held out."""
+    return FAnoGAN(TINY).fit(images_of(40, 20, 24))
+
+
+@pytest.fixture(scope="module")
+def with_volumes(tmp_path_factory):
+    """Trained on volumes, of which one is held out."""
+    folder = tmp_path_factory.mktemp("normal volumes")
+    for index in range(3):
+        tifffile.imwrite(
+            folder / f"{index}.tif", images_of(21, 20, 24, seed=index), photometric="minisblack"
+        )
+    return FAnoGAN(TINY.but(held_out=0.1)).fit(folder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two PNGs, one in a folder, and a volume of three frames."""
+    a, b, *frames = images_of(5, 20, 24, seed=9)
+    (tmp_path / "scans" / "deep").mkdir(parents=True)
+    Image.fromarray(a).save(tmp_path / "scans" / "a.png")
+    Image.fromarray(b).save(tmp_path / "scans" / "deep" / "b.png")
+    tifffile.imwrite(tmp_path / "scans" / "volume.tif", np.stack(frames), photometric="minisblack")
+    return tmp_path / "scans"
+
+
+def test_writes_a_table_maps_overlays_and_a_page(detector, folder, tmp_path):
+    out = tmp_path / "out"
+    returned = write_results(detector, folder, out)
+    rows = read_rows(out / "scores.csv")
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["name"] for row in rows] == [row["name"] for row in returned]
+    names = ["a.png", "deep/b.png", "volume.tif#0", "volume.tif#1", "volume.tif#2"]
+    assert sorted(row["name"] for row in rows) == sorted([*names, "volume.tif"])
+    written = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert written == {
+        "scores.csv",
+        "report.html",
+        *(f"maps/{name}.tif" for name in names),
+        *(f"overlays/{name}.png" for name in names),
+    }
+
+
+def test_numbers_are_exactly_those_of_the_detector(detector, folder, tmp_path):
+    write_results(detector, folder, tmp_path / "out")
+    rows = {row["name"]: row for row in read_rows(tmp_path / "out" / "scores.csv")}
+    scores = detector.score(folder)
+    held_out = detector.calibration.units["image"]
+    for name, total, image, feature in zip(
+        scores.names, scores.total, scores.image, scores.feature, strict=True
+    ):
+        row = rows[name]
+        assert float(row["score"]) == total
+        assert (float(row["image_residual"]), float(row["feature_residual"])) == (image, feature)
+        expected = (1 + np.sum(held_out.scores >= total)) / 21
+        assert float(row["p_value"]) == pytest.approx(expected)
+        assert row["flag"] == ("yes" if expected <= 0.05 else "no")
+        assert (row["held_out"], row["held_out_subjects"]) == ("20", "20")
+        assert float(row["mean_of_windows"]) <= total <= float(row["largest_window"])
+    for name, residual in zip(scores.names, detector.localize(folder), strict=True):
+        written = tifffile.imread(tmp_path / "out" / "maps" / f"{name}.tif")
+        assert written.dtype == np.float32
+        assert written.shape == (20, 24)
+        assert np.array_equal(written, residual)
+    coloured = Image.open(tmp_path / "out" / "overlays" / "deep" / "b.png.png")
+    assert (coloured.mode, coloured.size) == ("RGB", (24, 20))
+
+
+def test_rows_fall_from_the_highest_score(detector, folder, tmp_path):
+    rows = write_results(detector, folder, tmp_path / "out")
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_flags_are_those_of_p_values_at_alpha(detector, folder, tmp_path):
+    for alpha in (0.05, 0.5, 0.99):
+        rows = write_results(detector, folder, tmp_path / "out", alpha=alpha)
+        for row in rows:
+            if row["unit"] == "image":
+                assert (row["flag"] == "yes") == (float(row["p_value"]) <= alpha)
+    assert any(row["flag"] == "yes" for row in rows)
+
+
+def test_too_few_held_out_gives_no_flag(detector, folder, tmp_path):
+    rows = write_results(detector, folder, tmp_path / "out", alpha=0.01)
+    assert {row["flag"] for row in rows if row["unit"] == "image"} == {"too few held out"}
+    assert "too few held out: 20 held-out images" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_volume_has_a_row_and_stands_in_the_page(with_volumes, folder, tmp_path):
+    out = tmp_path / "out"
+    rows = {row["name"]: row for row in write_results(with_volumes, folder, out)}
+    volume = rows["volume.tif"]
+    assert volume["unit"] == "volume"
+    assert (volume["held_out"], volume["held_out_subjects"]) == (1, 1)
+    held_out = with_volumes.calibration.units["volume"].scores
+    assert float(volume["p_value"]) == (1 + np.sum(held_out >= float(volume["score"]))) / 2
+    assert volume["flag"] == "too few held out"
+    frames = [float(rows[f"volume.tif#{frame}"]["largest_window"]) for frame in range(3)]
+    assert float(volume["largest_window"]) == max(frames)
+    page = (out / "report.html").read_text()
+    score = f"{float(volume['score']):#.4g}"
+    assert re.search(rf"volume\.tif</t[dh]>\s*<td[^>]*>\s*{re.escape(score)}\s*</td>", page)
+    assert "1 held-out volume of 1 subject" in page
+
+
+def test_without_held_out_volumes_a_volume_has_no_p_value(detector, folder, tmp_path):
+    rows = write_results(detector, folder, tmp_path / "out")
+    volume = next(row for row in rows if row["unit"] == "volume")
+    assert (volume["p_value"], volume["held_out"]) == ("", 0)
+    assert volume["flag"] == "too few held out"
+    assert "no volume was held out of training" in (tmp_path / "out/report.html").read_text()
+
+
+def test_warns_of_images_unlike_the_training_normals(detector, tmp_path):
+    rows = write_results(detector, images_of(2, 17, 30), tmp_path / "out")
+    assert all("size 17×30 is outside the training normals (20×24)" in r["warnings"] for r in rows)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "2 of 2 look unlike the training normals" in page
+
+
+def test_skipped_files_are_listed_in_the_page(detector, folder, tmp_path):
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
+    rows = write_results(detector, folder, tmp_path / "out", skip_bad=True)
+    assert "broken.png" not in {row["name"] for row in rows}
+    assert re.search(
+        r"skipped: \S*broken\.png is damaged", (tmp_path / "out/report.html").read_text()
+    )
+
+
+def test_a_bad_file_among_the_first_leaves_nothing(detector, folder, tmp_path):
+    (folder / "0.png").write_bytes(b"no image")
+    with pytest.raises(BadScan, match=r"0\.png"):
+        write_results(detector, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_file_leaves_what_was_there(detector, folder, tmp_path):
+    out = tmp_path / "out"
+    write_results(detector, folder, out)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    (folder / "z.png").write_bytes(b"no image")
+    with pytest.raises(BadScan):
+        write_results(detector, folder, out)
+    # What was done before the bad file is kept to be gone on with.
+    unfinished = out / ".unfinished"
+    files = (p for p in out.rglob("*") if p.is_file() and unfinished not in p.parents)
+    assert {p: p.read_bytes() for p in files} == before
+    assert len(list(out.iterdir())) == 4 + unfinished.exists()
+
+
+def test_names_never_lead_out_of_the_folder(detector, tmp_path, monkeypatch):
+    for place in ("one/s", "two/s"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.fromarray(images_of(1, 20, 24)[0]).save(tmp_path / place / "x.png")
+    monkeypatch.chdir(tmp_path)
+    # Of one name within their folders, so more of the path is taken in.
+    write_results(detector, ["one/s", "../" + tmp_path.name + "/two/s"], "out")
+    maps = sorted(str(p) for p in (tmp_path / "out" / "maps").rglob("*.tif"))
+    assert len(maps) == 2
+
+
+@pytest.mark.parametrize("name", ["../x", "....//x", "....//....//x", "/x", "a/../../x", "..", ""])
+def test_a_name_is_a_place_below(name):
+    assert os.path.normpath(f"maps/{place_of(name)}.tif").startswith("maps/")
+
+
+def test_every_image_is_reported_once(detector, folder, tmp_path):
+    seen = []
+    write_results(detector, folder, tmp_path / "out", on_result=seen.append)
+    assert [result.unit for result in seen].count("image") == 5
+    assert [result.unit for result in seen].count("volume") == 1
+
+
+def test_whole_folder_moves_all_or_nothing(tmp_path):
+    out = tmp_path / "deep" / "out"
+    with pytest.raises(KeyError), whole_folder(out) as folder:
+        (folder / "half.txt").write_text("half")
+        raise KeyError
+    assert not out.exists()
+    with whole_folder(out) as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "whole.txt").write_text("whole")
+        assert not (out / "sub").exists()
+    assert [p.name for p in out.iterdir()] == ["sub"]
+    assert (out / "sub" / "whole.txt").read_text() == "whole"
+
+
+def test_whole_folder_names_the_folder_in_errors(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(OSError) as caught, whole_folder(file):
+        pass
+    assert caught.value.filename == str(file)
+    with pytest.raises(OSError) as caught, whole_folder(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_judge_says_what_no_calibration_allows(detector):
+    judge = Judge(detector, 0.05)
+    result = next(detector.results(images_of(1, 20, 24)))
+    assert judge.p_value(result) is not None
+    assert judge.statement("volume").startswith("no volume was held out of training")
+
+
+def test_gallery_keeps_the_highest_of_any_number(detector):
+    judge, gallery = Judge(detector, 0.05), Gallery(3)
+    results = list(detector.results(images_of(8, 20, 24, seed=3)))
+    for result in results:
+        gallery.add(judge.case(result))
+    assert gallery.seen == 8
+    expected = sorted((result.total for result in results), reverse=True)[:3]
+    assert [case.score for case in gallery.cases] == expected
+
+
+def test_a_table_is_written_whole(tmp_path):
+    write_csv(tmp_path / "t.csv", ["a", "b"], [{"a": "x, y", "b": 1}])
+    assert (tmp_path / "t.csv").read_text() == 'a,b\n"x, y",1\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
