@@ -67,7 +67,11 @@ def in_a_process(count: int, side: int, width: int) -> dict[str, float]:
     grain = np.random.default_rng(1).normal(scale=4, size=waves.shape)
     images = np.clip(128 + 50 * waves + grain, 0, 255).astype(np.uint8)
     recipe = load_recipe("small").but(
-        sides=(side, side), window=(side, side), width=width, batch=8, reestimate_statistics=False
+        image_size=(side, side),
+        window=(side, side),
+        base_width=width,
+        batch_size=8,
+        reestimate_batch_norm=False,
     )
     detector = FAnoGAN(recipe.but(critic_updates=2, encoder_updates=1)).fit(images[:64])
     with tempfile.TemporaryDirectory() as place:

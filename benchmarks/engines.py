@@ -67,9 +67,9 @@ def row_of(width: int, threads: int, batch: int, repeats: int) -> list[str]:
     pixels = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
     images = pixels[:96].repeat(SIDE // 8, 1).repeat(SIDE // 8, 2)
     recipe = load_recipe("small").but(
-        sides=(SIDE, SIDE), width=width, batch=8, critic_updates=2, encoder_updates=1
+        image_size=(SIDE, SIDE), base_width=width, batch_size=8, critic_updates=2, encoder_updates=1
     )
-    recipe = recipe.but(reestimate_statistics=False)
+    recipe = recipe.but(reestimate_batch_norm=False)
     detector = FAnoGAN(recipe, device="cpu").fit(images[:32])
     compiled = {"torch.compile": torch.compile(Scorer(detector).eval())}
     engines = {**compiled, **engines_of(detector, list(LIBRARIES))}

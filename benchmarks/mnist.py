@@ -53,7 +53,7 @@ def one(data: dict[str, np.ndarray], digit: int, seed: int, recipe: str) -> None
     if done(path):
         return
     # A mirrored digit is not that digit.
-    detector = FAnoGAN(load_recipe(recipe).but(flip=False), seed=seed)
+    detector = FAnoGAN(load_recipe(recipe).but(horizontal_flip=False), seed=seed)
     normals = data["train_images"][data["train_labels"] == digit]
     minutes = trained(detector, normals, path)
     labels = (data["test_labels"] != digit).astype(int)

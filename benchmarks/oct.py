@@ -163,7 +163,7 @@ def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path, devices
         critic_updates=longer * recipe.critic_updates,
         encoder_updates=longer * recipe.encoder_updates,
     )
-    space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched)
+    space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
     eyes = list(healthy(data, space))
     kept = [eye for eye in eyes if HELD_OUT not in eye.name]
     held_out = [eye for eye in eyes if HELD_OUT in eye.name]

@@ -45,7 +45,7 @@ def main() -> None:
     file = np.load(data_folder(options.data) / "pneumoniamnist.npz")
     data = {name: file[name] for name in file.files}
     # A mirrored chest has its heart on the wrong side.
-    recipe = load_recipe(options.recipe).but(flip=False)
+    recipe = load_recipe(options.recipe).but(horizontal_flip=False)
     folder = RESULTS / "pneumoniamnist" / recipe.name
     for seed in range(options.seeds):
         one(data, seed, recipe, folder)

@@ -94,7 +94,7 @@ def step_of(
     row: str, width: int, side: int, kind: str, device: torch.device, by_halves: ByHalves = whole
 ) -> tuple[Callable[[], object], int, int]:
     """What a row repeats, the images in it, and the multiply-adds of an image."""
-    recipe = load_recipe("paper").but(sides=(side, side), width=width)
+    recipe = load_recipe("paper").but(image_size=(side, side), base_width=width)
     G, D, E = networks(width, side, device)
     if kind != OURS:
         G, D, E = (as_written(network) for network in (G, D, E))
@@ -154,7 +154,7 @@ def detector_with(
     parts: tuple[nn.Module, ...], width: int, side: int, name: str, device: torch.device
 ) -> Any:
     """A detector with these networks, which score as those that have learnt."""
-    recipe = load_recipe("paper").but(sides=(side, side), width=width)
+    recipe = load_recipe("paper").but(image_size=(side, side), base_width=width)
     detector = new_detector(name, recipe, device=device.type)
     detector.preprocessing = view(side, side)
     detector.networks = parts[: len(detector.letters)]
@@ -289,7 +289,7 @@ def network_row(found: Measured, row: str, width: int, side: int) -> list[str]:
 
 def of_a_round(found: Measured, width: int, side: int) -> str:
     """Five critic steps and one of the generator, against as written."""
-    each = costs(load_recipe("paper").but(width=width), (side, side), 1)
+    each = costs(load_recipe("paper").but(base_width=width), (side, side), 1)
     ours, plain, kept = (
         5 * each.critic / found["critic step", width, side, kind]["share"]
         + each.generator / found["generator step", width, side, kind]["share"]
@@ -381,7 +381,7 @@ def growth(device: torch.device) -> Iterator[str]:
 
 def whole_runs(device: torch.device, recipe_name: str, minutes: float) -> Iterator[list[str]]:
     """The whole recipe by the rate after warm-up, and 70,000 patches scored with maps."""
-    recipe = load_recipe(recipe_name).but(tick=1000)
+    recipe = load_recipe(recipe_name).but(log_every=1000)
     random = np.random.default_rng(0)
     side = recipe.window[0]
     normals = random.integers(0, 256, (500, side, side), dtype=np.uint8)
@@ -393,7 +393,7 @@ def whole_runs(device: torch.device, recipe_name: str, minutes: float) -> Iterat
         total += steps / rate
         yield [f"{stage} of recipe {recipe.name}", f"{rate:.1f} steps a second", f"{steps:,} steps"]
     yield [f"recipe {recipe.name}, extrapolated", f"{total / 60:.3g} minutes", "target: < 45"]
-    step, images, _ = step_of("score and map", recipe.width, side, OURS, device)
+    step, images, _ = step_of("score and map", recipe.base_width, side, OURS, device)
     seconds = 70_000 / images * timed(step, device, 60 * minutes / 5)
     yield ["70,000 patches scored with maps", f"{seconds:.1f} s", "target: < 5"]
 

@@ -23,7 +23,7 @@ from fanogan.cli.parser import main
 from fanogan.recipes.recipe import load_recipe
 
 TINY = load_recipe("smoke").but(
-    critic_updates=2, encoder_updates=2, reestimate_statistics=False, checkpoint_minutes=5
+    critic_updates=2, encoder_updates=2, reestimate_batch_norm=False, checkpoint_minutes=5
 )
 
 

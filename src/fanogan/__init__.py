@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 __all__ = [
     "BadScan",
     "FAnoGAN",
+    "FanoganError",
     "Recipe",
     "Scan",
     "Scores",
@@ -19,6 +20,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fanogan.detectors import FAnoGAN, Scores
+    from fanogan.errors import FanoganError
     from fanogan.recipes import Recipe, load_recipe
     from fanogan.scans import BadScan, Scan, read_scan
 
@@ -27,6 +29,7 @@ else:
     _HOMES = {
         "BadScan": "fanogan.scans",
         "FAnoGAN": "fanogan.detectors",
+        "FanoganError": "fanogan.errors",
         "Recipe": "fanogan.recipes",
         "Scan": "fanogan.scans",
         "Scores": "fanogan.detectors",

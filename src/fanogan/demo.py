@@ -134,7 +134,7 @@ def flat_phantom(phantom: Phantom) -> FlatVolume:
         phantom.boundaries["ILM"],
         phantom.boundaries["RPE outer"],
         np.zeros(phantom.pixels.shape, dtype=np.bool_),
-        FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched),
+        FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina),
     )
 
 

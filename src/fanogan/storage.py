@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from fanogan.errors import FanoganError
+
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ LOCK = ".lock"
 COPY_AGAIN = "copy the whole folder again from where it was made"
 
 
-class BadFolder(ValueError):
+class BadFolder(FanoganError):
     """A run or model folder that is missing, damaged or of another version, in one sentence."""
 
 

@@ -62,7 +62,7 @@ def test_another_seed_holds_out_others(tmp_path: Path) -> None:
 
 
 def test_share_held_out_is_the_recipes() -> None:
-    normals = Normals.read(pixels(40, 16, 16), SMOKE.but(held_out=0.25))
+    normals = Normals.read(pixels(40, 16, 16), SMOKE.but(held_out_fraction=0.25))
     assert (len(normals.training), len(normals.held_out)) == (30, 10)
     assert normals.fingerprint["subjects"] == 30
     assert normals.fingerprint["held_out_subjects"] == 10
@@ -139,10 +139,10 @@ def test_an_odd_image_is_found_though_it_is_held_out() -> None:
     for seed in range(4):  # whether it is held out or not
         images = [pixels(16, 16, seed=i) for i in range(3)] + [pixels(12, 16)]
         with pytest.raises(BadScan, match="12×16"):
-            Normals.read(images, SMOKE.but(held_out=0.5), seed=seed)
+            Normals.read(images, SMOKE.but(held_out_fraction=0.5), seed=seed)
         images[-1] = pixels(16, 16, 3)
         with pytest.raises(BadScan, match="3 channels"):
-            Normals.read(images, SMOKE.but(held_out=0.5), seed=seed)
+            Normals.read(images, SMOKE.but(held_out_fraction=0.5), seed=seed)
 
 
 def test_the_grey_range_is_that_of_the_training_images_alone() -> None:

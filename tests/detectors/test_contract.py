@@ -34,7 +34,7 @@ from fanogan.training import joint as joint_training
 from fanogan.training import wgan as training
 
 TINY = load_recipe("smoke").but(
-    critic_updates=4, encoder_updates=4, kappa=0.7, search_updates=5, search_rate=0.3
+    critic_updates=4, encoder_updates=4, kappa=0.7, search_updates=5, search_learning_rate=0.3
 )
 ON_A_GAN = ("izi_f", "izi", "ziz", "izi-features", "ziz-features", "critic", "iterative")
 WITHOUT_FEATURES = ("izi", "ziz", "ae")
@@ -380,7 +380,7 @@ def test_scores_with_features_are_equation_4(fitted: dict[str, LearnedDetector],
     G, D, E = fitted[name].networks
     x = x_of(IMAGES)
     with torch.no_grad():
-        z = E(x)[:, : TINY.latent]  # ALI's encoder gives log σ too
+        z = E(x)[:, : TINY.latent_size]  # ALI's encoder gives log σ too
         x_hat = G(z)
         image = (x - x_hat).square().mean((1, 2, 3))
         feature = (D.features(x) - D.features(x_hat)).square().mean(1)
@@ -533,7 +533,7 @@ def test_ali_encoder_is_stochastic_in_training_and_its_mean_scores(
     fitted: dict[str, LearnedDetector],
 ) -> None:
     assert isinstance(fitted["ali"], Ali)
-    assert fitted["ali"].networks[2](x_of(IMAGES)).shape == (11, 2 * TINY.latent)
+    assert fitted["ali"].networks[2](x_of(IMAGES)).shape == (11, 2 * TINY.latent_size)
 
 
 def test_networks_of_a_given_gan_are_not_made_anew(

@@ -26,7 +26,9 @@ from fanogan.scans import BadScan
 from fanogan.storage import BadFolder, read_model
 from fanogan.training import wgan as training
 
-TINY = load_recipe("smoke").but(critic_updates=8, encoder_updates=6, kappa=0.7, top=0.2)
+TINY = load_recipe("smoke").but(
+    critic_updates=8, encoder_updates=6, kappa=0.7, top_window_fraction=0.2
+)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -226,7 +228,7 @@ def test_a_large_image_scores_its_top_share_of_windows(windowed: FAnoGAN) -> Non
 
 def test_a_top_share_that_is_a_whole_number_is_not_rounded_up(windowed: FAnoGAN) -> None:
     # .05 × 140 is 7.000000000000001 in floats.
-    detector = FAnoGAN(windowed.recipe.but(top=0.05), device="cpu")
+    detector = FAnoGAN(windowed.recipe.but(top_window_fraction=0.05), device="cpu")
     detector.preprocessing, detector.familiar = windowed.preprocessing, windowed.familiar
     detector.networks = windowed.networks
     (image,) = stripes(1, 88, 120, seed=5)
@@ -271,7 +273,7 @@ def test_volumes_and_images_keep_their_order(whole: FAnoGAN, tmp_path: Path) -> 
 def test_volumes_are_calibrated_as_volumes_and_images(tmp_path: Path) -> None:
     for subject in range(4):
         tifffile.imwrite(tmp_path / f"{subject}.tif", stripes(5, seed=subject))
-    detector = FAnoGAN(TINY.but(held_out=0.5), device="cpu").fit(tmp_path)
+    detector = FAnoGAN(TINY.but(held_out_fraction=0.5), device="cpu").fit(tmp_path)
     units = detector.calibration.units
     assert (units["image"].n, units["image"].n_subjects) == (10, 2)
     assert (units["volume"].n, units["volume"].n_subjects) == (2, 2)
@@ -471,7 +473,7 @@ def test_trained_networks_tell_digits_apart_and_untrained_ones_do_not() -> None:
     normals = images[is_normal]
     anomalous = images[~is_normal][:200]
     recipe = load_recipe("digits").but(
-        critic_updates=160, encoder_updates=120, tick=80, checkpoint_minutes=5.0
+        critic_updates=160, encoder_updates=120, log_every=80, checkpoint_minutes=5.0
     )
     detector = FAnoGAN(recipe, device="cpu").fit(normals[:120])
     test = np.concatenate([normals[120:], anomalous])

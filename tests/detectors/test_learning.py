@@ -16,7 +16,11 @@ from fanogan.training.wgan import diversity
 
 # A quarter of the digits' recipe; and half as many images searched for, in half the updates.
 SHORT = load_recipe("digits").but(
-    critic_updates=400, encoder_updates=300, search_updates=150, tick=1000, checkpoint_minutes=5.0
+    critic_updates=400,
+    encoder_updates=300,
+    search_updates=150,
+    log_every=1000,
+    checkpoint_minutes=5.0,
 )
 DIGITS = load_digits()
 PIXELS = (DIGITS.images * 255 / 16).round().astype(np.uint8)

@@ -20,7 +20,7 @@ from fanogan.scans import BadScan
 from fanogan.storage import BadFolder
 
 TINY = load_recipe("smoke").but(
-    critic_updates=2, encoder_updates=2, reestimate_statistics=False, held_out=0.5
+    critic_updates=2, encoder_updates=2, reestimate_batch_norm=False, held_out_fraction=0.5
 )
 HONEST = [
     "score inverted (−A)",

@@ -36,8 +36,8 @@ TINY = load_recipe("smoke").but(
     encoder_updates=4,
     search_updates=2,
     kappa=0.7,
-    held_out=0.5,
-    reestimate_statistics=False,
+    held_out_fraction=0.5,
+    reestimate_batch_norm=False,
 )
 EXPORTABLE = [name for name in DETECTORS if name != "iterative"]
 ON_A_GAN = ("izi", "ziz", "izi-features", "ziz-features", "critic")
@@ -69,7 +69,9 @@ def detector(model: Path) -> FAnoGAN:
 @pytest.fixture(scope="module")
 def retinal() -> FAnoGAN:
     """Windows of 64×48 seen at 16×16, scored within the retina, in units of the normals' spread."""
-    recipe = TINY.but(window=(64, 48), geometry="retina", score_retina_only=True, standardised=True)
+    recipe = TINY.but(
+        window=(64, 48), geometry="retina", score_retina_only=True, standardise_terms=True
+    )
     shape, spacing = (3, 240, 96), (0.24, 0.00387, 0.022)
     eyes = [flat_phantom(make_phantom(seed, shape=shape, spacing=spacing)) for seed in range(2)]
     return FAnoGAN(recipe, device="cpu").fit(eyes)

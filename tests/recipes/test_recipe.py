@@ -51,13 +51,26 @@ def test_a_shipped_recipe_says_what_it_is_for_and_all_that_it_changes(name: str)
 def test_paper_is_the_published_setting() -> None:
     paper = load_recipe("paper")
     assert differing(paper, Recipe()) == {"about"}
-    assert (paper.sides, paper.window, paper.width, paper.latent) == ((64, 64), (64, 64), 64, 128)
-    assert (paper.batch, paper.critic_updates, paper.rounds) == (64, 100_000, 20_000)
-    assert (paper.gan_rate, paper.penalty, paper.critic_updates_per_round) == (1e-4, 10, 5)
-    assert (paper.encoder_updates, paper.encoder_rate, paper.kappa) == (50_000, 5e-5, 1)
-    assert (paper.encoder_loss, paper.encoder_output, paper.flip) == ("izi_f", "tanh", True)
-    assert (paper.held_out, paper.top) == (0.1, 0.05)
-    assert not paper.reestimate_statistics
+    assert (paper.image_size, paper.window, paper.base_width, paper.latent_size) == (
+        (64, 64),
+        (64, 64),
+        64,
+        128,
+    )
+    assert (paper.batch_size, paper.critic_updates, paper.rounds) == (64, 100_000, 20_000)
+    assert (
+        paper.gan_learning_rate,
+        paper.gradient_penalty_weight,
+        paper.critic_updates_per_generator_update,
+    ) == (1e-4, 10, 5)
+    assert (paper.encoder_updates, paper.encoder_learning_rate, paper.kappa) == (50_000, 5e-5, 1)
+    assert (paper.encoder_loss, paper.encoder_output, paper.horizontal_flip) == (
+        "izi_f",
+        "tanh",
+        True,
+    )
+    assert (paper.held_out_fraction, paper.top_window_fraction) == (0.1, 0.05)
+    assert not paper.reestimate_batch_norm
 
 
 def test_small_differs_from_paper_where_its_file_says() -> None:
@@ -65,16 +78,16 @@ def test_small_differs_from_paper_where_its_file_says() -> None:
     assert values.pop("base") == "paper"
     assert differing(load_recipe("small"), load_recipe("paper")) == {"name", *values}
     assert "sides" in values and "window" not in values
-    assert load_recipe("small").sides == (32, 32)
+    assert load_recipe("small").image_size == (32, 32)
 
 
 def test_lengths_that_are_promised() -> None:
     assert load_recipe("small").rounds == 875
     assert load_recipe("overnight").rounds - 1 >= 5_000  # generator updates
-    assert 12 <= load_recipe("overnight").width <= 16
-    assert Recipe(critic_updates=11, critic_updates_per_round=5).rounds == 3
+    assert 12 <= load_recipe("overnight").base_width <= 16
+    assert Recipe(critic_updates=11, critic_updates_per_generator_update=5).rounds == 3
     for short in ("small", "demo", "smoke"):
-        assert load_recipe(short).rounds < 1000 and load_recipe(short).reestimate_statistics
+        assert load_recipe(short).rounds < 1000 and load_recipe(short).reestimate_batch_norm
 
 
 # --- those of users -----------------------------------------------------------------------------
@@ -85,7 +98,12 @@ def test_a_file_changes_its_base(tmp_path: Path) -> None:
     for given in (path, str(path)):
         recipe = load_recipe(given)
         assert differing(recipe, load_recipe("small")) == {"name", "about", "width", "flip"}
-        assert (recipe.name, recipe.width, recipe.flip, recipe.about) == ("mine", 12, False, "")
+        assert (recipe.name, recipe.base_width, recipe.horizontal_flip, recipe.about) == (
+            "mine",
+            12,
+            False,
+            "",
+        )
     assert load_recipe(recipe) is recipe
 
 
@@ -93,7 +111,12 @@ def test_bases_follow_each_other(tmp_path: Path) -> None:
     first = written(tmp_path, "base: small\nwidth: 12\nbatch: 8\n", "first.yaml")
     second = written(tmp_path, f"base: {first}\nbatch: 16\n", "second.yaml")
     recipe = load_recipe(second)
-    assert (recipe.name, recipe.width, recipe.batch, recipe.sides) == ("second", 12, 16, (32, 32))
+    assert (recipe.name, recipe.base_width, recipe.batch_size, recipe.image_size) == (
+        "second",
+        12,
+        16,
+        (32, 32),
+    )
 
 
 def test_without_a_base_it_is_the_papers(tmp_path: Path) -> None:
@@ -134,10 +157,10 @@ def test_round_trips(name: str, tmp_path: Path) -> None:
 
 def test_but_leaves_the_first_as_it_was() -> None:
     recipe = Recipe()
-    assert recipe.but(width=8) == dataclasses.replace(Recipe(), width=8)
+    assert recipe.but(base_width=8) == dataclasses.replace(Recipe(), width=8)
     assert recipe == Recipe()
     with pytest.raises(BadRecipe):
-        recipe.but(width=0)
+        recipe.but(base_width=0)
 
 
 # --- what is refused ----------------------------------------------------------------------------

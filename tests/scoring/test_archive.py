@@ -26,7 +26,7 @@ from fanogan.scoring.write import write_results
 from fanogan.storage import BadFolder
 
 TINY = load_recipe("smoke").but(
-    critic_updates=2, encoder_updates=2, reestimate_statistics=False, held_out=0.5
+    critic_updates=2, encoder_updates=2, reestimate_batch_norm=False, held_out_fraction=0.5
 )
 COUNT = 150
 RUN_MAIN = [sys.executable, "-c", "from fanogan.cli import main; main()"]
@@ -267,7 +267,9 @@ def eyes(tmp_path_factory):
 
 
 def test_a_volume_cut_off_is_scored_whole_again(eyes, tmp_path):
-    detector = FAnoGAN(TINY.but(window=(64, 64), geometry="retina", held_out=0.34)).fit(eyes)
+    detector = FAnoGAN(TINY.but(window=(64, 64), geometry="retina", held_out_fraction=0.34)).fit(
+        eyes
+    )
     # A lower threshold, for networks that have learnt nothing: regions are to be found.
     assert detector.calibration.en_face is not None
     low = detector.calibration.en_face[0]

@@ -29,11 +29,11 @@ SPACING = (0.24, 0.00387, 0.022)
 RECIPE = load_recipe("smoke").but(
     window=(64, 64),
     geometry="retina",
-    held_out=0.34,
+    held_out_fraction=0.34,
     critic_updates=8,
     encoder_updates=8,
-    tick=4,
-    reestimate_statistics=False,
+    log_every=4,
+    reestimate_batch_norm=False,
 )
 
 
@@ -82,7 +82,7 @@ def bscans(found: list[Result]) -> dict[int, Result]:
 
 
 def test_patches_hold_enough_retina_and_nothing_unknown(eye: FlatVolume) -> None:
-    view = Preprocessing.of([eye], RECIPE.but(retina_share=0.6))
+    view = Preprocessing.of([eye], RECIPE.but(min_retina_fraction=0.6))
     usable = view.usable(eye)
     assert usable is not None and usable.shape == (3, 65, eye.pixels.shape[2] - 63)
     assert usable[0].any() and usable[2].any() and not usable[1].any()
@@ -96,7 +96,7 @@ def test_patches_hold_enough_retina_and_nothing_unknown(eye: FlatVolume) -> None
 
 def test_an_eye_without_any_place_for_a_patch_is_refused(eye: FlatVolume) -> None:
     with pytest.raises(BadScan, match="in none of 1 volumes is there a place for a patch"):
-        Normals.of([eye], [eye], RECIPE.but(window=(112, 64), retina_share=1.0))
+        Normals.of([eye], [eye], RECIPE.but(window=(112, 64), min_retina_fraction=1.0))
 
 
 def test_the_summary_is_what_a_user_can_check(eyes: list[FlatVolume]) -> None:
@@ -190,7 +190,7 @@ def test_the_score_of_the_retina_alone_knows_nothing_of_the_rest(
 def test_standardised_terms_of_held_out_windows_have_mean_0_and_spread_1(
     eyes: list[FlatVolume],
 ) -> None:
-    standardised = FAnoGAN(RECIPE.but(standardised=True)).fit(eyes)
+    standardised = FAnoGAN(RECIPE.but(standardise_terms=True)).fit(eyes)
     held_out = Normals.read(eyes, RECIPE).held_out
     terms = np.concatenate(
         [one.patches for one in bscans(list(standardised.results(held_out))).values()]
@@ -298,7 +298,7 @@ def test_patches_are_labelled_by_the_same_transform(
 
 
 def test_flat_space_of_the_recipe_is_the_models(eyes: list[FlatVolume]) -> None:
-    recipe = RECIPE.but(stretched=True, flat_rows=64, flat_base=60)
+    recipe = RECIPE.but(stretch_retina=True, flat_rows=64, flat_base=60)
     stretched = FAnoGAN(recipe).fit(eyes)
     assert stretched.preprocessing.retina is not None
     assert stretched.preprocessing.retina.space == FlatSpace(64, 60, True)

@@ -19,7 +19,7 @@ from fanogan.scoring.write import write_results
 
 # Two updates a stage: what is tested here is what is written, not what is learnt.
 TINY = load_recipe("smoke").but(
-    critic_updates=2, encoder_updates=2, reestimate_statistics=False, held_out=0.5
+    critic_updates=2, encoder_updates=2, reestimate_batch_norm=False, held_out_fraction=0.5
 )
 
 
@@ -47,7 +47,7 @@ def with_volumes(tmp_path_factory):
         tifffile.imwrite(
             folder / f"{index}.tif", images_of(21, 20, 24, seed=index), photometric="minisblack"
         )
-    return FAnoGAN(TINY.but(held_out=0.1)).fit(folder)
+    return FAnoGAN(TINY.but(held_out_fraction=0.1)).fit(folder)
 
 
 @pytest.fixture

@@ -42,7 +42,11 @@ from fanogan.study.trials import run_study
 from fanogan.training.cost import budget, costs
 
 RECIPE = load_recipe("smoke").but(
-    critic_updates=10, encoder_updates=5, search_updates=3, flip=False, held_out=0.5
+    critic_updates=10,
+    encoder_updates=5,
+    search_updates=3,
+    horizontal_flip=False,
+    held_out_fraction=0.5,
 )
 
 
@@ -353,7 +357,7 @@ def test_every_system_stays_within_the_budget():
     seen = type("Seen", (), {"sides": (16, 16), "channels": 1})
     whole = budget(RECIPE, (16, 16), 1)
     assert training_cost(SYSTEMS["izi_f"], RECIPE, seen) == whole
-    each = RECIPE.batch * costs(RECIPE, (16, 16), 1).autoencoder
+    each = RECIPE.batch_size * costs(RECIPE, (16, 16), 1).autoencoder
     assert whole - each < training_cost(SYSTEMS["ae"], RECIPE, seen) <= whole
     for system in SYSTEMS.values():
         assert 0 < training_cost(system, RECIPE, seen) <= whole
@@ -404,7 +408,7 @@ def test_what_cannot_be_a_study_is_refused(digits, out, tmp_path):
     with pytest.raises(BadStudy, match="no system gan"):
         run_study(digits, tmp_path / "out", recipe=RECIPE, systems=["gan"])
     with pytest.raises(BadStudy, match=r"begun with other recipe \(width\);"):
-        run_study(digits, out, recipe=RECIPE.but(width=8))
+        run_study(digits, out, recipe=RECIPE.but(base_width=8))
     with pytest.raises(BadStudy, match="holds no study"):
         write_study_report(tmp_path)
 
@@ -421,7 +425,7 @@ def test_lines_of_one_name_are_refused(tmp_path):
 
 # --- retinas ------------------------------------------------------------------------------------
 
-RETINAL = RECIPE.but(geometry="retina", window=(64, 64), sides=(16, 16))
+RETINAL = RECIPE.but(geometry="retina", window=(64, 64), image_size=(16, 16))
 
 
 @pytest.fixture(scope="module")

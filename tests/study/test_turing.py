@@ -29,7 +29,7 @@ from fanogan.study import turing
 from fanogan.study.turing import BadTest, kappa, real_windows, score_answers, write_test
 from fanogan.training import wgan as training
 
-TINY = load_recipe("smoke").but(critic_updates=4, encoder_updates=4, flip=False)
+TINY = load_recipe("smoke").but(critic_updates=4, encoder_updates=4, horizontal_flip=False)
 
 
 def stripes(count: int, side: int = 16, seed: int = 0) -> np.ndarray:
@@ -88,7 +88,7 @@ def test_half_are_images_of_the_user_and_half_are_made_by_the_generator(detector
     generator = seeded(torch.device("cpu"), 0, "turing")
     real_windows(detector, stripes(60, seed=1), generator)
     with torch.inference_mode():
-        x = detector.networks[0](torch.randn(50, TINY.latent, generator=generator))
+        x = detector.networks[0](torch.randn(50, TINY.latent_size, generator=generator))
     expected = {
         np.round((image + 1) * 127.5).astype(np.uint8).tobytes() for image in x[:, 0].numpy()
     }
@@ -114,7 +114,7 @@ def test_windows_of_large_images_come_from_all_of_them_and_none_twice(detector):
 
 
 def test_real_images_are_mirrored_as_the_generator_has_learnt_them(detector):
-    mirroring = FAnoGAN(TINY.but(flip=True), device="cpu")
+    mirroring = FAnoGAN(TINY.but(horizontal_flip=True), device="cpu")
     mirroring.networks, mirroring.familiar = detector.networks, detector.familiar
     mirroring.preprocessing = detector.preprocessing
     images = stripes(60, seed=1)

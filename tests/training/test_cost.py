@@ -72,19 +72,21 @@ def test_every_system_spends_the_budget_of_a_gan_and_an_encoder(changes: dict[st
     recipe = SMOKE.but(**changes)
     size = ((16, 16), 1)
     each, total = budget.costs(recipe, *size), budget.budget(recipe, *size)
-    assert total == recipe.batch * (
+    assert total == recipe.batch_size * (
         (recipe.rounds - 1) * each.generator
         + recipe.critic_updates * each.critic
         + recipe.encoder_updates * each.encoder
     )
-    a_round = recipe.critic_updates_per_round * each.adversarial_critic + each.adversarial
+    a_round = (
+        recipe.critic_updates_per_generator_update * each.adversarial_critic + each.adversarial
+    )
     for steps, cost in (
         (budget.autoencoder_updates(recipe, *size), each.autoencoder),
         (budget.adversarial_rounds(recipe, *size), a_round),
         (budget.ali_updates(recipe, *size), each.ali),
     ):
-        spent = steps * recipe.batch * cost
-        assert spent <= total < spent + recipe.batch * cost
+        spent = steps * recipe.batch_size * cost
+        assert spent <= total < spent + recipe.batch_size * cost
 
 
 def test_counting_draws_no_random_numbers() -> None:

@@ -38,7 +38,9 @@ from fanogan.training.joint import (
 
 CPU = torch.device("cpu")
 SIDES = (16, 16)
-RECIPE = load_recipe("smoke").but(critic_updates_per_round=3, tick=1, reestimate_statistics=False)
+RECIPE = load_recipe("smoke").but(
+    critic_updates_per_generator_update=3, log_every=1, reestimate_batch_norm=False
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +64,7 @@ class Trio:
     """Networks of either kind, the same each time."""
 
     def __init__(self, joint: bool = False) -> None:
-        width, latent = RECIPE.width, RECIPE.latent
+        width, latent = RECIPE.base_width, RECIPE.latent_size
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.G = Generator(SIDES, 1, width, latent)
@@ -109,7 +111,7 @@ def test_ali_latent_is_its_mean_and_deviation_times_noise() -> None:
     with torch.no_grad():
         out = trio.E(trio.x).numpy()
         found = ali_latent(trio.E, trio.x, trio.noise).numpy()
-    d = RECIPE.latent
+    d = RECIPE.latent_size
     expected = out[:, :d] + np.exp(out[:, d:]) * trio.noise.numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_array_equal(ali_mean(trio.E, trio.x).detach().numpy(), out[:, :d])
@@ -219,9 +221,9 @@ def test_reestimated_statistics_are_those_of_what_the_networks_see(
     fabric: Fabric, system: str
 ) -> None:
     trio = Trio(system == "ali")
-    trio.train(system, fabric, RECIPE.but(reestimate_statistics=True))
+    trio.train(system, fabric, RECIPE.but(reestimate_batch_norm=True))
     x = patches(0).draw(512, torch.Generator().manual_seed(5))
-    z = torch.randn(512, RECIPE.latent, generator=torch.Generator().manual_seed(6))
+    z = torch.randn(512, RECIPE.latent_size, generator=torch.Generator().manual_seed(6))
     inputs = {trio.E: x, trio.G: z if system == "ali" else trio.E(x).detach()}
     for network, given in inputs.items():
         with torch.no_grad():
@@ -259,7 +261,7 @@ def test_figures_and_grids_are_reported(fabric: Fabric, tmp_path: Any) -> None:
 @pytest.mark.parametrize("system", ["ae", "advae", "ali"])
 def test_collapse_is_warned_of(fabric: Fabric, system: str) -> None:
     trio = Trio(system == "ali")
-    still = RECIPE.but(gan_rate=1e-12)
+    still = RECIPE.but(gan_learning_rate=1e-12)
     nn.init.zeros_(trio.G.conv.weight)
     warnings = trio.train(system, fabric, still)
     assert any("x̂ collapse: their diversity is 0.00" in warning for warning in warnings)

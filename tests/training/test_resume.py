@@ -25,7 +25,7 @@ from fanogan.recipes.recipe import Recipe, load_recipe
 from fanogan.storage import LOCK, BadFolder, alone
 from fanogan.training import wgan as training
 
-RECIPE = load_recipe("smoke").but(critic_updates=24, encoder_updates=12, tick=4)
+RECIPE = load_recipe("smoke").but(critic_updates=24, encoder_updates=12, log_every=4)
 ROUNDS, UPDATES = 12, 12
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
 # Processes that are forked from one which has imported everything, and so start at once.

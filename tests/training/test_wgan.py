@@ -39,10 +39,10 @@ CPU = torch.device("cpu")
 SIDE = 16
 RECIPE = load_recipe("smoke").but(
     critic_updates=7,
-    critic_updates_per_round=3,
+    critic_updates_per_generator_update=3,
     encoder_updates=4,
-    tick=1,
-    reestimate_statistics=False,
+    log_every=1,
+    reestimate_batch_norm=False,
 )
 
 
@@ -69,9 +69,9 @@ def networks(seed: int = 0) -> tuple[Generator, Discriminator, Encoder]:
         torch.manual_seed(seed)
         sides = (SIDE, SIDE)
         return (
-            Generator(sides, 1, RECIPE.width, RECIPE.latent),
-            Discriminator(sides, 1, RECIPE.width),
-            Encoder(sides, 1, RECIPE.width, RECIPE.latent),
+            Generator(sides, 1, RECIPE.base_width, RECIPE.latent_size),
+            Discriminator(sides, 1, RECIPE.base_width),
+            Encoder(sides, 1, RECIPE.base_width, RECIPE.latent_size),
         )
 
 
@@ -247,7 +247,7 @@ def test_encoder_training_leaves_G_and_D_bit_equal(fabric: Fabric, kind: Any) ->
     G, D, E = networks()
     train_gan(G, D, patches(0), patches(1), RECIPE, fabric=fabric)
     before, untrained = (snapshot(G), snapshot(D)), snapshot(E)
-    recipe = RECIPE.but(encoder_loss=kind, reestimate_statistics=True)
+    recipe = RECIPE.but(encoder_loss=kind, reestimate_batch_norm=True)
     train_encoder(E, G, D, patches(0), patches(1), recipe, fabric=fabric)
     assert same(before[0], G) and same(before[1], D)
     assert not same(untrained, E)
@@ -312,7 +312,7 @@ def test_bf16_keeps_the_penalty_in_fp32() -> None:
     D.register_forward_pre_hook(enter)
     D.trunk.conv.register_forward_hook(leave)
     fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    recipe = RECIPE.but(precision="bf16", critic_updates=4, critic_updates_per_round=2)
+    recipe = RECIPE.but(precision="bf16", critic_updates=4, critic_updates_per_generator_update=2)
     with threads(1):  # no halves, which would pass through D twice as often
         train_gan(G, D, patches(0), patches(1), recipe, fabric=fabric)
     critic = [(False, torch.bfloat16), (True, torch.float32)]
@@ -353,7 +353,7 @@ def test_short_recipes_reestimate_and_the_papers_does_not(fabric: Fabric) -> Non
     tracked = []
     for asked in (False, True):
         G, D, E = networks()
-        recipe = RECIPE.but(reestimate_statistics=asked)
+        recipe = RECIPE.but(reestimate_batch_norm=asked)
         train_gan(G, D, patches(0), patches(1), recipe, fabric=fabric)
         train_encoder(E, G, D, patches(0), patches(1), recipe, fabric=fabric)
         for network in (G, E):
@@ -385,7 +385,9 @@ def test_collapsed_samples_are_warned_of(fabric: Fabric, caplog: pytest.LogCaptu
 
 
 def test_a_critic_that_knows_the_training_images_by_heart_is_warned_of(fabric: Fabric) -> None:
-    recipe = RECIPE.but(critic_updates=20, critic_updates_per_round=10, gan_rate=5e-3)
+    recipe = RECIPE.but(
+        critic_updates=20, critic_updates_per_generator_update=10, gan_learning_rate=5e-3
+    )
     found = []
     for held_out in (patches(1, 150, 250), patches(1, 0, 100)):
         G, D, _ = networks()
@@ -427,7 +429,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
             D,
             patches(0),
             patches(1),
-            RECIPE.but(gan_rate=1e6, critic_updates=60),
+            RECIPE.but(gan_learning_rate=1e6, critic_updates=60),
             fabric=fabric,
             run=run,
         )
@@ -469,7 +471,7 @@ def test_nothing_is_said_of_a_checkpoint_where_there_is_none(
             D,
             patches(0),
             patches(1),
-            RECIPE.but(gan_rate=1e6, checkpoint_minutes=60, critic_updates=30),
+            RECIPE.but(gan_learning_rate=1e6, checkpoint_minutes=60, critic_updates=30),
             fabric=fabric,
             run=RunFolder(tmp_path),
         )

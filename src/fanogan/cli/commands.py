@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fanogan.cli import console
 from fanogan.cli.console import say
+from fanogan.errors import FanoganError
 
 if TYPE_CHECKING:
     from fanogan.detectors import LearnedDetector
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 RESEARCH_ONLY = "Research use only, not a medical device."
 
 
-class UsageError(ValueError):
+class UsageError(FanoganError):
     """A command that can't be carried out as it was typed, said in one sentence."""
 
 
@@ -61,7 +62,7 @@ def prepare(
             summary = prepare_store(
                 list(scans),
                 out,
-                space=FlatSpace(chosen.flat_rows, chosen.flat_base, chosen.stretched),
+                space=FlatSpace(chosen.flat_rows, chosen.flat_base, chosen.stretch_retina),
                 groups=groups,
                 spacing=known,
                 on_volume=on_volume,

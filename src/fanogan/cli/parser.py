@@ -21,6 +21,7 @@ from typing import Any, get_args, get_origin
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from fanogan.cli import commands, console, study_commands
+from fanogan.errors import FanoganError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt
 
@@ -142,9 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         VERBS[verb][0](**given[verb])
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
-        if not _is_said(error):
-            raise
+    except (FanoganError, OSError) as error:
         folder = given[verb].get("out") or given[verb].get("resume")
         print(f"fanogan: {_sentence(error, folder)}", file=sys.stderr)
         sys.exit(1)
@@ -162,14 +161,6 @@ def keep_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _is_said(error: Exception) -> bool:
-    """Whether an error is the user's to mend: the package's own kinds, and the system's.
-
-    Any other is a fault of the program, and keeps its traceback.
-    """
-    return isinstance(error, OSError) or type(error).__module__.startswith("fanogan.")
-
-
 REMEDIES = {
     errno.ENOSPC: "make room, or give another folder",
     errno.EDQUOT: "make room, or give another folder",
@@ -179,7 +170,7 @@ REMEDIES = {
 }
 
 
-def _sentence(error: Exception, folder: Path | None) -> str:
+def _sentence(error: FanoganError | OSError, folder: Path | None) -> str:
     """The error in one line; where the system names no file, it is one of ``folder``."""
     if not isinstance(error, OSError) or error.strerror is None:
         return " ".join(str(error).splitlines())

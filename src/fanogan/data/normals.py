@@ -83,7 +83,7 @@ class Normals:
         bad: list[str] = []
         scans = list(_read(source, recipe, groups, skip_bad, bad))
         try:
-            held = split_subjects([scan.group for scan in scans], recipe.held_out, seed)
+            held = split_subjects([scan.group for scan in scans], recipe.held_out_fraction, seed)
         except ValueError as error:
             raise BadScan(str(error)) from None
         kept = [scan for scan, out in zip(scans, held, strict=True) if not out]
@@ -123,8 +123,8 @@ class Normals:
         if usable and not any(corners.any() for corners in usable):
             raise BadScan(
                 f"in none of {len(kept)} volumes is there a place for a patch that holds "
-                f"{100 * recipe.retina_share:g} % of retina: look at their layers with fanogan "
-                "prepare, or give a recipe with a smaller window or retina_share"
+                f"{100 * recipe.min_retina_fraction:g} % of retina: look at their layers with "
+                "fanogan prepare, or give a recipe with a smaller window or min_retina_fraction"
             )
         held = [image for scan in held_out for image in preprocessing.encode(scan)]
         fingerprint = _fingerprint(training, held, kept, held_out)
@@ -187,7 +187,7 @@ def _read(
     if retinal or (recipe.geometry == "auto" and is_retina(source, groups)):
         from fanogan.retina import read_volumes
 
-        space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched)
+        space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
         return read_volumes(source, space, groups=groups, skip_bad=skip_bad, on_bad=on_bad)
     return single_images(read_scans(source, groups, skip_bad, on_bad=on_bad))
 

@@ -110,14 +110,14 @@ class Preprocessing:
         for volume in flat:
             _check_window(volume, recipe)
         view = RetinalView(
-            FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched),
-            recipe.retina_share,
+            FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina),
+            recipe.min_retina_fraction,
             recipe.depth_channel,
             DepthProfile.of(flat[:learnt]) if recipe.match_layers else None,
             recipe.score_retina_only,
         )
         channels = 2 if recipe.depth_channel else 1
-        return cls("uint8", 0.0, 255.0, channels, recipe.window, recipe.sides, view)
+        return cls("uint8", 0.0, 255.0, channels, recipe.window, recipe.image_size, view)
 
     @property
     def levels(self) -> int:
@@ -261,12 +261,12 @@ def _geometry(
         try:
             blocks_of((rows, columns))
         except ValueError:
-            return None, recipe.sides
-        as_they_are = rows <= recipe.sides[0] and columns <= recipe.sides[1]
-        return None, (rows, columns) if as_they_are else recipe.sides
+            return None, recipe.image_size
+        as_they_are = rows <= recipe.image_size[0] and columns <= recipe.image_size[1]
+        return None, (rows, columns) if as_they_are else recipe.image_size
     for scan in scans:
         _check_window(scan, recipe)
-    return recipe.window, recipe.sides
+    return recipe.window, recipe.image_size
 
 
 def _check_window(scan: Scan, recipe: Recipe) -> None:

@@ -235,7 +235,7 @@ class Detector(abc.ABC):
         scan, terms = encoded.scan, looked.terms
         totals = self._totals(terms)
         # .05 × 140 is a little above 7 in floats, and rounding it up would take an eighth window.
-        count = max(1, math.ceil(self.recipe.top * len(totals) * (1 - 1e-12)))
+        count = max(1, math.ceil(self.recipe.top_window_fraction * len(totals) * (1 - 1e-12)))
         top = np.argsort(-totals, kind="stable")[:count]
         means = terms[top].mean(0)
         several = scan.is_volume and frame >= 0
@@ -287,7 +287,9 @@ class Detector(abc.ABC):
         """
         if self.engine is not None:
             return self.engine(x, inside)
-        largest = 2 * self.recipe.width * x[0, 0].numel() * x.element_size()  # an image's, in D
+        largest = (
+            2 * self.recipe.base_width * x[0, 0].numel() * x.element_size()
+        )  # an image's, in D
         together = BATCH
         while x.device.type == "cpu" and together > 16 and together * largest >= LARGEST_BLOCK:
             together //= 2
@@ -366,7 +368,7 @@ class Detector(abc.ABC):
     def _calibrate(self, held_out: Sequence[Scan]) -> Calibration:
         """Score the held-out normals. Subjects are numbered: a name may be a patient's."""
         self.term_scale = self.engine = None
-        if self.recipe.standardised:
+        if self.recipe.standardise_terms:
             self.term_scale = self._scale_of_terms(held_out)
         residuals, en_face = ResidualHistogram(), ResidualHistogram()
         scores: dict[str, list[float]] = {}

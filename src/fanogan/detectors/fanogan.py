@@ -53,11 +53,11 @@ class FAnoGAN(GanDetector):
     def _make(self) -> tuple[nn.Module, ...]:
         G, D = super()._make()
         seen, recipe = self.preprocessing, self.recipe
-        latent = self.gan.G.latent if self.gan else recipe.latent
+        latent = self.gan.G.latent if self.gan else recipe.latent_size
         return (
             G,
             D,
-            Encoder(seen.sides, seen.channels, recipe.width, latent, recipe.encoder_output),
+            Encoder(seen.sides, seen.channels, recipe.base_width, latent, recipe.encoder_output),
         )
 
     def steps(self) -> dict[str, int]:

@@ -121,8 +121,12 @@ def _ours(folder: str | Path, normals: Normals, recipe: Recipe, device: torch.de
             f"{folder}: holds no GAN of ours to build on, it was made with {held}; give a model "
             "of izi_f, izi, ziz, critic or iterative"
         )
-    asked = {**normals.preprocessing.to_dict(), "width": recipe.width, "latent": recipe.latent}
-    has = {**seen.to_dict(), "width": theirs.width, "latent": theirs.latent}
+    asked = {
+        **normals.preprocessing.to_dict(),
+        "width": recipe.base_width,
+        "latent": recipe.latent_size,
+    }
+    has = {**seen.to_dict(), "width": theirs.base_width, "latent": theirs.latent_size}
     differing = [key for key in asked if asked[key] != has[key]]
     if differing:
         each = ", ".join(f"{key} {has[key]} where {asked[key]} is asked" for key in differing)
@@ -131,8 +135,8 @@ def _ours(folder: str | Path, normals: Normals, recipe: Recipe, device: torch.de
             "recipe and normals that it was trained with"
         )
     with torch.device("meta"):  # so no weights are drawn
-        G = Generator(seen.sides, seen.channels, theirs.width, theirs.latent)
-        D = Discriminator(seen.sides, seen.channels, theirs.width)
+        G = Generator(seen.sides, seen.channels, theirs.base_width, theirs.latent_size)
+        D = Discriminator(seen.sides, seen.channels, theirs.base_width)
     for letter, network in (("G", G), ("D", D)):
         prefix = f"{letter}."
         network.load_state_dict(
@@ -168,8 +172,8 @@ class GanDetector(LearnedDetector):
 
     def _make(self) -> tuple[nn.Module, ...]:
         sides, channels, recipe = self.preprocessing.sides, self.preprocessing.channels, self.recipe
-        G = Generator(sides, channels, recipe.width, recipe.latent)
-        D = Discriminator(sides, channels, recipe.width)
+        G = Generator(sides, channels, recipe.base_width, recipe.latent_size)
+        D = Discriminator(sides, channels, recipe.base_width)
         # A GAN that is given takes their place, and what is made after them stays the same.
         return (self.gan.G, self.gan.D) if self.gan else (G, D)
 

@@ -70,7 +70,7 @@ class Iterative(GanDetector):
         random = seeded(device, self.seed, "search")
         start = 2 * torch.rand(G.latent, generator=random, device=device) - 1
         z = start.repeat(len(x), 1).requires_grad_()
-        adam = torch.optim.Adam([z], recipe.search_rate)
+        adam = torch.optim.Adam([z], recipe.search_learning_rate)
         found = z.detach().clone()
         least = torch.full((len(x),), torch.inf, device=device)
         since = torch.zeros(len(x), dtype=torch.int64, device=device)

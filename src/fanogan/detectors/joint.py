@@ -91,7 +91,7 @@ class Autoencoder(JointDetector):
 
     def _make(self) -> tuple[nn.Module, ...]:
         seen, recipe = self.preprocessing, self.recipe
-        size = (seen.sides, seen.channels, recipe.width, recipe.latent)
+        size = (seen.sides, seen.channels, recipe.base_width, recipe.latent_size)
         return Generator(*size), Encoder(*size, recipe.encoder_output)
 
     def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -118,11 +118,11 @@ class AdversarialAutoencoder(JointDetector):
 
     def _make(self) -> tuple[nn.Module, ...]:
         seen, recipe = self.preprocessing, self.recipe
-        size = (seen.sides, seen.channels, recipe.width)
+        size = (seen.sides, seen.channels, recipe.base_width)
         return (
-            Generator(*size, recipe.latent),
+            Generator(*size, recipe.latent_size),
             Discriminator(*size),
-            Encoder(*size, recipe.latent, recipe.encoder_output),
+            Encoder(*size, recipe.latent_size, recipe.encoder_output),
         )
 
     def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -150,11 +150,11 @@ class Ali(JointDetector):
 
     def _make(self) -> tuple[nn.Module, ...]:
         seen, recipe = self.preprocessing, self.recipe
-        size = (seen.sides, seen.channels, recipe.width)
+        size = (seen.sides, seen.channels, recipe.base_width)
         return (
-            Generator(*size, recipe.latent),
-            JointDiscriminator(*size, recipe.latent),
-            Encoder(*size, 2 * recipe.latent, "linear"),
+            Generator(*size, recipe.latent_size),
+            JointDiscriminator(*size, recipe.latent_size),
+            Encoder(*size, 2 * recipe.latent_size, "linear"),
         )
 
     def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:

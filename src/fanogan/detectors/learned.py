@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fanogan.calibration import Calibration, Familiar
 from fanogan.data import Normals, Patches, Preprocessing
 from fanogan.detectors.detector import Detector, precision_of
+from fanogan.errors import FanoganError
 from fanogan.recipes import BadRecipe, Recipe, load_recipe
 from fanogan.report import model_card
 from fanogan.storage import LOCK, BadFolder, RunFolder, alone, read_model, write_model
@@ -35,7 +36,7 @@ _GLOBAL_RANDOM = threading.Lock()
 """Held while weights are drawn: torch has one global generator for all threads."""
 
 
-class BadGan(ValueError):
+class BadGan(FanoganError):
     """A GAN that a detector can't be built on, said in one sentence."""
 
 
@@ -66,9 +67,9 @@ class LearnedDetector(Detector):
             ValueError: no such device here, or a batch that can't be shared out.
         """
         self.recipe = load_recipe(recipe)
-        if devices < 1 or self.recipe.batch % devices:
+        if devices < 1 or self.recipe.batch_size % devices:
             raise ValueError(
-                f"a batch of {self.recipe.batch} can't be shared by {devices} devices: give a "
+                f"a batch of {self.recipe.batch_size} can't be shared by {devices} devices: give a "
                 "number that divides it"
             )
         self.seed = seed
@@ -185,7 +186,7 @@ class LearnedDetector(Detector):
         throwaway.facts = {"warnings": []}
         throwaway._take_gan(gan, normals)
         training, held_out = throwaway._patches(normals)
-        most = self.recipe.batch // self.devices
+        most = self.recipe.batch_size // self.devices
         batch = min(4, most)
         seconds = throwaway._seconds_of(training, held_out, batch)
         if batch < most and max(seconds.values(), default=0) < 2:
@@ -198,11 +199,11 @@ class LearnedDetector(Detector):
         """Seconds of a round or update of each stage: the second of three, without health."""
         few = copy.copy(self)
         few.recipe = self.recipe.but(
-            batch=batch,
-            critic_updates=3 * self.recipe.critic_updates_per_round,
+            batch_size=batch,
+            critic_updates=3 * self.recipe.critic_updates_per_generator_update,
             encoder_updates=3,
-            tick=10_000,
-            reestimate_statistics=False,
+            log_every=10_000,
+            reestimate_batch_norm=False,
         )
         few.networks = few._new_networks(self.seed)
         marks: dict[tuple[str, int], float] = {}
@@ -246,7 +247,7 @@ class LearnedDetector(Detector):
         training = Patches(
             normals.training,
             self.preprocessing,
-            flip=self.recipe.flip,
+            flip=self.recipe.horizontal_flip,
             device=self.device,
             usable=normals.usable,
         )

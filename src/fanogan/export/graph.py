@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from fanogan.data import HALF
 from fanogan.detectors import LearnedDetector
+from fanogan.errors import FanoganError
 from fanogan.models import ali_mean, feature_residual, folded, terms_and_maps
 
 KEY = "fanogan"  # of the metadata in a file
@@ -25,7 +26,7 @@ ALPHA = 0.05
 WITHOUT_FEATURES = ("izi", "ziz", "ae")
 
 
-class BadExport(ValueError):
+class BadExport(FanoganError):
     """What can't be exported or run, said in one sentence."""
 
 

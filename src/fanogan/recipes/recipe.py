@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
+from fanogan.errors import FanoganError
 from fanogan.recipes.sides import blocks_of
 
 EncoderLoss = Literal["izi_f", "izi", "ziz"]
@@ -18,8 +19,29 @@ Geometry = Literal["auto", "image", "retina"]
 Precision = Literal["fp32", "tf32", "bf16"]
 MAY_BE_ZERO = ("kappa", "checkpoint_minutes", "critic_updates", "denoising", "search_patience")
 
+# The fields' names in version 0.1, which are still read.
+FORMER_NAMES = {
+    "batch": "batch_size",
+    "critic_updates_per_round": "critic_updates_per_generator_update",
+    "encoder_rate": "encoder_learning_rate",
+    "flip": "horizontal_flip",
+    "gan_rate": "gan_learning_rate",
+    "held_out": "held_out_fraction",
+    "latent": "latent_size",
+    "penalty": "gradient_penalty_weight",
+    "reestimate_statistics": "reestimate_batch_norm",
+    "retina_share": "min_retina_fraction",
+    "search_rate": "search_learning_rate",
+    "sides": "image_size",
+    "standardised": "standardise_terms",
+    "stretched": "stretch_retina",
+    "tick": "log_every",
+    "top": "top_window_fraction",
+    "width": "base_width",
+}
 
-class BadRecipe(ValueError):
+
+class BadRecipe(FanoganError):
     """A recipe that can't be read or that asks for something impossible, said in one sentence."""
 
 
@@ -34,49 +56,53 @@ class Recipe:
     name: str = "paper"
     about: str = ""
     # What the network sees.
-    sides: tuple[int, int] = (64, 64)  # of the network
+    image_size: tuple[int, int] = (64, 64)  # of the network
     window: tuple[int, int] = (64, 64)  # of the piece of the image that is resampled to `sides`
-    flip: bool = True  # random horizontal flips in training; wrong for digits and chests
+    horizontal_flip: bool = True  # random horizontal flips in training; wrong for digits and chests
     # Retinal OCT: made straight, and seen by patches within the retina (section 3, Data).
     geometry: Geometry = "auto"  # auto: 'retina' for what only an OCT device of the eye writes
     flat_rows: int = 128  # of the flat area
     flat_base: int = 120  # its row in which the outer boundary of the retina lies
-    stretched: bool = False  # the retina fills the rows above the base in every column
-    retina_share: float = 0.5  # least share of retina in a patch
+    stretch_retina: bool = False  # the retina fills the rows above the base in every column
+    min_retina_fraction: float = 0.5  # least share of retina in a patch
     # Not the paper's: tried on retinal OCT, see docs/benchmarks.md.
     depth_channel: bool = False  # the row in the flat area as a second channel
     match_layers: bool = False  # a volume's grey values matched to the training normals', by depth
     score_retina_only: bool = False  # vitreous and choroid are left out of the score
-    standardised: bool = False  # the score's terms in units of their spread on held-out normals
+    standardise_terms: bool = (
+        False  # the score's terms in units of their spread on held-out normals
+    )
     # Networks.
-    width: int = 64
-    latent: int = 128
+    base_width: int = 64
+    latent_size: int = 128
     encoder_output: EncoderOutput = "tanh"
     # GAN training (section 2.1).
-    batch: int = 64
+    batch_size: int = 64
     critic_updates: int = 100_000
-    critic_updates_per_round: int = 5
-    gan_rate: float = 1e-4
-    penalty: float = 10.0  # lambda
+    critic_updates_per_generator_update: int = 5
+    gan_learning_rate: float = 1e-4
+    gradient_penalty_weight: float = 10.0  # lambda
     # Encoder training (section 2.2).
     encoder_updates: int = 50_000
     encoder_loss: EncoderLoss = "izi_f"
-    encoder_rate: float = 5e-5
+    encoder_learning_rate: float = 5e-5
     kappa: float = 1.0
     denoising: float = 0.0  # share of the pixels that the encoder sees as 0 in training
     score_features: bool = False  # izi and ziz are scored by Eq. 4 too, as izi_f always is
     # The iterative search for a latent (section 3.1).
     search_updates: int = 300
-    search_rate: float = 0.1
+    search_learning_rate: float = 0.1
     search_patience: int = 0  # stop after so many updates without a lower loss; 0: never
     # How the run goes.
-    reestimate_statistics: bool = False  # batch-norm statistics, once after each stage
+    reestimate_batch_norm: bool = False  # batch-norm statistics, once after each stage
     precision: Precision = "fp32"
-    tick: int = 100  # rounds (GAN) or updates (encoder) between two lines of metrics
+    log_every: int = 100  # rounds (GAN) or updates (encoder) between two lines of metrics
     checkpoint_minutes: float = 5.0
     # What is held out, and what the score of a large image is.
-    held_out: float = 0.1  # share of the subjects
-    top: float = 0.05  # a large image scores the mean of this share of its window scores
+    held_out_fraction: float = 0.1  # share of the subjects
+    top_window_fraction: float = (
+        0.05  # a large image scores the mean of this share of its window scores
+    )
 
     def __post_init__(self) -> None:
         """Refuse what can't work.
@@ -85,7 +111,7 @@ class Recipe:
             BadRecipe: a number outside its range, or sides that the networks can't have.
         """
         try:
-            blocks_of(self.sides)
+            blocks_of(self.image_size)
         except ValueError as error:
             raise BadRecipe(f"recipe {self.name}: {error}") from None
         for field in dataclasses.fields(self):
@@ -99,7 +125,11 @@ class Recipe:
                     raise BadRecipe(
                         f"recipe {self.name}: {field.name} is {number}, it must be a number {least}"
                     )
-        if not (self.held_out < 1 and self.top <= 1 and self.retina_share <= 1):
+        if not (
+            self.held_out_fraction < 1
+            and self.top_window_fraction <= 1
+            and self.min_retina_fraction <= 1
+        ):
             raise BadRecipe(
                 f"recipe {self.name}: held_out must be below 1, top and retina_share at most 1"
             )
@@ -116,7 +146,7 @@ class Recipe:
     @property
     def rounds(self) -> int:
         """Rounds of GAN training: one generator update (not in the first) and the critic's."""
-        return -(-self.critic_updates // self.critic_updates_per_round)
+        return -(-self.critic_updates // self.critic_updates_per_generator_update)
 
     def but(self, **changes: Any) -> Recipe:
         """The same recipe with some fields changed."""
@@ -138,6 +168,7 @@ class Recipe:
         """
         hints = get_type_hints(cls)
         name = values.get("name", "without a name")
+        values = {FORMER_NAMES.get(key, key): value for key, value in values.items()}
         unknown = sorted(str(key) for key in values if key not in hints)
         if unknown:
             raise BadRecipe(

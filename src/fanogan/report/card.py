@@ -35,8 +35,8 @@ Research use only, not a medical device.
 
 ## How
 
-- {through}, seen at {seen["sides"][0]}×{seen["sides"][1]}; width {recipe["width"]}, \
-latent {recipe["latent"]}
+- {through}, seen at {seen["sides"][0]}×{seen["sides"][1]}; width {recipe["base_width"]}, \
+latent {recipe["latent_size"]}
 {_training(facts)}
 - fanogan {facts["fanogan"]}, torch {facts["libraries"]["torch"]}
 
@@ -68,7 +68,7 @@ def _training(facts: Mapping[str, Any]) -> str:
     if "gan" in steps:
         lines.append(
             f"{counted(recipe['critic_updates'], 'critic update')}, "
-            f"{recipe['critic_updates_per_round']} a round"
+            f"{recipe['critic_updates_per_generator_update']} a round"
         )
     if "encoder" in steps:
         kind = f"{recipe['encoder_loss']}, {recipe['encoder_output']} output"

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -159,10 +160,8 @@ def _said(name: str, value: Any) -> str:
 def _write_settings(
     out: Path, made_with: Mapping[str, Any], failed: list[tuple[str, BadScan]]
 ) -> None:
-    from fanogan import __version__
-
     reasons = [{"name": name, "reason": str(error)} for name, error in failed]
-    ours = {"format": FORMAT, "version": __version__, **made_with, "failed": reasons}
+    ours = {"format": FORMAT, "version": version("fanogan"), **made_with, "failed": reasons}
     body = {"zarr_format": 3, "node_type": "group", "attributes": {"fanogan": ours}}
     write_whole(out / "zarr.json", json.dumps(body, indent=1).encode())
 

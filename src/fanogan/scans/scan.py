@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fanogan.errors import FanoganError
+
 Pixels = NDArray[Any]
 Spacing = tuple[float | None, float | None, float | None]
 
@@ -26,7 +28,7 @@ _MOST_NAMED = 10
 _KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 
 
-class BadScan(ValueError):
+class BadScan(FanoganError):
     """A scan that cannot be used; one sentence says which file, what is wrong, what to do."""
 
 

@@ -65,7 +65,7 @@ def _half_and_half(
                 for _ in range(count // 50)
             ]
         )
-        if detector.recipe.flip:  # as training has it
+        if detector.recipe.horizontal_flip:  # as training has it
             mirrored = torch.rand(count, generator=random, device=detector.device) < 0.5
             real = torch.where(mirrored[:, None, None, None], real.flip(3), real)
         features = np.concatenate([_features(x) for x in (real, generated)])

@@ -135,14 +135,14 @@ def training_cost(system: System, recipe: Recipe, seen: Preprocessing) -> int:
     recipe = recipe.but(**DETECTORS[system.detector][1] | dict(system.changes))
     size = (recipe, seen.sides, seen.channels)
     each = costs(*size)
-    encoder = recipe.batch * recipe.encoder_updates * each.encoder
+    encoder = recipe.batch_size * recipe.encoder_updates * each.encoder
     gan = budget(*size) - encoder
-    critics = recipe.critic_updates_per_round * each.adversarial_critic
+    critics = recipe.critic_updates_per_generator_update * each.adversarial_critic
     alone = {
         "ae": lambda: autoencoder_updates(*size) * each.autoencoder,
         "advae": lambda: adversarial_rounds(*size) * (critics + each.adversarial),
         "ali": lambda: ali_updates(*size) * each.ali,
     }
     if system.detector in alone:
-        return recipe.batch * alone[system.detector]()
+        return recipe.batch_size * alone[system.detector]()
     return gan if system.detector in (GAN, "iterative") else gan + encoder

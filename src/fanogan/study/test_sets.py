@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fanogan.data import Normals, is_retina, seeded
 from fanogan.detectors import BATCH, Encoded, LearnedDetector, Looked, Result, precision_of
+from fanogan.errors import FanoganError
 from fanogan.evaluation import masks_of
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, is_store, prepare
@@ -26,7 +27,7 @@ SUBSET = 500  # images or patches that the iterative search is tested on
 TRAINING_IMAGES = 64  # kept for the pictures of the report
 
 
-class BadStudy(ValueError):
+class BadStudy(FanoganError):
     """A study that can't be made, said in one sentence."""
 
 
@@ -65,7 +66,7 @@ class StudyData:
         Raises:
             BadScan: volumes that can't be read, or a store of other ones.
         """
-        space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretched)
+        space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
         stores = {}
         for part in PARTS:
             source = getattr(self, part)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fanogan.data import Patches, seeded
 from fanogan.detectors import LearnedDetector, precision_of
+from fanogan.errors import FanoganError
 from fanogan.models import Generator
 from fanogan.scoring import as_picture
 from fanogan.storage import write_whole
@@ -34,7 +35,7 @@ WITHOUT_GENERATOR = ("ae", "advae")  # their decoders have never seen z ~ N(0, I
 CPU = torch.device("cpu")  # what is drawn doesn't depend on the device of the networks
 
 
-class BadTest(ValueError):
+class BadTest(FanoganError):
     """A Turing test that can't be made or scored, in one sentence."""
 
 
@@ -120,7 +121,7 @@ def real_windows(detector: LearnedDetector, images: Any, generator: torch.Genera
             "ones: give more normal images"
         )
     x = torch.cat(list(found.values()))
-    if detector.recipe.flip:  # as G has learnt it
+    if detector.recipe.horizontal_flip:  # as G has learnt it
         mirrored = torch.rand(EACH, generator=generator) < 0.5
         x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     return x

@@ -78,7 +78,9 @@ class Costs:
 
 def costs(recipe: Recipe, sides: tuple[int, int], channels: int) -> Costs:
     """Count each update of training, with the losses that training uses."""
-    return _costs(tuple(sides), channels, recipe.width, recipe.latent, recipe.encoder_loss)
+    return _costs(
+        tuple(sides), channels, recipe.base_width, recipe.latent_size, recipe.encoder_loss
+    )
 
 
 @functools.cache
@@ -138,7 +140,7 @@ def budget(recipe: Recipe, sides: tuple[int, int], channels: int) -> int:
     ``costs`` counts it, times the batch.
     """
     each = costs(recipe, sides, channels)
-    return recipe.batch * (
+    return recipe.batch_size * (
         max(recipe.rounds - 1, 0) * each.generator
         + recipe.critic_updates * each.critic
         + recipe.encoder_updates * each.encoder
@@ -147,19 +149,19 @@ def budget(recipe: Recipe, sides: tuple[int, int], channels: int) -> int:
 
 def autoencoder_updates(recipe: Recipe, sides: tuple[int, int], channels: int) -> int:
     """The updates of ``ae`` that the budget pays for: one at least."""
-    each = recipe.batch * costs(recipe, sides, channels).autoencoder
+    each = recipe.batch_size * costs(recipe, sides, channels).autoencoder
     return max(1, budget(recipe, sides, channels) // each)
 
 
 def adversarial_rounds(recipe: Recipe, sides: tuple[int, int], channels: int) -> int:
     """The rounds of ``advae`` that the budget pays for, each with the recipe's critic updates."""
     each = costs(recipe, sides, channels)
-    critics = recipe.critic_updates_per_round * each.adversarial_critic
-    a_round = recipe.batch * (critics + each.adversarial)
+    critics = recipe.critic_updates_per_generator_update * each.adversarial_critic
+    a_round = recipe.batch_size * (critics + each.adversarial)
     return max(1, budget(recipe, sides, channels) // a_round)
 
 
 def ali_updates(recipe: Recipe, sides: tuple[int, int], channels: int) -> int:
     """The updates of ``ali`` that the budget pays for, each of D and then of E and G."""
-    each = recipe.batch * costs(recipe, sides, channels).ali
+    each = recipe.batch_size * costs(recipe, sides, channels).ali
     return max(1, budget(recipe, sides, channels) // each)

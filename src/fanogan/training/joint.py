@@ -67,9 +67,11 @@ def train_autoencoder(
     Arguments, returned warnings and errors as for ``train_gan``; ``steps`` are updates.
     """
     _to_train(fabric, E, G)
-    adam = torch.optim.Adam([*E.parameters(), *G.parameters()], recipe.gan_rate, fused=True)
+    adam = torch.optim.Adam(
+        [*E.parameters(), *G.parameters()], recipe.gan_learning_rate, fused=True
+    )
     state: _State = {"encoder": E, "generator": G, "adam": adam}
-    batch = recipe.batch // fabric.world_size
+    batch = recipe.batch_size // fabric.world_size
     health = _Health((E, G), lambda x: G(E(x)), normals, held_out, seed)
 
     with Stage("ae", steps, state, recipe, fabric, run, progress) as stage:
@@ -107,13 +109,15 @@ def train_adversarial_autoencoder(
     device = fabric.device
     _to_train(fabric, E, G, D)
     pair = [*E.parameters(), *G.parameters()]
-    adam = torch.optim.Adam(pair, recipe.gan_rate, betas=(0.0, 0.9), fused=True)
-    adam_D = torch.optim.Adam(D.parameters(), recipe.gan_rate, betas=(0.0, 0.9), fused=True)
+    adam = torch.optim.Adam(pair, recipe.gan_learning_rate, betas=(0.0, 0.9), fused=True)
+    adam_D = torch.optim.Adam(
+        D.parameters(), recipe.gan_learning_rate, betas=(0.0, 0.9), fused=True
+    )
     state: _State = {
         **{"encoder": E, "generator": G, "discriminator": D},
         **{"adam": adam, "adam_D": adam_D},
     }
-    batch = recipe.batch // fabric.world_size
+    batch = recipe.batch_size // fabric.world_size
     health = _Health((E, G), lambda x: G(E(x)), normals, held_out, seed)
 
     stage = Stage("advae", steps, state, recipe, fabric, run, progress)
@@ -122,7 +126,7 @@ def train_adversarial_autoencoder(
             random = seeded(device, seed, "advae", round_, fabric.global_rank)
 
             # --- critic updates, on fresh data; the statistics of E and G don't move
-            for _ in range(recipe.critic_updates_per_round):
+            for _ in range(recipe.critic_updates_per_generator_update):
                 x, others = normals.draw(batch, random), normals.draw(batch, random)
                 with torch.no_grad(), statistics_untouched(E, G), fabric.autocast():
                     fake = G(E(others)).float()
@@ -166,13 +170,15 @@ def train_ali(
     device = fabric.device
     _to_train(fabric, E, G, D)
     pair = [*E.parameters(), *G.parameters()]
-    adam = torch.optim.Adam(pair, recipe.gan_rate, betas=(0.5, 0.999), fused=True)
-    adam_D = torch.optim.Adam(D.parameters(), recipe.gan_rate, betas=(0.5, 0.999), fused=True)
+    adam = torch.optim.Adam(pair, recipe.gan_learning_rate, betas=(0.5, 0.999), fused=True)
+    adam_D = torch.optim.Adam(
+        D.parameters(), recipe.gan_learning_rate, betas=(0.5, 0.999), fused=True
+    )
     state: _State = {
         **{"encoder": E, "generator": G, "discriminator": D},
         **{"adam": adam, "adam_D": adam_D},
     }
-    batch = recipe.batch // fabric.world_size
+    batch = recipe.batch_size // fabric.world_size
     latents = torch.randn(
         HEALTH_IMAGES, G.latent, generator=seeded(device, seed, "ali z"), device=device
     )
@@ -223,13 +229,13 @@ def _settle(
     G's are those of encoded images, or of latents ~ N(0, I) where it learnt from those.
     """
     recipe, fabric = stage.recipe, stage.fabric
-    if recipe.reestimate_statistics and stage.first < stage.steps:
+    if recipe.reestimate_batch_norm and stage.first < stage.steps:
         random = seeded(fabric.device, seed, f"statistics of {stage.name}")
-        batches = [normals.draw(recipe.batch, random) for _ in range(REESTIMATE_BATCHES)]
+        batches = [normals.draw(recipe.batch_size, random) for _ in range(REESTIMATE_BATCHES)]
         reestimate_statistics(E, iter(batches))
         E.eval()
         if of_noise:
-            shape = (recipe.batch, G.latent)
+            shape = (recipe.batch_size, G.latent)
             noise = (
                 torch.randn(shape, generator=random, device=fabric.device)
                 for _ in range(REESTIMATE_BATCHES)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from fanogan.errors import FanoganError
 from fanogan.recipes import Recipe
 from fanogan.storage import RunFolder
 
@@ -32,7 +33,7 @@ def no_progress(stage: str, step: int, steps: int, figures: Mapping[str, float])
     """
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(FanoganError):
     """Training can't go on, said in one sentence with what to try."""
 
 
@@ -169,7 +170,7 @@ class Stage:
 
     def tick_due(self, step: int) -> bool:
         """Whether figures are due after this step."""
-        return (step + 1) % self.recipe.tick == 0 or step + 1 == self.steps
+        return (step + 1) % self.recipe.log_every == 0 or step + 1 == self.steps
 
     def means(self) -> dict[str, float]:
         """The mean of each collected loss since the last tick.

@@ -166,7 +166,7 @@ def update_critic(
         wasserstein = (real.float() - generated.float()).sum() / batch
         # Outside autocast: fp32.
         penalty = len(x) / batch * gradient_penalty(D, x, fake, alpha)
-        (recipe.penalty * penalty - wasserstein).backward()  # type: ignore[no-untyped-call]
+        (recipe.gradient_penalty_weight * penalty - wasserstein).backward()  # type: ignore[no-untyped-call]
         return torch.stack([wasserstein, penalty]).detach()
 
     # Whichever half comes first, their sum is the same.
@@ -217,15 +217,19 @@ def train_gan(
     device = fabric.device
     G.to(device).train()
     D.to(device).train()
-    adam_G = torch.optim.Adam(G.parameters(), recipe.gan_rate, betas=(0.0, 0.9), fused=True)
-    adam_D = torch.optim.Adam(D.parameters(), recipe.gan_rate, betas=(0.0, 0.9), fused=True)
+    adam_G = torch.optim.Adam(
+        G.parameters(), recipe.gan_learning_rate, betas=(0.0, 0.9), fused=True
+    )
+    adam_D = torch.optim.Adam(
+        D.parameters(), recipe.gan_learning_rate, betas=(0.0, 0.9), fused=True
+    )
     state: dict[str, nn.Module | torch.optim.Optimizer] = {
         "generator": G,
         "discriminator": D,
         "adam_G": adam_G,
         "adam_D": adam_D,
     }
-    batch = recipe.batch // fabric.world_size
+    batch = recipe.batch_size // fabric.world_size
     health = _GanHealth(G, D, normals, held_out, seed)
 
     stage = Stage("gan", recipe.rounds, state, recipe, fabric, run, progress)
@@ -242,8 +246,8 @@ def train_gan(
                     descend(loss, adam_G, fabric)
 
             # --- critic updates, on fresh data; G's statistics don't move
-            left = recipe.critic_updates - round_ * recipe.critic_updates_per_round
-            for _ in range(min(recipe.critic_updates_per_round, left)):
+            left = recipe.critic_updates - round_ * recipe.critic_updates_per_generator_update
+            for _ in range(min(recipe.critic_updates_per_generator_update, left)):
                 x = normals.draw(batch, random)
                 z = torch.randn(batch, G.latent, generator=random, device=device)
                 with torch.no_grad(), statistics_untouched(G), fabric.autocast():
@@ -263,12 +267,12 @@ def train_gan(
             if run and stage.leads and ((round_ + 1) % grid_every == 0 or last):
                 run.sample_grid(f"round_{round_ + 1:06d}", health.samples[:64].cpu().numpy())
 
-        if recipe.reestimate_statistics and stage.first < stage.steps:
+        if recipe.reestimate_batch_norm and stage.first < stage.steps:
             random = seeded(device, seed, "statistics of G")
             reestimate_statistics(
                 G,
                 (
-                    torch.randn(recipe.batch, G.latent, generator=random, device=device)
+                    torch.randn(recipe.batch_size, G.latent, generator=random, device=device)
                     for _ in range(REESTIMATE_BATCHES)
                 ),
             )
@@ -353,9 +357,9 @@ def train_encoder(
     G.to(device).eval()
     D.to(device).eval()
     E.to(device).train()
-    rmsprop = TensorFlowRMSprop(E.parameters(), recipe.encoder_rate)
+    rmsprop = TensorFlowRMSprop(E.parameters(), recipe.encoder_learning_rate)
     state: dict[str, nn.Module | torch.optim.Optimizer] = {"encoder": E, "rmsprop": rmsprop}
-    batch = recipe.batch // fabric.world_size
+    batch = recipe.batch_size // fabric.world_size
     unseen = held_out.draw(HEALTH_IMAGES, seeded(device, seed, "encoder health"))
     unseen_z = torch.randn(
         HEALTH_IMAGES, G.latent, generator=seeded(device, seed, "encoder z"), device=device
@@ -386,10 +390,10 @@ def train_encoder(
                 held_figures = {f"{name}_held_out": float(value) for name, value in held.items()}
                 stage.report(update, {**means, **held_figures})
 
-        if recipe.reestimate_statistics and stage.first < stage.steps:
+        if recipe.reestimate_batch_norm and stage.first < stage.steps:
             random = seeded(device, seed, "statistics of E")
             reestimate_statistics(
-                E, (normals.draw(recipe.batch, random) for _ in range(REESTIMATE_BATCHES))
+                E, (normals.draw(recipe.batch_size, random) for _ in range(REESTIMATE_BATCHES))
             )
         share_buffers(E, fabric)
         stage.finish()
