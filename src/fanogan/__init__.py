@@ -19,10 +19,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from fanogan.detectors import FAnoGAN, Scores
+    from fanogan.detectors import FAnoGAN
     from fanogan.errors import FanoganError
     from fanogan.recipes import Recipe, load_recipe
     from fanogan.scans import BadScan, Scan, read_scan
+    from fanogan.scoring import Scores
 
     __version__: str
 else:
@@ -32,7 +33,7 @@ else:
         "FanoganError": "fanogan.errors",
         "Recipe": "fanogan.recipes",
         "Scan": "fanogan.scans",
-        "Scores": "fanogan.detectors",
+        "Scores": "fanogan.scoring",
         "load_recipe": "fanogan.recipes",
         "read_scan": "fanogan.scans",
     }

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.detectors import LearnedDetector, new_detector
+from fanogan.detectors import Detector, new_detector
 from fanogan.evaluation import evaluate
 from fanogan.phantom import Phantom, make_phantom
 from fanogan.recipes import load_recipe
@@ -52,7 +52,7 @@ def run_demo(
         digits: scikit-learn's handwritten digits in place of made-up retinas.
         seed: of the split, the weights and all of training.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
-        progress: as for ``FAnoGAN.fit``, with a last stage that counts scored images.
+        progress: as for ``fit``, with a last stage that counts scored images.
 
     Returns:
         What ``evaluate`` returns.
@@ -76,20 +76,18 @@ def run_demo(
         detector.fit(data["train"], out=out / "run", progress=progress)
     scored, to_score = itertools.count(1), 3 * data["count"]
     return evaluate(
-        detector,
+        detector.model,
         data["normal"],
         data["anomalous"],
         out,
         masks=data["masks"],
-        beside=[autoencoder],
+        beside=[autoencoder.model],
         on_result=lambda result: progress("scoring", next(scored), to_score, {}),
     )
 
 
 @contextlib.contextmanager
-def _beside(
-    detector: LearnedDetector, normals: Any, out: Path, progress: Progress
-) -> Iterator[None]:
+def _beside(detector: Detector, normals: Any, out: Path, progress: Progress) -> Iterator[None]:
     """Train a detector by half the threads, while the others do what is done within."""
     stopped = threading.Event()
 

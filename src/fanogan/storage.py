@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     State = Mapping[str, nn.Module | optim.Optimizer]
 
-FORMAT = 1
+FORMAT = 2
 LOCK = ".lock"
 COPY_AGAIN = "copy the whole folder again from where it was made"
 
@@ -102,8 +102,8 @@ def _umask() -> int:
 # --- model folder -------------------------------------------------------------------------------
 
 
-def write_model(
-    folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], card: str
+def write_model_folder(
+    folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any], card: str
 ) -> None:
     """Write a model folder: ``model.safetensors``, ``model.json`` and ``card.md``.
 
@@ -118,7 +118,7 @@ def write_model(
     folder = folder.resolve()  # a link stays one
     folder.parent.mkdir(parents=True, exist_ok=True)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    body = {"format": FORMAT, **facts, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    body = {"format": FORMAT, **values, "weights_sha256": hashlib.sha256(weights).hexdigest()}
     body["checksum"] = _checksum(body)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -199,7 +199,7 @@ def model_folder(path: str | Path) -> Path:
     raise BadFolder(f"{path}: no model here; `fanogan fit NORMALS --out RUN` makes one")
 
 
-def read_model(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_model_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and facts of a model folder, checked against its checksums.
 
     Raises:

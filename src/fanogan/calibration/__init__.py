@@ -1,9 +1,9 @@
-"""calibration."""
+"""What held-out normals say: p-values, thresholds, colour scales; what normals looked like."""
 
-from fanogan.calibration.familiarity import Familiar, FamiliarBuilder
 from fanogan.calibration.held_out import (
     EN_FACE_QUANTILE,
     MAP_QUANTILE,
+    UNCALIBRATED,
     Calibration,
     HeldOut,
     ResidualHistogram,
@@ -12,14 +12,16 @@ from fanogan.calibration.held_out import (
     plural,
     split_subjects,
 )
+from fanogan.calibration.profile import Profile, ProfileBuilder
 
 __all__ = [
     "EN_FACE_QUANTILE",
     "MAP_QUANTILE",
+    "UNCALIBRATED",
     "Calibration",
-    "Familiar",
-    "FamiliarBuilder",
     "HeldOut",
+    "Profile",
+    "ProfileBuilder",
     "ResidualHistogram",
     "TermScale",
     "counted",

@@ -265,6 +265,10 @@ class Calibration:
         )
 
 
+UNCALIBRATED = Calibration({}, map_scale=2.0)
+"""What is known without held-out normals: nothing, and that no residual is above 2."""
+
+
 def split_subjects(groups: Sequence[str], share: float = 0.1, seed: int = 0) -> NDArray[np.bool_]:
     """Choose whole subjects to hold out of training for calibration.
 

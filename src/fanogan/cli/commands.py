@@ -17,8 +17,8 @@ from fanogan.cli.console import say
 from fanogan.errors import FanoganError
 
 if TYPE_CHECKING:
-    from fanogan.detectors import LearnedDetector
     from fanogan.recipes import Recipe
+    from fanogan.scoring import Model
 
 RESEARCH_ONLY = "Research use only, not a medical device."
 
@@ -119,8 +119,7 @@ def fit(
     Args:
         normals: folders, files or globs of normal images.
         recipe: paper, overnight, small, smoke, or a YAML file of your own.
-        detector: izi_f (f-AnoGAN), izi, ziz, izi-features, ziz-features, critic, iterative, ae,
-            advae or ali; if not given, the recipe's encoder_loss, which is izi_f unless changed.
+        detector: its name; if not given, the recipe's encoder_loss, izi_f (f-AnoGAN) by default.
         gan: a run or model folder whose GAN to build on, instead of training one.
         out: the run folder to make.
         resume: a run folder to go on with, in place of NORMALS, --recipe and --out.
@@ -174,7 +173,7 @@ def fit(
     except KeyboardInterrupt:
         say(f"stopped; go on with: fanogan fit --resume {out}")
         raise
-    console.say_calibration(learner, 0.05)
+    console.say_calibration(learner.model, 0.05)
     about = f": {chosen.about}" if chosen.about else ""
     say(f"model: {out}/model · recipe {chosen.name}{about}")
 
@@ -225,25 +224,25 @@ def score(
         skip_bad: leave out files that can't be read, instead of stopping.
         scores_only: write scores.csv and report.html alone; maps may take longer than the scores.
     """
-    from fanogan.detectors import load_detector
+    from fanogan.detectors import Detector
     from fanogan.scoring import images_done, write_results
 
     if not images:
         raise UsageError("no images: fanogan score MODEL IMAGES --out DIR")
     _check_alpha(alpha)
     with told_by_the_user():
-        detector = load_detector(model, device=device)
+        trained = Detector.load(model, device=device).model
     if engine != "torch":
         from fanogan.export import use_engine
 
         with console.status("preparing the engine"):
-            chosen = use_engine(detector, engine)
+            trained, chosen = use_engine(trained, engine)
         say(chosen)
-    files = _count(detector, images, groups) - images_done(out)
+    files = _count(trained, images, groups) - images_done(out)
     try:
         with console.counting_bar("scoring", files) as on_result:
             rows = write_results(
-                detector,
+                trained,
                 list(images),
                 out,
                 alpha=alpha,
@@ -256,7 +255,7 @@ def score(
         say("stopped; the same command goes on")
         raise
     console.say_scores(rows)
-    console.say_calibration(detector, alpha)
+    console.say_calibration(trained, alpha)
     pictures = "" if scores_only else f" · {out}/maps/ · {out}/overlays/"
     say(f"{out}/report.html · {out}/scores.csv{pictures}")
     say(RESEARCH_ONLY)
@@ -272,12 +271,11 @@ def export(model: Path, to: str, out: Path) -> None:
         to: onnx (for ONNX Runtime and others) or openvino.
         out: the file to write, .onnx; or .xml, and beside it .bin.
     """
-    from fanogan.detectors import load_detector
-    from fanogan.export import export as export_detector
+    from fanogan.detectors import Detector
+    from fanogan.export import export as export_model
 
-    detector = load_detector(model, device="cpu")
     with console.status("writing the graph, and comparing it with PyTorch"):
-        difference = export_detector(detector, to, out)
+        difference = export_model(Detector.load(model, device="cpu").model, to, out)
     say(f"{out}: read again, and equal to PyTorch within {difference:.1g}")
     say(RESEARCH_ONLY)
 
@@ -311,18 +309,18 @@ def evaluate(
         device: auto, cpu, cuda or mps.
         skip_bad: leave out files that can't be read, instead of stopping.
     """
-    from fanogan.detectors import load_detector
-    from fanogan.evaluation import evaluate as evaluate_detector
+    from fanogan.detectors import Detector
+    from fanogan.evaluation import evaluate as evaluate_model
 
     _check_alpha(alpha)
     with told_by_the_user():
-        detector = load_detector(model, device=device)
-        others = [load_detector(other, device=device) for other in beside or ()]
-    files = _count(detector, normal, groups) + _count(detector, anomalous, groups)
+        trained = Detector.load(model, device=device).model
+        others = [Detector.load(other, device=device).model for other in beside or ()]
+    files = _count(trained, normal, groups) + _count(trained, anomalous, groups)
     passes = 2 + len(others)
     with console.counting_bar("scoring, trained and untrained", passes * files) as on_result:
-        found = evaluate_detector(
-            detector,
+        metrics = evaluate_model(
+            trained,
             list(normal),
             list(anomalous),
             out,
@@ -333,7 +331,7 @@ def evaluate(
             skip_bad=skip_bad,
             on_result=on_result,
         )
-    console.say_evaluation(found)
+    console.say_evaluation(metrics)
     say(f"{out}/report.html · {out}/metrics.json · {out}/scores.csv")
     say(RESEARCH_ONLY)
 
@@ -369,13 +367,9 @@ def told_by_the_user() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def _count(detector: LearnedDetector, images: Sequence[str], groups: str | None) -> int:
+def _count(model: Model, images: Sequence[str], groups: str | None) -> int:
     """How many files or volumes there are to score."""
-    from fanogan.retina import find_volumes
-    from fanogan.scans import each_scan
-
-    found = find_volumes if detector.preprocessing.retina else each_scan
-    return sum(1 for _ in found(list(images), groups))
+    return sum(1 for _ in model.preprocessing.find(list(images), groups))
 
 
 def _check_alpha(alpha: float) -> None:

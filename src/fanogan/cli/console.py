@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fanogan.calibration import HeldOut
-    from fanogan.detectors import LearnedDetector, Result
     from fanogan.retina import FlatVolume, Summary
     from fanogan.scans import BadScan
+    from fanogan.scoring import Model, Result
     from fanogan.training import Progress
 
 LONGEST_NAME = 28
@@ -279,11 +279,10 @@ def _shortened(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
-def say_calibration(detector: LearnedDetector, alpha: float) -> None:
+def say_calibration(model: Model, alpha: float) -> None:
     """Say what each kind of unit is flagged by."""
-    units: Mapping[str, HeldOut] = detector.calibration.units
-    image = "B-scan" if detector.preprocessing.retina else "image"
-    for unit, noun in (("image", image), ("volume", "volume")):
+    units: Mapping[str, HeldOut] = model.calibration.units
+    for unit, noun in (("image", model.preprocessing.noun), ("volume", "volume")):
         if unit in units:
             say(f"{noun}s: {units[unit].describe(alpha, noun)}")
 

@@ -1,17 +1,7 @@
-"""data."""
+"""From scans to what networks see: preprocessing, patches, the training set split by subject."""
 
-from fanogan.data.normals import Normals, grey_shares, is_retina, single_images
-from fanogan.data.patches import HALF, Patches, score_windows, seeded
+from fanogan.data.normals import Normals, is_retina
+from fanogan.data.patches import Patches, seeded
 from fanogan.data.preprocessing import Preprocessing
 
-__all__ = [
-    "HALF",
-    "Normals",
-    "Patches",
-    "Preprocessing",
-    "grey_shares",
-    "is_retina",
-    "score_windows",
-    "seeded",
-    "single_images",
-]
+__all__ = ["Normals", "Patches", "Preprocessing", "is_retina", "seeded"]

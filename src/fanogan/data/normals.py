@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import Familiar, FamiliarBuilder, counted, split_subjects
-from fanogan.data.preprocessing import Preprocessing
+from fanogan.calibration import Profile, ProfileBuilder, counted, split_subjects
+from fanogan.data.preprocessing import Preprocessing, single_images
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, FlatVolume
 from fanogan.scans import BadScan, Scan, each_scan, is_array_like, read_scan, read_scans
@@ -21,35 +21,12 @@ FEW_IMAGES = 200
 FEW_SUBJECTS = 10
 
 
-def subjects_of(scan: Scan) -> list[str]:
-    """The subject of each frame. Images of one array file are their own subjects."""
-    frames = len(scan.pixels)
-    if scan.is_volume or frames == 1 or scan.group != scan.name:
-        return [scan.group] * frames
-    return [f"{scan.group}#{frame}" for frame in range(frames)]
-
-
-def single_images(scans: Iterator[Scan]) -> Iterator[Scan]:
-    """Volumes as they are, and each image of an array file as a scan of its own."""
-    for scan in scans:
-        if scan.is_volume or len(scan.pixels) == 1:
-            yield scan
-            continue
-        for frame, subject in enumerate(subjects_of(scan)):
-            yield dataclasses.replace(
-                scan,
-                pixels=scan.pixels[frame : frame + 1],
-                name=f"{scan.name}#{frame}",
-                group=subject,
-            )
-
-
 @dataclasses.dataclass(frozen=True)
 class Normals:
     """Training and held-out normals, and what must be remembered of them."""
 
     preprocessing: Preprocessing
-    familiar: Familiar
+    profile: Profile
     training: list[np.ndarray]  # encoded frames (C, H, W), uint8 or uint16
     held_out: list[Scan]
     fingerprint: dict[str, Any]
@@ -111,12 +88,12 @@ class Normals:
             BadScan: mixed images.
         """
         preprocessing = Preprocessing.of(kept, recipe, held_out)
-        builder = FamiliarBuilder()
+        builder = ProfileBuilder()
         training: list[np.ndarray] = []
         usable: list[np.ndarray] = []
         for scan in kept:
             encoded = preprocessing.encode(scan)
-            builder.add(scan, grey_shares(encoded, preprocessing))
+            builder.add(scan, preprocessing.grey_values(encoded))
             training.extend(encoded)
             corners = preprocessing.usable(scan)
             usable.extend(() if corners is None else corners)
@@ -155,7 +132,7 @@ class Normals:
         return (
             f"{volumes}{counted(f['images'] + f['held_out_images'], 'image')} of "
             f"{counted(f['subjects'] + f['held_out_subjects'], 'subject')} · {colour}, {p.depth} · "
-            f"{seen}, seen at {p.sides[0]}×{p.sides[1]}\nheld out for calibration: "
+            f"{seen}, seen at {p.image_size[0]}×{p.image_size[1]}\nheld out for calibration: "
             f"{counted(f['held_out_images'], 'image')} of "
             f"{counted(f['held_out_subjects'], 'subject')}"
         )
@@ -169,7 +146,7 @@ class Normals:
             f"{counted(f['volumes'], 'volume')}, "
             f"{counted(f['images'] + f['held_out_images'], 'B-scan')} · retina found in "
             f"{100 * f['retina_found']:.1f} % of columns · patches of "
-            f"{p.window[0]}×{p.window[1]}{pixel}, seen at {p.sides[0]}×{p.sides[1]}\n"
+            f"{p.window[0]}×{p.window[1]}{pixel}, seen at {p.image_size[0]}×{p.image_size[1]}\n"
             f"held out for calibration: {counted(len(self.held_out), 'volume')} of "
             f"{counted(f['held_out_subjects'], 'subject')}"
         )
@@ -209,13 +186,6 @@ def is_retina(source: Any, groups: str | None) -> bool:
         except BadScan:  # reading all of them will say so
             continue
     return False
-
-
-def grey_shares(encoded: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Encoded frames (frames, C, H, W) → grey values in [0, 1], channels last."""
-    if preprocessing.retina:  # a second channel would be the depth
-        encoded = encoded[:, :1]
-    return np.moveaxis(encoded, 1, -1).astype(np.float32) / preprocessing.levels
 
 
 def _origin(source: Any, groups: str | None, skip_bad: bool) -> dict[str, Any] | None:

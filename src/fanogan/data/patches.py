@@ -8,16 +8,14 @@ is gathered from it at new positions.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fanogan.data.preprocessing import Preprocessing
-
-HALF = 0.5 + 1e-4
-"""Above it a resampled pixel is retina: exactly one half isn't, whatever rounding makes of it."""
+from fanogan.scans import Scan
 
 
 def seeded(device: torch.device, *key: object) -> torch.Generator:
@@ -90,11 +88,51 @@ class Patches:
         self.row_offsets = torch.arange(rows, device=device)[:, None]
         self.channel_offsets = torch.arange(self.channels, device=device)[:, None, None]
 
+    @classmethod
+    def of_scans(
+        cls,
+        scans: Sequence[Scan],
+        preprocessing: Preprocessing,
+        *,
+        flip: bool,
+        device: torch.device,
+    ) -> Patches:
+        """Encode scans and copy them to the device."""
+        usable = [preprocessing.usable(scan) for scan in scans]
+        return cls(
+            [frame for scan in scans for frame in preprocessing.encode(scan)],
+            preprocessing,
+            flip=flip,
+            device=device,
+            usable=[mask for masks in usable if masks is not None for mask in masks] or None,
+        )
+
+    def all_images(self, batch: int, *, at_most: int) -> Iterator[Tensor] | None:
+        """Yield whole images once each, unflipped, as ``draw`` gives them.
+
+        None where patches are drawn of larger images, or where there are more than ``at_most``.
+        """
+        count = len(self.heights)
+        if self.preprocessing.window is not None or count > at_most:
+            return None
+        return (
+            self._gather(torch.arange(start, min(start + batch, count), device=self.device))
+            for start in range(0, count, batch)
+        )
+
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """What the networks see of ``count`` random patches: (count, C, *sides) in [−1, 1]."""
+        """What the networks see of ``count`` random patches: (count, C, *image_size) in [−1, 1]."""
         at = torch.randint(self.total, (count,), generator=generator, device=self.device)
         if self.corners is not None:
             at = self.corners[at].to(torch.int64)
+        x = self._gather(at)
+        if self.flip:
+            mirrored = torch.rand(count, generator=generator, device=self.device) < 0.5
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        return x
+
+    def _gather(self, at: Tensor) -> Tensor:
+        """What the networks see of the patches at these places, of all places in order."""
         image = torch.searchsorted(self.ends, at, right=True)
         place = at - torch.where(image > 0, self.ends[image - 1], 0)
         across = self.widths[image] - self.columns + 1
@@ -109,72 +147,4 @@ class Patches:
         stored = self.buffer[index]
         if stored.dtype == torch.int16:
             stored = stored.to(torch.int32) & 0xFFFF
-        x = self.preprocessing.see(self.preprocessing.to_network(stored))
-        if self.flip:
-            mirrored = torch.rand(count, generator=generator, device=self.device) < 0.5
-            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-        return x
-
-
-def score_windows(
-    x: Tensor,
-    preprocessing: Preprocessing,
-    score: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]],
-    batch: int,
-    usable: Tensor | None = None,
-    retina: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Score one image through overlapping windows, and fuse what they give to whole maps.
-
-    Stride half a window, Gaussian weights: MONAI's sliding-window inference.
-
-    Args:
-        x: the image (1, C, H, W) in [−1, 1].
-        preprocessing: its window and sides.
-        score: what windows (B, C, *sides), as the networks see them, give: terms (B, 2) and maps
-            (B, 1 + C, *sides). Its second argument is ``retina`` in them, (B, 1, *sides) bool.
-        batch: windows at a time.
-        usable: corners of the windows that count, (H − h + 1, W − w + 1) bool; None: all.
-        retina: (H, W) bool, passed on to ``score``.
-
-    Returns:
-        The terms of every window that counts, (windows, 2), their corners (windows, 2), and the
-        fused maps (1 + C, H, W), NaN where no window counts.
-    """
-    from monai.inferers.utils import sliding_window_inference
-
-    assert preprocessing.window is not None
-    terms: list[Tensor] = []
-    corners: list[Tensor] = []
-
-    def predictor(windows: Tensor, places: Sequence[Sequence[slice]]) -> Tensor:
-        at = torch.tensor([[one.start for one in place[2:]] for place in places], device=x.device)
-        chosen = torch.ones(len(at), dtype=torch.bool, device=x.device)
-        if usable is not None:
-            chosen = usable[at[:, 0], at[:, 1]]
-        inside = None
-        if retina is not None:
-            windows, mask = windows[:, :-1], windows[:, -1:]
-            inside = preprocessing.see(mask)[chosen] > HALF
-        corners.append(at[chosen])
-        maps = windows.new_zeros(len(windows), 2 + windows.shape[1], *windows.shape[2:])
-        if chosen.any():
-            found, given = score(preprocessing.see(windows[chosen]), inside)
-            terms.append(found)
-            maps[chosen, :-1] = preprocessing.unsee(given, windows.shape[-2:])
-            maps[chosen, -1] = 1
-        return maps
-
-    seen = x if retina is None else torch.cat([x, retina[None, None].to(x.dtype)], 1)
-    fused = sliding_window_inference(
-        seen,
-        preprocessing.window,
-        batch,
-        predictor,
-        overlap=0.5,
-        mode="gaussian",
-        with_coord=True,
-    )
-    assert isinstance(fused, Tensor)
-    maps = fused[0, :-1] / torch.where(fused[0, -1:] > 0, fused[0, -1:], torch.nan)
-    return torch.cat(terms) if terms else x.new_zeros(0, 2), torch.cat(corners), maps
+        return self.preprocessing.resize(self.preprocessing.normalise(stored))

@@ -9,7 +9,7 @@ volume is what is taken, and only windows within the retina.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fanogan.recipes import Recipe, blocks_of
-from fanogan.retina import DepthProfile, FlatSpace, FlatVolume
-from fanogan.scans import BadScan, Scan
+from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, find_volumes, straightened
+from fanogan.scans import BadScan, Scan, each_scan, good_ones, read_scans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Preprocessing:
     high: float  # grey value that becomes +1
     channels: int
     window: tuple[int, int] | None  # rows, columns of a piece; None: images are seen whole
-    sides: tuple[int, int]  # of the networks
+    image_size: tuple[int, int]  # rows, columns that the networks see
     retina: RetinalView | None = None  # None: scans are images as they are
 
     @classmethod
@@ -70,7 +70,7 @@ class Preprocessing:
 
         Args:
             scans: the training normals; the grey range is theirs alone.
-            recipe: its window and sides.
+            recipe: its window and image size.
             held_out: normals held out of training, which must be of the same kind.
 
         Raises:
@@ -93,14 +93,14 @@ class Preprocessing:
                     f"{first.name} is {first.pixels.dtype} and {scan.name} is "
                     f"{scan.pixels.dtype}: train on images of one bit depth"
                 )
-        window, sides = _geometry(normals, recipe)
+        window, image_size = _geometry(normals, recipe)
         low, high = _grey_range(scans)
         if not high > low:
             raise BadScan(
                 f"the training images hold one grey value ({low:g}) and nothing else: there is "
                 "nothing to learn from"
             )
-        return cls(str(first.pixels.dtype), low, high, channels, window, sides)
+        return cls(str(first.pixels.dtype), low, high, channels, window, image_size)
 
     @classmethod
     def _of_retinas(cls, volumes: Sequence[Scan], learnt: int, recipe: Recipe) -> Preprocessing:
@@ -123,6 +123,33 @@ class Preprocessing:
     def levels(self) -> int:
         """The largest stored value: 255, or 65,535 for more than 8 bits."""
         return 255 if self.depth == "uint8" else 65535
+
+    def find(self, source: Any, groups: str | None = None) -> Iterator[Any]:
+        """Yield what ``read`` would read, each with its ``name``; errors as of ``find_scans``."""
+        if self.retina:
+            return iter(find_volumes(source, groups))
+        return each_scan(source, groups)
+
+    def read(
+        self,
+        source: Any,
+        *,
+        groups: str | None = None,
+        skip_bad: bool = False,
+        on_bad: Callable[[BadScan], None] | None = None,
+        workers: int = 2,
+        done: Set[str] = frozenset(),
+    ) -> Iterator[Scan]:
+        """Read scans in the geometry that the model sees them in: as they are, or flattened.
+
+        Arguments and errors as for ``read_scans``; scans whose names are in ``done`` are left out.
+        """
+        if self.retina:
+            found = [each for each in find_volumes(source, groups) if each.name not in done]
+            flat = straightened(found, self.retina.space)
+            return good_ones(flat, skip_bad, on_bad, noun="volumes", before=len(done))
+        scans = read_scans(source, groups, skip_bad, on_bad=on_bad, workers=workers, done=done)
+        return (scan for scan in single_images(scans) if scan.name not in done)
 
     def encode(self, scan: Scan) -> np.ndarray:
         """The scan as it is kept in memory: (frames, C, H, W), uint8 or uint16.
@@ -178,41 +205,70 @@ class Preprocessing:
             )
 
     def usable(self, scan: Scan) -> np.ndarray | None:
-        """Upper left corners of the windows that may be learnt from and scored.
+        """Return the upper left corners of the windows that may be learned from and scored.
 
         Returns:
             (frames, H − h + 1, W − w + 1) bool: windows of a flat volume that hold enough retina,
-            and nothing that isn't tissue. None where every window may be: of plain images.
+            and nothing unknown. None where every window may be: in plain images.
         """
-        if self.retina is None:
+        if self.retina is None or self.window is None:
             return None
-        assert isinstance(scan, FlatVolume) and self.window is not None
-        found = np.empty(
-            (
-                len(scan.pixels),
-                *(side - w + 1 for side, w in zip(scan.pixels.shape[1:], self.window, strict=True)),
-            ),
-            dtype=np.bool_,
-        )
-        least = self.retina.share * self.window[0] * self.window[1]
-        for frame, out in enumerate(found):
-            retina = _sums(scan.retina[frame], self.window)
-            other = _sums(~scan.tissue[frame], self.window)
-            out[:] = (retina >= least) & (other == 0)
-        return found
+        return scan.usable_windows(self.window, self.retina.share)
 
-    def to_network(self, stored: Tensor) -> Tensor:
+    def no_window(self, scan: Scan) -> BadScan:
+        """Return the error of a scan without a usable window."""
+        assert self.window is not None and self.retina is not None
+        rows, columns = self.window
+        return BadScan(
+            f"{scan.name} has no place where {rows}×{columns} flat pixels hold "
+            f"{100 * self.retina.share:g} % of retina and nothing unknown: look at its layers with "
+            "fanogan prepare, or leave it out with --skip-bad"
+        )
+
+    def grey_values(self, encoded: np.ndarray) -> np.ndarray:
+        """Encoded frames (frames, C, H, W) → grey values in [0, 1], channels last."""
+        if self.retina:  # a second channel would be the depth
+            encoded = encoded[:, :1]
+        return np.moveaxis(encoded, 1, -1).astype(np.float32) / self.levels
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of what the networks see."""
+        return (self.channels, *self.image_size)
+
+    @property
+    def has_patches(self) -> bool:
+        """Whether images are evaluated patch by patch where there are masks."""
+        return self.retina is not None
+
+    @property
+    def noun(self) -> str:
+        """What a reader calls one of the images."""
+        return "B-scan" if self.retina else "image"
+
+    @property
+    def tissue_only(self) -> bool:
+        """Whether the score counts tissue alone, and leaves out what lies around it."""
+        return self.retina is not None and self.retina.score_retina_only
+
+    def normalise(self, stored: Tensor) -> Tensor:
         """Stored pixels (…, H, W) of any integer type → float32 in [−1, 1]."""
         return stored.to(torch.float32) * (2 / self.levels) - 1
 
-    def see(self, x: Tensor) -> Tensor:
-        """A window or whole image (B, C, h, w) → (B, C, *sides), what the networks see."""
-        if x.shape[-2:] == self.sides:
-            return x
-        return F.interpolate(x, size=self.sides, mode="bilinear", antialias=True)
+    def to_device(self, stored: np.ndarray, device: torch.device) -> Tensor:
+        """Encoded pixels (…, H, W) → float32 in [−1, 1] on a device."""
+        # torch has few functions for uint16, and none for arrays that may not be written to.
+        copied = stored.astype(np.uint8 if stored.dtype == np.uint8 else np.int32)
+        return self.normalise(torch.from_numpy(copied).to(device))
 
-    def unsee(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Back from the networks' sides: (B, C, *sides) → (B, C, *size)."""
+    def resize(self, x: Tensor) -> Tensor:
+        """A window or whole image (B, C, h, w) → (B, C, *image_size), what the networks see."""
+        if x.shape[-2:] == self.image_size:
+            return x
+        return F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
+
+    def resize_back(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """What the networks give, (B, C, *image_size) → (B, C, *size)."""
         if x.shape[-2:] == tuple(size):
             return x
         return F.interpolate(x, size=tuple(size), mode="bilinear", antialias=True)
@@ -235,7 +291,34 @@ class Preprocessing:
                     "profile": profile and DepthProfile(*map(tuple, profile.values())),
                 }
             )
-        return cls(**{**values, "window": window, "sides": tuple(values["sides"]), "retina": view})
+        values = {"image_size": values.get("sides"), **values}  # its name in version 0.1
+        values.pop("sides", None)
+        size = tuple(values["image_size"])
+        return cls(**{**values, "window": window, "image_size": size, "retina": view})
+
+
+def subjects_of(scan: Scan) -> list[str]:
+    """Return the subject of each frame; each image of an array file is a subject of its own."""
+    frames = len(scan.pixels)
+    if scan.is_volume or frames == 1 or scan.group != scan.name:
+        return [scan.group] * frames
+    return [f"{scan.group}#{frame}" for frame in range(frames)]
+
+
+def single_images(scans: Iterator[Scan]) -> Iterator[Scan]:
+    """Yield volumes as they are, and each image of an array file as a scan of its own."""
+    for scan in scans:
+        if scan.is_volume or len(scan.pixels) == 1:
+            yield scan
+            continue
+        for frame, subject in enumerate(subjects_of(scan)):
+            yield dataclasses.replace(
+                scan,
+                pixels=scan.pixels[frame : frame + 1],
+                name=f"{scan.name}#{frame}",
+                group=subject,
+                member=(scan.name, frame),
+            )
 
 
 def channels_of(scan: Scan) -> int:
@@ -277,13 +360,6 @@ def _check_window(scan: Scan, recipe: Recipe) -> None:
             f"({recipe.window[0]}×{recipe.window[1]}), and the images differ in size or are "
             "too large to be seen whole: give a recipe with a smaller window"
         )
-
-
-def _sums(mask: np.ndarray, window: tuple[int, int]) -> np.ndarray:
-    """How many pixels of a mask (H, W) lie in the window at each corner, (H − h + 1, W − w + 1)."""
-    sums = np.pad(mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1, 0), (1, 0)))
-    h, w = window
-    return np.asarray(sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w])
 
 
 def _grey_range(scans: Sequence[Scan], most: int = 20_000_000) -> tuple[float, float]:

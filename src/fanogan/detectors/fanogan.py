@@ -1,28 +1,24 @@
-"""f-AnoGAN: a detector of what is not normal (Schlegl et al. 2019).
-
-``fit`` learns from normals alone, ``score`` says how far from normal an image is (Eq. 4) and
-``localize`` where (Eq. 5). Higher is more anomalous.
-"""
+"""f-AnoGAN, the proposed method, and its variants (section 2.2)."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import nn
 
-from fanogan.data import Patches
-from fanogan.detectors.gan import GanDetector
-from fanogan.detectors.learned import scored_name
-from fanogan.models import Discriminator, Encoder, Generator, terms_and_maps
-from fanogan.recipes import Recipe
-from fanogan.storage import RunFolder
-from fanogan.training import Progress, no_progress, train_encoder
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+from fanogan.data import Preprocessing
+from fanogan.detectors.registry import register
+from fanogan.detectors.wgan import GanDetector
+from fanogan.models import Discriminator, Encoder, Generator, ReconstructionScore
+from fanogan.training import ENCODER, Run, encoder_cost, train_encoder
 
 
+@register("izi_f", title="f-AnoGAN", encoder_loss="izi_f")
+@register("izi", encoder_loss="izi", score_features=False)
+@register("ziz", encoder_loss="ziz", score_features=False)
+@register("izi-features", encoder_loss="izi", score_features=True)
+@register("ziz-features", encoder_loss="ziz", score_features=True)
+@register("f-AnoGAN", former=True, score_features=True)
 class FAnoGAN(GanDetector):
     """A Wasserstein GAN of normals, then an encoder into its latents (section 2.2).
 
@@ -31,10 +27,10 @@ class FAnoGAN(GanDetector):
     residual alone. With ``score_features`` those two are ``izi-features`` and ``ziz-features``,
     scored by Eq. 4 as at the end of section 3.2. ``denoising`` is appendix A.1's variant.
 
-    Left open by the paper, and settled as the authors' code has it: which features (D's last
-    residual sum), the optimisers and rates, flips. That of ours is the re-estimation of batch-norm
-    statistics in short recipes, and that the denoising variant hides a pixel from the encoder in
-    all channels, in ``ziz`` of the generated image.
+    What the paper leaves open is settled as in the authors' code: which features (D's last residual
+    sum), the optimisers and rates, flips. Ours are the re-estimation of batch-norm statistics in
+    short recipes, and that the denoising variant hides a pixel from the encoder in all channels, in
+    ``ziz`` of the generated image.
 
     Example:
         >>> from fanogan import FAnoGAN
@@ -42,55 +38,36 @@ class FAnoGAN(GanDetector):
         >>> detector.score("scans/new").total                           # doctest: +SKIP
     """
 
-    letters = "GDE"
-    networks: tuple[Generator, Discriminator, Encoder]
+    def networks(self, preprocessing: Preprocessing) -> dict[str, nn.Module]:
+        """Make G, D and E."""
+        seen, recipe = preprocessing, self.recipe
+        size = (seen.image_size, seen.channels, recipe.base_width, recipe.latent_size)
+        return super().networks(seen) | {"E": Encoder(*size, recipe.encoder_output)}
 
-    def __init__(self, recipe: str | Path | Recipe = "small", **options: Any):
-        """Make an untrained detector; arguments and errors as for ``LearnedDetector``."""
-        super().__init__(recipe, **options)
-        self.name = scored_name(self.recipe)
+    def steps(self, preprocessing: Preprocessing) -> dict[str, int]:
+        """Return the rounds of the GAN and the updates of the encoder."""
+        return super().steps(preprocessing) | {ENCODER: self.recipe.encoder_updates}
 
-    def _make(self) -> tuple[nn.Module, ...]:
-        G, D = super()._make()
-        seen, recipe = self.preprocessing, self.recipe
-        latent = self.gan.G.latent if self.gan else recipe.latent_size
-        return (
-            G,
-            D,
-            Encoder(seen.sides, seen.channels, recipe.base_width, latent, recipe.encoder_output),
-        )
-
-    def steps(self) -> dict[str, int]:
-        """Rounds of the GAN, where it isn't given, and updates of the encoder."""
-        return {**super().steps(), "encoder": self.recipe.encoder_updates}
-
-    def _train(
-        self,
-        training: Patches,
-        held_out: Patches,
-        *,
-        fabric: Fabric,
-        run: RunFolder | None = None,
-        progress: Progress = no_progress,
-    ) -> list[str]:
-        warnings = super()._train(training, held_out, fabric=fabric, run=run, progress=progress)
-        G, D, E = self.networks
-        train_encoder(
-            E,
-            G,
-            D,
-            training,
-            held_out,
-            self.recipe,
-            fabric=fabric,
-            seed=self.seed,
-            run=run,
-            progress=progress,
-        )
+    def train(self, networks: Mapping[str, nn.Module], run: Run) -> list[str]:
+        """Train G and D, then E."""
+        warnings = super().train(networks, run)
+        G, D, E = (networks[letter] for letter in "GDE")
+        assert isinstance(G, Generator) and isinstance(D, Discriminator) and isinstance(E, Encoder)
+        train_encoder(E, G, D, run)
         return warnings
 
-    def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Eqs. 4 and 5 with x̂ = G(E(x)); no feature term where only the image is scored."""
-        G, D, E = self.networks
+    def score_module(
+        self, networks: Mapping[str, nn.Module], constants: Mapping[str, float]
+    ) -> ReconstructionScore:
+        """Return Eqs. 4 and 5 with x̂ = G(E(x)); A_D = 0 where only the image is scored."""
         by_features = self.recipe.encoder_loss == "izi_f" or self.recipe.score_features
-        return terms_and_maps(x, G(E(x)), inside, D.features if by_features else None)
+        D = networks["D"]
+        assert isinstance(D, Discriminator)
+        return ReconstructionScore(
+            networks["E"], networks["G"], features=D if by_features else None
+        )
+
+    def training_cost(self, preprocessing: Preprocessing) -> int:
+        """Return the multiply-adds of GAN and encoder."""
+        encoder = encoder_cost(self.recipe, preprocessing.image_shape)
+        return super().training_cost(preprocessing) + encoder

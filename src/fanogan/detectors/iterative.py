@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fanogan.data import seeded
-from fanogan.detectors.gan import GanDetector
+from fanogan.detectors.registry import register
+from fanogan.detectors.wgan import GanDetector
 from fanogan.models import (
     Discriminator,
     Generator,
@@ -16,40 +17,28 @@ from fanogan.models import (
     image_residual,
     terms_and_maps,
 )
+from fanogan.recipes import Recipe
 from fanogan.training import frozen
 
-# Always so many are searched together: convolutions of another batch size differ by rounding, and
-# where that decides whether a component is drawn anew the search ends elsewhere.
 TOGETHER = {"cpu": 16}
+"""Latents searched together, always as many: convolutions of another batch size differ by rounding,
+and where that decides whether a component is drawn anew the search ends elsewhere."""
+
 TOGETHER_ELSEWHERE = 64
 
 
-class Iterative(GanDetector):
-    """``iterative``: z by 300 updates of Adam on Eq. 3 with x̂ = G(z), then scored by Eq. 4.
+class LatentSearch(nn.Module):
+    """z by Adam on Eq. 3 with x̂ = G(z), then Eqs. 4 and 5."""
 
-    After each update the components of z outside of [−1, 1] are drawn anew, uniformly from it:
-    stochastic clipping (Lipton and Tripathi 2017). The paper leaves open the optimiser, its rate,
-    where z begins and which z is scored. Here: Adam at ``search_rate``, whose moments begin anew
-    for what is drawn anew; z begins uniform in [−1, 1]; and the z of least loss is scored, not the
-    last as AnoGAN's (Schlegl et al. 2017), part of which may just have been drawn at random. Its
-    first value and what is drawn anew in each update follow from the seed and are the same for all
-    images, each latent's loss is its own, and as many latents are always searched together, so a
-    score depends on no other image. On another kind of device it may: rounding can decide whether
-    a component has left the interval. κ weighs the features in loss and score alike. With
-    ``search_patience`` a latent's search is over once its loss hasn't fallen below its least for
-    so many updates; the paper has no such stop.
+    def __init__(self, G: nn.Module, D: nn.Module, recipe: Recipe, seed: int):
+        """Take the trained networks."""
+        super().__init__()
+        self.G, self.D, self.recipe, self.seed = G, D, recipe, seed
 
-    ``on_searched`` is called after each search, which takes seconds, with how many latents it
-    found; it may raise KeyboardInterrupt.
-    """
-
-    name = "iterative"
-    networks: tuple[Generator, Discriminator]
-    on_searched: Callable[[int], None] = staticmethod(lambda count: None)
-
-    def _terms_and_maps(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Eqs. 4 and 5 with x̂ = G(z) of the latents found."""
-        G, D = self.networks
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Score images, as ``ReconstructionScore`` does, by the latents found."""
+        G, D = self.G, self.D
+        assert isinstance(D, Discriminator)
         together = TOGETHER.get(x.device.type, TOGETHER_ELSEWHERE)
         with torch.inference_mode(False), torch.enable_grad(), frozen(G, D):
             found = []
@@ -57,13 +46,16 @@ class Iterative(GanDetector):
                 some = torch.arange(start, start + together, device=x.device)
                 some = some.clamp(max=len(x) - 1)  # the last image takes the places left over
                 found.append(self.search(x[some], None if inside is None else inside[some]))
-                self.on_searched(min(together, len(x) - start))
             z = torch.cat(found)[: len(x)]
         return terms_and_maps(x, G(z), inside, D.features)
 
     def search(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        """The latents (B, d) of images (B, C, *sides), each on its own; G and D must be frozen."""
-        G, D = self.networks
+        """Return the latents (B, d) of images (B, C, rows, columns), each on its own.
+
+        G and D must be frozen.
+        """
+        G, D = self.G, self.D
+        assert isinstance(G, Generator) and isinstance(D, Discriminator)
         recipe, device = self.recipe, x.device
         with torch.no_grad():
             features = D.features(x)
@@ -71,7 +63,7 @@ class Iterative(GanDetector):
         start = 2 * torch.rand(G.latent, generator=random, device=device) - 1
         z = start.repeat(len(x), 1).requires_grad_()
         adam = torch.optim.Adam([z], recipe.search_learning_rate)
-        found = z.detach().clone()
+        best = z.detach().clone()
         least = torch.full((len(x),), torch.inf, device=device)
         since = torch.zeros(len(x), dtype=torch.int64, device=device)
         patience = recipe.search_patience or recipe.search_updates + 1
@@ -84,17 +76,44 @@ class Iterative(GanDetector):
             better = (loss < least) & (since < patience)
             since = torch.where(better, 0, since + 1)
             least = torch.where(better, loss.detach(), least)
-            found = torch.where(better[:, None], z.detach(), found)
+            best = torch.where(better[:, None], z.detach(), best)
             over = recipe.search_patience and bool((since >= patience).all())
             if over or update == recipe.search_updates:
                 break
             adam.zero_grad()
             loss.sum().backward()  # type: ignore[no-untyped-call]
             adam.step()
+            # Stochastic clipping: what has left [−1, 1] is drawn anew, and its moments begin anew.
             anew = 2 * torch.rand(G.latent, generator=random, device=device) - 1
             outside = z.abs() > 1
             with torch.no_grad():
                 z.copy_(torch.where(outside, anew, z))
                 for moment in ("exp_avg", "exp_avg_sq"):
                     adam.state[z][moment].masked_fill_(outside, 0)
-        return found
+        return best
+
+
+@register("iterative")
+class Iterative(GanDetector):
+    """``iterative``: z by 300 updates of Adam on Eq. 3 with x̂ = G(z), then scored by Eq. 4.
+
+    After each update the components of z outside [−1, 1] are drawn anew, uniformly from it:
+    stochastic clipping (Lipton and Tripathi 2017). The paper leaves open the optimiser, its rate,
+    where z begins and which z is scored. Here: Adam at ``search_learning_rate``, whose moments
+    begin anew for what is drawn anew; z begins uniform in [−1, 1]; and the z of least loss is
+    scored, not the last as AnoGAN's (Schlegl et al. 2017), part of which may just have been drawn
+    at random. Its first value and what is drawn anew in each update follow from the seed and are
+    the same for all images, each latent's loss is its own, and as many latents are always searched
+    together, so a score depends on no other image. On another kind of device it may: rounding can
+    decide whether a component has left the interval. κ weighs the features in loss and score alike.
+    With ``search_patience`` a latent's search is over once its loss hasn't fallen below its least
+    for so many updates; the paper has no such stop.
+    """
+
+    exportable = False  # a search is no fixed graph
+
+    def score_module(
+        self, networks: Mapping[str, nn.Module], constants: Mapping[str, float]
+    ) -> LatentSearch:
+        """Return the search."""
+        return LatentSearch(networks["G"], networks["D"], self.recipe, self.seed)

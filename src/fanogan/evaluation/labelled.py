@@ -17,23 +17,27 @@ from typing import Any
 import numpy as np
 
 from fanogan.calibration import HeldOut, plural
-from fanogan.detectors import LearnedDetector, Result
+from fanogan.detectors import untrained
 from fanogan.evaluation.localization import PixelROC, RegionOverlap
 from fanogan.evaluation.masks import masks_of
 from fanogan.evaluation.metrics import image_metrics, trivial_scores
 from fanogan.evaluation.roc import RocCurve, roc_curve_points
-from fanogan.report import VolumeCase, write_evaluation_report
+from fanogan.report import Case, VolumeCase, write_evaluation_report
 from fanogan.retina import steps_figure
 from fanogan.scans import BadScan, is_array_like
 from fanogan.scoring import (
     COLUMNS,
     VOLUMES_SHOWN,
     Gallery,
-    Judge,
+    Model,
+    Result,
     VolumeMaps,
     about_model,
-    method_of,
-    skips,
+    case_of,
+    results,
+    row_of,
+    skip_notes,
+    statement_of,
     whole_folder,
     write_csv,
 )
@@ -118,13 +122,13 @@ def calibrated_row(
 
 
 def evaluate(
-    detector: LearnedDetector,
+    model: Model,
     normal: Any,
     anomalous: Any,
     out: str | Path,
     *,
     masks: Any = None,
-    beside: Sequence[LearnedDetector] = (),
+    beside: Sequence[Model] = (),
     alpha: float = 0.05,
     groups: str | None = None,
     skip_bad: bool = False,
@@ -136,15 +140,15 @@ def evaluate(
     binned as by ``PixelROC``, so that subjects can be resampled pixel by pixel.
 
     Args:
-        detector: a trained one.
-        normal: normal images that it hasn't seen, as for ``Detector.results``.
+        model: a trained one.
+        normal: normal images that it hasn't seen, as for ``scoring.results``.
         anomalous: anomalous ones.
         out: the folder for the results.
         masks: of the anomalous images, non-zero where anomalous: files of the same names where
             those are files, an array or a list where those are arrays. The normals' are empty.
             With masks, what is evaluated of flat volumes are patches, anomalous with at least one
             marked pixel, and B-scans and volumes besides.
-        beside: other trained detectors, to be compared with.
+        beside: other trained models, to be compared with.
         alpha: the false-positive rate of the calibrated threshold.
         groups: how subjects are named; intervals resample them.
         skip_bad: leave out files that can't be read.
@@ -157,68 +161,68 @@ def evaluate(
         BadScan: an image or mask that can't be read, or a mask that is missing or doesn't fit.
         OSError: the folder can't be written.
     """
-    mask_of = masks_of(masks, anomalous, groups, detector.preprocessing.retina is not None)
+    mask_of = masks_of(masks, anomalous, groups, model.preprocessing)
     with whole_folder(Path(out)) as folder:
-        seen = _Seen(detector, alpha, with_pixels=masks is not None)
+        evaluation = _Evaluation(model, alpha, with_pixels=masks is not None)
         skipped: list[BadScan] = []
         for label, source in enumerate((normal, anomalous)):
-            for result in _images(detector, source, groups, skip_bad, skipped.append):
+            for result in _results(model, source, groups, skip_bad, skipped.append):
                 of_frame = label == 1 and result.unit == "image"
-                seen.add(result, label, mask_of(result) if of_frame else None)
+                evaluation.add(result, label, mask_of(result) if of_frame else None)
                 on_result(result)
 
-        def totals(other: LearnedDetector) -> np.ndarray:
-            found: list[float] = []
+        def totals(other: Model) -> np.ndarray:
+            values: list[float] = []
             for source in (normal, anomalous):
-                for result in _images(other, source, groups, skip_bad):
-                    found.extend(seen.totals(result))
+                for result in _results(other, source, groups, skip_bad):
+                    values.extend(evaluation.totals(result))
                     on_result(result)
-            if len(found) != len(seen.rows):
+            if len(values) != len(evaluation.rows):
                 raise BadScan(
-                    f"the detector {other.name} sees other patches of these volumes: compare "
+                    f"the detector {other.detector} sees other patches of these volumes: compare "
                     "those that were trained with one recipe"
                 )
-            return np.array(found)
+            return np.array(values)
 
-        untrained = totals(detector.untrained())
-        others = {other.name: totals(other) for other in beside}
-        evaluation = seen.evaluation(untrained, others)
-        seen.write(folder, evaluation, skips(skipped))
-    return evaluation
+        without_training = totals(untrained(model))
+        others = {other.detector: totals(other) for other in beside}
+        metrics = evaluation.metrics(without_training, others)
+        evaluation.write(folder, metrics, skip_notes(skipped))
+    return metrics
 
 
-def _images(
-    detector: LearnedDetector,
+def _results(
+    model: Model,
     source: Any,
     groups: str | None,
     skip_bad: bool,
     on_bad: Callable[[BadScan], None] | None = None,
 ) -> Iterator[Result]:
     own_groups = None if is_array_like(source) else groups
-    for result in detector.results(source, groups=own_groups, skip_bad=skip_bad, on_bad=on_bad):
+    for result in results(model, source, groups=own_groups, skip_bad=skip_bad, on_bad=on_bad):
         if result.unit == "image" or result.volume is not None:
             yield result
 
 
-class _Seen:
+class _Evaluation:
     """All that is kept of the images while they pass by."""
 
-    def __init__(self, detector: LearnedDetector, alpha: float, with_pixels: bool):
-        self.detector = detector
-        self.judge = Judge(detector, alpha)
-        retinal = detector.preprocessing.retina is not None
-        self.unit = "patch" if retinal and with_pixels else "image"
+    def __init__(self, model: Model, alpha: float, with_pixels: bool):
+        self.model, self.calibration, self.alpha = model, model.calibration, alpha
+        self.window = model.preprocessing.window
+        by_patch = with_pixels and model.preprocessing.has_patches
+        self.unit = "patch" if by_patch else "image"
         self.larger: dict[str, list[tuple[int, float, str]]] = {"image": [], "volume": []}
         self.maps: VolumeMaps | None = None
         self.steps: bytes | None = None
-        self.shown: Gallery[VolumeCase] = Gallery(VOLUMES_SHOWN)
+        self.volumes: Gallery[VolumeCase] = Gallery(VOLUMES_SHOWN)
         self.rows: list[dict[str, Any]] = []
         self.subjects: list[str] = []
         self.trivial: list[dict[str, float]] = []
-        self.pixels = _Pixels(detector.calibration.map_scale) if with_pixels else None
+        self.pixels = _Pixels(model.calibration.map_scale) if with_pixels else None
         # The page shows the highest scores, the worst false alarms and the worst misses.
-        self.highest = Gallery(40)
-        self.worst = Gallery(10), Gallery(10, key=lambda case: -case.score)
+        self.highest = Gallery[Case](40)
+        self.worst = Gallery[Case](10), Gallery[Case](10, key=lambda case: -case.score)
 
     def add(self, result: Result, label: int, mask: np.ndarray | None) -> None:
         subject = subject_of(result, label)
@@ -227,7 +231,7 @@ class _Seen:
             self.larger[result.unit].append((marked, result.total, subject))
         if result.unit == "volume":
             if self.maps is not None:
-                self.shown.add(self.maps.case(result, self.judge))
+                self.volumes.add(self.maps.case(result, self.calibration, self.alpha))
                 self.maps = None
             return
         picture = result.picture
@@ -239,16 +243,17 @@ class _Seen:
         if self.unit == "patch":
             self._add_patches(result, label, mask, subject)
         else:
-            self.rows.append({**self.judge.row(result), "label": label})
+            self.rows.append({**row_of(result, self.calibration, self.alpha), "label": label})
             self.subjects.append(subject)
             self.trivial.append(trivial_scores((picture + 1) / 2))
         if result.volume is not None:
             if self.steps is None:
-                self.steps = steps_figure(result.volume, result.frame, self.judge.window)
+                assert self.window is not None
+                self.steps = steps_figure(result.volume, result.frame, self.window)
             if self.maps is None:
-                self.maps = VolumeMaps(result.volume, self.detector.calibration.en_face)
+                self.maps = VolumeMaps(result.volume, self.calibration.en_face)
             self.maps.add(result, mask)
-        case = self.judge.case(result, label, mask)
+        case = case_of(result, self.calibration, self.alpha, label, mask)
         self.highest.add(case)
         self.worst[label].add(case)
 
@@ -256,13 +261,13 @@ class _Seen:
         self, result: Result, label: int, mask: np.ndarray | None, subject: str
     ) -> None:
         """The patches of a B-scan; anomalous are those with a marked pixel."""
-        volume, window = result.volume, self.judge.window
-        assert volume is not None and result.patches is not None
+        volume, window = result.volume, self.window
+        assert volume is not None and window is not None and result.patches is not None
         flat = volume.pixels[result.frame]
         marked = np.zeros(flat.shape, bool) if mask is None else volume.forward(result.frame, mask)
         for row, column, total, image, feature in result.patches.tolist():
             patch = np.s_[int(row) : int(row) + window[0], int(column) : int(column) + window[1]]
-            one = dataclasses.replace(
+            scored = dataclasses.replace(
                 result,
                 name=f"{result.name}@{row:.0f},{column:.0f}",
                 unit="patch",
@@ -273,7 +278,12 @@ class _Seen:
                 mean=total,
                 windows=1,
             )
-            self.rows.append({**self.judge.row(one), "label": int(marked[patch].any())})
+            self.rows.append(
+                {
+                    **row_of(scored, self.calibration, self.alpha),
+                    "label": int(marked[patch].any()),
+                }
+            )
             self.subjects.append(subject)
             self.trivial.append(trivial_scores(flat[patch] / 255))
 
@@ -296,9 +306,9 @@ class _Seen:
 
     @property
     def held_out(self) -> HeldOut | None:
-        return self.judge.units.get(self.unit)
+        return self.calibration.units.get(self.unit)
 
-    def evaluation(self, untrained: np.ndarray, others: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def metrics(self, untrained: np.ndarray, others: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """What ``metrics.json`` holds."""
         labels, totals = self.labels, self.column("score")
         terms = {
@@ -321,24 +331,24 @@ class _Seen:
                 untrained,
                 trivial,
                 self.subjects,
-                method=method_of(self.detector),
+                method=self.model.title,
                 others=others,
             ),
             "larger": {
                 unit: figures for unit, seen in self.larger.items() if (figures := _larger(seen))
             },
-            "calibrated": calibrated_row(labels, totals, self.held_out, self.judge.alpha),
+            "calibrated": calibrated_row(labels, totals, self.held_out, self.alpha),
             "pixel": self.pixels.figures() if self.pixels else None,
             "roc": _as_lists(roc_curve_points(labels, totals)),
             "pixel_roc": _as_lists(self.pixels.roc.curve()) if self.pixels else None,
         }
 
-    def write(self, folder: Path, evaluation: Mapping[str, Any], skipped: Sequence[str]) -> None:
-        text = json.dumps(evaluation, indent=1, allow_nan=False)
+    def write(self, folder: Path, metrics: Mapping[str, Any], skipped: Sequence[str]) -> None:
+        text = json.dumps(metrics, indent=1, allow_nan=False)
         write_whole(folder / "metrics.json", text.encode())
         if self.pixels:
             write_whole(folder / "pixels.npz", self.pixels.by_subject())
-        write_csv(folder / "rows.csv", *_table(evaluation))
+        write_csv(folder / "rows.csv", *_table(metrics))
         rows = sorted(self.rows, key=lambda row: -float(row["score"]))
         write_csv(folder / "scores.csv", ["label", *COLUMNS], rows)
         galleries = (self.highest, *self.worst)
@@ -346,18 +356,18 @@ class _Seen:
         write_evaluation_report(
             folder / "report.html",
             title=f"Evaluation on {len(self.rows):,} {plural(self.unit)}",
-            model=about_model(self.detector),
-            scale=self.detector.calibration.map_scale,
-            statement=self.judge.statement(self.unit),
+            model=about_model(self.model),
+            scale=self.calibration.map_scale,
+            statement=statement_of(self.model, self.alpha, self.unit),
             cases=list(cases.values()),
             total=len(self.rows),
-            volume_cases=self.shown.cases,
+            volume_cases=self.volumes.cases,
             steps=self.steps,
-            evaluation=evaluation,
+            evaluation=metrics,
             scores=self.column("score"),
             labels=self.labels,
             held_out=self.held_out.scores if self.held_out else np.array([]),
-            warnings=[*skipped, *self.detector.facts["warnings"]],
+            warnings=[*skipped, *self.model.provenance["warnings"]],
         )
 
 

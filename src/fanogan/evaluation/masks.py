@@ -1,16 +1,15 @@
-"""The truth of labelled images: masks, found by an image's name or by its place."""
+"""The masks of labelled images, found by an image's name or by its place."""
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from fanogan.detectors import Result
-from fanogan.retina import find_volumes
+from fanogan.data import Preprocessing
 from fanogan.scans import (
     EXTENSIONS,
     BadScan,
@@ -20,14 +19,25 @@ from fanogan.scans import (
     is_array_like,
     read_mask,
 )
+from fanogan.scoring import Result
 
 _EXTENSION = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})(:[^/]+)?$", re.IGNORECASE)
 
 
 def masks_of(
-    source: Any, images: Any, groups: str | None, retinal: bool
+    source: Any, images: Any, groups: str | None, preprocessing: Preprocessing
 ) -> Callable[[Result], np.ndarray | None]:
-    """How to find an image's mask: by its name among files, by its place among arrays."""
+    """Return how to find an image's mask: by its name among files, by its place among arrays.
+
+    Args:
+        source: the masks; None: there are none.
+        images: the images that they belong to.
+        groups: how subjects are named.
+        preprocessing: how the images are read.
+
+    Raises:
+        BadScan: masks that can't belong to these images, at once or from what is returned.
+    """
     if source is None:
         return lambda result: None
     if are_scans(images):
@@ -35,82 +45,61 @@ def masks_of(
     if is_array_like(source) != is_array_like(images):
         raise BadScan("masks of files are files of the same names, masks of arrays are arrays")
     if is_array_like(source):
-        return _masks_by_place(source, images)
-    return _masks_by_name(find_volumes(source, groups) if retinal else find_scans(source))
+        if len(source) != len(images):
+            raise BadScan(f"{len(source):,} masks for {len(images):,} images: give one for each")
+        return lambda result: _fitting(np.asarray(source[result.frame]) > 0, result)
+    flat = preprocessing.has_patches
+    return _masks_by_name(preprocessing.find(source, groups) if flat else find_scans(source))
 
 
 def are_scans(source: Any) -> TypeGuard[Sequence[Scan]]:
-    """Whether a source is a list of scans in memory."""
-    return isinstance(source, list | tuple) and all(isinstance(one, Scan) for one in source)
+    """Tell whether a source is a list of scans in memory."""
+    return isinstance(source, list | tuple) and all(isinstance(scan, Scan) for scan in source)
 
 
 def _masks_of_scans(source: Any, scans: Sequence[Scan]) -> Callable[[Result], np.ndarray]:
     if not is_array_like(source) or len(source) != len(scans):
         raise BadScan(f"give a list of {len(scans):,} masks, one (frames, rows, columns) a scan")
     masks = {scan.name: np.asarray(mask) > 0 for scan, mask in zip(scans, source, strict=True)}
-
-    def of_scan(result: Result) -> np.ndarray:
-        name, frame = _split_frame(result.name)
-        return _fitting(masks[name if name in masks else result.name][frame], result)
-
-    return of_scan
+    return lambda result: _fitting(masks[result.scan_name][result.frame], result)
 
 
-def _masks_by_place(source: Any, images: Any) -> Callable[[Result], np.ndarray]:
-    if len(source) != len(images):
-        raise BadScan(f"{len(source):,} masks for {len(images):,} images: give one for each")
-
-    def by_place(result: Result) -> np.ndarray:
-        # An array's image is called by its place, and one may have been left out.
-        place = int(result.name.removeprefix("image "))
-        return _fitting(np.asarray(source[place]) > 0, result)
-
-    return by_place
-
-
-def _masks_by_name(sources: Sequence[Any]) -> Callable[[Result], np.ndarray]:
+def _masks_by_name(sources: Iterable[ScanSource]) -> Callable[[Result], np.ndarray]:
     files: dict[str, ScanSource] = {}
-    for found in sources:
-        other = files.setdefault(_without_extension(found.name), found)
-        if other is not found:
+    for file in sources:
+        other = files.setdefault(_without_extension(file.name), file)
+        if other is not file:
             raise BadScan(
-                f"{other.path} and {found.path} could both be the mask of one image: leave one out"
+                f"{other.path} and {file.path} could both be the mask of one image: leave one out"
             )
 
     @functools.lru_cache(maxsize=1)  # a volume asks for the same file with each of its frames
-    def frames_of(found: ScanSource) -> np.ndarray:
-        if found.parts:  # the B-scans of a volume
-            return np.concatenate([read_mask(part) for part in found.parts])
-        return read_mask(found.path if found.key is None else f"{found.path}:{found.key}")
+    def frames_of(file: ScanSource) -> np.ndarray:
+        if file.parts:  # the B-scans of a volume
+            return np.concatenate([read_mask(part) for part in file.parts])
+        return read_mask(file.path if file.key is None else f"{file.path}:{file.key}")
 
     def by_name(result: Result) -> np.ndarray:
-        name, frame = _split_frame(result.name)
-        found = files.get(_without_extension(name))
-        if found is None:
+        file = files.get(_without_extension(result.scan_name))
+        if file is None:
             raise BadScan(
                 f"{result.name} has no mask: put one of the same name among the masks, empty "
                 "where nothing is anomalous"
             )
-        frames = frames_of(found)
-        if frame >= len(frames):
+        frames = frames_of(file)
+        if result.frame >= len(frames):
             raise BadScan(
-                f"{found.path} has {len(frames):,} frames and no mask of {result.name}: give one "
+                f"{file.path} has {len(frames):,} frames and no mask of {result.name}: give one "
                 "for each frame"
             )
-        return _fitting(frames[frame], result)
+        return _fitting(frames[result.frame], result)
 
     return by_name
 
 
 def _without_extension(name: str) -> str:
-    """A name without extension and ':key'; what else follows a dot is part of a name."""
+    """Return a name without extension and ':key'; what else follows a dot is part of a name."""
     return _EXTENSION.sub("", name)
-
-
-def _split_frame(name: str) -> tuple[str, int]:
-    """A frame of a file of several is called by its file and number, 'scan.tif#12'."""
-    match = re.fullmatch(r"(.+)#(\d+)", name)
-    return (match[1], int(match[2])) if match else (name, 0)
 
 
 def _fitting(mask: np.ndarray, result: Result) -> np.ndarray:

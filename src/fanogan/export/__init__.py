@@ -1,14 +1,21 @@
-"""export."""
+"""A model leaves Python: one graph for ONNX Runtime and OpenVINO, and these in place of PyTorch."""
 
-from fanogan.export.engines import LIBRARIES, engines_of, images_a_second, use_engine
+from fanogan.export.engines import (
+    LIBRARIES,
+    ExportedModel,
+    images_a_second,
+    use_engine,
+    with_engines,
+)
 from fanogan.export.file import export
-from fanogan.export.graph import Scorer
+from fanogan.export.graph import BadExport
 
 __all__ = [
     "LIBRARIES",
-    "Scorer",
-    "engines_of",
+    "BadExport",
+    "ExportedModel",
     "export",
     "images_a_second",
     "use_engine",
+    "with_engines",
 ]

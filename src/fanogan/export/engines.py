@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fanogan.detectors import BATCH, LearnedDetector, precision_of
-from fanogan.export.graph import KEY, BadExport, Scorer, to_onnx
+from fanogan.export.graph import KEY, BadExport, graph_of, to_onnx
+from fanogan.scoring import BATCH, Model, score_batch
+from fanogan.training import precision_of
 
 FORMAT = 1
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
@@ -128,19 +127,19 @@ def check_installed(*libraries: str) -> None:
         )
 
 
-# --- in the place of PyTorch ----------------------------------------------------------------------
+# --- in place of PyTorch --------------------------------------------------------------------------
 
 
-def use_engine(detector: LearnedDetector, name: str) -> str:
-    """Let an engine compute what the detector's networks make of a batch, on the CPU.
+def use_engine(model: Model, name: str) -> tuple[Model, str]:
+    """Return a model whose score is computed by an engine, on the CPU.
 
     Args:
-        detector: one that has learnt.
-        name: one of ``ENGINES``; 'auto' is the fastest one that is installed, by timing this
-            model here on a batch of 64.
+        model: a trained one.
+        name: one of ``ENGINES``; 'auto' is the fastest that is installed, by timing this model here
+            on a batch of 64.
 
     Returns:
-        Which one it is, and why, in one line.
+        The model, and which engine it uses and why, in one line.
 
     Raises:
         BadExport: no such engine, one that isn't installed, or a detector that it can't run.
@@ -148,80 +147,80 @@ def use_engine(detector: LearnedDetector, name: str) -> str:
     if name not in ENGINES:
         raise BadExport(f"--engine {name}: give one of {', '.join(ENGINES)}")
     if name == "torch":
-        return "engine: torch"
+        return model, "engine: torch"
     if name != "auto":
-        if detector.device.type != "cpu":
+        if model.device.type != "cpu":
             raise BadExport(
-                f"--engine {name} computes on the CPU, not on {detector.device.type}: give "
+                f"--engine {name} computes on the CPU, not on {model.device.type}: give "
                 "--device cpu"
             )
         check_installed("onnx", "onnxscript", name)
-        (detector.engine,) = engines_of(detector, [name]).values()
-        return f"engine: {name}"
-    if detector.device.type != "cpu":
-        return f"engine: torch, which alone computes on {detector.device.type}"
+        return with_engines(model, [name])[name], f"engine: {name}"
+    if model.device.type != "cpu":
+        return model, f"engine: torch, which alone computes on {model.device.type}"
     installed = [library for library in LIBRARIES if find_spec(library) and find_spec("onnxscript")]
     try:
-        engines = engines_of(detector, installed)
+        models = {"torch": model, **with_engines(model, installed)}
     except BadExport as error:
-        return f"engine: torch ({error})"
-    speeds = images_a_second(detector, engines)
-    fastest = max(speeds, key=lambda one: speeds[one])
-    detector.engine = engines.get(fastest)
-    each = ", ".join(f"{one} {speed:.0f}" for one, speed in speeds.items())
-    return f"engine: {fastest} (images a second here: {each})"
+        return model, f"engine: torch ({error})"
+    speeds = images_a_second(models)
+    fastest = max(speeds, key=lambda engine: speeds[engine])
+    each = ", ".join(f"{engine} {speed:.0f}" for engine, speed in speeds.items())
+    return models[fastest], f"engine: {fastest} (images a second here: {each})"
 
 
-def engines_of(detector: LearnedDetector, names: Sequence[str]) -> dict[str, Engine]:
-    """Each engine by its name; the graph is made once."""
+def with_engines(model: Model, names: Sequence[str]) -> dict[str, Model]:
+    """Return the model with each engine; the graph is made once."""
     if not names:
         return {}
-    scorer, seen = Scorer(detector).eval(), detector.preprocessing
-    inputs = {"x": torch.zeros(2, seen.channels, *seen.sides)}
-    if seen.retina and seen.retina.score_retina_only:
-        inputs["inside"] = torch.ones(2, 1, *seen.sides, dtype=torch.bool)
-    graph = to_onnx(scorer, inputs, ("terms", "maps"))
+    graph = to_onnx(graph_of(model), _inputs(model, 2), ("terms", "maps"))
     openers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
-    return {name: Engine(openers[name](graph, torch.get_num_threads())[0]) for name in names}
+    threads = torch.get_num_threads()
+    return {
+        name: model.but(score=EngineScore(openers[name](graph, threads)[0]), engine=name)
+        for name in names
+    }
 
 
-@dataclasses.dataclass(frozen=True)
-class Engine:
-    """``Detector._terms_and_maps`` by another library."""
+def _inputs(model: Model, batch: int) -> dict[str, Tensor]:
+    """Random inputs of the score module, by their names."""
+    random = torch.Generator().manual_seed(0)
+    shape = model.preprocessing.image_shape
+    inputs = {"x": 2 * torch.rand(batch, *shape, generator=random) - 1}
+    if model.preprocessing.tissue_only:
+        inputs["inside"] = torch.ones(batch, 1, *shape[1:], dtype=torch.bool)
+    return inputs
 
-    run: Run
 
-    def __call__(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Arguments and results as there."""
-        given = [one for one in (x, inside) if one is not None]
-        terms, maps = self.run(*(np.ascontiguousarray(one.numpy()) for one in given))
+class EngineScore(nn.Module):
+    """A score module that another library computes."""
+
+    def __init__(self, run: Run):
+        """Take what runs the graph."""
+        super().__init__()
+        self.run = run
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Score images, as ``ReconstructionScore`` does."""
+        given = [each for each in (x, inside) if each is not None]
+        terms, maps = self.run(*(np.ascontiguousarray(each.numpy()) for each in given))
         return torch.from_numpy(terms), torch.from_numpy(maps)
 
 
 def images_a_second(
-    detector: LearnedDetector,
-    engines: Mapping[str, Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]],
-    *,
-    batch: int = BATCH,
-    repeats: int = 3,
+    models: Mapping[str, Model], *, batch: int = BATCH, repeats: int = 3
 ) -> dict[str, float]:
-    """The speed of PyTorch as ``score`` uses it and of engines, by the fastest of a few batches.
+    """Return the speed of one model by several engines, by the fastest of a few batches each.
 
-    They take turns, so that what else the machine does meets all of them; the first batch warms up.
+    They take turns, so that what else the machine does affects all of them; the first batch warms
+    up.
     """
-    seen = detector.preprocessing
-    random = torch.Generator().manual_seed(0)
-    x = 2 * torch.rand(batch, seen.channels, *seen.sides, generator=random) - 1
-    inside = None
-    if seen.retina and seen.retina.score_retina_only:
-        inside = torch.ones(batch, 1, *seen.sides, dtype=torch.bool)
+    inputs = _inputs(next(iter(models.values())), batch)
     seconds: dict[str, list[float]] = {}
-    plain = copy.copy(detector)
-    plain.engine = None
     with torch.inference_mode(), precision_of("fp32"):
         for _ in range(1 + repeats):
-            for name, run in {"torch": plain.look, **engines}.items():
+            for name, model in models.items():
                 started = time.perf_counter()
-                run(x, inside)
+                score_batch(model, *inputs.values())
                 seconds.setdefault(name, []).append(time.perf_counter() - started)
     return {name: batch / min(each[1:]) for name, each in seconds.items()}

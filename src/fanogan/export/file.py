@@ -14,19 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from fanogan.detectors import LearnedDetector, precision_of
 from fanogan.export.engines import FORMAT, SUFFIXES, ExportedModel, check_installed
 from fanogan.export.graph import ALPHA, KEY, BadExport, Deployed, to_onnx
+from fanogan.scoring import Model
 from fanogan.storage import write_whole
+from fanogan.training import precision_of
 
 TOLERANCE = 1e-4  # of a written file beside PyTorch
 
 
-def export(detector: LearnedDetector, to: str, out: Path) -> float:
+def export(model: Model, to: str, out: Path) -> float:
     """Write a model as one graph; it is read again and held beside PyTorch before it is kept.
 
     Args:
-        detector: one that has learnt.
+        model: a trained one.
         to: 'onnx', or 'openvino' (with the weights beside it, in a file .bin).
         out: a file .onnx or .xml.
 
@@ -43,8 +44,8 @@ def export(detector: LearnedDetector, to: str, out: Path) -> float:
     if out.suffix != SUFFIXES[to]:
         raise BadExport(f"{out}: give a file whose name ends with {SUFFIXES[to]}")
     check_installed("onnx", "onnxscript", "onnxruntime" if to == "onnx" else to)
-    deployed = Deployed(detector).eval()
-    metadata = json.dumps(about(deployed, detector), allow_nan=False)
+    deployed = Deployed(model).eval()
+    metadata = json.dumps(about(deployed, model), allow_nan=False)
     graph = to_onnx(deployed, deployed.inputs, deployed.outputs, metadata)
     with TemporaryDirectory() as folder:
         written = Path(folder) / out.name
@@ -63,32 +64,31 @@ def export(detector: LearnedDetector, to: str, out: Path) -> float:
     return difference
 
 
-def about(deployed: Deployed, detector: LearnedDetector) -> dict[str, Any]:
+def about(deployed: Deployed, model: Model) -> dict[str, Any]:
     """What goes into the file beside the graph, as plain values."""
-    recipe = detector.recipe
     return {
         "format": FORMAT,
         "research_use": "Research use only, not a medical device.",
         "fanogan": version("fanogan"),
         "torch": version("torch"),
-        "detector": detector.name,
+        "detector": model.detector,
         "inputs": {
             name: {"dtype": str(one.numpy().dtype), "shape": ["batch", *one.shape[1:]]}
             for name, one in deployed.inputs.items()
         },
         "outputs": list(deployed.outputs),
         "window": list(deployed.window),
-        "sides": list(detector.preprocessing.sides),
-        "levels": detector.preprocessing.levels,
-        "kappa": recipe.kappa,
+        "sides": list(model.preprocessing.image_size),
+        "levels": model.preprocessing.levels,
+        "kappa": model.recipe.kappa,
         "threshold": deployed.threshold,
         "false_positive_rate": ALPHA,
-        "recipe": recipe.to_dict(),
-        "preprocessing": detector.preprocessing.to_dict(),
-        "calibration": detector.calibration.to_dict(),
-        "familiar": detector.familiar.to_dict(),
-        "fingerprint": detector.facts["fingerprint"],
-        "warnings": detector.facts["warnings"],
+        "recipe": model.recipe.to_dict(),
+        "preprocessing": model.preprocessing.to_dict(),
+        "calibration": model.calibration.to_dict(),
+        "familiar": model.profile.to_dict(),
+        "fingerprint": model.provenance["fingerprint"],
+        "warnings": model.provenance["warnings"],
     }
 
 
@@ -101,7 +101,7 @@ def _write_openvino(graph: bytes, metadata: str, out: Path) -> None:
     openvino.save_model(model, str(out), compress_to_fp16=False)
 
 
-def _difference(deployed: Deployed, model: ExportedModel) -> float:
+def _difference(deployed: Deployed, exported: ExportedModel) -> float:
     """Largest difference of any output, of random windows."""
     random = np.random.default_rng(0)
     levels = deployed.preprocessing.levels
@@ -111,7 +111,7 @@ def _difference(deployed: Deployed, model: ExportedModel) -> float:
     }
     with torch.inference_mode(), precision_of("fp32"):
         expected = deployed(*(torch.from_numpy(one) for one in given.values()))
-    found = model(**given)
+    found = exported(**given)
     return max(
         float(np.max(np.abs(found[name] - one) / np.maximum(1, np.abs(one))))
         for name, one in zip(deployed.outputs, (one.numpy() for one in expected), strict=True)

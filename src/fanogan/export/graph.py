@@ -1,79 +1,46 @@
-"""A detector as one graph: what goes into a file, and what takes the networks' place in memory.
-
-``Deployed`` is all of scoring: stored pixels in; terms of the score, total, flag, map and
-reconstruction out. ``Scorer`` is what the networks alone make of a batch.
-"""
+"""A model as one graph: stored pixels in; terms, total, flag, map and reconstruction out."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fanogan.data import HALF
-from fanogan.detectors import LearnedDetector
+from fanogan.detectors import registered
 from fanogan.errors import FanoganError
-from fanogan.models import ali_mean, feature_residual, folded, terms_and_maps
+from fanogan.scoring import HALF, Model
 
 KEY = "fanogan"  # of the metadata in a file
 ALPHA = 0.05
-WITHOUT_FEATURES = ("izi", "ziz", "ae")
 
 
 class BadExport(FanoganError):
     """What can't be exported or run, said in one sentence."""
 
 
-class Scorer(nn.Module):
-    """A detector's terms and maps (Eqs. 4 and 5) as a module of its own, on the CPU."""
+def graph_of(model: Model) -> nn.Module:
+    """Return a model's score module on the CPU, x, inside → terms, maps.
 
-    G: Any
-    D: Any
-    E: Any
-
-    def __init__(self, detector: LearnedDetector):
-        """Copy the networks.
-
-        Raises:
-            BadExport: a detector that is no fixed graph, or a user's own GAN.
-        """
-        super().__init__()
-        if detector.name == "iterative":
-            raise BadExport(
-                "the detector iterative searches a latent for every image by back-propagation, "
-                "which is no fixed graph: score it with PyTorch"
-            )
-        if detector.facts.get("gan", {}).get("own"):
-            raise BadExport(
-                "this model was trained on a GAN of your own, which isn't kept in it: score it "
-                "with PyTorch"
-            )
-        self.name = detector.name
-        self.critic_mean = detector.facts.get("critic_mean", 0.0)
-        for letter, network in zip(detector.letters, detector.networks, strict=True):
-            setattr(self, letter, folded(network).cpu())
-
-    def forward(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Arguments and results as of ``Detector._terms_and_maps``."""
-        if self.name == "critic":
-            value = self.D(x)
-            terms = torch.stack([torch.zeros_like(value), self.critic_mean - value], 1)
-            return terms, torch.cat([torch.zeros_like(x[:, :1]), x], 1)
-        x_hat = self.G(ali_mean(self.E, x) if self.name == "ali" else self.E(x))
-        if inside is not None:
-            x_hat = torch.where(inside, x_hat, x)
-        terms, maps = terms_and_maps(x, x_hat)
-        if self.name in WITHOUT_FEATURES:
-            return terms, maps
-        # One after the other: torch.export can't halve a batch whose size it doesn't know.
-        feature = feature_residual(self.D.features(x), self.D.features(x_hat))
-        return torch.stack([terms[:, 0], feature], 1), maps
+    Raises:
+        BadExport: a detector that is no fixed graph, or a user's own GAN.
+    """
+    if not registered(model.detector).kind.exportable:
+        raise BadExport(
+            f"the detector {model.detector} computes its score step by step, which is no fixed "
+            "graph: score it with PyTorch"
+        )
+    if len(model.kept_networks) < len(model.networks):
+        raise BadExport(
+            "this model was trained on a GAN of your own, which isn't kept in it: score it with "
+            "PyTorch"
+        )
+    return copy.deepcopy(model.score).cpu().eval()
 
 
 class Resample(nn.Module):
@@ -104,20 +71,25 @@ class Deployed(nn.Module):
     means: Tensor
     weights: Tensor
 
-    def __init__(self, detector: LearnedDetector):
-        """Take over all that the detector has learnt; errors as of ``Scorer``."""
+    def __init__(self, model: Model):
+        """Copy all that the model has learned; errors as of ``graph_of``."""
         super().__init__()
-        self.scorer = Scorer(detector)
-        self.preprocessing = seen = detector.preprocessing
-        self.window = window_of(detector)
-        same = self.window == seen.sides
-        self.see = nn.Identity() if same else Resample(self.window, seen.sides)
-        self.unsee = nn.Identity() if same else Resample(seen.sides, self.window)
-        means, spreads = detector.term_scale or ((0.0, 0.0), (1.0, 1.0))
-        kappa = 1.0 if detector.term_scale else detector.recipe.kappa
+        self.score = graph_of(model)
+        self.preprocessing = seen = model.preprocessing
+        self.window = seen.window or model.profile.sizes[0]
+        same = self.window == seen.image_size
+        self.resize = nn.Identity() if same else Resample(self.window, seen.image_size)
+        self.resize_back = nn.Identity() if same else Resample(seen.image_size, self.window)
+        scale = model.calibration.term_scale
+        means, spreads = scale or ((0.0, 0.0), (1.0, 1.0))
+        kappa = 1.0 if scale else model.recipe.kappa
         self.register_buffer("means", torch.tensor(means))
         self.register_buffer("weights", torch.tensor([1.0, kappa]) / torch.tensor(spreads))
-        self.threshold = threshold_of(detector)
+        # Thresholds are those of whole images or of patches of a retina; a larger image has one for
+        # the mean over its top windows, which no window alone can be compared with.
+        unit = "patch" if "patch" in model.calibration.units else "" if seen.window else "image"
+        held_out = model.calibration.units.get(unit)
+        self.threshold = held_out.threshold(ALPHA) if held_out else None
 
     @property
     def inputs(self) -> dict[str, Tensor]:
@@ -125,7 +97,7 @@ class Deployed(nn.Module):
         seen = self.preprocessing
         dtype = torch.uint8 if seen.levels == 255 else torch.int32
         found = {"stored": torch.zeros(2, seen.channels, *self.window, dtype=dtype)}
-        if seen.retina and seen.retina.score_retina_only:
+        if seen.tissue_only:
             found["retina"] = torch.ones(2, 1, *self.window, dtype=torch.bool)
         return found
 
@@ -148,29 +120,12 @@ class Deployed(nn.Module):
             in [0, 2] (Eq. 5); ``reconstruction`` (B, C, *window) in [−1, 1]; and where the
             calibration has a threshold for what a window is, ``flag`` (B,) bool.
         """
-        inside = None if retina is None else self.see(retina.float()) > HALF
-        terms, maps = self.scorer(self.see(self.preprocessing.to_network(stored)), inside)
+        inside = None if retina is None else self.resize(retina.float()) > HALF
+        terms, maps = self.score(self.resize(self.preprocessing.normalise(stored)), inside)
         total = ((terms - self.means) * self.weights).sum(1)
-        maps = self.unsee(maps)
+        maps = self.resize_back(maps)
         found = (terms, total, maps[:, 0], maps[:, 1:])
         return found if self.threshold is None else (*found, total > self.threshold)
-
-
-def window_of(detector: LearnedDetector) -> tuple[int, int]:
-    """Rows and columns of what the graph takes."""
-    return detector.preprocessing.window or detector.familiar.sizes[0]
-
-
-def threshold_of(detector: LearnedDetector) -> float | None:
-    """The total above which a window is flagged at a false-positive rate of 5 %, or None.
-
-    Thresholds are those of whole images or of patches of a retina; a larger image has one for the
-    mean over its top windows, which no window alone can be held against.
-    """
-    seen = detector.preprocessing
-    unit = "patch" if seen.retina else "image" if seen.window is None else ""
-    held_out = detector.calibration.units.get(unit)
-    return held_out.threshold(ALPHA) if held_out else None
 
 
 def to_onnx(

@@ -1,4 +1,4 @@
-"""models."""
+"""Networks and losses: the paper's equations, a few lines each."""
 
 from fanogan.models.losses import (
     adversarial_loss,
@@ -7,6 +7,7 @@ from fanogan.models.losses import (
     ali_generator_loss,
     ali_mean,
     ali_values,
+    critic_loss,
     critic_values,
     encoder_loss,
     encoder_terms,
@@ -15,6 +16,7 @@ from fanogan.models.losses import (
     gradient_penalty,
     image_residual,
     terms_and_maps,
+    wasserstein_distance,
 )
 from fanogan.models.networks import (
     Discriminator,
@@ -26,6 +28,7 @@ from fanogan.models.networks import (
     channels_of,
     folded,
 )
+from fanogan.models.score import ReconstructionScore
 
 __all__ = [
     "Discriminator",
@@ -33,6 +36,7 @@ __all__ = [
     "Encoder",
     "Generator",
     "JointDiscriminator",
+    "ReconstructionScore",
     "UpBlock",
     "adversarial_loss",
     "adversarial_terms",
@@ -41,6 +45,7 @@ __all__ = [
     "ali_mean",
     "ali_values",
     "channels_of",
+    "critic_loss",
     "critic_values",
     "encoder_loss",
     "encoder_terms",
@@ -50,4 +55,5 @@ __all__ = [
     "gradient_penalty",
     "image_residual",
     "terms_and_maps",
+    "wasserstein_distance",
 ]

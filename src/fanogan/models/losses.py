@@ -35,6 +35,16 @@ def critic_values(discriminator: Discriminator, x: Tensor, fake: Tensor) -> tupl
     return real, generated
 
 
+def wasserstein_distance(real: Tensor, generated: Tensor) -> Tensor:
+    """E[D(x)] − E[D(G(z))], the critic's estimate, from its values (B,) of both."""
+    return (real - generated).mean()
+
+
+def critic_loss(distance: Tensor, penalty: Tensor, weight: float) -> Tensor:
+    """λ · penalty − distance (Gulrajani et al. 2017, Eq. 3), with λ = ``weight``."""
+    return weight * penalty - distance
+
+
 def generator_loss(discriminator: Discriminator, fake: Tensor) -> Tensor:
     """−E[D(G(z))]."""
     values: Tensor = discriminator(fake)
@@ -117,7 +127,8 @@ def terms_and_maps(
     if features is None:
         feature = torch.zeros_like(image)
     else:
-        feature = feature_residual(*features(torch.cat([x, x_hat])).chunk(2))
+        # In one pass. Not by chunk, which torch.export can't do to a batch of unknown size.
+        feature = feature_residual(*features(torch.cat([x, x_hat])).reshape(2, len(x), -1))
     residual = (x - x_hat).abs().mean(1, keepdim=True)
     return torch.stack([image, feature], 1), torch.cat([residual, x_hat], 1)
 

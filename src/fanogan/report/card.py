@@ -35,7 +35,7 @@ Research use only, not a medical device.
 
 ## How
 
-- {through}, seen at {seen["sides"][0]}×{seen["sides"][1]}; width {recipe["base_width"]}, \
+- {through}, seen at {seen["image_size"][0]}×{seen["image_size"][1]}; width {recipe["base_width"]}, \
 latent {recipe["latent_size"]}
 {_training(facts)}
 - fanogan {facts["fanogan"]}, torch {facts["libraries"]["torch"]}

@@ -58,7 +58,7 @@ class FlatVolume(Scan):
     outer: NDArray[np.float32]
     grid: Grid
     flat: Flat
-    tissue: NDArray[np.bool_]
+    known: NDArray[np.bool_]
 
     @property
     def found(self) -> float:
@@ -68,7 +68,35 @@ class FlatVolume(Scan):
     @cached_property
     def retina(self) -> NDArray[np.bool_]:
         """Flat pixels that are retina: (B-scans, flat rows, columns)."""
-        return np.asarray((self.flat.region == RETINA) & self.tissue)
+        return np.asarray((self.flat.region == RETINA) & self.known)
+
+    @property
+    def tissue(self) -> NDArray[np.bool_]:
+        """As `Scan.tissue`."""
+        return self.retina
+
+    def usable_windows(self, window: tuple[int, int], min_fraction: float) -> NDArray[np.bool_]:
+        """As `Scan.usable_windows`."""
+        sizes = [side - w + 1 for side, w in zip(self.pixels.shape[1:], window, strict=True)]
+        found = np.empty((len(self.pixels), *sizes), dtype=np.bool_)
+        h, w = window
+
+        def sums(mask: NDArray[np.bool_]) -> NDArray[Any]:
+            s = np.pad(mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1, 0), (1, 0)))
+            return np.asarray(s[h:, w:] - s[:-h, w:] - s[h:, :-w] + s[:-h, :-w])
+
+        for frame, out in enumerate(found):
+            enough = sums(self.retina[frame]) >= min_fraction * h * w
+            out[:] = enough & (sums(~self.known[frame]) == 0)
+        return found
+
+    def to_original(self, frame: int, map_: NDArray[Any]) -> NDArray[Any]:
+        """As `Scan.to_original`."""
+        return self.back(frame, map_)
+
+    def original(self, frame: int) -> NDArray[Any]:
+        """As `Scan.original`."""
+        return np.asarray(self.bscans[frame])
 
     def in_space(self, space: FlatSpace) -> FlatVolume:
         """The same volume, made flat anew unless it is in this space already.
@@ -94,7 +122,7 @@ class FlatVolume(Scan):
             (rows, columns) of the scan: bool, or float32 with NaN where nothing is known.
         """
         if values.dtype.kind != "b":
-            values = np.where(self.tissue[frame], values, np.float32(np.nan))
+            values = np.where(self.known[frame], values, np.float32(np.nan))
         back: NDArray[Any] = self.grid.back(self._flat_of(frame).back(values[None]))[0]
         return back
 
@@ -219,7 +247,7 @@ def make_flat(
         outer=outer,
         grid=grid,
         flat=flat,
-        tissue=tissue,
+        known=tissue,
     )
 
 

@@ -48,7 +48,7 @@ class DepthProfile:
         matched = np.zeros_like(volume.pixels)
         for frame, out in enumerate(matched):
             depth = _depth(volume, frame)
-            known = volume.tissue[frame]
+            known = volume.known[frame]
             values = volume.pixels[frame] * _along(depth, gain) + _along(depth, offset)
             out[known] = np.rint(np.clip(values[known], 0, 255))
         return matched
@@ -74,7 +74,7 @@ def _statistics(volume: FlatVolume) -> NDArray[np.float64]:
     """Median and spread at each depth of a volume: (2, DEPTHS + 2)."""
     counts = np.zeros((DEPTHS + 2, 256), dtype=np.int64)
     for frame, pixels in enumerate(volume.pixels):
-        known = volume.tissue[frame]
+        known = volume.known[frame]
         place = np.clip(np.floor(_depth(volume, frame)[known] * DEPTHS), -1, DEPTHS).astype(int) + 1
         np.add.at(counts, (place, pixels[known]), 1)
     shares = counts.cumsum(axis=1) / np.maximum(counts.sum(axis=1, keepdims=True), 1)

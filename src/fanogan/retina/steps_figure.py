@@ -50,7 +50,7 @@ def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> byt
     base = volume.flat.base
     _show(axes["flat"], volume.pixels[frame], f"3 · flat: outer boundary in row {base}")
     axes["flat"].axhline(base, color=_OUTER, lw=0.8, ls="--")
-    corners = _corners(volume.retina[frame], volume.tissue[frame], window)
+    corners = _corners(volume.retina[frame], volume.known[frame], window)
     for (row, column), colour in zip(corners, _PATCHES, strict=False):
         place = (column - 0.5, row - 0.5)
         outline = Rectangle(place, window[1], window[0], fill=False, ec=colour, lw=1.2)

@@ -240,4 +240,4 @@ def _scan(
         check_finite(label, pixels)
     except BadScan as error:
         return error
-    return Scan(pixels, name=label, group=label, notes=notes)
+    return Scan(pixels, name=label, group=label, notes=notes, member=("", index))

@@ -84,6 +84,26 @@ class Scan:
     en_face: EnFace | None = None
     thickness: Mapping[str, float] | None = None
     is_retina: bool = False
+    member: tuple[str, int] | None = None
+
+    def usable_windows(
+        self, window: tuple[int, int], min_fraction: float
+    ) -> NDArray[np.bool_] | None:
+        """Return the corners that a window may have; None: all."""
+        return None
+
+    @property
+    def tissue(self) -> NDArray[np.bool_] | None:
+        """Where the score may count; None: everywhere."""
+        return None
+
+    def to_original(self, frame: int, map_: NDArray[Any]) -> NDArray[Any]:
+        """Return a map in the geometry of the scan that was given."""
+        return map_
+
+    def original(self, frame: int) -> NDArray[Any] | None:
+        """Return the frame as it was recorded; None where that is what ``pixels`` holds."""
+        return None
 
 
 @dataclass(frozen=True)

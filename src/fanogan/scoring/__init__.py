@@ -1,22 +1,60 @@
-"""scoring."""
+"""From files to results: one pipeline, downward, for every detector.
 
+Read → encode → windows → networks → fuse → Result; calibration by held-out normals; and what
+``score`` writes, resumed after a kill. A ``Model`` is what it scores with: a value.
+"""
+
+from fanogan.scoring.calibrate import calibrate
+from fanogan.scoring.cases import Gallery, about_model, as_picture, case_of, statement_of
 from fanogan.scoring.job import images_done, whole_folder
-from fanogan.scoring.judge import Gallery, Judge, as_picture
-from fanogan.scoring.table import COLUMNS, write_csv
+from fanogan.scoring.model import Model, ModelFile, read_model
+from fanogan.scoring.pipeline import (
+    BATCH,
+    encode,
+    read,
+    result_batches,
+    results,
+    score,
+    score_batch,
+    score_encoded,
+    totals_of,
+)
+from fanogan.scoring.result import Encoded, Result, Scores
+from fanogan.scoring.table import COLUMNS, Table, row_of, write_csv
 from fanogan.scoring.volume_maps import VolumeMaps
-from fanogan.scoring.write import VOLUMES_SHOWN, about_model, method_of, skips, write_results
+from fanogan.scoring.windows import HALF
+from fanogan.scoring.write import VOLUMES_SHOWN, skip_notes, write_results
 
 __all__ = [
+    "BATCH",
     "COLUMNS",
+    "HALF",
     "VOLUMES_SHOWN",
+    "Encoded",
     "Gallery",
-    "Judge",
+    "Model",
+    "ModelFile",
+    "Result",
+    "Scores",
+    "Table",
     "VolumeMaps",
     "about_model",
     "as_picture",
+    "calibrate",
+    "case_of",
+    "encode",
     "images_done",
-    "method_of",
-    "skips",
+    "read",
+    "read_model",
+    "result_batches",
+    "results",
+    "row_of",
+    "score",
+    "score_batch",
+    "score_encoded",
+    "skip_notes",
+    "statement_of",
+    "totals_of",
     "whole_folder",
     "write_csv",
     "write_results",

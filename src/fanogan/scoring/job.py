@@ -1,38 +1,39 @@
-"""Results on their way: a folder comes whole or not at all, and a scoring that stops goes on.
+"""Results on their way: a folder comes whole or not at all, and a stopped scoring is resumed.
 
-The work folder of a scoring, ``.unfinished``, holds what is written so far, and a journal of its
-rows. Only the whole goes into the folder of the results.
+The work folder of a scoring, ``.unfinished``, holds the files written so far and a database of the
+rows and cases. Only the whole goes into the folder of the results.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
+import heapq
 import json
 import logging
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal
 
 import numpy as np
 
-from fanogan.detectors import LearnedDetector
+from fanogan.scoring.model import Model, identity_of
 from fanogan.storage import LOCK, BadFolder, alone, write_whole
 
 log = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
-JOB, ROWS, COMPLETE = "job.json", "rows.jsonl", "complete"
+JOB, DATABASE, COMPLETE = "job.json", "rows.sqlite", "complete"
 
 
 @contextlib.contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to write into, whose files come into ``out`` together at the end, or not at all.
+    """Give a folder whose files come into ``out`` together at the end, or not at all.
 
     Raises:
         OSError: ``out`` can't be written; the error names it.
@@ -58,38 +59,41 @@ def _move_files(source: Path, target: Path) -> None:
 
 
 def images_done(out: Path) -> int:
-    """How many images a scoring has behind it that was stopped before its end."""
+    """Return how many images a stopped scoring has done."""
+    database = out / UNFINISHED / DATABASE
+    if not database.exists():
+        return 0
     try:
-        with (out / UNFINISHED / ROWS).open("rb") as file:
-            return sum(b'"unit": "image"' in line for line in file)
-    except OSError:
+        with contextlib.closing(sqlite3.connect(database, timeout=0)) as connection:
+            (count,) = connection.execute(
+                "SELECT COUNT(*) FROM rows WHERE unit = 'image'"
+            ).fetchone()
+            return int(count)
+    except sqlite3.Error:  # another process works there, which scoring will say
         return 0
 
 
-def job_of(detector: LearnedDetector, images: Any, **settings: Any) -> dict[str, Any]:
-    """What the results depend on; ``images`` are None where they can't be named."""
+def job_of(model: Model, images: Any, **settings: Any) -> dict[str, Any]:
+    """Return what the results depend on; ``images`` is None where they can't be named."""
     entries = images if isinstance(images, list | tuple) else [images]
     named = all(isinstance(entry, str | os.PathLike) for entry in entries)
-    saved = (detector.recipe, detector.preprocessing, detector.calibration, detector.familiar)
-    told = json.dumps([detector.name, detector.facts, *(one.to_dict() for one in saved)])
-    digest = hashlib.sha256(told.encode())
-    for network in detector.networks:
+    digest = hashlib.sha256(identity_of(model).encode())
+    for network in model.networks.values():
         for tensor in network.state_dict().values():
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
-    run = getattr(detector.engine, "run", None)
     return {
         "fanogan": version("fanogan"),
         "images": [os.path.abspath(entry) for entry in entries] if named else None,
         "model": digest.hexdigest(),
-        "engine": run.__qualname__ if run else "torch",
-        "device": detector.device.type,
+        "engine": model.engine,
+        "device": model.device.type,
         **settings,
     }
 
 
 @contextlib.contextmanager
-def unfinished(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journal]]:
-    """The work folder of a job, and its rows so far; the results go into ``out`` at the end.
+def open_job(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journal]]:
+    """Give the work folder of a job, and its rows so far; results go into ``out`` at the end.
 
     Raises:
         BadFolder: another process works there.
@@ -101,22 +105,26 @@ def unfinished(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journa
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (work / "results").mkdir(parents=True, exist_ok=True)
-        with alone(out / LOCK, busy), Journal(work / ROWS) as journal:
-            if not _is_of(work, job):
-                _begin_anew(work, journal, job)
-            try:
-                yield work, journal
-                # A power cut from here on finds all of it on the disk; the mark says that what is
-                # missing in the work folder has been moved, and isn't lost.
-                os.sync()
-                write_whole(work / COMPLETE, b"")
-                _move_files(work / "results", out)
-                (work / JOB).unlink()  # first: half deleted it can't be gone on with
-                shutil.rmtree(work)
-            finally:
-                if work.exists() and (job["images"] is None or journal.is_empty()):
+        work.mkdir(exist_ok=True)
+        with alone(out / LOCK, busy):
+            if not _can_resume(work, job):
+                _clear(work, job)
+            with contextlib.closing(Journal(work / DATABASE)) as journal:
+                try:
+                    yield work, journal
+                    # A power cut from here on finds all of it on the disk; the mark says that what
+                    # is missing in the work folder has been moved, and isn't lost.
+                    os.sync()
+                    write_whole(work / COMPLETE, b"")
+                    _move_files(work / "results", out)
+                    (work / JOB).unlink()  # first: half deleted it can't be resumed
                     shutil.rmtree(work)
+                finally:
+                    if work.exists() and (job["images"] is None or not len(journal)):
+                        shutil.rmtree(work)
+    except sqlite3.OperationalError as error:  # a full disk, or one that can't be written
+        number = {"database or disk is full": 28}.get(str(error), 5)
+        raise OSError(number, os.strerror(number), str(out)) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(out)) from error
     finally:
@@ -124,94 +132,124 @@ def unfinished(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journa
             out.rmdir()
 
 
-def _is_of(work: Path, job: Mapping[str, Any]) -> bool:
-    """Whether a work folder is this job's own, and the job can be gone on with."""
+def _can_resume(work: Path, job: Mapping[str, Any]) -> bool:
+    """Tell whether a work folder is this job's own, and whole."""
     try:
         begun = json.loads((work / JOB).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        with contextlib.closing(Journal(work / DATABASE)) as journal:
+            journal.check()
+    except (OSError, ValueError, sqlite3.Error):
         return False
     return job["images"] is not None and bool(begun == json.loads(json.dumps(job)))
 
 
-def _begin_anew(work: Path, journal: Journal, job: Mapping[str, Any]) -> None:
-    if not journal.is_empty():
+def _clear(work: Path, job: Mapping[str, Any]) -> None:
+    """Begin anew."""
+    if (work / DATABASE).exists():
         log.warning(
             "%s: holds the beginning of another scoring (other images, settings or model), which "
             "is dropped",
             work,
         )
-    journal.clear()
-    for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path != journal.path:
-            path.unlink()
-    (work / "results").mkdir()
+    shutil.rmtree(work)
+    (work / "results").mkdir(parents=True)
     write_whole(work / JOB, json.dumps(job, indent=1).encode())
 
 
 class Journal:
-    """The rows so far, in a file that only grows: lines of JSON, an empty one after each batch.
+    """The rows so far, and the cases that the page may show of them, batch by batch.
 
-    So a kill in the middle of a line, or of a batch, is told from its end.
+    A batch is there whole or not at all, whenever the process is killed.
     """
 
     def __init__(self, path: Path):
-        """Open it, or begin it."""
-        self.path = path
-        self.file = path.open("a+b")
+        """Open the database, or make it."""
+        self.connection = sqlite3.connect(path)
+        # One process has it, so no memory is shared, which network file systems can't. A power cut
+        # may take the last batches, and leaves the others whole.
+        self.connection.executescript(
+            """
+            PRAGMA locking_mode = EXCLUSIVE;
+            PRAGMA journal_mode = WAL;
+            PRAGMA synchronous = NORMAL;
+            CREATE TABLE IF NOT EXISTS rows
+                (id INTEGER PRIMARY KEY, batch INTEGER, unit TEXT, score REAL, row TEXT);
+            CREATE TABLE IF NOT EXISTS cases
+                (id INTEGER PRIMARY KEY, batch INTEGER, kind TEXT, score REAL, data BLOB);
+            """
+        )
+        last = self.connection.execute("SELECT MAX(batch) FROM rows").fetchone()[0]
+        self.batch: int = 0 if last is None else last + 1
+        self.highest: dict[str, list[float]] = {}
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
+    def close(self) -> None:
+        """Close it; a batch that isn't whole is dropped."""
+        self.connection.close()
 
-    def __exit__(self, *raised: object) -> None:
-        """Close it."""
-        self.file.close()
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return int(self.connection.execute("SELECT COUNT(*) FROM rows").fetchone()[0])
 
-    def is_empty(self) -> bool:
-        """Whether nothing is done yet."""
-        return self.file.seek(0, os.SEEK_END) == 0
+    def check(self) -> None:
+        """Raise sqlite3.DatabaseError where it is damaged."""
+        self.connection.execute("SELECT COUNT(*), MAX(row) FROM rows").fetchone()
 
-    def clear(self) -> None:
-        """Forget all."""
-        self.file.truncate(0)
-
-    def restore(self, is_there: Callable[[str], bool]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield place and row of whole batches, and cut off what follows the last of them.
+    def restore(self, is_there: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+        """Yield the rows of whole batches, in the order in which they came.
 
         Args:
             is_there: whether a file that a row names is there; of those last written before a
-                power cut some may not be.
+                power cut some may not be, and their batch and what follows it is dropped.
         """
-        self.file.seek(0)
-        batch: list[tuple[int, dict[str, Any]]] = []
-        place = end = 0
-        for line in self.file:
-            if line == b"\n":
-                yield from batch
-                batch, end = [], place + 1
-            else:
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    break
-                if not all(map(is_there, row.get("files", ()))):
-                    break
-                batch.append((place, row))
-            place += len(line)
-        self.file.truncate(end)
+        for batch, text in self.connection.execute("SELECT batch, row FROM rows ORDER BY id"):
+            if not all(map(is_there, json.loads(text).get("files", ()))):
+                self.batch = batch
+                break
+        with self.connection:
+            for table in ("rows", "cases"):
+                self.connection.execute(f"DELETE FROM {table} WHERE batch >= ?", [self.batch])
+        yield from self.rows()
 
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Add a batch; returns the places of its rows."""
-        lines = [json.dumps(row).encode() + b"\n" for row in rows]
-        begin = self.file.seek(0, os.SEEK_END)
-        self.file.write(b"".join([*lines, b"\n"]))
-        self.file.flush()
-        ends = itertools.accumulate(map(len, lines), initial=begin)
-        return list(ends)[:-1]
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the rows of a batch, and with them the cases offered since the last one."""
+        with self.connection:
+            self.connection.executemany(
+                "INSERT INTO rows (batch, unit, score, row) VALUES (?, ?, ?, ?)",
+                ((self.batch, row["unit"], float(row["score"]), json.dumps(row)) for row in rows),
+            )
+        self.batch += 1
 
-    def read(self, place: int) -> dict[str, Any]:
-        """The row at a place."""
-        self.file.seek(place)
-        return dict(json.loads(self.file.readline()))
+    def offer(self, kind: str, score: float, most: int, pack: Callable[[], bytes]) -> None:
+        """Keep a case that is among the ``most`` highest so far.
+
+        What others displace later stays: it is among the highest again where they are dropped.
+        """
+        highest = self.highest.get(kind)
+        if highest is None:
+            query = "SELECT score FROM cases WHERE kind = ? ORDER BY score DESC LIMIT ?"
+            found = self.connection.execute(query, [kind, most])
+            highest = self.highest[kind] = [score for (score,) in found]
+            heapq.heapify(highest)
+        if len(highest) == most and score <= highest[0]:
+            return
+        (heapq.heappush if len(highest) < most else heapq.heapreplace)(highest, score)
+        self.connection.execute(
+            "INSERT INTO cases (batch, kind, score, data) VALUES (?, ?, ?, ?)",
+            [self.batch, kind, score, pack()],
+        )
+
+    def cases(self, kind: str, most: int) -> Iterator[bytes]:
+        """Yield the highest cases, the highest first."""
+        query = "SELECT data FROM cases WHERE kind = ? ORDER BY score DESC, id LIMIT ?"
+        for (data,) in self.connection.execute(query, [kind, most]):
+            yield data
+
+    def rows(self, order: Literal["score DESC, id", "id"] = "id") -> Iterator[dict[str, Any]]:
+        """Yield all rows, as they came or the highest score first."""
+        for (text,) in self.connection.execute(f"SELECT row FROM rows ORDER BY {order}"):
+            yield json.loads(text)
+
+    def scores(self, unit: str) -> np.ndarray:
+        """Return the scores of a kind of unit, (n,), the highest first."""
+        query = "SELECT score FROM rows WHERE unit = ? ORDER BY score DESC"
+        return np.fromiter((s for (s,) in self.connection.execute(query, [unit])), np.float64)

@@ -1,4 +1,4 @@
-"""The rows of a ``scores.csv``, and tables that are written whole."""
+"""The rows of a ``scores.csv``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from fanogan.calibration import Calibration
+from fanogan.scoring.result import Result
 from fanogan.storage import write_whole
 
 COLUMNS = (
@@ -20,19 +22,42 @@ COLUMNS = (
 COUNTS = {"windows", "held_out", "held_out_subjects", "regions", "largest_region_bscan"}
 
 
-class Rows(Sequence[dict[str, Any]]):
+def row_of(result: Result, calibration: Calibration, alpha: float) -> dict[str, Any]:
+    """Return a result as a line of the table, beside the held-out normals of its kind of unit."""
+    held_out = calibration.units.get(result.unit)
+    flag = held_out.flag(result.total, alpha) if held_out else None
+    return {
+        "name": result.name,
+        "subject": result.group,
+        "unit": result.unit,
+        "score": repr(result.total),
+        "image_residual": repr(result.image),
+        "feature_residual": repr(result.feature),
+        "largest_window": repr(result.largest),
+        "mean_of_windows": repr(result.mean),
+        "windows": result.windows,
+        "p_value": repr(held_out.p_value(result.total)) if held_out else "",
+        "held_out": held_out.n if held_out else 0,
+        "held_out_subjects": held_out.n_subjects if held_out else 0,
+        "flag": "too few held out" if flag is None else "yes" if flag else "no",
+        "warnings": "; ".join(result.warnings),
+        "notes": "; ".join(result.notes),
+    }
+
+
+class Table(Sequence[dict[str, Any]]):
     """The rows of a ``scores.csv``, read from the file whenever they are asked for."""
 
     def __init__(self, path: Path, length: int):
-        """Of a file with ``length`` rows."""
+        """Open a file with ``length`` rows."""
         self.path, self.length = path, length
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return self.length
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Each row by its columns, counts as integers."""
+        """Yield each row by its columns, counts as integers."""
         with self.path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 yield {k: int(v) if v and k in COUNTS else v for k, v in row.items()}
@@ -44,7 +69,7 @@ class Rows(Sequence[dict[str, Any]]):
     def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
 
     def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        """A row or several; what comes before them in the file is read too."""
+        """Return a row or several; what comes before them in the file is read too."""
         if isinstance(index, int):
             return next(itertools.islice(self, range(self.length)[index], None))
         return list(itertools.islice(self, *index.indices(self.length)))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fanogan.detectors import Result
+from fanogan.calibration import Calibration
 from fanogan.report import VolumeCase, en_face_picture, overlay
-from fanogan.retina import FlatVolume, Region, find_regions
-from fanogan.scans import UNKNOWN_SPACING, EnFace, Spacing
-from fanogan.scoring.judge import Judge, as_picture, pack, unpack, values_of
+from fanogan.retina import FlatVolume, find_regions
+from fanogan.scans import UNKNOWN_SPACING, Spacing
+from fanogan.scoring.cases import as_picture
+from fanogan.scoring.result import Result
 
 Files = Iterator[tuple[str, bytes]]
 """Places below the results' folder, and what is to lie there."""
@@ -47,16 +48,16 @@ class VolumeMaps:
                 self.masks = np.zeros(self.residuals.shape, dtype=np.bool_)
             self.masks[result.frame] = mask
 
-    def case(self, result: Result, judge: Judge) -> VolumeCase:
+    def case(self, result: Result, calibration: Calibration, alpha: float) -> VolumeCase:
         """The volume as the page shows it, with its candidate regions."""
-        volume = self.volume
+        volume, held_out = self.volume, calibration.units.get(result.unit)
         deepest = np.nan_to_num(self.residuals, nan=-1).argmax(axis=1)
         regions = find_regions(self.en_face, deepest, self.threshold, volume.scan_spacing)
         return VolumeCase(
             name=result.name,
             score=result.total,
-            p_value=judge.p_value(result),
-            flag=judge.flag(result),
+            p_value=held_out.p_value(result.total) if held_out else None,
+            flag=held_out.flag(result.total, alpha) if held_out else None,
             warnings=(*result.warnings, *result.notes),
             bscans=volume.bscans,
             residuals=self.residuals.astype(np.float16),
@@ -83,32 +84,6 @@ class VolumeMaps:
             residual = np.nan_to_num(self.residuals[frame])
             coloured = overlay(np.asarray(case.bscans[frame]), residual, scale)
             yield f"overlays/{place}#{frame}.png", _png(coloured)
-
-
-def pack_volume(case: VolumeCase) -> bytes:
-    """A volume as a file holds it."""
-    values = values_of(case)
-    fundus: EnFace | None = values.pop("fundus")
-    values["bscans"] = np.asarray(case.bscans)
-    values["regions"] = [vars(region) for region in case.regions]
-    if fundus is not None:
-        values |= {f"fundus {key}": value for key, value in vars(fundus).items()}
-    return pack(values)
-
-
-def unpack_volume(data: bytes) -> VolumeCase:
-    """The inverse of ``pack_volume``."""
-    values = unpack(data)
-    fundus = {key: values.pop(f"fundus {key}", None) for key in EnFace.__dataclass_fields__}
-    values["regions"] = [region_of(one) for one in values["regions"]]
-    values["warnings"], values["spacing"] = tuple(values["warnings"]), tuple(values["spacing"])
-    return VolumeCase(fundus=None if fundus["pixels"] is None else EnFace(**fundus), **values)
-
-
-def region_of(values: Mapping[str, Any]) -> Region:
-    """A region of its fields as JSON holds them."""
-    whole: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return Region(**whole)
 
 
 def patch_rows(

@@ -1,53 +1,59 @@
-"""training."""
+"""Training: one loop for each stage, exact resume and checkpoints, and what it costs."""
 
 from fanogan.training.cost import (
-    adversarial_rounds,
-    ali_updates,
-    autoencoder_updates,
-    budget,
-    costs,
+    backward,
+    critic_update,
+    encoder_cost,
+    gan_cost,
     multiply_adds,
+    steps_within_budget,
 )
-from fanogan.training.fabric import by_first, device_of, fabric_of, open_run
-from fanogan.training.halves import ByHalves, halves, whole
-from fanogan.training.joint import train_adversarial_autoencoder, train_ali, train_autoencoder
-from fanogan.training.stage import Progress, StopRequest, no_progress, shared_threads
-from fanogan.training.wgan import (
+from fanogan.training.encoder import ENCODER, train_encoder
+from fanogan.training.fabric import by_first, device_of, fabric_of, precision_of
+from fanogan.training.half_batches import ForEachPart, half_batches, whole_batch
+from fanogan.training.reconstruction import ReconstructionHealth, finish_autoencoder
+from fanogan.training.run import Progress, Run, no_progress, open_run
+from fanogan.training.stage import Stage, State, StopRequest, TrainingFailed, shared_threads
+from fanogan.training.updates import (
     TensorFlowRMSprop,
     descend,
     frozen,
     statistics_untouched,
-    train_encoder,
-    train_gan,
-    update_critic,
 )
+from fanogan.training.wgan import GAN, train_gan, update_critic
 
 __all__ = [
-    "ByHalves",
+    "ENCODER",
+    "GAN",
+    "ForEachPart",
     "Progress",
+    "ReconstructionHealth",
+    "Run",
+    "Stage",
+    "State",
     "StopRequest",
     "TensorFlowRMSprop",
-    "adversarial_rounds",
-    "ali_updates",
-    "autoencoder_updates",
-    "budget",
+    "TrainingFailed",
+    "backward",
     "by_first",
-    "costs",
+    "critic_update",
     "descend",
     "device_of",
+    "encoder_cost",
     "fabric_of",
+    "finish_autoencoder",
     "frozen",
-    "halves",
+    "gan_cost",
+    "half_batches",
     "multiply_adds",
     "no_progress",
     "open_run",
+    "precision_of",
     "shared_threads",
     "statistics_untouched",
-    "train_adversarial_autoencoder",
-    "train_ali",
-    "train_autoencoder",
+    "steps_within_budget",
     "train_encoder",
     "train_gan",
     "update_critic",
-    "whole",
+    "whole_batch",
 ]

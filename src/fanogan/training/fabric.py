@@ -1,4 +1,4 @@
-"""How a run begins: on which device, in how many processes, in which folder."""
+"""On which device, in how many processes and in which precision a run computes."""
 
 from __future__ import annotations
 
@@ -6,19 +6,17 @@ import atexit
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from fanogan.recipes import BadRecipe, Recipe
-from fanogan.storage import BadFolder, RunFolder
+from fanogan.recipes import Precision, Recipe
+from fanogan.storage import BadFolder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -87,52 +85,15 @@ def by_first(fabric: Fabric, step: Callable[[], T]) -> T | None:
     return done
 
 
-def open_run(
-    out: str | Path, config: Mapping[str, Any], *, resume: bool, fabric: Fabric
-) -> RunFolder:
-    """The run folder of a run with these settings, begun anew or to be gone on with.
-
-    Raises:
-        BadFolder: a run lies there already, or another than is to be gone on with.
-    """
-
-    def begin() -> RunFolder:
-        run = RunFolder(out, resume=resume)
-        if resume:
-            _refuse_other(run, config)
-        else:
-            run.begin(config)
-        return run
-
-    return by_first(fabric, begin) or RunFolder(out, resume=True)
-
-
-def _refuse_other(run: RunFolder, config: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run that was begun as another.
-
-    Raises:
-        BadFolder: it was.
-    """
-    begun = run.config
-    words = {
-        "detector": "another detector",
-        "seed": "another seed",
-        "data": "other normals",
-        "recipe": "another recipe",
-        "gan": "another GAN",
-    }
-    # Runs of version 0.1 have no line about the detector: theirs is f-AnoGAN.
-    before = {"detector": config["detector"], "gan": None, **begun}
-    same = {key: before.get(key) == config[key] for key in words}
-    with contextlib.suppress(BadRecipe, TypeError, KeyError):  # fields that were added since
-        same["recipe"] = Recipe.from_dict(begun["recipe"]).to_dict() == config["recipe"]
-    differing = [word for key, word in words.items() if not same[key]]
-    if differing:
-        raise BadFolder(
-            f"{run.path}: can't be resumed, it was begun with {' and '.join(differing)}; give what "
-            "it was begun with, or begin another run in another folder"
-        )
-    if begun.get("fanogan") != config["fanogan"]:
-        log.warning(
-            "%s: begun with fanogan %s, so it may end otherwise", run.path, begun["fanogan"]
-        )
+@contextlib.contextmanager
+def precision_of(precision: Precision) -> Iterator[None]:
+    """Allow TF32 products in recipes that ask for them, and nowhere else."""
+    allowed = precision == "tf32"
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

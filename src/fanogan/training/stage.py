@@ -8,29 +8,20 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Iterator, Mapping
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from fanogan.errors import FanoganError
-from fanogan.recipes import Recipe
-from fanogan.storage import RunFolder
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+from fanogan.training.run import Run, no_progress
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
-
-def no_progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
-    """Called as (stage, step, steps, figures) while training; this one shows nothing.
-
-    One that raises KeyboardInterrupt stops training, after a checkpoint.
-    """
+State = dict[str, nn.Module | torch.optim.Optimizer]
+"""Networks and optimisers by name: all that a checkpoint holds."""
 
 
 class TrainingFailed(FanoganError):
@@ -82,32 +73,23 @@ class Stage:
     def __init__(
         self,
         name: str,
-        steps: int,
-        state: dict[str, nn.Module | torch.optim.Optimizer],
-        recipe: Recipe,
-        fabric: Fabric,
-        run: RunFolder | None,
-        progress: Progress,
+        run: Run,
+        state: State,
     ):
-        """Put the last checkpoint of the stage into ``state``, where the run has one.
+        """Load the last checkpoint of the stage into ``state``, where the run has one.
 
         Args:
-            name: 'gan', 'encoder', or that of a detector that trains in one stage.
-            steps: rounds or updates in all.
-            state: networks and optimisers, all that a checkpoint holds.
-            recipe: how often to report and to save.
-            fabric: the processes that must agree.
-            run: where metrics and checkpoints go, or None.
-            progress: called after each step by the first process.
+            name: one of ``run.steps``.
+            run: how long it trains, how often it reports and saves, and where.
+            state: networks and optimisers: all that a checkpoint holds.
         """
-        self.name, self.steps, self.state = name, steps, state
-        self.recipe, self.fabric = recipe, fabric
-        self.leads = fabric.is_global_zero
-        self.progress = progress if self.leads else no_progress
-        self.run = run
-        self.first = run.load_checkpoint(name, state) if run else 0
-        if run and self.leads:
-            run.forget_metrics_after(name, self.first)
+        self.name, self.steps, self.state, self.run = name, run.steps[name], state, run
+        self.folder, self.fabric = run.folder, run.fabric
+        self.leads = run.fabric.is_global_zero
+        self.progress = run.progress if self.leads else no_progress
+        self.first = run.folder.load_checkpoint(name, state) if run.folder else 0
+        if run.folder and self.leads:
+            run.folder.forget_metrics_after(name, self.first)
         self.collected: dict[str, list[Tensor]] = {}
         self.warned: set[str] = set()
         self.stop = StopRequest()
@@ -121,8 +103,8 @@ class Stage:
     def __exit__(self, *exception: object) -> None:
         """Signals as before; TensorBoard's events on disk."""
         self.stop.__exit__(*exception)
-        if self.run:
-            self.run.close()
+        if self.folder:
+            self.folder.close()
 
     def steps_left(self) -> Iterator[int]:
         """Each step still to do; after each, checkpoint if it is time, stop if asked to."""
@@ -132,7 +114,7 @@ class Stage:
             self._show(done, {})
             if done == self.steps:
                 break
-            due = time.monotonic() - self.saved >= 60 * self.recipe.checkpoint_minutes
+            due = time.monotonic() - self.saved >= 60 * self.run.recipe.checkpoint_minutes
             stop = self.agreed(self.stop.requested)
             if self.agreed(due) or stop:
                 self.checkpoint(done)
@@ -168,9 +150,9 @@ class Stage:
         for name, loss in losses.items():
             self.collected.setdefault(name, []).append(loss.detach())
 
-    def tick_due(self, step: int) -> bool:
-        """Whether figures are due after this step."""
-        return (step + 1) % self.recipe.log_every == 0 or step + 1 == self.steps
+    def is_due(self, step: int) -> bool:
+        """Tell whether figures are reported after this step."""
+        return (step + 1) % self.run.recipe.log_every == 0 or step + 1 == self.steps
 
     def means(self) -> dict[str, float]:
         """The mean of each collected loss since the last tick.
@@ -194,9 +176,9 @@ class Stage:
     def report(self, step: int, figures: dict[str, float], **more: Any) -> None:
         """Show figures, and keep them as a line of metrics."""
         self._show(step + 1, figures)
-        if self.run and self.leads:
+        if self.folder and self.leads:
             seconds = round(time.monotonic() - self.started, 1)
-            self.run.metrics(self.name, step + 1, {**figures, **more, "seconds": seconds})
+            self.folder.metrics(self.name, step + 1, {**figures, **more, "seconds": seconds})
 
     def warn(self, key: str, sentence: str) -> list[str]:
         """Log a warning the first time; returns it each time, for the metrics."""
@@ -204,6 +186,25 @@ class Stage:
             self.warned.add(key)
             log.warning(sentence)
         return [sentence]
+
+    def warn_of_collapse(self, key: str, images: str, ratio: float) -> list[str]:
+        """Warn that ``images`` are less diverse than real ones; as ``warn``."""
+        return self.warn(
+            key,
+            f"{images} collapse: their diversity is {ratio:.2f} of the real images'; look at the "
+            "sample grids, and train longer or with a lower gan_learning_rate",
+        )
+
+    def grid_is_due(self, step: int, grids: int) -> bool:
+        """Tell whether a grid of images is written after this step, so many over the stage."""
+        every = -(-self.steps // grids)
+        due = (step + 1) % every == 0 or step + 1 == self.steps
+        return self.folder is not None and self.leads and due
+
+    def sample_grid(self, name: str, images: Tensor) -> None:
+        """Write images (n, C, H, W) in [−1, 1] to the run folder."""
+        assert self.folder is not None
+        self.folder.sample_grid(name, images.cpu().numpy())
 
     def checkpoint(self, step: int) -> None:
         """Save, if all is finite: so the last checkpoint is always a good one.
@@ -213,8 +214,8 @@ class Stage:
         """
         if not all(_all_finite(part) for part in self.state.values()):
             self.fail("a weight or a moment of the optimiser isn't finite")
-        if self.run and self.leads:
-            self.run.save_checkpoint(self.name, step, self.state)
+        if self.folder and self.leads:
+            self.folder.save_checkpoint(self.name, step, self.state)
         self.saved = time.monotonic()
 
     def fail(self, what: str) -> NoReturn:
@@ -224,17 +225,17 @@ class Stage:
             TrainingFailed: always.
         """
         checkpoint = (
-            self.run.path / "checkpoints" / f"{self.name}.safetensors" if self.run else None
+            self.folder.path / "checkpoints" / f"{self.name}.safetensors" if self.folder else None
         )
         kept = checkpoint is not None and checkpoint.exists()
         where = f"; the last good checkpoint is kept: {checkpoint}" if kept else ""
-        rate = "encoder_rate" if self.name == "encoder" else "gan_rate"
+        rate = f"{'encoder' if self.name == 'encoder' else 'gan'}_learning_rate"
         stage = "GAN" if self.name == "gan" else self.name
-        precision = "" if self.recipe.precision == "fp32" else " and precision: fp32"
+        precision = "" if self.run.recipe.precision == "fp32" else " and precision: fp32"
         raise TrainingFailed(
-            f"training of the {stage} broke down: {what}; try a recipe with half the "
-            f"{rate} ({getattr(self.recipe, rate) / 2:g}){precision}, or look for broken images "
-            f"among the normals{where}"
+            f"training of the {stage} broke down: {what}; try a recipe with half the {rate} "
+            f"({getattr(self.run.recipe, rate) / 2:g}){precision}, or look for broken images among "
+            f"the normals{where}"
         )
 
 

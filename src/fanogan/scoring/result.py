@@ -12,9 +12,13 @@ from fanogan.scans import Scan
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A scan on its way to the networks: its pixels (frames, C, H, W) as they are kept in memory.
+    """A scan on its way to the networks.
 
-    ``usable`` says which corners a window may have, (frames, H − h + 1, W − w + 1) bool, or None.
+    Attributes:
+        scan: As it was read.
+        pixels: As they are kept in memory, (frames, C, H, W) uint8 or uint16.
+        usable: The corners that a window may have, (frames, H − h + 1, W − w + 1) bool; None: all.
+        warnings: In what way it is unlike the training normals.
     """
 
     scan: Scan
@@ -24,11 +28,11 @@ class Encoded:
 
 
 @dataclasses.dataclass(frozen=True)
-class Looked:
+class FrameScore:
     """What the networks made of one frame.
 
     ``terms`` (windows, 2) float64, ``maps`` (1 + C, H, W), ``x`` (C, H, W), and where the image was
-    looked at through windows their ``corners`` (windows, 2).
+    seen through windows their ``corners`` (windows, 2).
     """
 
     terms: np.ndarray
@@ -41,13 +45,14 @@ class Looked:
 class Result:
     """What one image, or one whole volume, scores.
 
-    ``total`` = ``image`` + κ · ``feature`` (Eq. 4); with a recipe's ``standardised`` the sum of
-    both in units of their spread. Of an image larger than the window each is the mean over the
+    ``total`` = ``image`` + κ · ``feature`` (Eq. 4); with a recipe's ``standardise_terms`` the sum
+    of both in units of their spread. Of an image larger than the window each is the mean over the
     recipe's top share of its windows, those with the highest totals; ``largest`` and ``mean`` are
     over all its windows. Arrays are in the scan's own geometry, None for a volume.
     """
 
-    name: str
+    name: str  # the scan's, and '#' and the frame where it has several
+    scan_name: str
     group: str
     unit: str  # 'image' or 'volume'
     frame: int
@@ -64,7 +69,13 @@ class Result:
     picture: np.ndarray | None = None  # likewise, the image as the networks' grey scale has it
     # Of retinal OCT, where maps are NaN beyond the flat area:
     volume: FlatVolume | None = None
-    patches: np.ndarray | None = None  # (windows, 5): flat row, column, total, A_R, A_D
+    patches: np.ndarray | None = None  # (windows, 5): row, column, total, A_R, A_D
+
+    def without_arrays(self) -> Result:
+        """Return the scores alone, which keep no image in memory."""
+        return dataclasses.replace(
+            self, residual=None, reconstruction=None, picture=None, volume=None, patches=None
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,5 +89,5 @@ class Scores:
     feature: np.ndarray
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
         return len(self.names)

@@ -44,7 +44,7 @@ _AXES = ("frame", "row", "column")
 
 
 @dataclass(frozen=True)
-class Familiar:
+class Profile:
     """What the training normals looked like.
 
     Attributes:
@@ -163,7 +163,7 @@ class Familiar:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Familiar":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Profile":
         """Make it again from what `to_dict` returned."""
         return cls(
             sizes=tuple((int(rows), int(columns)) for rows, columns in values["sizes"]),
@@ -180,8 +180,8 @@ class Familiar:
         )
 
 
-class FamiliarBuilder:
-    """Gathers a `Familiar` from one training scan after the other.
+class ProfileBuilder:
+    """Gathers a `Profile` from one training scan after the other.
 
     Large frames are subsampled to about 65,000 pixels. The histograms of at most 16,384 frames are
     kept, evenly thinned beyond that, so that memory stays at 8 MB; the mean counts every frame.
@@ -229,7 +229,7 @@ class FamiliarBuilder:
             self._kept = self._kept[::2]
             self._every *= 2
 
-    def build(self) -> Familiar:
+    def build(self) -> Profile:
         """Return what the scans added so far looked like.
 
         Raises:
@@ -239,7 +239,7 @@ class FamiliarBuilder:
             raise ValueError("no training image has been seen: add at least one scan first")
         mean = self._total / self._frames
         rows, columns = zip(*self._sizes, strict=True)
-        return Familiar(
+        return Profile(
             sizes=tuple(sorted(self._sizes)) if len(self._sizes) <= MAX_SIZES else (),
             rows=(min(rows), max(rows)),
             columns=(min(columns), max(columns)),

@@ -1,0 +1,68 @@
+"""Calibration: the held-out normals, scored as everything else is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fanogan.calibration import (
+    EN_FACE_QUANTILE,
+    MAP_QUANTILE,
+    Calibration,
+    HeldOut,
+    ResidualHistogram,
+    TermScale,
+)
+from fanogan.scans import Scan
+from fanogan.scoring.model import Model
+from fanogan.scoring.pipeline import encode, score_encoded, score_frames
+
+
+def calibrate(model: Model, held_out: Sequence[Scan]) -> Model:
+    """Return the model with what held-out normals say about its scores and maps.
+
+    Subjects are numbered: a name may be a patient's.
+    """
+    if model.recipe.standardise_terms:
+        scale = _term_scale(model, held_out)
+        model = model.but(calibration=Calibration({}, map_scale=2.0, term_scale=scale))
+    residuals, en_face = ResidualHistogram(), ResidualHistogram()
+    scores: dict[str, list[float]] = {}
+    groups: dict[str, list[str]] = {}
+    numbers: dict[str, str] = {}
+    has_en_face = False
+    for batch in score_encoded(model, encode(model, held_out)):
+        for result in batch:
+            number = numbers.setdefault(result.group, f"subject {len(numbers) + 1}")
+            totals = {result.unit: [result.total]}
+            if result.patches is not None:
+                totals["patch"] = result.patches[:, 2].tolist()
+            for unit, values in totals.items():
+                scores.setdefault(unit, []).extend(values)
+                groups.setdefault(unit, []).extend([number] * len(values))
+            if result.residual is None:
+                continue
+            residuals.update(result.residual[np.isfinite(result.residual)])
+            if result.volume is not None:
+                has_en_face = True
+                line = result.volume.en_face_line(result.frame, result.residual)
+                en_face.update(line[np.isfinite(line)])
+    units = {unit: HeldOut(np.array(scores[unit]), tuple(groups[unit])) for unit in sorted(scores)}
+    return model.but(
+        calibration=Calibration(
+            units,
+            residuals.quantile(MAP_QUANTILE),
+            (en_face.quantile(0.5), en_face.quantile(EN_FACE_QUANTILE)) if has_en_face else None,
+            model.calibration.term_scale,
+        )
+    )
+
+
+def _term_scale(model: Model, held_out: Sequence[Scan]) -> TermScale:
+    """Means and standard deviations of A_R and A_D over all windows of held-out normals."""
+    terms = np.concatenate(
+        [frame.terms for scan in encode(model, held_out) for frame in score_frames(model, scan)]
+    )
+    spreads = np.maximum(terms.std(0), 1e-12)
+    return tuple(terms.mean(0).tolist()), tuple(spreads.tolist())

@@ -1,0 +1,185 @@
+"""A trained detector as a value, and the folder that keeps it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanogan.calibration import Calibration, Profile
+from fanogan.data import Preprocessing
+from fanogan.recipes import BadRecipe, Recipe
+from fanogan.report import model_card
+from fanogan.storage import BadFolder, read_model_folder, write_model_folder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """What a trained detector knows. Scoring, evaluation and export take one, and change nothing.
+
+    Attributes:
+        detector: The name of the detector that made it.
+        title: What pages call that detector.
+        recipe: With which settings.
+        networks: By their letters: G, D, E.
+        score: x (B, C, *image_size) in [−1, 1], inside (B, 1, *image_size) bool or None → terms
+            (B, 2) and maps (B, 1 + C, *image_size), as ``models.ReconstructionScore``.
+        preprocessing: From a scan's pixels to what the networks see, and back.
+        calibration: What held-out normals say about scores and maps.
+        profile: What the training normals looked like.
+        constants: Numbers that the score needs beside the networks.
+        provenance: 'fingerprint' of the normals, 'warnings', 'seed', 'steps' of each stage, and
+            'gan', the identity of a GAN that was given, or None.
+        device: Where the networks are.
+        engine: What computes ``score``: 'torch', 'onnxruntime' or 'openvino'.
+    """
+
+    detector: str
+    title: str
+    recipe: Recipe
+    networks: Mapping[str, nn.Module]
+    score: nn.Module
+    preprocessing: Preprocessing
+    calibration: Calibration
+    profile: Profile
+    constants: Mapping[str, float]
+    provenance: Mapping[str, Any]
+    device: torch.device
+    engine: str = "torch"
+
+    def but(self, **changes: Any) -> Model:
+        """Return the same model with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def kept_networks(self) -> dict[str, nn.Module]:
+        """The networks that a model folder keeps: all but a user's own GAN."""
+        own = (self.provenance["gan"] or {}).get("own", False)
+        return {name: each for name, each in self.networks.items() if not (own and name in "GD")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the networks as plain values: ``model.json``."""
+        provenance = {k: v for k, v in self.provenance.items() if not (k == "gan" and v is None)}
+        return {
+            "detector": self.detector,
+            "fanogan": version("fanogan"),
+            "libraries": {name: version(name) for name in ("torch", "numpy", "monai")},
+            "recipe": self.recipe.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "calibration": self.calibration.to_dict(),
+            "profile": self.profile.to_dict(),
+            "constants": dict(self.constants),
+            **provenance,
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write the model folder, whole or not at all.
+
+        Raises:
+            BadFolder: something that isn't a model is there.
+            OSError: it can't be written; a model that was there before is untouched.
+        """
+        tensors = {
+            f"{name}.{key}": tensor
+            for name, network in self.kept_networks.items()
+            for key, tensor in network.state_dict().items()
+        }
+        values = self.to_dict()
+        write_model_folder(folder, tensors, values, model_card(values))
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFile:
+    """What a model folder holds, checked, and still without networks."""
+
+    folder: Path
+    detector: str
+    recipe: Recipe
+    preprocessing: Preprocessing
+    calibration: Calibration
+    profile: Profile
+    constants: Mapping[str, float]
+    provenance: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    fanogan: str
+
+    @property
+    def identity_of_own_gan(self) -> Mapping[str, Any] | None:
+        """What tells the user's own GAN, that it was trained on, from others; None: has none."""
+        gan: Mapping[str, Any] | None = self.provenance["gan"]
+        return gan if gan and gan["own"] else None
+
+    def put_weights_into(self, networks: Mapping[str, nn.Module], *, assign: bool = False) -> None:
+        """Load the weights of networks by their letters.
+
+        Args:
+            networks: of the model's sizes.
+            assign: take the tensors themselves, for networks on the meta device.
+
+        Raises:
+            BadFolder: they are of other networks.
+        """
+        try:
+            for name, network in networks.items():
+                prefix = f"{name}."
+                state = {
+                    key.removeprefix(prefix): tensor
+                    for key, tensor in self.tensors.items()
+                    if key.startswith(prefix)
+                }
+                network.load_state_dict(state, assign=assign)
+        except RuntimeError as error:
+            raise _unreadable(self.folder, error, self.fanogan) from None
+
+
+def read_model(folder: str | Path) -> ModelFile:
+    """Read a model folder, or the run folder that holds it, of this version or an older one.
+
+    Raises:
+        BadFolder: missing, damaged, or of a newer version.
+    """
+    folder = Path(folder)
+    tensors, values = read_model_folder(folder)
+    constants = values.get("constants", {})
+    if "critic_mean" in values:  # where version 0.1 kept it
+        constants = {"critic_mean": values["critic_mean"]}
+    try:
+        return ModelFile(
+            folder=folder,
+            detector=values["detector"],
+            recipe=Recipe.from_dict(values["recipe"]),
+            preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+            calibration=Calibration.from_dict(values["calibration"]),
+            profile=Profile.from_dict(values.get("profile") or values["familiar"]),
+            constants=constants,
+            provenance={
+                **{key: values[key] for key in ("fingerprint", "warnings", "seed")},
+                "steps": values.get("steps", {}),
+                "gan": values.get("gan"),
+            },
+            tensors=tensors,
+            fanogan=str(values.get("fanogan")),
+        )
+    except (KeyError, TypeError, ValueError, BadRecipe) as error:
+        raise _unreadable(folder, error, values.get("fanogan")) from None
+
+
+def _unreadable(folder: Path, error: Exception, made_by: object) -> BadFolder:
+    reason = " ".join(str(error).split())
+    return BadFolder(
+        f"{folder}: not a model that this version can read ({type(error).__name__} {reason}); it "
+        f"was made by fanogan {made_by}"
+    )
+
+
+def identity_of(model: Model) -> str:
+    """Return the model as text that differs where any score could differ, its weights apart."""
+    values = {k: v for k, v in model.to_dict().items() if k not in ("fanogan", "libraries")}
+    return json.dumps(values)

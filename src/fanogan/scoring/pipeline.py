@@ -1,0 +1,300 @@
+"""From files to results, downward: read → encode → windows → networks → fuse.
+
+One streaming path for all scoring: tables, maps, calibration and evaluation all read from it, in
+flat memory, each image once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Set
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fanogan.retina import FlatVolume
+from fanogan.scans import BadScan, Scan
+from fanogan.scoring.model import Model
+from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
+from fanogan.scoring.windows import score_windows
+from fanogan.training import precision_of
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+"""Images or windows that the networks see together."""
+
+LARGEST_BLOCK = 32 << 20
+"""Bytes from which on the C library returns blocks, and gets them back page by page, cleared."""
+
+
+def score(model: Model, images: Any, **reading: Any) -> Scores:
+    """Return the anomaly scores of images, each exactly once (Eq. 4); arguments as ``results``."""
+    found = [r.without_arrays() for r in results(model, images, **reading) if r.unit == "image"]
+    columns = np.array([(r.total, r.image, r.feature) for r in found]).reshape(-1, 3).T
+    return Scores(tuple(r.name for r in found), tuple(r.group for r in found), *columns)
+
+
+def results(model: Model, images: Any, **reading: Any) -> Iterator[Result]:
+    """Score images one after the other, in flat memory; a volume follows its images.
+
+    Args:
+        model: a trained one.
+        images: what to read.
+        reading: ``groups``, ``skip_bad``, ``on_bad``, ``workers`` and ``done`` as for
+            ``Preprocessing.read``.
+
+    Raises:
+        BadScan: an image that can't be read, or isn't of the kind that the model was trained on.
+    """
+    for batch in result_batches(model, images, **reading):
+        yield from batch
+
+
+def result_batches(model: Model, images: Any, **reading: Any) -> Iterator[Iterator[Result]]:
+    """Yield ``results`` in pieces, each to be consumed before the next.
+
+    A piece is a volume with its images, a large image, or the small images that the networks see
+    together: which images those are may change the last digit of a score, and a job that is resumed
+    after whole pieces has the same ones.
+    """
+    yield from score_encoded(model, read(model, images, **reading))
+
+
+# --- read, encode ---------------------------------------------------------------------------------
+
+
+def read(
+    model: Model,
+    images: Any,
+    *,
+    skip_bad: bool = False,
+    on_bad: Callable[[BadScan], None] | None = None,
+    done: Set[str] = frozenset(),
+    **reading: Any,
+) -> Iterator[Encoded]:
+    """Read scans and encode them as the model sees them; arguments as ``results``."""
+    scans = model.preprocessing.read(images, skip_bad=skip_bad, on_bad=on_bad, done=done, **reading)
+    return encode(model, scans, skip_bad, on_bad, len(done))
+
+
+def encode(
+    model: Model,
+    scans: Iterable[Scan],
+    skip_bad: bool = False,
+    on_bad: Callable[[BadScan], None] | None = None,
+    good: int = 0,
+) -> Iterator[Encoded]:
+    """Encode each scan, and say in what way it is unlike the training normals.
+
+    Args:
+        model: a trained one.
+        scans: as ``Preprocessing.read`` gives them.
+        skip_bad: leave out scans that the model can't take.
+        on_bad: called with the reason of each.
+        good: how many were scored before.
+
+    Raises:
+        BadScan: a scan that the model can't take; with ``skip_bad``, where there is no other.
+    """
+    preprocessing, first_error = model.preprocessing, None
+    for scan in scans:
+        try:
+            pixels, usable = preprocessing.encode(scan), preprocessing.usable(scan)
+            if usable is not None and not usable.any():
+                raise preprocessing.no_window(scan)
+        except BadScan as error:
+            if not skip_bad:
+                raise
+            log.warning("skipped: %s", error)
+            if on_bad is not None:
+                on_bad(error)
+            first_error = first_error or error
+            continue
+        good += 1
+        warnings = model.profile.warnings(scan, preprocessing.grey_values(pixels))
+        yield Encoded(scan, pixels, usable, tuple(warnings))
+    if first_error is not None and not good:
+        raise BadScan(f"none of the images could be scored; the first: {first_error}")
+
+
+# --- windows, networks ----------------------------------------------------------------------------
+
+
+def score_encoded(model: Model, scans: Iterable[Encoded]) -> Iterator[Iterator[Result]]:
+    """Score small images of one size together, and all else one by one."""
+    waiting: list[Encoded] = []
+
+    def together() -> Iterator[Result]:
+        stored = np.concatenate([encoded.pixels for encoded in waiting])
+        for encoded, frame in zip(waiting, _score_whole(model, stored), strict=True):
+            yield result_of(model, encoded, 0, frame)
+
+    for encoded in scans:
+        small = _is_whole(model, encoded) and not encoded.scan.is_volume
+        same = not waiting or waiting[0].pixels.shape == encoded.pixels.shape
+        if waiting and not (small and same and len(waiting) < BATCH):
+            yield together()
+            waiting = []
+        if small:
+            waiting.append(encoded)
+        else:
+            yield _score_alone(model, encoded)
+    if waiting:
+        yield together()
+
+
+def _score_alone(model: Model, encoded: Encoded) -> Iterator[Result]:
+    """The frames of a volume or a large image, and the volume itself."""
+    terms = []
+    for number, frame in enumerate(score_frames(model, encoded)):
+        if not len(frame.terms):  # a frame without a usable window
+            continue
+        terms.append(frame.terms)
+        yield result_of(model, encoded, number, frame)
+    if encoded.scan.is_volume:
+        yield result_of(model, encoded, None, FrameScore(np.concatenate(terms)))
+
+
+def _is_whole(model: Model, encoded: Encoded) -> bool:
+    """Whether frames are seen whole, or are no larger than one window."""
+    fits = model.preprocessing.window in (None, encoded.pixels.shape[-2:])
+    return fits and encoded.usable is None
+
+
+def score_frames(model: Model, encoded: Encoded) -> Iterator[FrameScore]:
+    """Yield what the networks make of each frame of a scan."""
+    pixels = encoded.pixels
+    if _is_whole(model, encoded):
+        for start in range(0, len(pixels), BATCH):
+            yield from _score_whole(model, pixels[start : start + BATCH])
+        return
+    tissue = encoded.scan.tissue if model.preprocessing.tissue_only else None
+    for number, stored in enumerate(pixels):
+        usable, inside = (
+            None if masks is None else torch.from_numpy(masks[number]).to(model.device)
+            for masks in (encoded.usable, tissue)
+        )
+        with torch.inference_mode(), precision_of("fp32"):
+            x = model.preprocessing.to_device(stored[None], model.device)
+            terms, corners, maps = score_windows(
+                x,
+                model.preprocessing,
+                functools.partial(score_batch, model),
+                BATCH,
+                usable,
+                inside,
+            )
+        yield FrameScore(
+            terms.cpu().double().numpy(),
+            maps.cpu().numpy(),
+            x[0].cpu().numpy(),
+            corners.cpu().numpy(),
+        )
+
+
+def _score_whole(model: Model, stored: np.ndarray) -> Iterator[FrameScore]:
+    """Images (B, C, H, W) seen whole."""
+    preprocessing = model.preprocessing
+    with torch.inference_mode(), precision_of("fp32"):
+        x = preprocessing.to_device(stored, model.device)
+        terms, maps = score_batch(model, preprocessing.resize(x))
+        maps = preprocessing.resize_back(maps, x.shape[-2:])
+    columns = terms.cpu().double().numpy()[:, None], maps.cpu().numpy(), x.cpu().numpy()
+    for frame in zip(*columns, strict=True):
+        yield FrameScore(*frame)
+
+
+def score_batch(model: Model, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return ``model.score`` of any number of images; in inference mode.
+
+    On the CPU the networks see as many together as keeps each activation in blocks that the C
+    library doesn't return to the system.
+    """
+    if model.engine != "torch":
+        terms, maps = model.score(x, inside)
+        return terms, maps
+    largest = 2 * model.recipe.base_width * x[0, 0].numel() * x.element_size()  # an image's, in D
+    together = BATCH
+    while x.device.type == "cpu" and together > 16 and together * largest >= LARGEST_BLOCK:
+        together //= 2
+    parts = torch.split(x, together)
+    masks = [None] * len(parts) if inside is None else torch.split(inside, together)
+    found = [model.score(*each) for each in zip(parts, masks, strict=True)]
+    terms, maps = (torch.cat(each) for each in zip(*found, strict=True))
+    return terms, maps
+
+
+# --- fuse -----------------------------------------------------------------------------------------
+
+
+def totals_of(model: Model, terms: np.ndarray) -> np.ndarray:
+    """Terms (…, 2) → totals: A_R + κ · A_D (Eq. 4), or their sum in units of their spread."""
+    scale = model.calibration.term_scale
+    if scale is None:
+        return np.asarray(terms[..., 0] + model.recipe.kappa * terms[..., 1])
+    means, spreads = np.array(scale)
+    return np.asarray(((terms - means) / spreads).sum(-1))
+
+
+def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameScore) -> Result:
+    """Reduce the terms of windows to one score, and bring maps into the scan's geometry.
+
+    Args:
+        model: a trained one.
+        encoded: the scan.
+        number: of the frame; None for the volume itself.
+        frame: what the networks made of it; of a volume, the terms of all windows.
+    """
+    scan, terms = encoded.scan, frame.terms
+    totals = totals_of(model, terms)
+    # .05 × 140 is a little above 7 in floats, and rounding it up would take an eighth window.
+    count = max(1, math.ceil(model.recipe.top_window_fraction * len(totals) * (1 - 1e-12)))
+    top = np.argsort(-totals, kind="stable")[:count]
+    means = terms[top].mean(0)
+    several = scan.is_volume and number is not None
+    scan_name, frame_number = scan.member or (scan.name, number or 0)
+    result = Result(
+        name=f"{scan.name}#{number}" if several else scan.name,
+        scan_name=scan_name,
+        group=scan.group,
+        unit="volume" if number is None else "image",
+        frame=frame_number,
+        total=float(totals_of(model, means)),
+        image=float(means[0]),
+        feature=float(means[1]),
+        largest=float(totals.max()),
+        mean=float(totals.mean()),
+        windows=len(totals),
+        warnings=() if number else encoded.warnings,
+        notes=scan.notes,
+        volume=scan if isinstance(scan, FlatVolume) else None,
+    )
+    if frame.maps is None or frame.x is None or number is None:
+        return result
+    residual = scan.to_original(number, frame.maps[0])
+    original = scan.original(number)
+    if original is None:
+        reconstruction, picture = _channels_last(frame.maps[1:]), _channels_last(frame.x)
+    else:  # grey, and seen in another geometry
+        reconstruction = scan.to_original(number, frame.maps[1])
+        picture = original.astype(np.float32) * (2 / 255) - 1
+    patches = None
+    if result.volume is not None and frame.corners is not None:
+        patches = np.column_stack([frame.corners, totals, terms])
+    return dataclasses.replace(
+        result,
+        residual=residual,
+        reconstruction=reconstruction,
+        picture=picture,
+        patches=patches,
+    )
+
+
+def _channels_last(image: np.ndarray) -> np.ndarray:
+    return image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)

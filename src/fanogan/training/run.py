@@ -1,0 +1,122 @@
+"""A training run: what every stage of training works with."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from fanogan.data import Patches, seeded
+from fanogan.recipes import BadRecipe, Recipe
+from fanogan.storage import BadFolder, RunFolder
+from fanogan.training.fabric import by_first
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int, Mapping[str, float]], None]
+
+
+def no_progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
+    """Show nothing. Training calls its like as (stage, step, steps, figures) after each step.
+
+    One that raises KeyboardInterrupt stops training, after a checkpoint.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a training run works with.
+
+    Attributes:
+        recipe: Lengths, rates, weights of losses.
+        fabric: Device, precision, processes.
+        seed: Of all random numbers.
+        normals: What is learned from.
+        held_out: Normals that are not learned from; the health figures use them.
+        steps: The stages to train, in order, and the rounds or updates of each.
+        folder: Where metrics, samples and checkpoints go; a checkpoint there is resumed.
+        progress: Called by the first process after each step.
+    """
+
+    HEALTH_IMAGES: ClassVar[int] = 256
+    REESTIMATE_BATCHES: ClassVar[int] = 200
+
+    recipe: Recipe
+    fabric: Fabric
+    seed: int
+    normals: Patches
+    held_out: Patches
+    steps: Mapping[str, int]
+    folder: RunFolder | None = None
+    progress: Progress = no_progress
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks and batches are."""
+        return self.fabric.device
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch in each process."""
+        return self.recipe.batch_size // self.fabric.world_size
+
+    def random(self, *key: object) -> torch.Generator:
+        """Return a generator whose numbers depend on the run's seed and the key alone."""
+        return seeded(self.device, self.seed, *key)
+
+    def random_at(self, stage: str, step: int) -> torch.Generator:
+        """Return the generator of one step of a stage, another one in each process.
+
+        So the step reached is all the state that a checkpoint needs of random numbers.
+        """
+        return self.random(stage, step, self.fabric.global_rank)
+
+
+def open_run(
+    out: str | Path, config: Mapping[str, Any], *, resume: bool, fabric: Fabric
+) -> RunFolder:
+    """Return the run folder for these settings, new or to be resumed.
+
+    Raises:
+        BadFolder: a run lies there already, or another run than the one to resume.
+    """
+
+    def begin() -> RunFolder:
+        folder = RunFolder(out, resume=resume)
+        if not resume:
+            folder.begin(config)
+            return folder
+        begun = folder.config
+        words = {
+            "detector": "another detector",
+            "seed": "another seed",
+            "data": "other normals",
+            "recipe": "another recipe",
+            "gan": "another GAN",
+        }
+        same = {key: begun.get(key) == config[key] for key in words}
+        with contextlib.suppress(BadRecipe, TypeError, KeyError):  # fields that were added since
+            same["recipe"] = Recipe.from_dict(begun["recipe"]).to_dict() == config["recipe"]
+        differing = [word for key, word in words.items() if not same[key]]
+        if differing:
+            raise BadFolder(
+                f"{folder.path}: can't be resumed, it was begun with {' and '.join(differing)}; "
+                "give what it was begun with, or begin another run in another folder"
+            )
+        if begun.get("fanogan") != config["fanogan"]:
+            log.warning(
+                "%s: begun with fanogan %s, so the result may differ in its last digits",
+                folder.path,
+                begun.get("fanogan"),
+            )
+        return folder
+
+    return by_first(fabric, begin) or RunFolder(out, resume=True)
