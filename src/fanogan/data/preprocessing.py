@@ -187,19 +187,7 @@ class Preprocessing:
         if self.retina is None:
             return None
         assert isinstance(scan, FlatVolume) and self.window is not None
-        found = np.empty(
-            (
-                len(scan.pixels),
-                *(side - w + 1 for side, w in zip(scan.pixels.shape[1:], self.window, strict=True)),
-            ),
-            dtype=np.bool_,
-        )
-        least = self.retina.share * self.window[0] * self.window[1]
-        for frame, out in enumerate(found):
-            retina = _sums(scan.retina[frame], self.window)
-            other = _sums(~scan.tissue[frame], self.window)
-            out[:] = (retina >= least) & (other == 0)
-        return found
+        return scan.usable_windows(self.window, self.retina.share)
 
     def to_network(self, stored: Tensor) -> Tensor:
         """Stored pixels (…, H, W) of any integer type → float32 in [−1, 1]."""
@@ -277,13 +265,6 @@ def _check_window(scan: Scan, recipe: Recipe) -> None:
             f"({recipe.window[0]}×{recipe.window[1]}), and the images differ in size or are "
             "too large to be seen whole: give a recipe with a smaller window"
         )
-
-
-def _sums(mask: np.ndarray, window: tuple[int, int]) -> np.ndarray:
-    """How many pixels of a mask (H, W) lie in the window at each corner, (H − h + 1, W − w + 1)."""
-    sums = np.pad(mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1, 0), (1, 0)))
-    h, w = window
-    return np.asarray(sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w])
 
 
 def _grey_range(scans: Sequence[Scan], most: int = 20_000_000) -> tuple[float, float]:
