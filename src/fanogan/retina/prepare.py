@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 from fanogan.retina.flat_volume import FlatSpace, FlatVolume
 from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, volumes_in
 from fanogan.retina.volumes import find_volumes, none_usable, straightened
-from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension
+from fanogan.scans import (
+    PICTURES,
+    BadScan,
+    Scan,
+    ScanSource,
+    Spacing,
+    extension,
+    note_to_json,
+)
 from fanogan.storage import LOCK, alone, write_whole
 
 if TYPE_CHECKING:
@@ -273,7 +281,7 @@ def _facts(volume: FlatVolume, fingerprint: str) -> dict[str, Any]:
         "spacing": list(volume.scan_spacing),
         "eye": volume.eye,
         "device": volume.device,
-        "notes": list(volume.notes),
+        "notes": list(map(note_to_json, volume.notes)),
         "thickness": None if volume.thickness is None else dict(volume.thickness),
         "is_retina": volume.is_retina,
         "en_face": None

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fanogan.retina.flat_volume import FlatSpace, FlatVolume, make_flat
-from fanogan.scans import BadScan, EnFace, Scan
+from fanogan.scans import BadScan, EnFace, Scan, note_from_json
 
 if TYPE_CHECKING:
     from zarr import Array
@@ -141,7 +141,7 @@ class StoredVolume:
             self.group,
             (between, row, column),
             is_volume=True,
-            notes=tuple(map(str, facts["notes"])),
+            notes=tuple(map(note_from_json, facts["notes"])),
             eye=facts["eye"],
             device=facts["device"],
             en_face=en_face,
