@@ -17,7 +17,7 @@ from fanogan.phantom.eye import make_phantom
 from fanogan.retina import FlatSpace, FlatVolume, make_flat, prepare, straighten
 from fanogan.retina import volumes as read
 from fanogan.retina.volumes import find_volumes, read_volumes
-from fanogan.scans import BadScan, Scan, find_scans
+from fanogan.scans import BadScan, EmptyFrames, Scan, find_scans
 
 SPACE = FlatSpace()
 SPACING = (0.5, 0.00387, 0.022)
@@ -247,7 +247,7 @@ def test_a_black_bscan_has_no_retina_and_the_rest_has(
     else:
         pictures(tmp_path, pixels)
     volume = one(tmp_path, spacing=SPACING)
-    assert volume.notes == ("B-scan 1 is empty",)
+    assert volume.notes == (EmptyFrames((1,), of=len(volume.pixels)),)
     assert not volume.recorded[1].any() and not volume.tissue[1].any()
     assert np.isfinite(volume.inner[[0, 2]]).mean() > 0.95
 

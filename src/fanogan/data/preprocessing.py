@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from fanogan.recipes import Recipe, blocks_of
 from fanogan.retina import DepthProfile, FlatSpace, FlatVolume
-from fanogan.scans import BadScan, Scan
+from fanogan.scans import BadScan, GreyStoredAsColour, Scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _kind(channels: int) -> str:
 
 def was_colour(scan: Scan) -> bool:
     """Whether a grey scan was stored with equal colour channels."""
-    return any("grey stored as" in note for note in scan.notes)
+    return GreyStoredAsColour() in scan.notes
 
 
 def _geometry(

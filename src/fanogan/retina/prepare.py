@@ -25,7 +25,7 @@ from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.store import FORMAT, is_store, settings_of, volumes_in
 from fanogan.retina.volumes import VolumeSource, find_volumes, straightened
-from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension
+from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension, note_to_json
 from fanogan.storage import LOCK, alone, write_whole
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str) -> None:
                 "spacing": list(volume.scan_spacing),
                 "eye": volume.eye,
                 "device": volume.device,
-                "notes": list(volume.notes),
+                "notes": [note_to_json(note) for note in volume.notes],
                 "thickness": None if volume.thickness is None else dict(volume.thickness),
                 "is_retina": volume.is_retina,
                 "en_face": None

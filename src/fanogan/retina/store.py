@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fanogan.retina.flat_volume import FlatVolume, make_flat
 from fanogan.retina.flatten import FlatSpace
-from fanogan.scans import BadScan, EnFace, Scan
+from fanogan.scans import BadScan, EnFace, Scan, note_from_json
 
 if TYPE_CHECKING:
     from zarr import Array
@@ -125,6 +125,10 @@ class StoredVolume:
                 arrays["en_face_lines"][:],
                 None if centre is None else (centre[0], centre[1]),
             )
+        try:
+            notes = tuple(map(note_from_json, known["notes"]))
+        except ValueError as error:
+            raise BadScan(f"{self.path} ({self.name}): {error}; update it") from error
         between, row, column = known["spacing"]
         pixels: Any = arrays["bscans"]
         return Scan(
@@ -133,7 +137,7 @@ class StoredVolume:
             self.group,
             (between, row, column),
             is_volume=True,
-            notes=tuple(map(str, known["notes"])),
+            notes=notes,
             eye=known["eye"],
             device=known["device"],
             en_face=en_face,

@@ -14,7 +14,7 @@ import numpy as np
 
 from fanogan.calibration import HeldOut, plural
 from fanogan.detectors import LearnedDetector, Result
-from fanogan.report import Case, VolumeCase
+from fanogan.report import Case, VolumeCase, describe
 from fanogan.storage import write_whole
 
 
@@ -73,7 +73,7 @@ class Judge:
             "held_out_subjects": held_out.n_subjects if held_out else 0,
             "flag": "too few held out" if flag is None else "yes" if flag else "no",
             "warnings": "; ".join(result.warnings),
-            "notes": "; ".join(result.notes),
+            "notes": "; ".join(map(describe, result.notes)),
         }
 
     def volume(self, result: Result) -> dict[str, Any]:

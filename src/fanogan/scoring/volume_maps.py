@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fanogan.detectors import Result
-from fanogan.report import VolumeCase, en_face_picture, overlay
+from fanogan.report import VolumeCase, describe, en_face_picture, overlay
 from fanogan.retina import FlatVolume, Region, find_regions
 from fanogan.scans import UNKNOWN_SPACING, EnFace, Spacing
 from fanogan.scoring.judge import Judge, as_picture, pack, unpack, values_of
@@ -57,7 +57,7 @@ class VolumeMaps:
             score=result.total,
             p_value=judge.p_value(result),
             flag=judge.flag(result),
-            warnings=(*result.warnings, *result.notes),
+            warnings=(*result.warnings, *map(describe, result.notes)),
             bscans=volume.bscans,
             residuals=self.residuals.astype(np.float16),
             scores=self.scores,
