@@ -9,7 +9,7 @@ import pytest
 from fanogan.phantom.eye import make_phantom
 from fanogan.retina import FlatVolume, prepare, straighten
 from fanogan.retina import volumes as read
-from fanogan.scans import EnFace, Scan
+from fanogan.scans import EnFace, Scan, Verbatim
 
 SPACING = (0.5, 0.00387, 0.022)
 
@@ -29,7 +29,7 @@ def eyes() -> list[Scan]:
             f"person {seed}",
             SPACING,
             is_volume=True,
-            notes=("a note",),
+            notes=(Verbatim("a note"),),
             eye="left",
             device="Phantom",
             thickness={"C0": 0.25},

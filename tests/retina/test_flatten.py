@@ -13,11 +13,12 @@ from fanogan.retina.flatten import (
     OUTSIDE,
     RETINA,
     VITREOUS,
-    Flat,
+    Flattening,
 )
 from fanogan.scans import Scan
 
 SHAPE = (2, 160, 24)
+SPACE = FlatSpace()
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -42,10 +43,14 @@ def rows_of(shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def flatten(
-    volume: np.ndarray, inner: np.ndarray, outer: np.ndarray, rows: int = 128, base: int = 120
-) -> tuple[np.ndarray, Flat]:
-    flat = Flat(inner.astype(np.float32), outer.astype(np.float32), volume.shape[1], rows, base)
+    volume: np.ndarray, inner: np.ndarray, outer: np.ndarray, space: FlatSpace = SPACE
+) -> tuple[np.ndarray, Flattening]:
+    flat = Flattening(inner.astype(np.float32), outer.astype(np.float32), volume.shape[1], space)
     return flat.forward(volume), flat
+
+
+def where_known(flat: Flattening, volume: np.ndarray) -> np.ndarray:
+    return np.where(flat.region == OUTSIDE, np.nan, flat.forward(volume))
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -68,7 +73,7 @@ def test_there_and_back_moves_a_point_by_less_than_half_a_pixel(
 ) -> None:
     """Half a row of the scan; where the retina is compressed, half a row of flat space."""
     inner, outer = boundaries(seed, thickness)
-    there, flat = flatten(rows_of(SHAPE), inner, outer, rows=76, base=70)
+    there, flat = flatten(rows_of(SHAPE), inner, outer, FlatSpace(76, 70))
     back = flat.back(there)
     reached = np.isfinite(back)
     assert reached.any()
@@ -82,7 +87,7 @@ def test_there_and_back_moves_a_point_by_less_than_half_a_pixel(
 @settings(max_examples=40, deadline=None)
 def test_a_bright_pixel_comes_back_where_it_was(seed: int, thickness: tuple[float, float]) -> None:
     inner, outer = boundaries(seed, thickness)
-    flat = Flat(inner, outer, SHAPE[1], rows=76, base=70)
+    flat = Flattening(inner, outer, SHAPE[1], FlatSpace(76, 70))
     rng = np.random.default_rng(seed)
     row = rng.integers(0, SHAPE[1], (SHAPE[0], SHAPE[2]))
     volume = (rows_of(SHAPE) == row[:, None]).astype(np.float32)
@@ -97,7 +102,7 @@ def test_a_bright_pixel_comes_back_where_it_was(seed: int, thickness: tuple[floa
 @settings(max_examples=40, deadline=None)
 def test_a_mask_that_is_not_compressed_survives_exactly(seed: int) -> None:
     inner, outer = boundaries(seed, (5, 70))
-    flat = Flat(inner, outer, SHAPE[1], rows=76, base=70)
+    flat = Flattening(inner, outer, SHAPE[1], FlatSpace(76, 70))
     mask = np.random.default_rng(seed).random(SHAPE) < 0.5
     covered = flat.back(flat.region != OUTSIDE)
     np.testing.assert_array_equal(flat.back(flat.forward(mask)), mask & covered)
@@ -108,7 +113,7 @@ def test_a_mask_that_is_not_compressed_survives_exactly(seed: int) -> None:
 def test_a_compressed_mask_survives(seed: int) -> None:
     """Compressed by up to a third."""
     inner, outer = boundaries(seed, (71, 105))
-    flat = Flat(inner, outer, SHAPE[1], rows=76, base=70)
+    flat = Flattening(inner, outer, SHAPE[1], FlatSpace(76, 70))
     mask = blob(SHAPE, seed) & flat.back(flat.region != OUTSIDE)
     if mask.sum() < 200:
         return
@@ -121,9 +126,9 @@ def test_thickness_is_altered_only_where_it_does_not_fit(seed: int, fits: bool) 
     shape = (2, 300, 24)
     inner, outer = boundaries(seed, (5, 70) if fits else (70.5, 150), shape)
     rows = rows_of(shape)
-    flat = Flat(inner, outer, shape[1], rows=76, base=70)
-    above = flat.forward(rows - inner[:, None], fill=np.nan)
-    below = flat.forward(rows - outer[:, None], fill=np.nan)
+    flat = Flattening(inner, outer, shape[1], FlatSpace(76, 70))
+    above = where_known(flat, rows - inner[:, None])
+    below = where_known(flat, rows - outer[:, None])
     assert (flat.scale > 1 - 1e-5).all() if fits else (flat.scale < 1).all()
     inside = np.isfinite(below[:, 70]) & (outer < shape[1] - 3)
     np.testing.assert_allclose(below[:, 70][inside], 0, atol=0.5)
@@ -141,7 +146,7 @@ def test_compression_averages_what_it_puts_together() -> None:
     volume = np.zeros((1, 200, 3), np.uint8)
     volume[:, ::2] = 200
     inner, outer = (np.full((1, 3), row, np.float32) for row in (19.5, 159.5))
-    there, flat = flatten(volume, inner, outer, rows=76, base=70)
+    there, flat = flatten(volume, inner, outer, FlatSpace(76, 70))
     np.testing.assert_allclose(flat.scale, 0.5)
     np.testing.assert_array_equal(there, 100)
 
@@ -167,7 +172,7 @@ def test_phantoms_come_to_lie_straight() -> None:
 def test_regions_follow_the_boundaries() -> None:
     inner = np.array([[40.0, 5.0, -3.0, np.nan, 40.0]], np.float32)
     outer = np.array([[60.4, 60.0, 10.0, 60.0, 98.0]], np.float32)
-    region = Flat(inner, outer, 100, rows=40, base=30).region[0]
+    region = Flattening(inner, outer, 100, FlatSpace(40, 30)).region[0]
     counts = [[int((region[:, c] == r).sum()) for r in range(4)] for c in range(5)]
     assert counts[0] == [0, 10, 21, 9]  # 20.4 rows above row 30, and row 30
     assert counts[1] == [0, 0, 31, 9]  # compressed: no vitreous
@@ -187,7 +192,7 @@ def test_invalid_columns_never_become_valid_pixels(seed: int) -> None:
     outer[(kinds == 2) | (kinds == 3)] = np.nan
     inner[kinds == 4] = outer[kinds == 4] + 3
     volume = rng.integers(1, 255, SHAPE).astype(np.uint8)
-    there, flat = flatten(volume, inner, outer, rows=76, base=70)
+    there, flat = flatten(volume, inner, outer, FlatSpace(76, 70))
     np.testing.assert_array_equal(flat.valid, kinds == 0)
     invalid = np.broadcast_to(kinds[:, None] != 0, there.shape)
     assert not there[invalid].any() and (flat.region[invalid] == OUTSIDE).all()
@@ -201,8 +206,8 @@ def test_invalid_columns_never_become_valid_pixels(seed: int) -> None:
 def test_a_stretched_retina_fills_the_area_in_every_column(thickness: tuple[float, float]) -> None:
     shape = (2, 300, 24)
     inner, outer = boundaries(3, thickness, shape)
-    flat = Flat(inner, outer, shape[1], rows=76, base=70, stretched=True)
-    there = flat.forward(rows_of(shape), fill=np.nan)
+    flat = Flattening(inner, outer, shape[1], FlatSpace(76, 70, True))
+    there = where_known(flat, rows_of(shape))
     inside = (inner >= 0) & (outer <= shape[1] - 2)
     assert inside.mean() > 0.9
     # A flat pixel is the mean over its extent, which is one row of the scan at least in part.
@@ -216,31 +221,31 @@ def test_a_stretched_retina_fills_the_area_in_every_column(thickness: tuple[floa
 def test_what_lies_outside_does_not_come_back() -> None:
     """At the edges of the scan, where flat space goes on."""
     inner, outer = (np.full((1, 2), row, np.float32) for row in (5.3, 56.3))
-    flat = Flat(inner, outer, 58, rows=76, base=70)
+    flat = Flattening(inner, outer, 58, FlatSpace(76, 70))
     values = np.where(flat.region == OUTSIDE, 1e6, 1).astype(np.float32)
     np.testing.assert_array_equal(flat.back(values), 1)
     values[values > 1] = np.nan
     np.testing.assert_array_equal(flat.back(values), 1)
 
 
-def test_fill_and_types() -> None:
+def test_types() -> None:
     inner, outer = np.full((2, 1, 4), [[[30.0]], [[50.0]]], np.float32)
-    flat = Flat(inner, outer, 60, rows=40, base=30)
+    flat = Flattening(inner, outer, 60, FlatSpace(40, 30))
     assert flat.forward(np.ones((1, 60, 4), np.uint16)).dtype == np.uint16
     assert flat.forward(np.ones((1, 60, 4))).dtype == np.float32
-    back = flat.back(np.full((1, 40, 4), 7, np.uint8), fill=-1)
+    back = flat.back(np.full((1, 40, 4), 7, np.uint8))
     assert back.dtype == np.float32
-    assert back[0, :, 0].tolist() == [-1.0] * 20 + [7.0] * 40
+    assert np.isnan(back[0, :20]).all() and (back[0, 20:] == 7).all()
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
     boundary = np.full((1, 4), 50, np.float32)
     with pytest.raises(ValueError, match="boundaries have shapes"):
-        Flat(boundary, boundary[:, :3], 60)
+        Flattening(boundary, boundary[:, :3], 60)
     with pytest.raises(ValueError, match="row 128 isn't within"):
-        Flat(boundary, boundary, 60, base=128)
+        Flattening(boundary, boundary, 60, FlatSpace(base=128))
     with pytest.raises(ValueError, match=r"expected an array of \(1, 60, 4\)"):
-        Flat(boundary, boundary, 60).forward(np.zeros((1, 61, 4)))
+        Flattening(boundary, boundary, 60).forward(np.zeros((1, 61, 4)))
 
 
 def test_from_the_scan_to_flat_space_and_back() -> None:
@@ -254,8 +259,8 @@ def test_from_the_scan_to_flat_space_and_back() -> None:
     assert there.pixels.shape == (4, 128, 106) and there.pixels.dtype == np.uint8
     assert there.spacing[0] == 1.0 and abs(there.spacing[1] / 0.00387 - 1) < 0.02
     flat, grid = there.flat, there.grid
-    position = flat.forward(grid.forward(rows_of(scan.pixels.shape)), fill=np.nan)
-    back = np.stack([there.back(frame, values) for frame, values in enumerate(position)])
+    position = where_known(flat, grid.forward(rows_of(scan.pixels.shape)))
+    back = np.stack([there.to_original(frame, values) for frame, values in enumerate(position)])
     assert back.shape == scan.pixels.shape
     error = np.abs(back - rows_of(scan.pixels.shape))
     # One resampled row at the rim of flat space, where two half rows go on.
@@ -266,7 +271,7 @@ def test_from_the_scan_to_flat_space_and_back() -> None:
         rows_of(scan.pixels.shape) <= phantom.boundaries["RPE outer"][:, None]
     )
     known = np.isfinite(back)
-    again = np.stack([there.back(frame, values) for frame, values in enumerate(there.retina)])
+    again = np.stack([there.to_original(frame, mask) for frame, mask in enumerate(there.tissue)])
     assert dice(again & known, retina & known) >= 0.98
 
 
@@ -284,8 +289,8 @@ def test_a_lesions_mask_survives_the_whole_way_as_shares(column_mm: float, kind:
     ways: list[list[np.ndarray]] = [[], [], []]
     lesions = 0
     for frame, lesion in enumerate(eye.mask):
-        shares = volume.back(frame, volume.forward(frame, lesion.astype(np.float32)))
-        binary = volume.back(frame, volume.forward(frame, lesion))
+        shares = volume.to_original(frame, volume.forward(frame, lesion.astype(np.float32)))
+        binary = volume.to_original(frame, volume.forward(frame, lesion))
         mask = lesion & np.isfinite(shares)
         for way, one in zip(ways, (mask, shares >= 0.5, binary), strict=True):
             way.append(one)

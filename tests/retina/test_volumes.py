@@ -17,7 +17,7 @@ from fanogan.phantom.eye import make_phantom
 from fanogan.retina import FlatSpace, FlatVolume, make_flat, prepare, straighten
 from fanogan.retina import volumes as read
 from fanogan.retina.volumes import find_volumes, read_volumes
-from fanogan.scans import BadScan, Scan, find_scans
+from fanogan.scans import BadScan, EmptyFrames, Scan, find_scans
 
 SPACE = FlatSpace()
 SPACING = (0.5, 0.00387, 0.022)
@@ -40,7 +40,7 @@ def one(source: object, space: FlatSpace = SPACE, **options: object) -> FlatVolu
 
 def assert_equal(one: FlatVolume, other: FlatVolume) -> None:
     np.testing.assert_array_equal(one.pixels, other.pixels)
-    np.testing.assert_array_equal(one.tissue, other.tissue)
+    np.testing.assert_array_equal(one.recorded, other.recorded)
     np.testing.assert_array_equal(one.inner, other.inner)
     np.testing.assert_array_equal(np.asarray(one.bscans), np.asarray(other.bscans))
 
@@ -159,7 +159,7 @@ def test_margins_once_given_are_not_looked_for_again(
     for source in (known, tmp_path / "a.zarr"):
         volume = one(source, FlatSpace(96, 88))
         np.testing.assert_array_equal(volume.margins, margins)
-        assert not volume.tissue[:, :, :20].any() and volume.tissue[:, :, 20:].any()
+        assert not volume.recorded[:, :, :20].any() and volume.recorded[:, :, 20:].any()
 
 
 def test_arrays_are_refused(eyes: list[Scan]) -> None:
@@ -247,8 +247,8 @@ def test_a_black_bscan_has_no_retina_and_the_rest_has(
     else:
         pictures(tmp_path, pixels)
     volume = one(tmp_path, spacing=SPACING)
-    assert volume.notes == ("B-scan 1 is empty",)
-    assert not volume.tissue[1].any() and not volume.retina[1].any()
+    assert volume.notes == (EmptyFrames((1,), of=len(volume.pixels)),)
+    assert not volume.recorded[1].any() and not volume.tissue[1].any()
     assert np.isfinite(volume.inner[[0, 2]]).mean() > 0.95
 
 
@@ -299,7 +299,7 @@ def test_a_script_needs_no_guard(eyes: list[Scan], tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from fanogan.retina import FlatSpace\n"
-        "from fanogan.retina.read import read_volumes\n"
+        "from fanogan.retina import read_volumes\n"
         "print('begun')\n"
         f"print([v.name for v in read_volumes({str(tmp_path / 'scans')!r}, FlatSpace())])\n"
     )

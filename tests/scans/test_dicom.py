@@ -19,7 +19,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from fanogan.scans import BadScan, read_scan
+from fanogan.scans import BadScan, UndeclaredFrames, read_scan
 
 RNG = np.random.default_rng(0)
 TWELVE_BITS = RNG.integers(0, 4096, (12, 10)).astype(np.uint16)
@@ -143,7 +143,7 @@ def test_frames_beyond_those_declared_are_left_out(tmp_path: Path) -> None:
     for declared in (1, 2):
         scan = read(tmp_path, frames, 12, NumberOfFrames=declared)
         np.testing.assert_array_equal(scan.pixels, frames[:declared])
-        note = f"holds 3 frames and declares {declared}: the others are left out"
+        note = UndeclaredFrames(held=3, declared=declared)
         assert note in scan.notes
         made = dataset(frames, 12, NumberOfFrames=3)
         made.compress(RLELossless, generate_instance_uid=False)

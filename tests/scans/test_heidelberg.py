@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import tifffile
 
-from fanogan.scans import BadScan, Scan, find_scans, read_scan, read_scans
+from fanogan.scans import (
+    BadScan,
+    EmptyFrames,
+    Scan,
+    UnevenBScans,
+    find_scans,
+    read_scan,
+    read_scans,
+)
 
 RNG = np.random.default_rng(0)
 BSCANS = RNG.integers(0, 256, (4, 20, 32), dtype=np.uint8)
@@ -97,7 +105,7 @@ def test_irregular_bscans_have_no_distance(export: Path, change: tuple[str, str]
     export.write_text(export.read_text().replace(*change))
     scan = read_scan(export)
     assert scan.spacing[0] is None and len(scan.pixels) == 4
-    assert "not parallel" in scan.notes[0]
+    assert scan.notes == (UnevenBScans(),)
 
 
 def test_an_export_without_extras_is_still_a_volume(export: Path) -> None:
@@ -243,7 +251,7 @@ def test_damaged_exports_are_named(export: Path) -> None:
 def test_an_empty_bscan_is_noted(export: Path) -> None:
     tifffile.imwrite(export.parent / "B1.tif", np.zeros((20, 32, 3), np.uint8), photometric="rgb")
     scan = read_scan(export)
-    assert scan.notes == ("B-scan 1 is empty",)
+    assert scan.notes == (EmptyFrames((1,), of=4),)
     assert not scan.pixels[1].any()
 
 

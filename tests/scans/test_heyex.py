@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanogan.scans import BadScan, find_scans, read_scan
+from fanogan.scans import BadScan, ReflectivityAsShown, find_scans, read_scan
 from fanogan.scans.heyex import without_patient
 
 pytest.importorskip("eyepy", reason="eyepy, the extra 'oct', is not installed")
@@ -109,7 +109,7 @@ def test_vol_is_read(vol_file: Path) -> None:
     assert len(np.unique(scan.pixels)) > 8
     assert scan.spacing == (0.25, 0.0039, 0.0117)
     assert scan.eye == "left"
-    assert "as the device's software shows it" in scan.notes[0]
+    assert scan.notes[0] == ReflectivityAsShown()
 
 
 def test_bscans_of_a_vol_lie_on_its_localizer(vol_file: Path) -> None:

@@ -10,7 +10,13 @@ import tifffile
 from imagecodecs import png_encode
 from PIL import Image
 
-from fanogan.scans import BadScan, read_scan
+from fanogan.scans import (
+    AlphaDropped,
+    BadScan,
+    ConvertedToRGB,
+    GreyStoredAsColour,
+    read_scan,
+)
 from fanogan.scans.tiff import is_stack
 
 GREY = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
@@ -67,17 +73,17 @@ def test_sixteen_bit_colour_png_keeps_all_bits(tmp_path: Path) -> None:
 def test_alpha_is_dropped_with_a_note(tmp_path: Path) -> None:
     scan = read_scan(save(tmp_path / "a.png", np.dstack([RGB, GREY])))
     np.testing.assert_array_equal(scan.pixels[0], RGB)
-    assert scan.notes == ("alpha channel dropped",)
+    assert scan.notes == (AlphaDropped(),)
     grey = read_scan(save(tmp_path / "b.png", Image.fromarray(np.dstack([GREY, 255 - GREY]), "LA")))
     np.testing.assert_array_equal(grey.pixels[0], GREY)
-    assert grey.notes == ("alpha channel dropped",)
+    assert grey.notes == (AlphaDropped(),)
 
 
 def test_equal_channels_are_grey_with_a_note(tmp_path: Path) -> None:
     for path in (save(tmp_path / "a.png", GREY_AS_RGB), save(tmp_path / "a.tif", GREY_AS_RGB)):
         scan = read_scan(path)
         np.testing.assert_array_equal(scan.pixels, GREY[None])
-        assert scan.notes == ("grey stored as RGB, read as grey",)
+        assert scan.notes == (GreyStoredAsColour(),)
 
 
 def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
@@ -93,7 +99,7 @@ def test_palette_is_looked_up(tmp_path: Path, extension: str) -> None:
     image = Image.fromarray(RGB).quantize(16)
     scan = read_scan(save(tmp_path / f"a.{extension}", image))
     np.testing.assert_array_equal(scan.pixels[0], np.asarray(image.convert("RGB")))
-    assert "palette converted to RGB" in scan.notes
+    assert ConvertedToRGB("palette") in scan.notes
 
 
 def test_jpeg_is_turned_as_exif_says(tmp_path: Path) -> None:
@@ -110,7 +116,7 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     for path in (save(tmp_path / "a.jpg", cmyk, quality=100), save(tmp_path / "a.tif", cmyk)):
         scan = read_scan(path)
         assert scan.pixels.shape == (1, 20, 30, 3)
-        assert scan.notes == ("CMYK converted to RGB",)
+        assert scan.notes == (ConvertedToRGB("CMYK"),)
     assert abs(scan.pixels[0].astype(int) - RGB).max() <= 2
 
 

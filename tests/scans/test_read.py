@@ -193,7 +193,8 @@ def test_damaged_files_give_a_scan_or_a_sentence(tmp_path: Path, name: str) -> N
 def test_importing_stays_cheap() -> None:
     code = (
         "import sys, fanogan.scans; "
-        "print({'torch', 'pydicom', 'nibabel', 'tifffile', 'imagecodecs'} & set(sys.modules))"
+        "heavy = {'torch', 'scipy', 'pydicom', 'nibabel', 'tifffile', 'imagecodecs', 'PIL'}; "
+        "print(heavy & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"

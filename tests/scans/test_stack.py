@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fanogan.scans import BadScan, read_scan, read_volume
+from fanogan.scans import BadScan, EmptyFrames, read_scan, read_volume
 
 BSCANS = np.random.default_rng(0).integers(0, 256, (11, 12, 14), dtype=np.uint8)
 
@@ -34,18 +34,15 @@ def test_bscans_are_stacked_in_natural_order(folder: Path) -> None:
 def test_an_empty_bscan_is_noted_and_kept(folder: Path) -> None:
     Image.fromarray(np.zeros_like(BSCANS[0])).save(folder / "scan3.png")
     scan = read_volume(folder)
-    assert scan.notes == ("B-scan 3 is empty",) and len(scan.pixels) == 11
+    assert scan.notes == (EmptyFrames((3,), of=11),) and len(scan.pixels) == 11
 
 
-@pytest.mark.parametrize(
-    ("empty", "note"),
-    [((0, 2), "B-scans 0, 2 are empty"), (range(12), "12 of 20 B-scans are empty")],
-)
-def test_notes_of_empty_bscans_stay_short(tmp_path: Path, empty: range, note: str) -> None:
+@pytest.mark.parametrize("empty", [(0, 2), tuple(range(12))])
+def test_empty_bscans_of_a_volume_are_noted(tmp_path: Path, empty: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (20, 12, 14), dtype=np.uint8)
     pixels[list(empty)] = 0
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack")
-    assert read_scan(tmp_path / "a.tif").notes == (note,)
+    assert read_scan(tmp_path / "a.tif").notes == (EmptyFrames(empty, of=20),)
     np.save(tmp_path / "a.npy", pixels)
     assert read_scan(tmp_path / "a.npy").notes == ()
 

@@ -88,10 +88,10 @@ def test_patches_hold_enough_retina_and_nothing_unknown(eye: FlatVolume) -> None
     assert usable[0].any() and usable[2].any() and not usable[1].any()
     for frame, row, column in np.argwhere(usable)[::97]:
         patch = np.s_[frame, row : row + 64, column : column + 64]
-        assert eye.retina[patch].mean() >= 0.6 and eye.tissue[patch].all()
+        assert eye.retina[patch].mean() >= 0.6 and eye.recorded[patch].all()
     for frame, row, column in np.argwhere(~usable)[::997]:
         patch = np.s_[frame, row : row + 64, column : column + 64]
-        assert eye.retina[patch].mean() < 0.6 or not eye.tissue[patch].all()
+        assert eye.retina[patch].mean() < 0.6 or not eye.recorded[patch].all()
 
 
 def test_an_eye_without_any_place_for_a_patch_is_refused(eye: FlatVolume) -> None:

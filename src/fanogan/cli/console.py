@@ -161,13 +161,14 @@ def volumes_bar(total: int) -> Iterator[Callable[[str, FlatVolume | BadScan | No
 
 def _volume_line(volume: FlatVolume) -> str:
     from fanogan.calibration import counted
+    from fanogan.report import describe
 
     lengths = ("?" if length is None else f"{length:.3g}" for length in volume.scan_spacing)
     parts = (
         f"{volume.name}  {counted(len(volume.pixels), 'B-scan')}",
         f"{' × '.join(lengths)} mm",
         f"retina found in {100 * volume.found:.1f} % of columns",
-        *volume.notes,
+        *map(describe, volume.notes),
     )
     return " · ".join(parts)
 

@@ -231,7 +231,9 @@ def _digest(image: np.ndarray) -> str:
 
 def _notes(scans: Sequence[Scan]) -> Iterator[str]:
     """What was done in reading, once for all files it was done to."""
-    for note, count in Counter(note for scan in scans for note in scan.notes).items():
+    from fanogan.report import describe
+
+    for note, count in Counter(describe(note) for scan in scans for note in scan.notes).items():
         yield f"{note}: {count:,} of {len(scans):,} scans"
 
 

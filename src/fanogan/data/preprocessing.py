@@ -18,36 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fanogan.recipes import Recipe, blocks_of
-from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, find_volumes, straightened
-from fanogan.scans import BadScan, Scan, each_scan, good_ones, read_scans
-
-
-@dataclasses.dataclass(frozen=True)
-class RetinalView:
-    """What is taken of a flat volume.
-
-    Attributes:
-        space: The flat area.
-        share: Least share of retina in a window.
-        depth_channel: Whether the row in the flat area is a second channel.
-        profile: Grey values by depth that each volume is matched to, or None.
-        score_retina_only: Whether vitreous and choroid are left out of the score.
-    """
-
-    space: FlatSpace
-    share: float
-    depth_channel: bool = False
-    profile: DepthProfile | None = None
-    score_retina_only: bool = False
-
-    def encode(self, volume: FlatVolume) -> np.ndarray:
-        """The volume as it is kept in memory: (B-scans, C, flat rows, columns) uint8."""
-        pixels = self.profile.match(volume) if self.profile else volume.pixels
-        if not self.depth_channel:
-            return pixels[:, None]
-        rows = np.rint(np.linspace(0, 255, pixels.shape[1])).astype(np.uint8)
-        depth = np.broadcast_to(rows[:, None], pixels.shape)
-        return np.stack([pixels, depth], axis=1)
+from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, RetinalView
+from fanogan.scans import BadScan, GreyStoredAsColour, Scan, each_scan, read_scans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +99,7 @@ class Preprocessing:
     def find(self, source: Any, groups: str | None = None) -> Iterator[Any]:
         """Yield what ``read`` would read, each with its ``name``; errors as of ``find_scans``."""
         if self.retina:
-            return iter(find_volumes(source, groups))
+            return iter(self.retina.find(source, groups))
         return each_scan(source, groups)
 
     def read(
@@ -145,9 +117,9 @@ class Preprocessing:
         Arguments and errors as for ``read_scans``; scans whose names are in ``done`` are left out.
         """
         if self.retina:
-            found = [each for each in find_volumes(source, groups) if each.name not in done]
-            flat = straightened(found, self.retina.space)
-            return good_ones(flat, skip_bad, on_bad, noun="volumes", before=len(done))
+            return self.retina.read(
+                source, groups=groups, skip_bad=skip_bad, on_bad=on_bad, done=done
+            )
         scans = read_scans(source, groups, skip_bad, on_bad=on_bad, workers=workers, done=done)
         return (scan for scan in single_images(scans) if scan.name not in done)
 
@@ -282,15 +254,7 @@ class Preprocessing:
         """The inverse of ``to_dict``."""
         window = tuple(values["window"]) if values["window"] else None
         view = values.get("retina")
-        if view is not None:
-            profile = view["profile"]
-            view = RetinalView(
-                **{
-                    **view,
-                    "space": FlatSpace(**view["space"]),
-                    "profile": profile and DepthProfile(*map(tuple, profile.values())),
-                }
-            )
+        view = RetinalView.from_dict(view) if view else None
         values = {"image_size": values.get("sides"), **values}  # its name in version 0.1
         values.pop("sides", None)
         size = tuple(values["image_size"])
@@ -332,7 +296,7 @@ def _kind(channels: int) -> str:
 
 def was_colour(scan: Scan) -> bool:
     """Whether a grey scan was stored with equal colour channels."""
-    return any("grey stored as" in note for note in scan.notes)
+    return GreyStoredAsColour() in scan.notes
 
 
 def _geometry(

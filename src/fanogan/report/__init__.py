@@ -12,11 +12,13 @@ from fanogan.report.figures import (
 )
 from fanogan.report.images import outline, overlay
 from fanogan.report.page import Case, write_evaluation_report, write_score_report
+from fanogan.report.wording import describe
 
 __all__ = [
     "FIGURE_STYLE",
     "Case",
     "VolumeCase",
+    "describe",
     "en_face_picture",
     "histogram_figure",
     "inline_svg",

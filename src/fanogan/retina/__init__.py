@@ -1,12 +1,17 @@
-"""OCT is straightened: where the retina lies in a B-scan, made flat, and the way back."""
+"""OCT is flattened: where the retina lies in a B-scan, the flat volume, and the way back.
 
-from fanogan.retina.flat_volume import FlatSpace, FlatVolume, make_flat, straighten
+`prepare` keeps flat volumes in a store; a `RetinalView` is what a model takes of them.
+"""
+
+from fanogan.retina.flat_volume import FlatVolume, make_flat, straighten
+from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.intensity import DepthProfile
 from fanogan.retina.layers import Boundaries, find_boundaries
 from fanogan.retina.prepare import Summary, prepare
 from fanogan.retina.regions import Region, find_regions
 from fanogan.retina.steps_figure import steps_figure
 from fanogan.retina.store import is_store, read_store
+from fanogan.retina.view import RetinalView
 from fanogan.retina.volumes import find_volumes, read_volumes, straightened
 
 __all__ = [
@@ -15,6 +20,7 @@ __all__ = [
     "FlatSpace",
     "FlatVolume",
     "Region",
+    "RetinalView",
     "Summary",
     "find_boundaries",
     "find_regions",

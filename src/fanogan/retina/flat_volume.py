@@ -1,4 +1,4 @@
-"""A volume whose retina has been made straight, and that knows its way back."""
+"""A volume whose retina has been flattened, and that knows its way back to the recorded scan."""
 
 from __future__ import annotations
 
@@ -9,46 +9,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.retina.flatten import OUTSIDE, RETINA, Flat
+from fanogan.retina.flatten import OUTSIDE, RETINA, FlatSpace, Flattening
 from fanogan.retina.layers import find_boundaries
 from fanogan.retina.resample import Grid, normalise
 from fanogan.scans import BadScan, Scan, Spacing, filled_margins
 
 
-@dataclass(frozen=True)
-class FlatSpace:
-    """The area that the retina is brought into.
-
-    Attributes:
-        rows: Rows of the area.
-        base: Row on which the outer boundary of the pigment epithelium comes to lie.
-        stretched: Whether the retina fills the area above `base` in every column; else, as in the
-            paper, its thickness is altered only where it is higher than that.
-    """
-
-    rows: int = 128
-    base: int = 120
-    stretched: bool = False
-
-
 @dataclass(frozen=True, kw_only=True)
 class FlatVolume(Scan):
-    """A volume in flat space: a `Scan` whose pixels are flat, with all that the way back needs.
+    """A `Scan` whose pixels are flat, with all that the way back needs.
 
     Attributes:
         pixels: (B-scans, flat rows, columns) uint8, x = 2·(value/255 − ½); 0 where OUTSIDE.
         spacing: Millimetres between B-scans, and of a flat pixel that isn't compressed.
-        bscans: (B-scans, rows, columns) uint8, the scan itself, normalised; an array, or one that
-            is read from a store when it is asked for.
+        bscans: (B-scans, rows, columns) uint8, the recorded scan with its grey values normalised;
+            an array, or one that is read from a store on demand.
         margins: (B-scans, rows, columns) bool, the scan's filled margins; likewise.
-        scan_spacing: Millimetres between B-scans, rows and columns of the scan itself.
-        inner: Row of the scan's inner limiting membrane, (B-scans, scan's columns) float32; NaN
-            where it isn't known.
+        scan_spacing: Millimetres between B-scans, rows and columns of the recorded scan.
+        inner: Row of the inner limiting membrane in the recorded scan, (B-scans, its columns)
+            float32; NaN where unknown.
         outer: Row of the outer boundary of the pigment epithelium, likewise.
-        grid: The resampling in the plane.
+        grid: The resampling in the plane of the B-scans.
         flat: The flattening.
-        tissue: (B-scans, flat rows, columns) bool: false where flat space is OUTSIDE of the scan
-            or in one of its filled margins.
+        recorded: (B-scans, flat rows, columns) bool, false where flat space is OUTSIDE or in a
+            filled margin.
     """
 
     bscans: Any
@@ -57,123 +41,132 @@ class FlatVolume(Scan):
     inner: NDArray[np.float32]
     outer: NDArray[np.float32]
     grid: Grid
-    flat: Flat
-    known: NDArray[np.bool_]
+    flat: Flattening
+    recorded: NDArray[np.bool_]
 
     @property
     def found(self) -> float:
-        """Share of the scan's columns in which the retina was found."""
+        """Share of the recorded columns in which the retina was found."""
         return float(np.isfinite(self.inner).mean())
 
     @cached_property
-    def retina(self) -> NDArray[np.bool_]:
-        """Flat pixels that are retina: (B-scans, flat rows, columns)."""
-        return np.asarray((self.flat.region == RETINA) & self.known)
-
-    @property
     def tissue(self) -> NDArray[np.bool_]:
-        """As `Scan.tissue`."""
-        return self.retina
+        """Where the retina lies in flat space: (B-scans, flat rows, columns)."""
+        return np.asarray((self.flat.region == RETINA) & self.recorded)
 
     def usable_windows(self, window: tuple[int, int], min_fraction: float) -> NDArray[np.bool_]:
-        """As `Scan.usable_windows`."""
-        sizes = [side - w + 1 for side, w in zip(self.pixels.shape[1:], window, strict=True)]
-        found = np.empty((len(self.pixels), *sizes), dtype=np.bool_)
+        """Return the corners that a window may have.
+
+        Args:
+            window: Rows h and columns w of the window in flat space.
+            min_fraction: Least share of retina in a window; nothing in it may be unrecorded.
+
+        Returns:
+            (B-scans, flat rows − h + 1, columns − w + 1) bool, by the window's upper left corner.
+        """
         h, w = window
 
-        def sums(mask: NDArray[np.bool_]) -> NDArray[Any]:
-            s = np.pad(mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32), ((1, 0), (1, 0)))
-            return np.asarray(s[h:, w:] - s[:-h, w:] - s[h:, :-w] + s[:-h, :-w])
+        def count(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+            sums = mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)
+            sums = np.pad(sums, ((1, 0), (1, 0)))
+            return np.asarray(sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w])
 
-        for frame, out in enumerate(found):
-            enough = sums(self.retina[frame]) >= min_fraction * h * w
-            out[:] = enough & (sums(~self.known[frame]) == 0)
-        return found
+        least = min_fraction * h * w
+        return np.stack(
+            [
+                (count(tissue) >= least) & (count(~recorded) == 0)
+                for tissue, recorded in zip(self.tissue, self.recorded, strict=True)
+            ]
+        )
 
-    def to_original(self, frame: int, map_: NDArray[Any]) -> NDArray[Any]:
-        """As `Scan.to_original`."""
-        return self.back(frame, map_)
-
-    def original(self, frame: int) -> NDArray[Any]:
-        """As `Scan.original`."""
+    def original(self, frame: int) -> NDArray[np.uint8]:
+        """Return a recorded B-scan, its grey values normalised: (rows, columns) uint8."""
         return np.asarray(self.bscans[frame])
 
-    def in_space(self, space: FlatSpace) -> FlatVolume:
-        """The same volume, made flat anew unless it is in this space already.
-
-        Raises:
-            BadScan: What is still to be read of a store is damaged.
-        """
-        flat = self.flat
-        if FlatSpace(flat.rows, flat.base, flat.stretched) == space:
-            return self
-        known = {field.name: getattr(self, field.name) for field in fields(Scan)}
-        scan = Scan(**{**known, "pixels": self.bscans, "spacing": self.scan_spacing})
-        return make_flat(scan, self.inner, self.outer, self.margins, space, self.bscans)
-
-    def back(self, frame: int, values: NDArray[Any]) -> NDArray[Any]:
-        """Returns a map or mask of one B-scan to the scan's own rows and columns.
+    def to_original(self, frame: int, map: NDArray[Any]) -> NDArray[Any]:
+        """Return a map or mask on the flat pixels of a B-scan in its recorded geometry.
 
         Args:
             frame: Which B-scan.
-            values: (flat rows, columns), bool or float.
+            map: (flat rows, columns), bool or float.
 
         Returns:
-            (rows, columns) of the scan: bool, or float32 with NaN where nothing is known.
+            (rows, columns) of the recorded B-scan: bool, or float32 with NaN where flat space
+            doesn't reach or wasn't recorded.
         """
-        if values.dtype.kind != "b":
-            values = np.where(self.known[frame], values, np.float32(np.nan))
-        back: NDArray[Any] = self.grid.back(self._flat_of(frame).back(values[None]))[0]
-        return back
+        if map.dtype.kind != "b":
+            map = np.where(self.recorded[frame], map, np.float32(np.nan))
+        return np.asarray(self.grid.back(self._flattening_of(frame).back(map[None]))[0])
 
-    def en_face_line(self, frame: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One line of an en-face map: means over the depth of the retina.
-
-        Args:
-            frame: Which B-scan.
-            values: (rows, columns) of the scan, NaN where nothing is known.
-
-        Returns:
-            (columns,) of the scan, NaN where nothing between the two boundaries is known.
-        """
-        rows = np.arange(len(values))[:, None]
-        inside = (rows >= self.inner[frame]) & (rows <= self.outer[frame]) & np.isfinite(values)
-        counts = inside.sum(axis=0)
-        sums = np.where(inside, values, 0).sum(axis=0)
-        line = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-        return np.asarray(line, dtype=np.float32)
-
-    def place(self, frame: int, row: float, column: float) -> tuple[float, float]:
-        """Where a place of flat space lies in a B-scan's own rows and columns."""
+    def original_position(self, frame: int, row: float, column: float) -> tuple[int, float, float]:
+        """Return B-scan, row and column of the recorded scan at a position in flat space."""
         flat, grid = self.flat, self.grid
         nearest = min(max(round(column), 0), flat.outer.shape[1] - 1)
         row = flat.offset[frame, nearest] + row / flat.scale[frame, nearest]
         (rows, columns), (resampled_rows, resampled_columns) = grid.scan_shape, grid.shape
         return (
+            frame,
             (row + 0.5) * rows / resampled_rows - 0.5,
             (column + 0.5) * columns / resampled_columns - 0.5,
         )
 
-    def forward(self, frame: int, mask: NDArray[Any]) -> NDArray[Any]:
-        """Takes a mask of one B-scan to flat space.
-
-        A mask that is to come back goes as floats: the share of each flat pixel that it covers.
-        ``back(frame, shares) >= 0.5`` is then the mask; one that is made binary in flat space,
-        where columns are wider, comes back with their steps along its rim.
+    def en_face_line(self, frame: int, map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return one line of an en-face map: the means over the depth of the retina.
 
         Args:
             frame: Which B-scan.
-            mask: (rows, columns) of the scan, bool or float.
+            map: (rows, columns) of the recorded B-scan, NaN where unknown.
 
         Returns:
-            (flat rows, columns), bool or float32 likewise.
+            (columns,) of the recorded B-scan, NaN where nothing in the retina is known.
         """
-        return np.asarray(self._flat_of(frame).forward(self.grid.forward(mask[None]))[0])
+        rows = np.arange(len(map))[:, None]
+        inside = (rows >= self.inner[frame]) & (rows <= self.outer[frame]) & np.isfinite(map)
+        counts = inside.sum(axis=0)
+        sums = np.where(inside, map, 0).sum(axis=0)
+        line = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+        return np.asarray(line, dtype=np.float32)
 
-    def _flat_of(self, frame: int) -> Flat:
-        """The flattening of one B-scan."""
+    def forward(self, frame: int, mask: NDArray[Any]) -> NDArray[Any]:
+        """Return a mask of a recorded B-scan in flat space: (flat rows, columns).
+
+        A mask that is to come back goes as floats: the share of each flat pixel that it covers.
+        ``to_original(frame, shares) >= 0.5`` is then the mask. A mask made binary in flat space,
+        where columns are wider, comes back with steps along its rim.
+
+        Args:
+            frame: Which B-scan.
+            mask: (rows, columns) of the recorded B-scan, bool or float.
+        """
+        return np.asarray(self._flattening_of(frame).forward(self.grid.forward(mask[None]))[0])
+
+    def in_space(self, space: FlatSpace) -> FlatVolume:
+        """Return the volume in another flat space; itself if it is in this space already.
+
+        Raises:
+            BadScan: What has yet to be read from a store is damaged.
+        """
+        if self.flat.space == space:
+            return self
+        scan = replace(self, pixels=self.bscans, spacing=self.scan_spacing)
+        return make_flat(scan, self.inner, self.outer, self.margins, space, self.bscans)
+
+    def _flattening_of(self, frame: int) -> Flattening:
         flat, frames = self.flat, slice(frame, frame + 1)
         return replace(flat, inner=flat.inner[frames], outer=flat.outer[frames])
+
+    # --- names that callers still use -----------------------------------------------------------
+
+    back = to_original
+
+    @property
+    def retina(self) -> NDArray[np.bool_]:
+        """The former name of `tissue`."""
+        return self.tissue
+
+    def place(self, frame: int, row: float, column: float) -> tuple[float, float]:
+        """Return row and column of `original_position`."""
+        return self.original_position(frame, row, column)[1:]
 
 
 def make_flat(
@@ -185,23 +178,22 @@ def make_flat(
     bscans: Any = None,
     pixels: NDArray[np.uint8] | None = None,
 ) -> FlatVolume:
-    """The steps from a scan and its boundaries to flat space: normalised, resampled, straight.
+    """Normalise, resample and flatten a scan whose boundaries are known.
 
     Args:
-        scan: A grey volume; where `bscans` is given only its size and what is known of it count.
-        inner: Row of the inner boundary in the scan's own columns, (B-scans, columns).
+        scan: A grey volume; where `bscans` is given, its grey values don't matter.
+        inner: Row of the inner boundary, (B-scans, columns) of the scan.
         outer: Row of the outer boundary, likewise.
-        margins: Filled margins of the scan, (B-scans, rows, columns) bool; an array, or one that
-            is read when it is asked for.
-        space: The area; the paper's where None.
+        margins: The scan's filled margins, (B-scans, rows, columns) bool; an array, or one that is
+            read on demand.
+        space: The flat area; the paper's where None.
         bscans: The normalised scan, likewise, where it is known already.
-        pixels: The flat volume of this `space`, where it is known already.
+        pixels: The flat pixels in this `space`, where they are known already.
 
     Raises:
         BadScan: As `normalise` and `Grid.of`, or no retina in any column.
-        ValueError: Boundaries that don't belong to the scan.
+        ValueError: The boundaries don't belong to the scan.
     """
-    space = space or FlatSpace()
     if not np.isfinite(inner).any():
         raise BadScan(
             f"no retina was found in {scan.name}: give a retinal OCT with depth along the rows, or "
@@ -210,36 +202,26 @@ def make_flat(
     if bscans is None:
         bscans = normalise(scan, np.asarray(margins))
     grid = Grid.of(scan)
-    flat = Flat(
-        grid.boundary(inner),
-        grid.boundary(outer),
-        grid.shape[0],
-        space.rows,
-        space.base,
-        space.stretched,
+    flat = Flattening(
+        grid.boundary(inner), grid.boundary(outer), grid.shape[0], space or FlatSpace()
     )
     in_margin = flat.forward(grid.forward(np.asarray(margins)))
-    tissue = (flat.region != OUTSIDE) & ~in_margin
     if pixels is None:
         pixels = flat.forward(grid.forward(np.asarray(bscans)))
-    rows, columns = scan.pixels.shape[1:3]
     between, row_mm, column_mm = scan.spacing
-    return FlatVolume(
-        pixels=pixels,
-        name=scan.name,
-        group=scan.group,
-        spacing=(
+    known = {field.name: getattr(scan, field.name) for field in fields(Scan)}
+    known |= {
+        "pixels": pixels,
+        "spacing": (
             between,
-            row_mm and row_mm * rows / grid.shape[0],
-            column_mm and column_mm * columns / grid.shape[1],
+            row_mm and row_mm * grid.scan_shape[0] / grid.shape[0],
+            column_mm and column_mm * grid.scan_shape[1] / grid.shape[1],
         ),
-        is_volume=True,
-        notes=scan.notes,
-        eye=scan.eye,
-        device=scan.device,
-        en_face=scan.en_face,
-        thickness=scan.thickness,
-        is_retina=True,
+        "is_volume": True,
+        "is_retina": True,
+    }
+    return FlatVolume(
+        **known,
         bscans=bscans,
         margins=margins,
         scan_spacing=scan.spacing,
@@ -247,16 +229,16 @@ def make_flat(
         outer=outer,
         grid=grid,
         flat=flat,
-        known=tissue,
+        recorded=(flat.region != OUTSIDE) & ~in_margin,
     )
 
 
 def straighten(scan: Scan, space: FlatSpace | None = None) -> FlatVolume:
-    """Finds the retina in a volume and makes it straight (section 3, Data).
+    """Find the retina in a volume and flatten it (section 3, Data).
 
     Args:
         scan: A grey volume of retinal OCT.
-        space: The area; the paper's where None.
+        space: The flat area; the paper's where None.
 
     Raises:
         BadScan: Colour, one grey value, impossible pixels, or no retina in any column.

@@ -1,9 +1,9 @@
-"""The retina made straight, and the way back (section 3, Data, and Fig. 4).
+"""The retina is flattened, and maps find their way back (section 3, Data, and Fig. 4).
 
-In every column the outer boundary of the pigment epithelium is moved to one row. The thickness is
-altered only where the retina is higher than the area above that row: it then fills it exactly.
-The paper gives no height of the area; 128 rows and row 120 are ours. A ``stretched`` area goes
-beyond the paper: the retina fills it everywhere, so that a row is a relative depth.
+In every column the outer boundary of the pigment epithelium is moved to one row, the base. The
+thickness changes only where the retina is higher than the area above the base, which it then fills
+exactly. The paper gives no height for this area: 128 rows and base 120 are ours. Stretching goes
+beyond the paper: the retina fills the area in every column, so that a row is a relative depth.
 """
 
 from __future__ import annotations
@@ -14,43 +14,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.retina.resample import like
+from fanogan.retina.resample import to_dtype
 
 OUTSIDE, VITREOUS, RETINA, BELOW = range(4)
-"""What a flat pixel is: none of the scan or no boundary known, or tissue above, in, below."""
+"""What a flat pixel shows: nothing that is known, or tissue above, in or below the retina."""
 
 
 @dataclass(frozen=True)
-class Flat:
-    """The transform between a volume and its flat space; all of it follows from the boundaries.
+class FlatSpace:
+    """The area that the retina is flattened into.
+
+    Attributes:
+        rows: Rows of the area.
+        base: Row in which the outer boundary of the pigment epithelium comes to lie.
+        stretched: Whether the retina fills the area above `base` in every column.
+    """
+
+    rows: int = 128
+    base: int = 120
+    stretched: bool = False
+
+
+@dataclass(frozen=True)
+class Flattening:
+    """The transform from a volume to flat space, which follows from the two boundaries.
 
     Row f of a column in flat space lies at row offset + f / scale of the volume.
 
     Attributes:
-        inner: Row of the inner boundary, (B-scans, columns) float32; NaN where none is known.
+        inner: Row of the inner boundary, (B-scans, columns) float32; NaN where unknown.
         outer: Row of the outer boundary, likewise.
         scan_rows: Rows of the volume.
-        rows: Rows of flat space.
-        base: Row of flat space in which the outer boundary lies.
-        stretched: Whether the retina fills the area above `base` in every column.
+        space: The flat area.
     """
 
     inner: NDArray[np.float32]
     outer: NDArray[np.float32]
     scan_rows: int
-    rows: int = 128
-    base: int = 120
-    stretched: bool = False
+    space: FlatSpace = FlatSpace()
 
     def __post_init__(self) -> None:
-        """Refuses boundaries of differing shapes, and a base outside of the area."""
+        """Refuse boundaries that differ in shape, and a base outside the area."""
         if self.inner.ndim != 2 or self.inner.shape != self.outer.shape:
             raise ValueError(
                 f"the boundaries have shapes {self.inner.shape} and {self.outer.shape}: give both "
                 "as (B-scans, columns)"
             )
-        if not 0 < self.base < self.rows:
-            raise ValueError(f"row {self.base} isn't within a flat area of {self.rows} rows")
+        if not 0 < self.space.base < self.space.rows:
+            raise ValueError(
+                f"row {self.space.base} isn't within a flat area of {self.space.rows} rows"
+            )
 
     @property
     def valid(self) -> NDArray[np.bool_]:
@@ -59,8 +72,8 @@ class Flat:
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """Flat rows that one row of the volume takes: (B-scans, columns); ≤ 1 unless stretched."""
-        return self.base / self._height
+        """Flat rows per row of the volume: (B-scans, columns); at most 1 unless stretched."""
+        return self.space.base / self._height
 
     @property
     def offset(self) -> NDArray[np.float64]:
@@ -70,82 +83,88 @@ class Flat:
     @property
     def region(self) -> NDArray[np.uint8]:
         """OUTSIDE, VITREOUS, RETINA or BELOW for each flat pixel: (B-scans, rows, columns)."""
-        region = np.full(self._shape(self.rows), OUTSIDE, dtype=np.uint8)
+        region = np.full(self._shape(self.space.rows), OUTSIDE, dtype=np.uint8)
         for scan, out in enumerate(region):
             centres, covered = self._centres(scan)
             tissue = np.where(centres < self.inner[scan], VITREOUS, RETINA)
-            tissue[self.base + 1 :] = BELOW
+            tissue[self.space.base + 1 :] = BELOW
             out[covered] = tissue[covered]
         return region
 
-    def forward(self, volume: NDArray[Any], fill: float = 0) -> NDArray[Any]:
-        """Takes a volume or mask to flat space.
+    def forward(self, volume: NDArray[Any]) -> NDArray[Any]:
+        """Return a volume or mask in flat space.
 
         Args:
             volume: (B-scans, scan_rows, columns), finite.
-            fill: Value of the pixels that are OUTSIDE; of booleans it is False.
 
         Returns:
-            (B-scans, rows, columns). Booleans by the nearest row; all else by the mean over a
-            flat pixel's extent, which is linear interpolation where the scale is 1: integers
-            rounded, floats as float32.
+            (B-scans, rows, columns), 0 where OUTSIDE. Booleans by the nearest row; all else by the
+            mean over a flat pixel's extent, which is linear interpolation where the scale is 1:
+            integers rounded, floats as float32.
 
         Raises:
-            ValueError: The volume isn't that of the boundaries.
+            ValueError: The volume doesn't have the shape of the boundaries.
         """
         self._check(volume, self.scan_rows)
-        kind = volume.dtype.kind
-        dtype = volume.dtype if kind in "biu" else np.dtype(np.float32)
-        flat = np.full(self._shape(self.rows), False if kind == "b" else fill, dtype=dtype)
+        is_mask = volume.dtype.kind == "b"
+        dtype = volume.dtype if volume.dtype.kind in "biu" else np.dtype(np.float32)
+        flat = np.zeros(self._shape(self.space.rows), dtype=dtype)
         for scan, (frame, out) in enumerate(zip(volume, flat, strict=True)):
             centres, covered = self._centres(scan)
-            if kind == "b":
+            if is_mask:
                 nearest = np.clip(np.floor(centres + 0.5), 0, self.scan_rows - 1).astype(np.intp)
                 values = np.take_along_axis(frame, nearest, axis=0)
             else:
-                values = like(_means(frame, self._edges(scan)), dtype)
+                # Edges of the flat pixels; 0 is the upper edge of the volume.
+                edges = self._volume_rows(scan, np.arange(self.space.rows + 1) - 0.5) + 0.5
+                values = to_dtype(_means(frame, np.clip(edges, 0, self.scan_rows)), dtype)
             out[covered] = values[covered]
         return flat
 
-    def back(self, flat: NDArray[Any], fill: float = np.nan) -> NDArray[Any]:
-        """Returns a map or mask from flat space to the rows and columns of the volume.
+    def back(self, flat: NDArray[Any]) -> NDArray[Any]:
+        """Return a flat map or mask in the rows of the volume.
 
         Args:
             flat: (B-scans, rows, columns).
-            fill: Value where flat space doesn't reach; of booleans it is False.
 
         Returns:
-            (B-scans, scan_rows, columns): booleans by the nearest row, so that those of a scale
-            of 1 come back as they were; all else float32 by linear interpolation, NaN next to NaN.
+            (B-scans, scan_rows, columns). Booleans by the nearest row, so that masks come back
+            unchanged where the scale is 1, and false where flat space doesn't reach; all else
+            float32 by linear interpolation, NaN next to NaN and where flat space doesn't reach.
 
         Raises:
-            ValueError: The map isn't of this flat space.
+            ValueError: The map doesn't have the shape of flat space.
         """
-        self._check(flat, self.rows)
+        self._check(flat, self.space.rows)
         is_mask = flat.dtype.kind == "b"
         dtype = np.dtype(np.bool_ if is_mask else np.float32)
-        volume = np.full(self._shape(self.scan_rows), False if is_mask else fill, dtype=dtype)
+        volume = np.full(self._shape(self.scan_rows), False if is_mask else np.nan, dtype=dtype)
         scale, offset = self.scale, self.offset
         for scan, (frame, out) in enumerate(zip(flat, volume, strict=True)):
             places = (np.arange(self.scan_rows)[:, None] - offset[scan]) * scale[scan]
-            first, last = self._reach(scan)
-            reached = (places > first - 0.5) & (places <= last + 0.5)
-            row, column = np.nonzero(reached)
+            # Flat rows OUTSIDE mean nothing, and must not come back with the others.
+            _, covered = self._centres(scan)
+            first, last = covered.argmax(axis=0), len(frame) - 1 - covered[::-1].argmax(axis=0)
+            last = np.where(covered.any(axis=0), last, -1)
+            row, column = np.nonzero((places > first - 0.5) & (places <= last + 0.5))
             place = places[row, column]
             if is_mask:
                 # Halves are rounded down here and up in `forward`, or pixels would move by one.
                 out[row, column] = frame[np.ceil(place - 0.5).astype(np.intp), column]
             else:
                 place = np.clip(place, first[column], last[column])
-                out[row, column] = _between(frame, place, column)
+                above = np.minimum(place.astype(np.intp), len(frame) - 2)
+                share = place - above
+                upper, lower = frame[above, column], frame[above + 1, column]
+                out[row, column] = (1 - share) * upper + share * lower
         return volume
 
     @property
     def _height(self) -> NDArray[np.float64]:
         """Rows of the volume that lie above the base: (B-scans, columns)."""
         thickness = self.outer.astype(np.float64) - self.inner
-        if not self.stretched:
-            return np.maximum(thickness, self.base)
+        if not self.space.stretched:
+            return np.maximum(thickness, self.space.base)
         return np.where(thickness > 0, thickness, np.nan)
 
     def _shape(self, rows: int) -> tuple[int, int, int]:
@@ -157,26 +176,11 @@ class Flat:
 
     def _centres(self, scan: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Row of the volume at each flat pixel of a B-scan, and whether the volume has it."""
-        centres = self._at(scan, np.arange(self.rows))
+        centres = self._volume_rows(scan, np.arange(self.space.rows))
         inside = (centres >= -0.5) & (centres < self.scan_rows - 0.5)
         return centres, inside & self.valid[scan]
 
-    def _reach(self, scan: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """First and last row of flat space that each column of a B-scan has: the last −1 if none.
-
-        What a map says of pixels OUTSIDE means nothing, and must not come back with the others.
-        """
-        _, covered = self._centres(scan)
-        last = self.rows - 1 - covered[::-1].argmax(axis=0)
-        first = covered.argmax(axis=0)
-        return first, np.where(covered.any(axis=0), last, -1)
-
-    def _edges(self, scan: int) -> NDArray[np.float64]:
-        """Edges of a B-scan's flat pixels, 0 being the upper edge of the volume: (rows + 1, C)."""
-        edges = self._at(scan, np.arange(self.rows + 1) - 0.5) + 0.5
-        return np.clip(edges, 0, self.scan_rows)
-
-    def _at(self, scan: int, rows: NDArray[Any]) -> NDArray[np.float64]:
+    def _volume_rows(self, scan: int, rows: NDArray[Any]) -> NDArray[np.float64]:
         """Row of the volume at flat `rows` of every column; 0 where no boundary is known."""
         places = self.offset[scan] + rows[:, None] / self.scale[scan]
         return np.where(self.valid[scan], places, 0.0)
@@ -194,12 +198,3 @@ def _means(frame: NDArray[Any], edges: NDArray[np.float64]) -> NDArray[np.float6
     lengths = np.diff(edges, axis=0)
     totals = np.diff(np.take_along_axis(sums, row, axis=0) + part, axis=0)
     return np.asarray(totals / np.where(lengths > 0, lengths, 1))
-
-
-def _between(
-    frame: NDArray[Any], place: NDArray[np.float64], column: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Linear interpolation between the rows of a frame at points (place, column)."""
-    above = np.minimum(place.astype(np.intp), len(frame) - 2)
-    share = place - above
-    return np.asarray((1 - share) * frame[above, column] + share * frame[above + 1, column])

@@ -1,9 +1,9 @@
 """Where the retina begins and ends: two surfaces at once, by the optimal-surface graph method.
 
-Each surface has one row in every column. Of all pairs of surfaces that are smooth within and
+Each surface has one row in every column. Among all pairs of surfaces that are smooth within and
 between B-scans, and neither too close nor too far apart, the pair of least total cost is a minimum
-closed set in a graph, found as a minimum cut (Li, Wu, Chen, Sonka 2006; Garvin et al. 2009). Here
-it is found three times, coarse to fine: each time in a narrow band around what was found before.
+closed set in a graph, found as a minimum cut (Li, Wu, Chen, Sonka 2006; Garvin et al. 2009). It is
+found three times, coarse to fine, each time in a narrow band around the last result.
 
 The settings below were chosen by looking at phantoms (low seeds) and at real B-scans with the lines
 drawn, never by a detector's score.
@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fanogan.scans import filled_margins
+from fanogan.scans import Spacing, filled_margins
 
 Array = NDArray[np.float32]
 Surfaces = NDArray[np.float64]
 
 TYPICAL_SPACING = (0.12, 0.00387, 0.0114)
-"""mm between B-scans, rows and columns of a Spectralis volume: taken where a file says nothing."""
+"""mm between B-scans, rows and columns of a Spectralis volume, assumed for unknown spacings."""
 
 LEAST_THICKNESS, MOST_THICKNESS = 0.1, 1.2
 """mm between the two surfaces."""
@@ -34,15 +34,15 @@ LEAST_CONFIDENCE = 0.5
 
 # Percentiles of a B-scan that become 0 and 1, and where brighter pixels are cut off.
 _BACKGROUND, _BRIGHT, _BRIGHTEST = 30, 99, 1.3
-# What parts vitreous from tissue, the mm of tissue above that are one too many, and their cost.
+# What separates vitreous from tissue, the mm of tissue above that are one too many, and their cost.
 _TISSUE, _TISSUE_ABOVE, _WEIGHT_ABOVE = 0.3, 0.010, 0.8
-# From where to where in mm the inner surface has tissue below it, what is tissue for sure, weight.
+# Where in mm (from, to) the inner surface has tissue below it, what is certainly tissue, weight.
 _UNDER, _AS_TISSUE, _WEIGHT_UNDER = (0.01, 0.06), 0.4, 1.5
 # Light left for what is too deep to be seen, in the unit of brightness times mm.
 _LIGHT = 0.25
-# The outer band in mm, where below it another is sought, from what share on that is as bright.
+# The outer band in mm; where below it another is sought; how bright that one has to be; weights.
 _BAND, _BELOW, _AS_BRIGHT, _WEIGHT_BELOW, _WEIGHT_BAND = 0.025, (0.03, 0.4), 1.0, 3.0, 1.4
-# Rise over run of a surface at most, and how stiff it is between B-scans beside within.
+# Largest rise over run of a surface, and its stiffness between B-scans relative to within.
 _STEEPEST, _BETWEEN_SCANS = 2.0, 0.15
 # What a height outside the scan costs.
 _OUTSIDE = 10.0
@@ -78,62 +78,50 @@ class Boundaries:
 
 @dataclass(frozen=True)
 class _Level:
-    """One step from coarse to fine.
+    """One step from coarse to fine."""
 
-    Attributes:
-        rows: Rows of the scan (at the typical spacing) that become one row.
-        columns: Columns of the scan (at the typical spacing) that become one column.
-        sigma: Smoothing along rows and columns in mm.
-        reach: Half height of the band around what is known, in mm.
-        stiffness: Cost of a step of one mm between neighbouring columns.
-        is_coarse: Whether the two surfaces have yet to be told from other edges.
-    """
-
-    rows: int
-    columns: int
-    sigma: tuple[float, float]
-    reach: float
-    stiffness: float
-    is_coarse: bool
+    block: int  # rows and columns of the scan (at the typical spacing) that become one
+    sigma: tuple[float, float]  # smoothing along rows and columns in mm
+    reach: float  # half height of the band around what is known, in mm
+    stiffness: float  # cost of a step of one mm between neighbouring columns
+    is_coarse: bool  # whether the two surfaces have yet to be told from other edges
 
 
 _LEVELS = (
-    _Level(5, 5, (0.012, 0.030), np.inf, 2.0, True),
-    _Level(2, 2, (0.008, 0.025), 0.070, 2.0, True),
-    _Level(1, 1, (0.006, 0.025), 0.020, 7.0, False),
+    _Level(5, (0.012, 0.030), np.inf, 2.0, True),
+    _Level(2, (0.008, 0.025), 0.070, 2.0, True),
+    _Level(1, (0.006, 0.025), 0.020, 7.0, False),
 )
 
 
 def find_boundaries(
-    volume: NDArray[Any],
-    spacing: tuple[float | None, float | None, float | None],
-    valid: NDArray[np.bool_] | None = None,
+    volume: NDArray[Any], spacing: Spacing, valid: NDArray[np.bool_] | None = None
 ) -> Boundaries:
-    """Finds the inner limiting membrane and the outer boundary of the pigment epithelium.
+    """Find the inner limiting membrane and the outer boundary of the pigment epithelium.
 
     Args:
         volume: (B-scans, rows, columns), any real dtype, higher is brighter. A single B-scan is a
             volume of one.
-        spacing: mm between B-scans, rows and columns; `TYPICAL_SPACING` is taken for None.
-        valid: Where pixels are a recording, same shape; by default all but `filled_margins`.
+        spacing: mm between B-scans, rows and columns; `TYPICAL_SPACING` replaces None.
+        valid: Where pixels were recorded, same shape; all but `filled_margins` by default.
 
     Returns:
-        The surfaces, NaN in columns where they are not known.
+        The surfaces, NaN in columns where they are unknown.
 
     Raises:
-        ValueError: `volume` has not three axes, or `valid` another shape.
+        ValueError: `volume` doesn't have three axes, or `valid` has another shape.
     """
     if volume.ndim != 3:
         raise ValueError(f"a volume has three axes (B-scans, rows, columns), not {volume.shape}")
     valid = ~filled_margins(volume) if valid is None else valid
     if valid.shape != volume.shape:
         raise ValueError(f"valid has the shape {valid.shape}, and the volume {volume.shape}")
-    apart, row, column = (one or usual for one, usual in zip(spacing, TYPICAL_SPACING, strict=True))
+    apart, row, column = (mm or usual for mm, usual in zip(spacing, TYPICAL_SPACING, strict=True))
     image = _normalised(volume, valid)
     known: Surfaces | None = None
     for level in _LEVELS:
-        rows = max(1, round(level.rows * TYPICAL_SPACING[1] / row))
-        columns = max(1, round(level.columns * TYPICAL_SPACING[2] / column))
+        rows = max(1, round(level.block * TYPICAL_SPACING[1] / row))
+        columns = max(1, round(level.block * TYPICAL_SPACING[2] / column))
         small = _shrunk(image, rows, columns)
         step = (apart, rows * row, columns * column)
         near = None if known is None else _resampled(known, rows, columns, small.shape[2])
@@ -147,26 +135,25 @@ def find_boundaries(
 
 def _normalised(volume: NDArray[Any], valid: NDArray[np.bool_]) -> Array:
     """Each B-scan with its background at 0 and its bright layers at 1; margins are painted over."""
-    image = np.empty(volume.shape, dtype=np.float32)
+    image = np.zeros(volume.shape, dtype=np.float32)
     for scan, mask, out in zip(volume, valid, image, strict=True):
-        out[:] = 0
         if not mask.any():
             continue
-        filled = scan if mask.all() else scan[tuple(_nearest(mask))]
+        filled = scan
+        if not mask.all():
+            filled = scan[
+                tuple(
+                    ndimage.distance_transform_edt(
+                        ~mask, return_distances=False, return_indices=True
+                    )
+                )
+            ]
         smooth = ndimage.uniform_filter(filled.astype(np.float32), (3, 9))
         low, high = np.percentile(smooth, (_BACKGROUND, _BRIGHT))
         # Nothing but noise stays at 0.
         if high - low > (filled - smooth).std():
             np.clip((filled - low) / (high - low), 0, _BRIGHTEST, out=out)
     return image
-
-
-def _nearest(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Row and column of the nearest pixel in the mask: (2, rows, columns)."""
-    found: NDArray[np.int32] = ndimage.distance_transform_edt(
-        ~mask, return_distances=False, return_indices=True
-    )
-    return found
 
 
 def _shrunk(image: Array, rows: int, columns: int) -> Array:
@@ -192,7 +179,7 @@ def _resampled(surfaces: Surfaces, rows: float, columns: float, width: int) -> S
 
 
 def _costs(image: Array, step: tuple[float, float, float], level: _Level) -> Array:
-    """What it costs each surface to pass through a pixel: (2, B-scans, rows, columns).
+    """Cost of each surface at each pixel: (2, B-scans, rows, columns).
 
     The inner surface seeks a step from dark to bright, with nothing bright above. The outer one
     seeks a step from bright to dark, with nothing as bright below; so neither the bright layers
@@ -209,8 +196,15 @@ def _costs(image: Array, step: tuple[float, float, float], level: _Level) -> Arr
     under = -_highest(-smooth, _UNDER[0] / row, _UNDER[1] / row)
     inner = _WEIGHT_ABOVE * (1 - np.exp(-above / _TISSUE_ABOVE))
     inner -= _WEIGHT_UNDER * under.clip(0, _AS_TISSUE)
-    flat = _attenuation(flat, row)
-    band = _mean_above(ndimage.gaussian_filter1d(flat, sigma, axis=1), max(1, round(_BAND / row)))
+    # How much of the light that is left a pixel sends back (Vermeer et al. 2014), about 1 in the
+    # pigment epithelium: that is dark in the shadow of a vessel and below a bright nerve-fibre
+    # layer, but there is little light left below it.
+    left = np.cumsum(flat[:, ::-1], axis=1)[:, ::-1] * row
+    flat = np.asarray(flat * (_LIGHT / (_LIGHT + left)))
+    # The mean of the rows down to the pixel's own.
+    size = max(1, round(_BAND / row))
+    band = ndimage.gaussian_filter1d(flat, sigma, axis=1)
+    band = ndimage.uniform_filter1d(band, size, axis=1, origin=(size - 1) // 2)
     deeper = _highest(band, _BELOW[0] / row, _BELOW[1] / row)
     outer = _WEIGHT_BELOW * np.maximum(deeper - _AS_BRIGHT * band, 0) - _WEIGHT_BAND * band
     return np.stack([inner - _edge(smooth, 0.5), outer + _edge(flat, sigma)])
@@ -222,23 +216,8 @@ def _edge(image: Array, sigma: float) -> Array:
     return np.asarray(slope * (sigma * np.sqrt(2 * np.pi)))
 
 
-def _attenuation(image: Array, row: float) -> Array:
-    """How much of the light that is left a pixel sends back (Vermeer et al. 2014).
-
-    In the shadow of a vessel, and below a bright nerve-fibre layer, the pigment epithelium is dark,
-    but there is little left below it. The unit is such that it is about 1.
-    """
-    left = np.cumsum(image[:, ::-1], axis=1)[:, ::-1] * row
-    return np.asarray(image * (_LIGHT / (_LIGHT + left)))
-
-
-def _mean_above(image: Array, size: int) -> Array:
-    """Mean over `size` rows, the last of which is the pixel's own."""
-    return np.asarray(ndimage.uniform_filter1d(image, size, axis=1, origin=(size - 1) // 2))
-
-
 def _highest(image: Array, first: float, last: float) -> Array:
-    """Maximum over the rows from `first` to `last` of each pixel, in rows from it."""
+    """Maximum over the rows from `first` to `last` below each pixel."""
     start, stop = round(first), max(round(last), round(first) + 1)
     size = stop - start
     padded = np.pad(image, ((0, 0), (0, stop), (0, 0)), mode="edge")
@@ -266,7 +245,14 @@ def _search(
     within = level.stiffness * step[1]
     between = within * _BETWEEN_SCANS * TYPICAL_SPACING[0] / max(step[0], TYPICAL_SPACING[0])
     index = _closed_set(banded, base, limits, steepest, (within, between))
-    return base + index + _parabola(banded, index)
+    # Sub-pixel: the lowest point of the parabola through three neighbouring costs.
+    places = (index[..., None] + np.arange(-1, 2)).clip(0, banded.shape[3] - 1)
+    above, here, below = np.moveaxis(np.take_along_axis(banded, places, axis=3), 3, 0).astype(
+        np.float64
+    )
+    bend = above - 2 * here + below
+    offset = 0.5 * (above - below) / np.where(bend > 0, bend, 1)
+    return np.asarray(base + index + np.where(bend > 0, offset, 0).clip(-0.5, 0.5))
 
 
 def _closed_set(
@@ -278,7 +264,7 @@ def _closed_set(
 ) -> NDArray[np.int64]:
     """The pair of surfaces of least cost, as a minimum closed set.
 
-    A node is a height in a column of a surface, and in the set where the surface is at that height
+    A node is a height in a column of a surface. It is in the set if the surface is at that height
     or lower down. An arc that cannot be cut says: with this node, that one.
 
     Args:
@@ -293,21 +279,29 @@ def _closed_set(
     """
     import maxflow
 
-    whole = np.rint(costs * _SCALE).astype(np.int64)
-    weights = np.diff(whole, axis=3, prepend=0)
+    weights = np.diff(np.rint(costs * _SCALE).astype(np.int64), axis=3, prepend=0)
     weights[..., 0] = -_FORBIDDEN
-    count = weights.size
-    graph = maxflow.GraphInt(count, 4 * count)
+    heights = weights.shape[3]
+    # Arcs of a node to its own column, and to the neighbouring columns and B-scans. These have no
+    # limit: an eye that moves between two B-scans shifts them by any number of rows.
+    reach = min(steepest, heights)
+    within, between = (round(cost * _SCALE) for cost in stiffness)
+    arcs = np.zeros((3, 3, 2 * reach + 1), dtype=np.int64)
+    arcs[1, 1, reach - 1] = _FORBIDDEN
+    arcs[1, ::2, 0] = _FORBIDDEN
+    arcs[1, ::2, reach] = within
+    arcs[::2, 1, reach] = between
+    graph = maxflow.GraphInt(weights.size, 4 * weights.size)
     nodes = np.stack([graph.add_grid_nodes(weights.shape[1:]) for _ in range(2)])
     for surface in nodes:
-        graph.add_grid_edges(surface, structure=_arcs(weights.shape[3], steepest, stiffness))
+        graph.add_grid_edges(surface, structure=arcs)
     least, most = limits
     for start, stop, shift in ((0, 1, least), (1, 0, -most)):
-        heights = np.arange(weights.shape[3]) + (base[start] - base[stop])[..., None] + shift
-        weights[start][heights >= weights.shape[3]] += _FORBIDDEN
-        scan, column, height = np.nonzero((heights >= 0) & (heights < weights.shape[3]))
+        other = np.arange(heights) + (base[start] - base[stop])[..., None] + shift
+        weights[start][other >= heights] += _FORBIDDEN
+        scan, column, height = np.nonzero((other >= 0) & (other < heights))
         tails = nodes[start, scan, column, height]
-        heads = nodes[stop, scan, column, heights[scan, column, height]]
+        heads = nodes[stop, scan, column, other[scan, column, height]]
         graph.add_edges(tails, heads, np.full(len(tails), _FORBIDDEN), np.zeros(len(tails), int))
     for surface, weight in zip(nodes, weights, strict=True):
         graph.add_grid_tedges(surface, np.maximum(-weight, 0), np.maximum(weight, 0))
@@ -316,61 +310,32 @@ def _closed_set(
     return np.asarray((~outside).sum(axis=3) - 1)
 
 
-def _arcs(heights: int, steepest: int, stiffness: tuple[float, float]) -> NDArray[np.int64]:
-    """Arcs of a node to its column and to the neighbouring columns and B-scans: (3, 3, heights)."""
-    reach = min(steepest, heights)
-    within, between = (round(one * _SCALE) for one in stiffness)
-    arcs = np.zeros((3, 3, 2 * reach + 1), dtype=np.int64)
-    arcs[1, 1, reach - 1] = _FORBIDDEN
-    arcs[1, ::2, 0] = _FORBIDDEN
-    arcs[1, ::2, reach] = within
-    # No limit here: an eye that moves between two B-scans shifts them by any number of rows.
-    arcs[::2, 1, reach] = between
-    return arcs
-
-
-def _parabola(costs: Array, index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Where between the rows the least cost lies: (2, B-scans, columns), at most half a row off."""
-    places = index[..., None] + np.arange(-1, 2)
-    above, here, below = np.moveaxis(
-        np.take_along_axis(costs, places.clip(0, costs.shape[3] - 1), axis=3), 3, 0
-    ).astype(np.float64)
-    bend = above - 2 * here + below
-    offset = 0.5 * (above - below) / np.where(bend > 0, bend, 1)
-    return np.where(bend > 0, offset, 0).clip(-0.5, 0.5)
-
-
 def _confidence(image: Array, valid: NDArray[np.bool_], surfaces: Surfaces, row: float) -> Array:
     """Confidence from the contrast at both surfaces; 0 where the retina leaves the recording."""
     inner, outer = np.rint(surfaces).astype(np.int64)
-    window, wide = (max(1, round(length / row)) for length in (_WINDOW, _WIDE_WINDOW))
+    height = image.shape[1]
+    scans, columns = np.ogrid[: inner.shape[0], : inner.shape[1]]
+
+    def step_at(line: NDArray[np.int64], mm: float) -> Array:
+        """Mean of the rows below a line less that of as many above it: (B-scans, columns)."""
+        offsets = np.arange(2, max(1, round(mm / row)) + 2)
+        below, above = (
+            image[
+                scans[..., None],
+                (line[..., None] + sign * offsets).clip(0, height - 1),
+                columns[..., None],
+            ].mean(axis=2)
+            for sign in (1, -1)
+        )
+        return np.asarray(below - above)
+
+    # The wide window, or a layer inside a retina that the frame cuts off would pass for the ILM.
     contrast = np.stack(
-        [
-            _step_at(image, inner, window),
-            # Wider, or a layer inside a retina that the frame cuts off would pass for the ILM.
-            _step_at(image, inner, wide),
-            -_step_at(image, outer, window),
-        ]
+        [step_at(inner, _WINDOW), step_at(inner, _WIDE_WINDOW), -step_at(outer, _WINDOW)]
     )
     contrast = ndimage.uniform_filter1d(contrast, _NEIGHBOURS, axis=2)
     shares = (contrast / _CONTRAST).clip(0, 1)
-    height = image.shape[1]
     rows = np.arange(height)[None, :, None]
     around = (rows >= inner[:, None] - 2) & (rows <= outer[:, None] + 2)
     cut = (around & ~valid).any(axis=1) | (inner < 2) | (outer > height - 3)
     return np.where(cut, 0, shares.min(axis=0)).astype(np.float32)
-
-
-def _step_at(image: Array, line: NDArray[np.int64], size: int) -> Array:
-    """Mean of `size` rows below a line less that of as many above it: (B-scans, columns)."""
-    offsets = np.arange(2, size + 2)
-    scans, columns = np.ogrid[: line.shape[0], : line.shape[1]]
-    below, above = (
-        image[
-            scans[..., None],
-            (line[..., None] + sign * offsets).clip(0, image.shape[1] - 1),
-            columns[..., None],
-        ].mean(axis=2)
-        for sign in (1, -1)
-    )
-    return np.asarray(below - above)

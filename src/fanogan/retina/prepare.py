@@ -1,7 +1,7 @@
-"""Volumes are prepared: made straight once, and kept in a Zarr store.
+"""Volumes are prepared: flattened once, and kept in a Zarr store.
 
-A group appears in the store whole, by the renaming of its folder, so a prepare that was killed
-goes on where it was. Of a person nothing is kept but what the file's name and the subject say.
+A group appears in the store whole, when its folder is renamed, so a prepare that was killed can be
+resumed. Nothing about a person is kept but the file's name and the subject.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,20 +21,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.retina.flat_volume import FlatSpace, FlatVolume
-from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, volumes_in
-from fanogan.retina.volumes import find_volumes, none_usable, straightened
-from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension
+from fanogan.retina.flat_volume import FlatVolume
+from fanogan.retina.flatten import FlatSpace
+from fanogan.retina.store import FORMAT, is_store, settings_of, volumes_in
+from fanogan.retina.volumes import VolumeSource, find_volumes, straightened
+from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension, note_to_json
 from fanogan.storage import LOCK, alone, write_whole
 
 if TYPE_CHECKING:
     from zarr import Group
 
-# B-scans of a chunk; those of the scan itself are read one by one.
+# B-scans of a chunk; those of the recorded scan are read one by one.
 _CHUNKS = {"bscans": 1, "flat": 16}
 _PARTIAL = ".partial"
 
-# What `fit` and `score` advise; here bad volumes are left out without being asked.
+# What `fit` and `score` advise; here bad volumes are left out automatically.
 _ADVICE = ", or leave it out with --skip-bad"
 
 
@@ -46,7 +47,7 @@ class Summary:
         volumes: Volumes in the store.
         bscans: Their B-scans.
         found: Share of all their columns in which the retina was found.
-        kept: How many of them were there before.
+        kept: How many of the volumes were there before.
         failed: Name and reason of each volume that could not be used.
     """
 
@@ -66,17 +67,17 @@ def prepare(
     spacing: Spacing | None = None,
     on_volume: Callable[[str, FlatVolume | BadScan | None], None] | None = None,
 ) -> Summary:
-    """Makes volumes straight, and keeps them in a Zarr store.
+    """Flatten volumes, and keep them in a Zarr store.
 
-    One that was stopped goes on: a volume that is in the store already, made of the same files
-    with the same settings, is not made again. Volumes that cannot be used are listed in the
-    store's attributes and in its ``failed.csv``, and the rest go on.
+    A run that was stopped is resumed: a volume that is in the store already, made from the same
+    files with the same settings, isn't made again. Volumes that cannot be used are listed in the
+    store's attributes and in its ``failed.csv``.
 
     Args:
-        source: As `find_volumes` takes it.
-        out: The store to make or to go on with.
-        space: The area that the retina is brought into; the paper's where None.
-        groups: Whose files these are, as `find_scans` says.
+        source: As for `find_volumes`.
+        out: The store to make or to resume.
+        space: The flat area; the paper's where None.
+        groups: Whose files these are, as for `find_scans`.
         spacing: Millimetres between B-scans, rows and columns, for what a file doesn't tell.
         on_volume: Called with each volume's name and the volume, or why it cannot be used, or
             None where it was there already.
@@ -89,106 +90,87 @@ def prepare(
             kind or of other settings, or that holds other volumes of the same names.
         OSError: The store cannot be written.
     """
-    out, space = Path(out), space or FlatSpace()
+    out = Path(out)
+    report = on_volume or (lambda name, volume: None)
     sources = find_volumes(source, groups)
+    space = space or FlatSpace()
     made_with = {"space": asdict(space), "spacing": None if spacing is None else list(spacing)}
-    _create(out, made_with)
-    busy = BadScan(f"{out} is being written to by another fanogan prepare: wait for its end")
+    if not is_store(out):
+        if out.is_file():
+            raise BadScan(f"{out} is a file: give the store another name")
+        if out.is_dir() and any(out.iterdir()):
+            raise BadScan(f"{out} holds other files: give the store a folder of its own")
+        _write_settings(out, made_with)
+    busy = BadScan(f"{out} is being written to by another fanogan prepare: wait until it ends")
     with alone(out / LOCK, busy):
-        there = {volume.name: volume for volume in _kept(out, made_with)}
-        for one in sources:
-            if one.name in there:
-                _check_same(out, there[one.name], one)
-                if on_volume is not None:
-                    on_volume(one.name, None)
-        todo = [one for one in sources if one.name not in there]
-        failed: list[tuple[str, BadScan]] = []
-        for one, found in zip(todo, straightened(todo, space, spacing), strict=True):
-            if isinstance(found, BadScan):
-                found = BadScan(str(found).removesuffix(_ADVICE))
-                failed.append((one.name, found))
+        _check_settings(out, made_with)
+        shutil.rmtree(out / _PARTIAL, ignore_errors=True)
+        stored = {volume.name: volume for volume in volumes_in(out)}
+        for known in (found for found in sources if found.name in stored):
+            there = stored[known.name]
+            if (there.group, there.attributes["source"]) != (known.group, _fingerprint(known)):
+                raise BadScan(
+                    f"{out} holds a volume {known.name} already, of other files or of another "
+                    "subject: give another store"
+                )
+            report(known.name, None)
+        missing = [found for found in sources if found.name not in stored]
+        failed: list[tuple[str, str]] = []
+        for new, result in zip(missing, straightened(missing, space, spacing), strict=True):
+            if isinstance(result, BadScan):
+                result = BadScan(str(result).removesuffix(_ADVICE))
+                failed.append((new.name, str(result)))
             else:
-                _add(out, found, _fingerprint(one))
-            if on_volume is not None:
-                on_volume(one.name, found)
-        _list_failed(out, made_with, failed)
-        volumes = volumes_in(out)
-    if not volumes:
-        raise none_usable([error for _, error in failed])
-    return _summary(volumes, len(there), failed)
+                _add(out, result, _fingerprint(new))
+            report(new.name, result)
+        _write_settings(out, made_with, failed)
+        if failed:
+            table = io.StringIO(newline="")
+            csv.writer(table).writerows([("name", "reason"), *failed])
+            write_whole(out / "failed.csv", table.getvalue().encode(errors="surrogateescape"))
+        else:
+            (out / "failed.csv").unlink(missing_ok=True)
+        facts = [volume.attributes for volume in volumes_in(out)]
+    if not facts:
+        raise BadScan(f"none of {len(failed)} volumes could be used; the first: {failed[0][1]}")
+    columns = [known["bscans"] * known["columns"] for known in facts]
+    return Summary(
+        volumes=len(facts),
+        bscans=sum(known["bscans"] for known in facts),
+        found=float(np.average([known["found"] for known in facts], weights=columns)),
+        kept=len(stored),
+        failed=tuple(failed),
+    )
 
 
-def _summary(volumes: list[StoredVolume], kept: int, failed: list[tuple[str, BadScan]]) -> Summary:
-    bscans = [volume.facts["bscans"] for volume in volumes]
-    columns = [volume.facts["bscans"] * volume.facts["columns"] for volume in volumes]
-    found = np.average([volume.facts["found"] for volume in volumes], weights=columns)
-    reasons = tuple((name, str(error)) for name, error in failed)
-    return Summary(len(volumes), sum(bscans), float(found), kept, reasons)
+def _check_settings(out: Path, made_with: Mapping[str, Any]) -> None:
+    """Refuse a store that was made with other settings."""
 
+    def described(name: str, value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{key} {value[key]}" for key in value)
+        return f"no {name} given" if value is None else f"{name} {value}"
 
-def _create(out: Path, made_with: Mapping[str, Any]) -> None:
-    """Makes an empty store, unless one lies there."""
-    if is_store(out):
-        return
-    if out.is_file():
-        raise BadScan(f"{out} is a file: give the store another name")
-    if out.is_dir() and any(out.iterdir()):
-        raise BadScan(f"{out} holds other files: give the store a folder of its own")
-    _write_settings(out, made_with, [])
-
-
-def _kept(out: Path, made_with: Mapping[str, Any]) -> list[StoredVolume]:
-    """Lists what the store holds, if it was made with the same settings."""
     settings = settings_of(out)
     for name, value in made_with.items():
         if settings.get(name) != value:
             raise BadScan(
-                f"{out} was prepared with {_said(name, settings.get(name))}, not with "
-                f"{_said(name, value)}: give the same settings, or another store"
+                f"{out} was prepared with {described(name, settings.get(name))}, not with "
+                f"{described(name, value)}: give the same settings, or another store"
             )
-    shutil.rmtree(out / _PARTIAL, ignore_errors=True)
-    return volumes_in(out)
-
-
-def _said(name: str, value: Any) -> str:
-    """A setting in words."""
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {value[key]}" for key in value)
-    return f"no {name} given" if value is None else f"{name} {value}"
 
 
 def _write_settings(
-    out: Path, made_with: Mapping[str, Any], failed: list[tuple[str, BadScan]]
+    out: Path, made_with: Mapping[str, Any], failed: Sequence[tuple[str, str]] = ()
 ) -> None:
-    reasons = [{"name": name, "reason": str(error)} for name, error in failed]
+    reasons = [{"name": name, "reason": reason} for name, reason in failed]
     ours = {"format": FORMAT, "version": version("fanogan"), **made_with, "failed": reasons}
     body = {"zarr_format": 3, "node_type": "group", "attributes": {"fanogan": ours}}
     write_whole(out / "zarr.json", json.dumps(body, indent=1).encode())
 
 
-def _list_failed(
-    out: Path, made_with: Mapping[str, Any], failed: list[tuple[str, BadScan]]
-) -> None:
-    """Keeps the list of what could not be used; there is no file where that is nothing."""
-    _write_settings(out, made_with, failed)
-    table = io.StringIO(newline="")
-    csv.writer(table).writerows([("name", "reason"), *failed])
-    if failed:
-        write_whole(out / "failed.csv", table.getvalue().encode(errors="surrogateescape"))
-    else:
-        (out / "failed.csv").unlink(missing_ok=True)
-
-
-def _check_same(out: Path, stored: StoredVolume, source: ScanSource | Scan | StoredVolume) -> None:
-    if (stored.group, stored.facts["source"]) != (source.group, _fingerprint(source)):
-        raise BadScan(
-            f"{out} holds a volume {source.name} already, of other files or of another subject: "
-            "give another store"
-        )
-
-
-def _fingerprint(source: ScanSource | Scan | StoredVolume) -> str:
-    """What a volume is made of, whatever its name: the content of its files or its arrays."""
+def _fingerprint(source: VolumeSource) -> str:
+    """What a volume is made of, whatever its name: a digest of its files or its arrays."""
     digest = hashlib.sha256()
     if isinstance(source, FlatVolume):
         for array in (source.bscans, source.inner, source.outer):
@@ -198,50 +180,61 @@ def _fingerprint(source: ScanSource | Scan | StoredVolume) -> str:
         digest.update(np.ascontiguousarray(source.pixels).data)
         digest.update(repr((source.pixels.shape, source.spacing)).encode())
     elif isinstance(source, ScanSource):
-        for path in _files(source):
+        files = list(source.parts) or [source.path]
+        if not source.parts and extension(source.path) == ".xml":
+            # The pictures of a Heidelberg export lie beside its XML.
+            beside = source.path.parent.iterdir()
+            files += sorted(path for path in beside if extension(path) in PICTURES)
+        for path in files:
             digest.update(path.name.encode(errors="surrogateescape"))
             digest.update(path.read_bytes())
         digest.update((source.key or "").encode())
     else:
-        digest.update(str(source.facts["source"]).encode())
+        digest.update(str(source.attributes["source"]).encode())
     return digest.hexdigest()
 
 
-def _files(source: ScanSource) -> list[Path]:
-    """The files of a volume; a Heidelberg export's pictures lie beside its XML."""
-    if source.parts:
-        return list(source.parts)
-    if extension(source.path) != ".xml":
-        return [source.path]
-    beside = [path for path in source.path.parent.iterdir() if extension(path) in PICTURES]
-    return [source.path, *sorted(beside)]
-
-
 def _add(out: Path, volume: FlatVolume, fingerprint: str) -> None:
-    """Writes a volume under a temporary name, and gives it its number once it is whole."""
+    """Write a volume under a temporary name, and rename it to its number once it is whole."""
     import zarr
 
-    partial = out / _PARTIAL
+    partial, en_face = out / _PARTIAL, volume.en_face
     numbers = [int(folder.name) for folder in out.iterdir() if folder.name.isdecimal()]
+    arrays = {
+        "flat": volume.pixels,
+        "bscans": np.asarray(volume.bscans),
+        "margins": np.asarray(volume.margins),
+        "inner": volume.inner,
+        "outer": volume.outer,
+    }
+    if en_face is not None:
+        arrays |= {"en_face": en_face.pixels, "en_face_lines": en_face.lines}
     try:
         group = zarr.open_group(partial, mode="w", zarr_format=3)
-        _write_arrays(
-            group,
+        _write_arrays(group, arrays)
+        group.attrs.update(
             {
-                "flat": volume.pixels,
-                "bscans": np.asarray(volume.bscans),
-                "margins": np.asarray(volume.margins),
-                "inner": volume.inner,
-                "outer": volume.outer,
-            },
+                "name": volume.name,
+                "subject": volume.group,
+                "source": fingerprint,
+                "bscans": len(volume.pixels),
+                "columns": volume.inner.shape[1],
+                "found": volume.found,
+                "spacing": list(volume.scan_spacing),
+                "eye": volume.eye,
+                "device": volume.device,
+                "notes": [note_to_json(note) for note in volume.notes],
+                "thickness": None if volume.thickness is None else dict(volume.thickness),
+                "is_retina": volume.is_retina,
+                "en_face": None
+                if en_face is None
+                else {"spacing": en_face.spacing, "grid_centre": en_face.grid_centre},
+            }
         )
-        if volume.en_face is not None:
-            _write_arrays(
-                group, {"en_face": volume.en_face.pixels, "en_face_lines": volume.en_face.lines}
-            )
-        group.attrs.update(_facts(volume, fingerprint))
         for file in partial.rglob("*"):
-            _sync(file)
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
         partial.rename(out / f"{max(numbers, default=-1) + 1:06d}")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -259,34 +252,3 @@ def _write_arrays(group: Group, arrays: Mapping[str, NDArray[Any]]) -> None:
             compressors=(ZstdCodec(level=3), Crc32cCodec()),
             config={"write_empty_chunks": True},
         )
-
-
-def _facts(volume: FlatVolume, fingerprint: str) -> dict[str, Any]:
-    en_face = volume.en_face
-    return {
-        "name": volume.name,
-        "subject": volume.group,
-        "source": fingerprint,
-        "bscans": len(volume.pixels),
-        "columns": volume.inner.shape[1],
-        "found": volume.found,
-        "spacing": list(volume.scan_spacing),
-        "eye": volume.eye,
-        "device": volume.device,
-        "notes": list(volume.notes),
-        "thickness": None if volume.thickness is None else dict(volume.thickness),
-        "is_retina": volume.is_retina,
-        "en_face": None
-        if en_face is None
-        else {
-            "spacing": list(en_face.spacing),
-            "grid_centre": None if en_face.grid_centre is None else list(en_face.grid_centre),
-        },
-    }
-
-
-def _sync(file: Path) -> None:
-    """Has the system write a file to the disk."""
-    if file.is_file():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())

@@ -1,4 +1,4 @@
-"""Candidate regions of a volume: where its en-face map lies above what normals show."""
+"""Candidate regions of a volume: where its en-face map exceeds what normals show."""
 
 from __future__ import annotations
 
@@ -11,29 +11,27 @@ from scipy import ndimage
 from fanogan.scans import Spacing
 
 LEAST_PIXELS = 5
-"""Pixels of the smallest region on the en-face map; fewer come about by noise."""
+"""Pixels of the smallest region on the en-face map; smaller ones arise from noise."""
 
 
 @dataclass(frozen=True)
 class Region:
     """A connected part of the en-face map above the threshold.
 
-    Positions in millimetres are measured from the centre of the scanned area: x along the
-    B-scans, to the right, y across them, in their order. None where a spacing isn't known.
-
     Attributes:
-        number: From 1, the largest mean times area first.
-        bscan: B-scan of the peak, from 0 as in the names of B-scans.
-        row: Row of the strongest residual in the peak's column, in the scan's own rows.
+        number: From 1, in order of mean times area, the largest first.
+        bscan: B-scan of the peak, from 0.
+        row: Row of the strongest residual in the peak's column of the recorded scan.
         column: Column of the peak.
         bscans: First and last B-scan.
         columns: First and last column.
-        x_mm: Position of the peak.
-        y_mm: Likewise.
-        pixels: Its pixels on the en-face map.
-        area_mm2: Its area.
-        mean: Mean of the en-face map over it.
-        peak: Greatest value of the en-face map in it.
+        x_mm: Position of the peak along the B-scans, to the right of the centre of the scanned
+            area; None where the spacing is unknown, as for all millimetres.
+        y_mm: Position of the peak across the B-scans, in their order.
+        pixels: Pixels on the en-face map.
+        area_mm2: Area.
+        mean: Mean of the en-face map over the region.
+        peak: Maximum of the en-face map in the region.
     """
 
     number: int
@@ -56,29 +54,26 @@ def find_regions(
     threshold: float,
     spacing: Spacing,
 ) -> list[Region]:
-    """Finds the regions of an en-face map, joined at sides and corners.
+    """Return the regions of an en-face map; pixels are connected at sides and corners.
 
     Args:
-        en_face: (B-scans, columns), NaN where nothing is known.
-        deepest: (B-scans, columns) row of the strongest residual in each column.
-        threshold: What a region lies above.
+        en_face: (B-scans, columns), NaN where unknown.
+        deepest: (B-scans, columns), row of the strongest residual in each column.
+        threshold: Regions lie above it.
         spacing: Millimetres between B-scans, rows and columns.
 
     Returns:
-        Regions of at least `LEAST_PIXELS` pixels, those of the largest sum first.
+        Regions of at least `LEAST_PIXELS` pixels, the largest sum first.
     """
     labels, count = ndimage.label(np.nan_to_num(en_face, nan=-np.inf) > threshold, np.ones((3, 3)))
-    found = []
-    for label in range(1, count + 1):
-        places = np.argwhere(labels == label)
-        if len(places) >= LEAST_PIXELS:
-            found.append((places, en_face[labels == label]))
-    found.sort(key=lambda one: -float(one[1].sum()))
+    masks = [labels == label for label in range(1, count + 1)]
+    parts = [(np.argwhere(mask), en_face[mask]) for mask in masks if mask.sum() >= LEAST_PIXELS]
+    parts.sort(key=lambda part: -float(part[1].sum()))
     between, _, across = spacing
-    middle = (np.array(en_face.shape) - 1) / 2
+    centre = (np.array(en_face.shape) - 1) / 2
     regions = []
-    for number, (places, values) in enumerate(found, start=1):
-        bscan, column = (int(place) for place in places[values.argmax()])
+    for number, (places, values) in enumerate(parts, start=1):
+        bscan, column = places[values.argmax()].tolist()
         first, last = places.min(axis=0).tolist(), places.max(axis=0).tolist()
         regions.append(
             Region(
@@ -88,8 +83,8 @@ def find_regions(
                 column=column,
                 bscans=(first[0], last[0]),
                 columns=(first[1], last[1]),
-                x_mm=None if across is None else (column - middle[1]) * across,
-                y_mm=None if between is None else (bscan - middle[0]) * between,
+                x_mm=None if across is None else (column - centre[1]) * across,
+                y_mm=None if between is None else (bscan - centre[0]) * between,
                 pixels=len(places),
                 area_mm2=None
                 if between is None or across is None

@@ -1,11 +1,10 @@
-"""Volumes of every scanner and setting brought to one grey range and one pixel size, and back.
+"""Volumes of all scanners and settings are brought to one grey range and pixel size, and back.
 
 The paper normalises each volume to [−1, 1] and halves its 512 columns, to 22 µm (section 3, Data).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +13,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from fanogan.scans import BadScan, Scan
 
-ROW_MM = 0.00387
-"""Height of a resampled pixel: a Spectralis's own."""
-
-COLUMN_MM = 0.022
-"""Width of a resampled pixel: that of the paper's 256 columns."""
+ROW_MM, COLUMN_MM = 0.00387, 0.022
+"""Height and width of a resampled pixel: a Spectralis's, and that of the paper's 256 columns."""
 
 MOST_MM = (0.02, 0.2)
 """Height and width of the largest pixel of retinal OCT; more is micrometres, or no spacing."""
 
 PERCENTILES = (0.5, 99.5)
-"""Of a volume's grey values, those that become −1 and +1."""
+"""Percentiles of a volume's grey values that become −1 and +1."""
 
 # Averaging 1.96 columns makes stripes, as the pixels that share a column alternate; 2 makes none.
 _TOLERANCE = 0.03
@@ -32,10 +28,10 @@ _MOST_VALUES = 2_000_000
 
 
 def normalise(scan: Scan, margins: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Maps the grey values of a volume to [−1, 1], kept as 8 bits: x = 2·(value/255 − ½).
+    """Return the grey values of a volume mapped to [−1, 1], as 8 bits: x = 2·(value/255 − ½).
 
-    The range is that of `PERCENTILES` outside the margins, so neither the few saturated pixels
-    nor what the scanner filled in sets it; what lies beyond is clipped.
+    The range is that of `PERCENTILES` outside the margins, so neither a few saturated pixels nor
+    what the scanner filled in sets it; what lies beyond is clipped.
 
     Args:
         scan: Grey volume, any dtype.
@@ -62,7 +58,7 @@ def normalise(scan: Scan, margins: NDArray[np.bool_]) -> NDArray[np.uint8]:
     normalised = np.empty(scan.pixels.shape, dtype=np.uint8)
     for frame, out in zip(scan.pixels, normalised, strict=True):
         share = (frame.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-        out[:] = like(np.clip(share, 0, 1) * 255, np.uint8)
+        out[:] = np.rint(np.clip(share, 0, 1) * 255)
     return normalised
 
 
@@ -70,8 +66,8 @@ def normalise(scan: Scan, margins: NDArray[np.bool_]) -> NDArray[np.uint8]:
 class Grid:
     """Resampling in the plane of the B-scans, and its way back.
 
-    Both grids cover the same area from edge to edge. A pixel becomes the mean over its own
-    extent, and where pixels grow smaller, linear interpolation.
+    Both grids cover the same area from edge to edge. A new pixel is the mean over its extent;
+    where pixels grow smaller, linear interpolation.
 
     Attributes:
         scan_shape: Rows and columns of the scan.
@@ -83,13 +79,13 @@ class Grid:
 
     @classmethod
     def of(cls, scan: Scan) -> Grid:
-        """The grid with pixels of `ROW_MM` × `COLUMN_MM`.
+        """Return the grid with pixels of `ROW_MM` × `COLUMN_MM`.
 
-        A factor within 3 % of a whole number is that number. Where a spacing isn't known, rows
+        A factor within 3 % of a whole number is that number. Where a spacing is unknown, rows
         stay as they are, and columns too unless there are 512, which are halved as in the paper.
 
         Raises:
-            BadScan: Pixels larger than `MOST_MM`, which would be made millions.
+            BadScan: Pixels larger than `MOST_MM`, which would be split into millions.
         """
         rows, columns = scan.pixels.shape[1:3]
         _, row_mm, column_mm = scan.spacing
@@ -99,14 +95,20 @@ class Grid:
                 f"{scan.name} is said to have pixels of {size} mm, and those of retinal OCT are of "
                 "micrometres: correct --spacing, which is in mm, or the file's own"
             )
-        row_factor = _factor(row_mm, ROW_MM) if row_mm else 1.0
+
+        def size_of(pixels: int, mm: float | None, wanted_mm: float, unknown: float) -> int:
+            factor = wanted_mm / mm if mm else unknown
+            whole = max(1, round(factor))
+            if abs(factor / whole - 1) <= _TOLERANCE:
+                factor = float(whole)
+            return max(1, round(pixels / factor))
+
         unknown = 2.0 if columns == 512 else 1.0
-        column_factor = _factor(column_mm, COLUMN_MM) if column_mm else unknown
-        shape = (max(1, round(rows / row_factor)), max(1, round(columns / column_factor)))
+        shape = size_of(rows, row_mm, ROW_MM, 1.0), size_of(columns, column_mm, COLUMN_MM, unknown)
         return cls((rows, columns), shape)
 
     def forward(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """Resamples a volume or mask of the scan's shape.
+        """Return a volume or mask of the scan's shape on the grid.
 
         Args:
             volume: (B-scans, rows, columns) of the scan. Floats may be NaN, which stays local.
@@ -121,18 +123,18 @@ class Grid:
         return _resample(volume, self.scan_shape, self.shape)
 
     def back(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Returns a map or mask from the grid to the scan's own rows and columns, as `forward`."""
+        """Return a map or mask on the grid in the scan's own rows and columns, as `forward`."""
         return _resample(values, self.shape, self.scan_shape)
 
     def boundary(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Resamples a boundary.
+        """Return a boundary on the grid.
 
         Args:
-            rows: (B-scans, columns) of the scan, in its rows; NaN where there is none.
+            rows: Rows of the scan, (B-scans, columns); NaN where there is no boundary.
 
         Returns:
-            (B-scans, columns) float32 of the grid, in its rows; NaN where any column that a
-            resampled one is made of has none.
+            Rows of the grid, (B-scans, columns) float32; NaN where any of the columns that a
+            resampled one is made of has no boundary.
         """
         weights = _weights(self.scan_shape[1], self.shape[1])
         missing = np.isnan(rows)
@@ -142,61 +144,42 @@ class Grid:
         return np.where(touched, np.nan, means).astype(np.float32)
 
 
-def like(values: NDArray[np.floating[Any]], dtype: DTypeLike) -> NDArray[Any]:
-    """Returns resampled values in the dtype of their source.
-
-    Booleans are true from ½ on, integers rounded, and floats float32.
-    """
+def to_dtype(values: NDArray[np.floating[Any]], dtype: DTypeLike) -> NDArray[Any]:
+    """Return resampled values in their source's dtype: booleans from ½ on, integers rounded."""
     kind = np.dtype(dtype).kind
     if kind == "b":
         return np.asarray(values >= 0.5)
-    if kind in "iu":
-        return np.asarray(np.rint(values), dtype=dtype)
-    return np.asarray(values, dtype=np.float32)
+    return np.asarray(np.rint(values) if kind in "iu" else values, dtype=dtype)
 
 
-def _factor(spacing: float, wanted: float) -> float:
-    """How many pixels of the scan one resampled pixel is made of."""
-    factor = wanted / spacing
-    whole = max(1, round(factor))
-    return float(whole) if abs(factor / whole - 1) <= _TOLERANCE else factor
-
-
-def _resample(volume: NDArray[Any], shape: Sequence[int], wanted: tuple[int, int]) -> NDArray[Any]:
-    """Resamples frames of one shape to another, one by one."""
-    if volume.ndim != 3 or volume.shape[1:] != tuple(shape):
-        raise ValueError(f"expected frames of {tuple(shape)}, got an array of {volume.shape}")
+def _resample(
+    volume: NDArray[Any], shape: tuple[int, int], wanted: tuple[int, int]
+) -> NDArray[Any]:
+    """Resample frames of one shape to another."""
+    if volume.ndim != 3 or volume.shape[1:] != shape:
+        raise ValueError(f"expected frames of {shape}, got an array of {volume.shape}")
     down, across = (_weights(*sizes) for sizes in zip(shape, wanted, strict=True))
+
+    def weighted(frame: NDArray[np.float32]) -> NDArray[np.float32]:
+        # An axis that keeps its size is left as it is.
+        if shape[0] != wanted[0]:
+            frame = down @ frame
+        return frame @ across.T if shape[1] != wanted[1] else frame
+
     dtype = volume.dtype if volume.dtype.kind in "biu" else np.dtype(np.float32)
     resampled = np.empty((len(volume), *wanted), dtype=dtype)
-    for frame, out in zip(volume, resampled, strict=True):
-        out[:] = like(_weighted(frame.astype(np.float32), down, across), dtype)
+    for raw, out in zip(volume, resampled, strict=True):
+        frame = raw.astype(np.float32)
+        missing = np.isnan(frame)
+        if missing.any():  # a mean is known only where at least half of its weight is
+            total = weighted(np.where(missing, np.float32(0), frame))
+            known = weighted((~missing).astype(np.float32))
+            enough = known >= 0.5 - 1e-5  # weights are rounded
+            means = np.where(enough, total / np.where(enough, known, 1), np.float32(np.nan))
+        else:
+            means = weighted(frame)
+        out[:] = to_dtype(means, dtype)
     return resampled
-
-
-def _weighted(
-    frame: NDArray[np.float32], down: NDArray[np.float32], across: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Means of a frame (rows, columns); NaN only where less than half of the weight is known."""
-    missing = np.isnan(frame)
-    if not missing.any():
-        return _product(frame, down, across)
-    total = _product(np.where(missing, np.float32(0), frame), down, across)
-    known = _product((~missing).astype(np.float32), down, across)
-    # Weights are rounded, so a half may be a little less.
-    enough = known >= 0.5 - 1e-5
-    return np.where(enough, total / np.where(enough, known, 1), np.float32(np.nan))
-
-
-def _product(
-    frame: NDArray[np.float32], down: NDArray[np.float32], across: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Applies the weights of both axes; an axis that keeps its size is left out."""
-    if down.shape[0] != down.shape[1]:
-        frame = down @ frame
-    if across.shape[0] != across.shape[1]:
-        frame = frame @ across.T
-    return frame
 
 
 def _weights(size: int, wanted: int) -> NDArray[np.float32]:

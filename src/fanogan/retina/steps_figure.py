@@ -1,4 +1,4 @@
-"""A picture of the steps from a B-scan to patches, as the paper's Fig. 4."""
+"""A picture of the steps from a B-scan to patches, as in the paper's Fig. 4."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STEP = 4
 
 
 def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> bytes:
-    """Draws the steps on one B-scan (section 3, Data, and Fig. 4).
+    """Draw the steps for one B-scan (section 3, Data, and Fig. 4).
 
     Args:
         volume: The volume.
@@ -34,11 +34,8 @@ def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> byt
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    bscan = np.asarray(volume.bscans[frame])
-    heights = (
-        bscan.shape[0] / bscan.shape[1],
-        max(volume.pixels.shape[1] / volume.pixels.shape[2], 0.6),
-    )
+    bscan, flat, base = volume.original(frame), volume.pixels[frame], volume.flat.space.base
+    heights = bscan.shape[0] / bscan.shape[1], max(flat.shape[0] / flat.shape[1], 0.6)
     drawing = Figure((9, 4.4 * sum(heights) + 0.6), dpi=110, layout="constrained", facecolor="w")
     axes = drawing.subplot_mosaic([["bscan", "lines"], ["flat", "patches"]], height_ratios=heights)
     _show(axes["bscan"], bscan, f"1 · B-scan {frame} of {len(volume.pixels)}, normalised")
@@ -47,14 +44,9 @@ def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> byt
     axes["lines"].plot(columns, volume.inner[frame], color=_INNER, lw=1, label="inner")
     axes["lines"].plot(columns, volume.outer[frame], color=_OUTER, lw=1, label="outer")
     axes["lines"].legend(loc="lower right", fontsize=8)
-    base = volume.flat.base
-    _show(axes["flat"], volume.pixels[frame], f"3 · flat: outer boundary in row {base}")
+    _show(axes["flat"], flat, f"3 · flat: outer boundary in row {base}")
     axes["flat"].axhline(base, color=_OUTER, lw=0.8, ls="--")
-    corners = _corners(volume.retina[frame], volume.known[frame], window)
-    for (row, column), colour in zip(corners, _PATCHES, strict=False):
-        place = (column - 0.5, row - 0.5)
-        outline = Rectangle(place, window[1], window[0], fill=False, ec=colour, lw=1.2)
-        axes["flat"].add_patch(outline)
+    corners = _spread(volume.usable_windows(window, _LEAST_RETINA)[frame, ::_STEP, ::_STEP])
     axes["patches"].set_axis_off()
     axes["patches"].set_title(
         f"4 · patches of {window[0]}×{window[1]}" if corners else "4 · no place for a patch",
@@ -62,10 +54,12 @@ def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> byt
     )
     across = len(_PATCHES) // 2
     for index, ((row, column), colour) in enumerate(zip(corners, _PATCHES, strict=False)):
+        place = (column - 0.5, row - 0.5)
+        outline = Rectangle(place, window[1], window[0], fill=False, ec=colour, lw=1.2)
+        axes["flat"].add_patch(outline)
         at = (index % across / across, 0.5 - index // across * 0.5, 1 / across - 0.02, 0.46)
         inset = axes["patches"].inset_axes(at)
-        patch = volume.pixels[frame, row : row + window[0], column : column + window[1]]
-        _show(inset, patch, "")
+        _show(inset, flat[row : row + window[0], column : column + window[1]], "")
         inset.spines[:].set(color=colour, linewidth=2)
     stream = io.BytesIO()
     drawing.savefig(stream, format="png")
@@ -79,27 +73,14 @@ def _show(axes: Axes, pixels: NDArray[Any], title: str) -> None:
     axes.set_yticks([])
 
 
-def _corners(
-    retina: NDArray[np.bool_], tissue: NDArray[np.bool_], window: tuple[int, int]
-) -> list[tuple[int, int]]:
-    """Upper left corners of patches of tissue and enough retina, spread over a flat B-scan."""
-    rows, columns = (side - size for side, size in zip(retina.shape, window, strict=True))
-    usable = []
-    for column in range(0, columns + 1, _STEP):
-        across = slice(column, column + window[1])
-        heights = [
-            row
-            for row in range(0, rows + 1, _STEP)
-            if tissue[row : row + window[0], across].all()
-            and retina[row : row + window[0], across].mean() >= _LEAST_RETINA
-        ]
-        if heights:
-            usable.append((heights, column))
-    if not usable:
+def _spread(usable: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Upper left corners of patches, spread over a flat B-scan, alternately low and high."""
+    columns = np.flatnonzero(usable.any(axis=0))
+    if not len(columns):
         return []
-    spread = np.linspace(0, len(usable) - 1, min(len(_PATCHES), len(usable))).astype(int)
-    # By turns low and high, so that they can be told apart.
-    return [
-        (heights[(index % 2 * 2 + 1) * len(heights) // 4], column)
-        for index, (heights, column) in enumerate(usable[place] for place in spread.tolist())
-    ]
+    spread = np.linspace(0, len(columns) - 1, min(len(_PATCHES), len(columns))).astype(int)
+    corners = []
+    for index, column in enumerate(columns[spread].tolist()):
+        rows = np.flatnonzero(usable[:, column]).tolist()
+        corners.append((_STEP * rows[(index % 2 * 2 + 1) * len(rows) // 4], _STEP * column))
+    return corners

@@ -1,23 +1,23 @@
-"""Volumes come in and are made straight: from files, from a prepared store, or from memory."""
+"""Volumes come in and are flattened: from files, from a prepared store, or from memory."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
-from fanogan.retina.flat_volume import FlatSpace, FlatVolume, straighten
+from fanogan.retina.flat_volume import FlatVolume, straighten
+from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.store import StoredVolume, is_store, stored_volumes
 from fanogan.scans import (
     PICTURES,
@@ -28,6 +28,7 @@ from fanogan.scans import (
     empty_frames_note,
     extension,
     find_scans,
+    good_ones,
     is_array_like,
     is_dicom,
     is_stack,
@@ -37,10 +38,11 @@ from fanogan.scans import (
     stack_bscans,
 )
 
-logger = logging.getLogger(__name__)
+VolumeSource: TypeAlias = ScanSource | Scan | StoredVolume
+"""A volume that can be read: a file or the pictures of a folder, from memory, or from a store."""
 
 MOST_PROCESSES = 4
-"""Volumes straightened at a time: each takes a core, and up to one gigabyte."""
+"""Volumes flattened at a time: each takes a core, and up to one gigabyte."""
 
 
 def read_volumes(
@@ -51,16 +53,18 @@ def read_volumes(
     spacing: Spacing | None = None,
     skip_bad: bool = False,
     on_bad: Callable[[BadScan], None] | None = None,
+    done: Set[str] = frozenset(),
 ) -> Iterator[FlatVolume]:
-    """Reads many volumes in flat space, in order, a few ahead.
+    """Read many volumes in flat space, in order, a few ahead.
 
     Args:
-        source: As `find_volumes` takes it.
-        space: The area that the retina is brought into.
-        groups: Whose files these are, as `find_scans` says.
+        source: As for `find_volumes`.
+        space: The flat area.
+        groups: Whose files these are, as for `find_scans`.
         spacing: Millimetres between B-scans, rows and columns, for what a file doesn't tell.
-        skip_bad: Go on after a volume that cannot be used, with a warning in the log.
+        skip_bad: Continue after a volume that cannot be used, with a warning in the log.
         on_bad: Called with the error of each volume skipped.
+        done: Names of volumes to leave out, since they were used before.
 
     Returns:
         An iterator over the volumes.
@@ -68,21 +72,23 @@ def read_volumes(
     Raises:
         BadScan: Nothing found; a bad volume, unless `skip_bad`; or nothing but bad ones.
     """
-    found = find_volumes(source, groups)
-    return _good(straightened(found, space, spacing), skip_bad, on_bad)
+    sources = [volume for volume in find_volumes(source, groups) if volume.name not in done]
+    flat = cast(Iterator[Scan | BadScan], straightened(sources, space, spacing))
+    good = good_ones(flat, skip_bad, on_bad, noun="volumes", before=len(done))
+    return cast(Iterator[FlatVolume], good)
 
 
-def find_volumes(source: Any, groups: str | None = None) -> list[ScanSource | Scan | StoredVolume]:
-    """Finds the volumes to read, names them, and says whose they are.
+def find_volumes(source: Any, groups: str | None = None) -> list[VolumeSource]:
+    """Find the volumes to read, name them, and say whose they are.
 
-    The pictures of one folder (PNG, JPEG, BMP, TIFF of one page) are the B-scans of one volume,
-    in natural order (2 before 10), named as the folder is. Where `groups` are given, those of one
-    folder and one subject are one volume: 'folder/subject' where a folder holds several subjects.
+    The pictures in a folder (PNG, JPEG, BMP, TIFF of one page) are the B-scans of one volume, in
+    natural order (2 before 10), named as the folder is. If `groups` are given, those of one folder
+    and one subject are one volume: 'folder/subject' where a folder holds several subjects.
 
     Args:
-        source: A folder, file or glob as `find_scans` takes it, a store that `prepare` made, a
+        source: A folder, file or glob as for `find_scans`, a store that `prepare` made, a
             `Scan`, a `FlatVolume`, or a list of any of these.
-        groups: As `find_scans` says; of files only.
+        groups: As for `find_scans`; of files only.
 
     Returns:
         The volumes in the order given. A `ScanSource` whose path is a folder has its pictures as
@@ -105,7 +111,7 @@ def find_volumes(source: Any, groups: str | None = None) -> list[ScanSource | Sc
             "arrays don't say how large a pixel is: give each volume as fanogan.Scan(pixels, "
             "name, group, spacing)"
         )
-    found: list[ScanSource | Scan | StoredVolume] = []
+    found: list[VolumeSource] = []
     for what, run in groupby(entries, kind):
         if what == "memory":
             found += run
@@ -113,104 +119,96 @@ def find_volumes(source: Any, groups: str | None = None) -> list[ScanSource | Sc
             found += chain.from_iterable(stored_volumes(path) for path in run)
         else:
             files = find_scans(list(run), groups)
+            folders = {file.path.parent for file in files}
             in_store = {
-                folder
-                for folder in {file.path.parent for file in files}
-                if any(is_store(outer) for outer in (folder, *folder.parents))
+                folder for folder in folders if any(map(is_store, (folder, *folder.parents)))
             }
             files = [file for file in files if file.path.parent not in in_store]
-            found += _joined(files, is_by_subject=groups is not None)
+            found += _pictures_joined(files, by_subject=groups is not None)
     return found
 
 
 def straightened(
-    sources: Sequence[ScanSource | Scan | StoredVolume],
-    space: FlatSpace,
-    spacing: Spacing | None = None,
+    sources: Sequence[VolumeSource], space: FlatSpace, spacing: Spacing | None = None
 ) -> Iterator[FlatVolume | BadScan]:
-    """Reads volumes and makes them straight, by several processes, in the order given.
+    """Read volumes and flatten them in several processes, in the order given.
 
     Args:
-        sources: As `find_volumes` gives them.
-        space: The area that the retina is brought into.
+        sources: As from `find_volumes`.
+        space: The flat area.
         spacing: Millimetres between B-scans, rows and columns, for what a file doesn't tell.
 
     Returns:
-        An iterator with one volume a source; in the place of one that cannot be used, the
+        An iterator with one volume for each source; in the place of one that cannot be used, the
         `BadScan` that says why.
     """
+    work = partial(_flat_or_error, space=space, spacing=spacing)
     counts = Counter(source.name for source in sources)
-    raw = [
-        source
-        for source in sources
-        if isinstance(source, ScanSource | Scan)
-        and not isinstance(source, FlatVolume)
-        and counts[source.name] == 1
-    ]
-    work = partial(_straighten_or_error, space=space, spacing=spacing)
+    raw = [source for source in sources if counts[source.name] == 1 and _is_raw(source)]
     with contextlib.closing(_by_processes(work, raw)) as results:
         for source in sources:
             if counts[source.name] > 1:
                 yield BadScan(
                     f"{counts[source.name]} volumes are called {source.name}: rename all but one"
                 )
-            elif isinstance(source, ScanSource | Scan) and not isinstance(source, FlatVolume):
-                yield next(results)
             else:
-                yield _already_straight(source, space)
+                yield next(results) if _is_raw(source) else work(source)
 
 
 # --- which files are one volume -----------------------------------------------------------------
 
 
-def _joined(files: Sequence[ScanSource], is_by_subject: bool) -> list[ScanSource]:
-    """Joins the pictures of each folder, or of each folder and subject, to one volume."""
-    members: dict[tuple[Path, str | None], list[ScanSource]] = {}
+def _pictures_joined(files: Sequence[ScanSource], by_subject: bool) -> list[ScanSource]:
+    """Join the pictures of each folder, or of each folder and subject, to one volume."""
+
+    def is_picture(file: ScanSource) -> bool:
+        kind = extension(file.path)
+        if file.parts or kind not in PICTURES:
+            return False
+        return kind not in (".tif", ".tiff") or not is_stack(file.path)
+
+    volumes: dict[tuple[Path, str | None], list[ScanSource]] = {}
+    pictures: dict[tuple[Path, str | None], list[ScanSource]] = {}
     for file in files:
-        if _is_picture(file):
-            key = file.path.parent, file.group if is_by_subject else None
+        if is_picture(file):
+            key = file.path.parent, file.group if by_subject else None
+            pictures[key] = volumes.setdefault(key, [])
         else:
             key = file.path, file.key
-        members.setdefault(key, []).append(file)
-    pictures = {key: items for key, items in members.items() if _is_picture(items[0])}
+        volumes.setdefault(key, []).append(file)
     names = _folder_names(pictures)
-    joined = {key: _folder_source(names[key], items) for key, items in pictures.items()}
-    return [joined.get(key, items[0]) for key, items in members.items()]
-
-
-def _is_picture(file: ScanSource) -> bool:
-    kind = extension(file.path)
-    if file.parts or kind not in PICTURES:
-        return False
-    return kind not in (".tif", ".tiff") or not is_stack(file.path)
-
-
-def _folder_source(name: str, pictures: Sequence[ScanSource]) -> ScanSource:
-    first = pictures[0]
-    parts = sorted((file.path for file in pictures), key=lambda path: natural_key(path.name))
-    # Without folders or a rule a picture is its own subject, and so is the volume.
-    group = name if first.group == first.name else first.group
-    return ScanSource(first.path.parent, name, group, parts=tuple(parts))
+    joined = []
+    for key, members in volumes.items():
+        first = members[0]
+        if key in names:
+            parts = sorted((file.path for file in members), key=lambda path: natural_key(path.name))
+            # Without folders or a rule a picture is its own subject, and so is the volume.
+            group = names[key] if first.group == first.name else first.group
+            first = ScanSource(first.path.parent, names[key], group, parts=tuple(parts))
+        joined.append(first)
+    return joined
 
 
 def _folder_names(
     pictures: dict[tuple[Path, str | None], list[ScanSource]],
 ) -> dict[tuple[Path, str | None], str]:
-    """Names each volume by its folder, with more of the path where two would be called alike."""
+    """Name each volume by its folder, with more of the path where two would be called alike."""
     subjects = Counter(folder for folder, _ in pictures)
     paths = {key: Path(os.path.abspath(key[0])).parts[1:] or ("B-scans",) for key in pictures}
     depths = {key: max(items[0].name.count("/"), 1) for key, items in pictures.items()}
-
-    def name(key: tuple[Path, str | None]) -> str:
-        folder, subject = key
-        own = [subject] if subject and subjects[folder] > 1 else []
-        return "/".join([*paths[key][-depths[key] :], *own])
-
     while True:
-        names = {key: name(key) for key in pictures}
+        names = {
+            (folder, subject): "/".join(
+                [
+                    *path[-depths[folder, subject] :],
+                    *([subject] if subject and subjects[folder] > 1 else []),
+                ]
+            )
+            for (folder, subject), path in paths.items()
+        }
         counts = Counter(names.values())
         alike = [
-            key for key in pictures if counts[names[key]] > 1 and depths[key] < len(paths[key])
+            key for key, name in names.items() if counts[name] > 1 and depths[key] < len(paths[key])
         ]
         if not alike:
             return names
@@ -221,32 +219,37 @@ def _folder_names(
 # --- one volume ---------------------------------------------------------------------------------
 
 
-def _straighten_or_error(
-    source: ScanSource | Scan, space: FlatSpace, spacing: Spacing | None
+def _is_raw(source: VolumeSource) -> bool:
+    """Whether the retina has yet to be found, which takes seconds."""
+    return not isinstance(source, FlatVolume | StoredVolume)
+
+
+def _flat_or_error(
+    source: VolumeSource, space: FlatSpace, spacing: Spacing | None
 ) -> FlatVolume | BadScan:
+    """Read a volume, fill in what is known of it, and flatten it."""
     try:
-        return _straighten(source, space, spacing)
+        if isinstance(source, FlatVolume):
+            return source.in_space(space)
+        if isinstance(source, StoredVolume):
+            return source.read(space)
+        scan = _read(source) if isinstance(source, ScanSource) else source
+        between, row, column = (
+            given if own is None else own
+            for own, given in zip(scan.spacing, spacing or scan.spacing, strict=True)
+        )
+        notes = scan.notes if scan.is_volume else (*scan.notes, *empty_frames_note(scan.pixels))
+        scan = replace(scan, spacing=(between, row, column), notes=tuple(dict.fromkeys(notes)))
+        return straighten(scan, space)
     except BadScan as error:
         return error
     except MemoryError:
         return BadScan(f"{source.name} does not fit into memory: split it into smaller volumes")
 
 
-def _straighten(source: ScanSource | Scan, space: FlatSpace, spacing: Spacing | None) -> FlatVolume:
-    """Reads a volume, fills in what is known of it, and makes it straight."""
-    scan = source if isinstance(source, Scan) else _read(source)
-    between, row, column = (
-        given if own is None else own
-        for own, given in zip(scan.spacing, spacing or scan.spacing, strict=True)
-    )
-    notes = scan.notes if scan.is_volume else (*scan.notes, *empty_frames_note(scan.pixels))
-    scan = replace(scan, spacing=(between, row, column), notes=tuple(dict.fromkeys(notes)))
-    return straighten(scan, space)
-
-
 def _read(source: ScanSource) -> Scan:
     if source.path.is_dir():
-        # The folder one is in is '.', which says little.
+        # The current folder is '.', which says little.
         folder = source.path if source.path.name else Path(source.name)
         label = source.parts[0] if len(source.parts) == 1 else folder
         return stack_bscans(source.parts, label, source.name, source.group)
@@ -259,21 +262,13 @@ def _read(source: ScanSource) -> Scan:
     return scan
 
 
-def _already_straight(source: FlatVolume | StoredVolume, space: FlatSpace) -> FlatVolume | BadScan:
-    """Takes a volume from memory or a store, flat anew where another space is wanted."""
-    try:
-        return source.in_space(space) if isinstance(source, FlatVolume) else source.read(space)
-    except BadScan as error:
-        return error
-
-
 # --- many volumes -------------------------------------------------------------------------------
 
 
 def _by_processes(
-    work: Callable[[Any], FlatVolume | BadScan], sources: Sequence[ScanSource | Scan]
+    work: Callable[[VolumeSource], FlatVolume | BadScan], sources: Sequence[VolumeSource]
 ) -> Generator[FlatVolume | BadScan]:
-    """Does the work for each source, in order, by as many processes as there are free cores.
+    """Do the work for each source, in order, in as many processes as there are free cores.
 
     Processes, since half of the time goes into a graph cut that threads cannot share; loky's,
     since those of the standard library run a user's script anew unless it guards against that.
@@ -297,15 +292,15 @@ def _by_processes(
             yield result
     except BrokenProcessPool as error:
         raise BadScan(
-            "a process that looked for the retina was ended from outside, mostly for want of "
-            "memory: close other programs, and start again"
+            "a process that searched for the retina was killed, most likely for lack of memory: "
+            "close other programs, and start again"
         ) from error
     finally:
         pool.shutdown(wait=True, kill_workers=True)
 
 
 def _begin(parent: int) -> None:
-    """Has this process say nothing of its own, and end soon after `parent`, which may be killed."""
+    """Keep this process silent, and end it soon after `parent`, which may be killed."""
     silence_decoders()
 
     def watch() -> None:
@@ -314,31 +309,3 @@ def _begin(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _good(
-    results: Iterator[FlatVolume | BadScan],
-    skip_bad: bool,
-    on_bad: Callable[[BadScan], None] | None,
-) -> Iterator[FlatVolume]:
-    """Yields the volumes, and raises or reports the errors among them."""
-    errors: list[BadScan] = []
-    good = 0
-    for result in results:
-        if isinstance(result, FlatVolume):
-            good += 1
-            yield result
-            continue
-        if not skip_bad:
-            raise result
-        errors.append(result)
-        logger.warning("skipped: %s", result)
-        if on_bad is not None:
-            on_bad(result)
-    if errors and not good:
-        raise none_usable(errors)
-
-
-def none_usable(errors: Sequence[BadScan]) -> BadScan:
-    """Returns the error for volumes of which not one could be used."""
-    return BadScan(f"none of {len(errors)} volumes could be used; the first: {errors[0]}")

@@ -4,6 +4,22 @@ from fanogan.scans.arrays import is_array_like
 from fanogan.scans.find import ScanSource, each_scan, find_scans
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.margins import filled_margins
+from fanogan.scans.notes import (
+    AlphaDropped,
+    ConvertedToRGB,
+    EmptyFrames,
+    FirstFrameOnly,
+    FirstVolumeOnly,
+    GreyStoredAsColour,
+    Note,
+    OneBitGrey,
+    ReflectivityAsShown,
+    UndeclaredFrames,
+    UnevenBScans,
+    Verbatim,
+    note_from_json,
+    note_to_json,
+)
 from fanogan.scans.read import good_ones, read_mask, read_scan, read_scans, silence_decoders
 from fanogan.scans.scan import UNKNOWN_SPACING, BadScan, EnFace, Scan, Spacing, empty_frames_note
 from fanogan.scans.stack import read_volume, stack_bscans
@@ -14,11 +30,23 @@ __all__ = [
     "EXTENSIONS",
     "PICTURES",
     "UNKNOWN_SPACING",
+    "AlphaDropped",
     "BadScan",
+    "ConvertedToRGB",
+    "EmptyFrames",
     "EnFace",
+    "FirstFrameOnly",
+    "FirstVolumeOnly",
+    "GreyStoredAsColour",
+    "Note",
+    "OneBitGrey",
+    "ReflectivityAsShown",
     "Scan",
     "ScanSource",
     "Spacing",
+    "UndeclaredFrames",
+    "UnevenBScans",
+    "Verbatim",
     "each_scan",
     "empty_frames_note",
     "extension",
@@ -29,6 +57,8 @@ __all__ = [
     "is_dicom",
     "is_stack",
     "natural_key",
+    "note_from_json",
+    "note_to_json",
     "read_mask",
     "read_scan",
     "read_scans",

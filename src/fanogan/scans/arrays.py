@@ -10,8 +10,8 @@ from typing import IO, Any, TypeGuard
 import numpy as np
 from numpy.lib import format as npy_format
 
+from fanogan.scans.notes import GreyStoredAsColour, Note
 from fanogan.scans.scan import (
-    GREY_NOTE,
     BadScan,
     Decoded,
     Pixels,
@@ -23,17 +23,14 @@ from fanogan.scans.scan import (
     convert,
     damaged,
     drop_alpha,
-    stored_dtype,
+    wide_range,
 )
 
 _CHANNELS = (1, 3, 4)
 
 
 def read_npy(path: Path) -> Decoded:
-    """Reads a .npy of (rows, columns), (rows, columns, C), (N, rows, columns) or with C last too.
-
-    Args:
-        path: The file.
+    """Read a .npy of (rows, columns), (rows, columns, C), (N, rows, columns) or with C last too.
 
     Returns:
         (N, rows, columns[, channels]): each frame is an image of its own.
@@ -42,15 +39,11 @@ def read_npy(path: Path) -> Decoded:
         BadScan: Damaged, too large, no plain numbers, or a shape that is none of these.
     """
     with path.open("rb") as file:
-        return _read_member(file, str(path), path.stat().st_size)
+        return _read_array(file, str(path), path.stat().st_size)
 
 
 def read_npz(path: Path, key: str | None = None) -> Decoded:
-    """Reads one array of a .npz; `key` names it, and may be left out where there is only one.
-
-    Args:
-        path: The file.
-        key: The array's name.
+    """Read one array of a .npz; `key` names it, and may be left out where there is only one.
 
     Returns:
         As `read_npy`.
@@ -59,38 +52,30 @@ def read_npz(path: Path, key: str | None = None) -> Decoded:
         BadScan: As `read_npy`, or there is no such array, or several and no key.
     """
     with zipfile.ZipFile(path) as archive:
-        members = {
-            name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")
-        }
-        key = _chosen_key(path, sorted(members), key)
-        info = archive.getinfo(members[key])
+        keys = sorted(n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy"))
+        if not keys:
+            raise BadScan(f"{path} holds no arrays: save one with numpy.savez")
+        if key not in keys and (key is not None or len(keys) > 1):
+            problem = "holds several arrays" if key is None else f"has no array {key!r}"
+            raise BadScan(
+                f"{path} {problem} ({', '.join(keys)}): "
+                f"write {path.name}:KEY, as {path.name}:{keys[0]}"
+            )
+        key = keys[0] if key is None else key
+        info = archive.getinfo(f"{key}.npy")
         with archive.open(info) as file:
-            return _read_member(file, f"{path}:{key}", info.file_size)
+            return _read_array(file, f"{path}:{key}", info.file_size)
 
 
-def _chosen_key(path: Path, keys: list[str], key: str | None) -> str:
-    """Returns the key to read, or raises BadScan with the list of those there are."""
-    if key is None and len(keys) == 1:
-        return keys[0]
-    if key in keys:
-        return key
-    if not keys:
-        raise BadScan(f"{path} holds no arrays: save one with numpy.savez")
-    listed = ", ".join(keys)
-    problem = "holds several arrays" if key is None else f"has no array {key!r}"
-    raise BadScan(f"{path} {problem} ({listed}): write {path.name}:KEY, as {path.name}:{keys[0]}")
-
-
-def _read_member(file: IO[bytes], label: str, size: int) -> Decoded:
-    """Reads one array in numpy's format, after its header has been found harmless."""
+def _read_array(file: IO[bytes], label: str, size: int) -> Decoded:
+    """Read one array in numpy's format, after its header has been found harmless."""
     version = npy_format.read_magic(file)
-    readers = {
-        (1, 0): npy_format.read_array_header_1_0,
-        (2, 0): npy_format.read_array_header_2_0,
-    }
-    if version not in readers:
+    if version == (1, 0):
+        shape, _, dtype = npy_format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, dtype = npy_format.read_array_header_2_0(file)
+    else:
         raise BadScan(f"{label} holds named fields: save plain integers or floats")
-    shape, _, dtype = readers[version](file)
     check_dtype(label, dtype)
     frames, rows, columns, channels = _layout(label, shape)
     check_size(label, rows, columns, frames, channels * dtype.itemsize)
@@ -103,7 +88,7 @@ def _read_member(file: IO[bytes], label: str, size: int) -> Decoded:
 
 
 def _layout(label: str, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Reads a file's shape as (frames, rows, columns, channels)."""
+    """Return what a file's shape means: frames, rows, columns and channels."""
     if len(shape) == 2:
         return 1, *shape, 1
     # No image is four columns wide: a short last axis holds channels.
@@ -117,7 +102,7 @@ def _layout(label: str, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
 
 
 def _bad_shape(label: str, shape: tuple[int, ...], wanted: str) -> BadScan:
-    """Returns the error for an array that is no stack of images."""
+    """Return the error for an array that is no stack of images."""
     hint = ""
     if len(shape) == 4 and shape[1] in _CHANNELS:
         hint = "; channels come last: numpy.moveaxis(array, 1, -1)"
@@ -125,7 +110,7 @@ def _bad_shape(label: str, shape: tuple[int, ...], wanted: str) -> BadScan:
 
 
 def is_array_like(source: object) -> TypeGuard[Any]:
-    """Says whether `source` is an array, a tensor, or a list of only these, and not paths."""
+    """Return whether `source` is an array, a tensor, or a list of arrays alone, and not paths."""
     if isinstance(source, list | tuple):
         return bool(source) and all(isinstance(item, np.ndarray) for item in source)
     return isinstance(source, np.ndarray) or _is_tensor(source)
@@ -137,10 +122,10 @@ def _is_tensor(source: object) -> bool:
 
 
 def array_scans(source: Any) -> Iterator[Scan | BadScan]:
-    """Makes one scan of each image of an array; pixels are views of it where they can be.
+    """Make one scan of each image of an array; pixels are views of it where they can be.
 
-    What concerns the whole is decided for the whole: the dtype, whether colour is really grey,
-    and whether all is one constant value. A single constant image passes, as it does in a .npy.
+    The dtype, whether colour is really grey, and whether all is one constant value are decided
+    for the array as a whole. A single constant image passes, as it does in a .npy.
 
     Args:
         source: numpy (N, rows, columns) or (N, rows, columns, C); a tensor (N, rows, columns) or
@@ -155,26 +140,47 @@ def array_scans(source: Any) -> Iterator[Scan | BadScan]:
         BadScan: The whole array has a wrong shape or dtype, or is constant.
     """
     images: Iterable[Pixels] = source if isinstance(source, list | tuple) else _stack(source)
-    checked = [_checked(index, image) for index, image in enumerate(images)]
+    checked = [_checked(f"image {i:05d}", image) for i, image in enumerate(images)]
     usable = [image for image in checked if not isinstance(image, BadScan)]
-    if usable and _all_constant(usable):
+    if usable and all(
+        image.shape[2:] == usable[0].shape[2:] and bool((image == usable[0][0, 0]).all())
+        for image in usable
+    ):
         raise BadScan("the given array has the same value in every pixel: there is nothing to see")
-    low, high = _range_of_wide_integers(usable)
+    ranges = [each for image in usable if (each := wide_range(image)) is not None]
+    low, high = min((r[0] for r in ranges), default=0), max((r[1] for r in ranges), default=0)
     is_grey = all(image.ndim == 2 or channels_are_equal(image) for image in usable)
-    return (_scan(index, image, low, high, is_grey) for index, image in enumerate(checked))
 
+    def scan(index: int, name: str, image: Pixels | BadScan) -> Scan | BadScan:
+        if isinstance(image, BadScan):
+            return image
+        notes: tuple[Note, ...] = ()
+        if image.ndim == 3 and is_grey:
+            image, notes = image[..., 0], (GreyStoredAsColour(),)
+        pixels = convert(image, low, high)[np.newaxis]
+        try:
+            check_finite(name, pixels)
+        except BadScan as error:
+            return error
+        return Scan(pixels, name=name, group=name, notes=notes, member=("", index))
 
-def _name(index: int) -> str:
-    return f"image {index:05d}"
+    return (scan(index, f"image {index:05d}", image) for index, image in enumerate(checked))
 
 
 def _stack(source: Any) -> Pixels:
-    """Returns the images of one array or tensor as (N, rows, columns[, C])."""
-    array = _channels_last(source) if _is_tensor(source) else source
-    label = "the given array"
+    """Return the images of one array or tensor as (N, rows, columns[, C])."""
+    label, array = "the given array", source
+    if _is_tensor(source):
+        try:
+            array = source.detach().cpu().numpy()
+        except TypeError as error:
+            raise BadScan(
+                f"the given tensor of dtype {source.dtype} has no array: convert it by .float()"
+            ) from error
+        if array.ndim == 4:
+            array = np.moveaxis(array, 1, -1)
     check_dtype(label, array.dtype)
-    is_stack = array.ndim == 3 or (array.ndim == 4 and array.shape[-1] in _CHANNELS)
-    if not is_stack:
+    if array.ndim != 3 and not (array.ndim == 4 and array.shape[-1] in _CHANNELS):
         raise _bad_shape(label, tuple(source.shape), "(N, rows, columns) or (N, rows, columns, C)")
     if array.ndim == 3 and array.shape[-1] in _CHANNELS:
         raise BadScan(
@@ -187,22 +193,9 @@ def _stack(source: Any) -> Pixels:
     return stack
 
 
-def _channels_last(tensor: Any) -> Pixels:
-    """Returns a tensor as an array, (N, C, rows, columns) with its channels moved to the end."""
-    try:
-        array: Pixels = tensor.detach().cpu().numpy()
-    except TypeError as error:
-        raise BadScan(
-            f"the given tensor of dtype {tensor.dtype} has no array: convert it by .float()"
-        ) from error
-    return np.moveaxis(array, 1, -1) if array.ndim == 4 else array
-
-
-def _checked(index: int, image: Pixels) -> Pixels | BadScan:
-    """Returns one image without alpha, or why it cannot be used."""
-    label = _name(index)
-    has_channels = image.ndim == 3 and image.shape[-1] in _CHANNELS
-    if image.ndim != 2 and not has_channels:
+def _checked(label: str, image: Pixels) -> Pixels | BadScan:
+    """Return one image without alpha, or why it cannot be used."""
+    if image.ndim != 2 and not (image.ndim == 3 and image.shape[-1] in _CHANNELS):
         return _bad_shape(label, image.shape, "(rows, columns) or (rows, columns, C)")
     try:
         check_dtype(label, image.dtype)
@@ -210,34 +203,3 @@ def _checked(index: int, image: Pixels) -> Pixels | BadScan:
     except BadScan as error:
         return error
     return drop_alpha(label, image, axis_count=3)[0]
-
-
-def _all_constant(images: list[Pixels]) -> bool:
-    first = images[0][0, 0]
-    same_shape = (np.shape(image[0, 0]) == np.shape(first) for image in images)
-    return all(same_shape) and all(bool((image == first).all()) for image in images)
-
-
-def _range_of_wide_integers(images: list[Pixels]) -> tuple[int, int]:
-    """Returns the least and greatest value over the images whose dtype cannot be kept."""
-    wide = [image for image in images if image.dtype.kind in "ui" and image.dtype.itemsize > 2]
-    low = min((int(image.min()) for image in wide), default=0)
-    return low, max((int(image.max()) for image in wide), default=0)
-
-
-def _scan(
-    index: int, image: Pixels | BadScan, low: int, high: int, is_grey: bool
-) -> Scan | BadScan:
-    """Makes one image of an array a scan."""
-    if isinstance(image, BadScan):
-        return image
-    label = _name(index)
-    notes: tuple[str, ...] = ()
-    if image.ndim == 3 and is_grey:
-        image, notes = image[..., 0], (GREY_NOTE,)
-    pixels = convert(image, stored_dtype(image.dtype, low, high))[np.newaxis]
-    try:
-        check_finite(label, pixels)
-    except BadScan as error:
-        return error
-    return Scan(pixels, name=label, group=label, notes=notes, member=("", index))

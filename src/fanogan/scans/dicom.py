@@ -13,80 +13,53 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.scans.scan import BadScan, Decoded, EnFace, Pixels, Spacing, check_size, damaged
+from fanogan.scans.notes import ConvertedToRGB, Note, UndeclaredFrames
+from fanogan.scans.scan import (
+    BadScan,
+    Decoded,
+    EnFace,
+    Pixels,
+    Spacing,
+    check_size,
+    damaged,
+    known_length,
+)
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _FRAME_ELEMENTS = [
-    "ModalityLUTSequence",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "VOILUTSequence",
-    "WindowCenter",
-    "WindowWidth",
-    "VOILUTFunction",
-    "PixelSpacing",
-    "ImagerPixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "ImagePositionPatient",
-    "FrameLaterality",
-    "ReferencedSOPInstanceUID",
-    "ReferenceCoordinates",
-    "OphthalmicImageOrientation",
+    *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
+    *("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+    *("PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("ImagePositionPatient", "FrameLaterality"),
+    *("ReferencedSOPInstanceUID", "ReferenceCoordinates", "OphthalmicImageOrientation"),
 ]
 _FRAME_GROUPS = [
-    "PixelMeasuresSequence",
-    "PixelValueTransformationSequence",
-    "FrameVOILUTSequence",
-    "PlanePositionSequence",
-    "FrameAnatomySequence",
-    "OphthalmicFrameLocationSequence",
+    *("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence"),
+    *("PlanePositionSequence", "FrameAnatomySequence", "OphthalmicFrameLocationSequence"),
 ]
-_OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _HEADER = [
-    "SOPClassUID",
-    "Rows",
-    "Columns",
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-    "ImageLaterality",
-    "Laterality",
-    "ManufacturerModelName",
-    *(
-        f"{colour}PaletteColorLookupTable{part}"
-        for colour in ("Red", "Green", "Blue")
-        for part in ("Descriptor", "Data")
-    ),
+    *("SOPClassUID", "ManufacturerModelName", "ImageLaterality", "Laterality"),
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration"),
+    *("PhotometricInterpretation", "PixelRepresentation"),
+    *("BitsAllocated", "BitsStored", "HighBit"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
+    *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
     *_FRAME_ELEMENTS,
 ]
-_PIXELS = [
-    "PixelData",
-    "FloatPixelData",
-    "DoubleFloatPixelData",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-]
+_PIXELS = ["PixelData", "FloatPixelData", "DoubleFloatPixelData"]
+_OFFSETS = ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+_OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _EYES = {"R": "right", "L": "left"}
 
 
 def read_dicom(path: Path) -> Decoded:
-    """Reads a DICOM image as a viewer would show it, with higher brighter.
+    """Read a DICOM image as a viewer would show it, with higher brighter.
 
     Modality table or rescale, then the first window (VOI) where there is one, then MONOCHROME1
     is inverted within the range that the header declares. Whole numbers stay integers.
-
-    Args:
-        path: The file.
 
     Returns:
         (frames, rows, columns) or (frames, rows, columns, 3), a volume where there are several
@@ -97,7 +70,20 @@ def read_dicom(path: Path) -> Decoded:
         BadScan: No image, too large, damaged, or a compression that no installed package reads.
     """
     try:
-        return _read(path)
+        header = read_elements(path, _HEADER)
+        headers = [_frame_header(header, i) for i in range(_check_header(str(path), header))]
+        pixels, notes = _pixels(path, header, headers)
+        sides = map(headers[0].get, ("FrameLaterality", "ImageLaterality", "Laterality"))
+        return Decoded(
+            pixels,
+            _spacing(headers),
+            is_volume=len(headers) > 1,
+            notes=notes,
+            eye=next((_EYES[side] for side in sides if side in _EYES), None),
+            device=str(header.get("ManufacturerModelName") or "").strip() or None,
+            en_face=_en_face(path, headers),
+            is_retina=header.get("SOPClassUID") == _OPHTHALMIC_TOMOGRAPHY,
+        )
     except (BadScan, ImportError, OSError, MemoryError):
         raise
     except Exception:
@@ -105,55 +91,40 @@ def read_dicom(path: Path) -> Decoded:
         raise damaged(str(path), "a DICOM image") from None
 
 
-def _read(path: Path) -> Decoded:
-    header = read_elements(path, _HEADER)
-    headers = [_frame_header(header, i) for i in range(_check_header(str(path), header))]
-    pixels, notes = _pixels(path, header, headers)
-    model = str(header.get("ManufacturerModelName") or "").strip()
-    return Decoded(
-        pixels,
-        _spacing(headers),
-        len(headers) > 1,
-        notes,
-        eye=_eye(headers[0]),
-        device=model or None,
-        en_face=_en_face(path, headers),
-        is_retina=header.get("SOPClassUID") == _OPHTHALMIC_TOMOGRAPHY,
-    )
-
-
-def _pixels(path: Path, header: Dataset, headers: list[Dataset]) -> tuple[Pixels, tuple[str, ...]]:
-    """Decodes the frames as a viewer would show them, and says what was changed."""
+def _pixels(path: Path, header: Dataset, headers: list[Dataset]) -> tuple[Pixels, tuple[Note, ...]]:
+    """Decode the frames as a viewer would show them, with notes on what was changed."""
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
-    dataset = read_elements(path, _HEADER + _PIXELS, with_pixels=True)
-    if not any(keyword in dataset for keyword in _PIXELS[:3]):
+    dataset = read_elements(path, _HEADER + _PIXELS + _OFFSETS, with_pixels=True)
+    if not any(keyword in dataset for keyword in _PIXELS):
         raise _no_image(str(path))
     _check_decodable(path, dataset)
     pixels: Pixels = pixel_array(dataset, allow_excess_frames=False)
     pixels = pixels if len(headers) > 1 else pixels[np.newaxis]
-    notes = _left_out(dataset, len(headers))
+    held = _frames_held(dataset)
+    notes: tuple[Note, ...] = ()
+    if held > len(headers):
+        notes = (UndeclaredFrames(held, declared=len(headers)),)
     if header.PhotometricInterpretation == "PALETTE COLOR":
-        pixels, notes = apply_color_lut(pixels, dataset), (*notes, "palette converted to RGB")
+        pixels, notes = apply_color_lut(pixels, dataset), (*notes, ConvertedToRGB("palette"))
     if pixels.ndim == 3:
         pixels = np.stack([_shown(frame, own) for frame, own in zip(pixels, headers, strict=True)])
     return pixels, notes
 
 
-def _left_out(dataset: Dataset, frames: int) -> tuple[str, ...]:
-    """Says that the file holds more frames than it declares, where that can be told."""
-    data = next(dataset[keyword].value for keyword in _PIXELS[:3] if keyword in dataset)
+def _frames_held(dataset: Dataset) -> int:
+    """Return how many frames the pixel data hold; 0 where that cannot be told."""
+    data = next(dataset[keyword].value for keyword in _PIXELS if keyword in dataset)
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         # Entries of the offset tables, of 8 and of 4 bytes; both may be empty.
         table = dataset.get("ExtendedOffsetTable") or b""
-        held = len(table) // 8 or int.from_bytes(data[4:8], "little") // 4
-    else:
-        samples = int(dataset.get("SamplesPerPixel") or 1) * max(int(dataset.BitsAllocated) // 8, 1)
-        held = len(data) // (int(dataset.Rows) * int(dataset.Columns) * samples)
-    if held <= frames:
-        return ()
-    return (f"holds {held} frames and declares {frames}: the others are left out",)
+        return len(table) // 8 or int.from_bytes(data[4:8], "little") // 4
+    return len(data) // (int(dataset.Rows) * int(dataset.Columns) * _bytes_per_pixel(dataset))
+
+
+def _bytes_per_pixel(header: Dataset) -> int:
+    return int(header.get("SamplesPerPixel") or 1) * max(int(header.BitsAllocated) // 8, 1)
 
 
 def _no_image(label: str) -> BadScan:
@@ -164,23 +135,25 @@ def _no_image(label: str) -> BadScan:
 
 
 def read_elements(path: Path, tags: list[str], with_pixels: bool = False) -> Dataset:
-    """Reads the named elements of a file, and no others.
+    """Read the named elements of a file, and no others.
 
     Raises:
         BadScan: A deflated file.
     """
     from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
     from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    # force: files of before 1996 and of some archives have no preamble.
-    starts_as_part_10 = is_part_10(path)
-    if starts_as_part_10 and _transfer_syntax(path) == DeflatedExplicitVRLittleEndian:
+    has_preamble = is_part_10(path)
+    if has_preamble:
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
         # pydicom would inflate it whole before its size could be checked.
-        raise BadScan(f"{path} is a deflated DICOM file: rewrite it uncompressed")
+        if syntax == DeflatedExplicitVRLittleEndian:
+            raise BadScan(f"{path} is a deflated DICOM file: rewrite it uncompressed")
     dataset = dcmread(
         path,
         stop_before_pixels=not with_pixels,
-        force=not starts_as_part_10,
+        force=not has_preamble,  # files of before 1996 and of some archives have none
         specific_tags=[*tags],
     )
     if "TransferSyntaxUID" not in dataset.file_meta:
@@ -189,36 +162,22 @@ def read_elements(path: Path, tags: list[str], with_pixels: bool = False) -> Dat
 
 
 def is_part_10(path: Path | str) -> bool:
-    """Whether a file begins as DICOM files do since 1996."""
+    """Return whether a file begins as DICOM files do since 1996."""
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
-def _transfer_syntax(path: Path) -> str | None:
-    from pydicom.filereader import read_file_meta_info
-
-    syntax: str | None = read_file_meta_info(path).get("TransferSyntaxUID")
-    return syntax
-
-
 def _check_header(label: str, header: Dataset) -> int:
-    """Checks the declared size, and returns the number of frames."""
+    """Check the declared size, and return the number of frames."""
     if "Rows" not in header or "Columns" not in header:
         raise _no_image(label)
     frames = int(header.get("NumberOfFrames") or 1)
-    bytes_per_sample = max(int(header.BitsAllocated) // 8, 1)
-    check_size(
-        label,
-        int(header.Rows),
-        int(header.Columns),
-        frames,
-        int(header.get("SamplesPerPixel") or 1) * bytes_per_sample,
-    )
+    check_size(label, int(header.Rows), int(header.Columns), frames, _bytes_per_pixel(header))
     return frames
 
 
 def _check_decodable(path: Path, dataset: Dataset) -> None:
-    """Raises BadScan where no installed package decodes the file's compression."""
+    """Raise BadScan where no installed package decodes the file's compression."""
     from pydicom.pixels.decoders.base import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -236,7 +195,7 @@ def _check_decodable(path: Path, dataset: Dataset) -> None:
 
 
 def _frame_header(header: Dataset, index: int) -> Dataset:
-    """Returns the header with the functional groups of frame `index` written over it."""
+    """Return the header with the functional groups of frame `index` written over it."""
     from pydicom.dataset import Dataset
 
     flat = Dataset()
@@ -252,28 +211,38 @@ def _frame_header(header: Dataset, index: int) -> Dataset:
 
 
 def _shown(stored: Pixels, header: Dataset) -> Pixels:
-    """Applies modality table, window and MONOCHROME1 to one frame (rows, columns)."""
+    """Apply modality table, window and MONOCHROME1 to one frame (rows, columns)."""
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     low, high = _declared_range(header, stored)
-    is_whole = stored.dtype.kind in "ui"
+    is_whole = stored.dtype.kind in "ui" and all(
+        float(value).is_integer() for value in (low, high, header.get("RescaleSlope") or 1)
+    )
     pixels = apply_modality_lut(stored, header)
-    is_whole = is_whole and float(low).is_integer() and float(high).is_integer()
-    is_whole = is_whole and float(header.get("RescaleSlope") or 1).is_integer()
     if is_whole:
         pixels = np.rint(pixels).astype(np.int64)
-    if _has_window(header):
+    table = header.get("VOILUTSequence")
+    # Some windows have a width of 0, and cannot be applied.
+    widths = np.atleast_1d(np.asarray(header.get("WindowWidth") or 0, dtype=np.float64))
+    if table or (header.get("WindowCenter") is not None and widths[0] >= 1):
         pixels = apply_voi_lut(pixels, header)
-        low, high = _range_after_window(header, low, high)
         pixels = np.rint(pixels).astype(np.int64) if is_whole else pixels
+    if table:
+        low, high = _table_range(table)
     if header.PhotometricInterpretation == "MONOCHROME1":
         ends = low + high
         pixels = (int(ends) if is_whole else ends) - pixels
-    return _narrow(pixels, low, high)
+    if pixels.dtype.kind == "f":
+        return pixels.astype(np.float32)
+    # By the declared range and not the values, so that files of one scanner agree in dtype.
+    narrow: Any = np.int16 if low < 0 else np.uint8 if high <= 255 else np.uint16
+    limits = np.iinfo(narrow)
+    fits = limits.min <= pixels.min() and pixels.max() <= limits.max
+    return pixels.astype(narrow if fits else np.float32)
 
 
 def _declared_range(header: Dataset, stored: Pixels) -> tuple[float, float]:
-    """Returns the least and greatest value that a pixel can have after the modality step."""
+    """Return the least and greatest value that a pixel can have after the modality step."""
     if stored.dtype.kind == "f":
         return float(stored.min()), float(stored.max())
     bits = int(header.BitsStored)
@@ -281,53 +250,30 @@ def _declared_range(header: Dataset, stored: Pixels) -> tuple[float, float]:
     if header.PixelRepresentation == 1:
         ends -= 2.0 ** (bits - 1)
     if header.get("ModalityLUTSequence"):
-        return 0, 2 ** int(header.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+        return _table_range(header.ModalityLUTSequence)
     if "RescaleSlope" in header and "RescaleIntercept" in header:
         ends = ends * float(header.RescaleSlope) + float(header.RescaleIntercept)
     return float(ends.min()), float(ends.max())
 
 
-def _has_window(header: Dataset) -> bool:
-    """Says whether there is a table or a window that can be applied; some have a width of 0."""
-    if header.get("VOILUTSequence"):
-        return True
-    widths = np.atleast_1d(np.asarray(header.get("WindowWidth") or 0, dtype=np.float64))
-    return header.get("WindowCenter") is not None and bool(widths[0] >= 1)
-
-
-def _range_after_window(header: Dataset, low: float, high: float) -> tuple[float, float]:
-    """Returns the range that the window's output has: a table's depth, or the input's range."""
-    if header.get("VOILUTSequence"):
-        return 0, 2 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1
-    return low, high
-
-
-def _narrow(pixels: Pixels, low: float, high: float) -> Pixels:
-    """Stores whole numbers by the declared range, so that files of one scanner agree."""
-    if pixels.dtype.kind == "f":
-        return pixels.astype(np.float32)
-    if low >= 0 and high <= 255:
-        candidate: Any = np.uint8
-    else:
-        candidate = np.uint16 if low >= 0 else np.int16
-    limits = np.iinfo(candidate)
-    fits = limits.min <= pixels.min() and pixels.max() <= limits.max
-    return pixels.astype(candidate if fits else np.float32)
+def _table_range(sequence: Any) -> tuple[float, float]:
+    """Return the least and greatest value that a lookup table of its depth can hold."""
+    return 0, 2 ** int(sequence[0].LUTDescriptor[2]) - 1
 
 
 def _spacing(headers: list[Dataset]) -> Spacing:
-    """Returns millimetres between frames, rows and columns; None where they are not given."""
+    """Return millimetres between frames, rows and columns; None where they are not given."""
     first = headers[0]
-    between = _length(first.get("SpacingBetweenSlices"))
+    between = known_length(first.get("SpacingBetweenSlices"))
     between = between or distance_between([position(header) for header in headers])
-    between = between or _length(first.get("SliceThickness"))
+    between = between or known_length(first.get("SliceThickness"))
     within = first.get("PixelSpacing") or first.get("ImagerPixelSpacing") or (None, None)
-    rows, columns = (_length(value) for value in within)
+    rows, columns = map(known_length, within)
     return between, rows, columns
 
 
 def position(header: Dataset) -> tuple[float, ...] | None:
-    """Returns where a frame's first pixel lies, in millimetres; None where it is not given."""
+    """Return where a frame's first pixel lies, in millimetres; None where it is not given."""
     place = header.get("ImagePositionPatient")
     if place is None or len(place) != 3:
         return None
@@ -335,26 +281,18 @@ def position(header: Dataset) -> tuple[float, ...] | None:
 
 
 def distance_between(positions: list[tuple[float, ...] | None]) -> float | None:
-    """Returns the median distance in millimetres from one position to the next, where known."""
+    """Return the median distance in millimetres from one position to the next, where known."""
     known = np.array([place for place in positions if place is not None], dtype=np.float64)
     if len(known) < 2 or len(known) != len(positions):
         return None
-    return _length(float(np.median(np.linalg.norm(np.diff(known, axis=0), axis=1))))
-
-
-def _eye(header: Dataset) -> str | None:
-    """Returns 'left' or 'right'; None for both eyes, or where it is not given."""
-    for keyword in ("FrameLaterality", "ImageLaterality", "Laterality"):
-        if header.get(keyword) in _EYES:
-            return _EYES[header[keyword].value]
-    return None
+    return known_length(float(np.median(np.linalg.norm(np.diff(known, axis=0), axis=1))))
 
 
 def _en_face(path: Path, headers: list[Dataset]) -> EnFace | None:
-    """Returns the picture that the frames are located on (PS3.3 C.8.17.10.1), with their lines.
+    """Return the picture that the frames are located on (PS3.3 C.8.17.10.1), with their lines.
 
     None for a single frame, where a frame's place is unknown or no straight line, and where the
-    picture isn't in the folder or cannot be read, which must not cost the volume.
+    picture is not in the folder or cannot be read, which must not cost the volume.
     """
     uids = {str(header.get("ReferencedSOPInstanceUID")) for header in headers}
     lines = [_line(header) for header in headers]
@@ -375,7 +313,7 @@ def _en_face(path: Path, headers: list[Dataset]) -> EnFace | None:
 
 
 def _line(header: Dataset) -> list[list[float]] | None:
-    """Returns start and end of a frame as (row, column) on its picture; None if not straight."""
+    """Return start and end of a frame as (row, column) on its picture; None if not straight."""
     places = header.get("ReferenceCoordinates") or []
     is_line = header.get("OphthalmicImageOrientation") in ("LINEAR", None)
     if not is_line or len(places) != 4 or not np.isfinite(places).all():
@@ -385,7 +323,7 @@ def _line(header: Dataset) -> list[list[float]] | None:
 
 @lru_cache(maxsize=2)
 def _instances(folder: Path, changed: int) -> dict[str, Path]:
-    """Returns the DICOM files in a folder by their instances; `changed` makes it read anew."""
+    """Return the DICOM files in a folder by instance UID; a new time `changed` reads it again."""
     from pydicom.filereader import read_file_meta_info
 
     found: dict[str, Path] = {}
@@ -395,12 +333,6 @@ def _instances(folder: Path, changed: int) -> dict[str, Path]:
         try:
             if is_part_10(path):
                 found[str(read_file_meta_info(path).MediaStorageSOPInstanceUID)] = path
-        except Exception:  # what is wrong with it is said where it is read itself
+        except Exception:  # reading the file itself says what is wrong with it
             continue
     return found
-
-
-def _length(value: object) -> float | None:
-    """Returns a positive, finite length, and None for anything else."""
-    length = float(value) if isinstance(value, int | float) else 0.0
-    return length if np.isfinite(length) and length > 0 else None

@@ -23,7 +23,7 @@ _READS = f"reads {', '.join(EXTENSIONS)}, and DICOM of any name"
 
 @dataclass(frozen=True, slots=True)
 class ScanSource:
-    """A file that can be read as a scan, or files that are one together.
+    """A file that can be read as a scan, or several files that make one together.
 
     Attributes:
         path: The file; of several, the first.
@@ -41,10 +41,10 @@ class ScanSource:
 
 
 def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
-    """Finds the files to read, names them, and says whose they are.
+    """Find the files to read, name them, and say whose they are.
 
     A folder that holds one Heidelberg XML export is one scan, named as the folder is, and the
-    pictures in it are that scan's own; so is a folder that holds one DICOM series of single
+    pictures in it belong to that scan; so is a folder that holds one DICOM series of single
     frames. Any other .xml in a folder is left out.
 
     Args:
@@ -66,9 +66,9 @@ def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
 
 
 def each_scan(source: Any, groups: str | None = None) -> Iterator[ScanSource]:
-    """Yields what `find_scans` lists; of one folder as they are found, in memory that stays flat.
+    """Yield what `find_scans` lists; those of a single folder as the search comes to them.
 
-    Arguments and errors as of `find_scans`; what is wrong later in a folder is raised there.
+    Arguments and errors are those of `find_scans`; an error further into a folder is raised there.
     """
     found = _each_scan(source, groups)
     return chain([next(found)], found)
@@ -78,13 +78,13 @@ def _each_scan(source: Any, groups: str | None) -> Iterator[ScanSource]:
     entries = source if isinstance(source, list | tuple) else [source]
     if not entries:
         raise BadScan(f"no images in an empty list: give folders, files or globs ({_READS})")
+    is_folder = isinstance(entries[0], str | os.PathLike) and os.path.isdir(entries[0])
     subject = _subject_rule(groups)
     try:
-        if len(entries) == 1 and _is_folder(entries[0]):
-            named = _named_apart(_expand(entries[0]))
+        if len(entries) == 1 and is_folder:
+            named = _named_in_folder(_expand(entries[0]))
         else:
-            found = _without_duplicates(item for entry in entries for item in _expand(entry))
-            named = zip(found, _unique_names(found), strict=True)
+            named = _named_in_list(item for entry in entries for item in _expand(entry))
         for item, name in named:
             yield ScanSource(item.path, name, subject(item, name), item.key, item.parts)
     except OSError as error:
@@ -94,19 +94,15 @@ def _each_scan(source: Any, groups: str | None) -> Iterator[ScanSource]:
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:
-    """Splits 'file.npz:key' into the file and the key; any other path has no key."""
+    """Split 'file.npz:key' into the file and the key; any other path has no key."""
     match = re.fullmatch(r"(.+\.npz):([^/\\]+)", str(path), flags=re.IGNORECASE)
     if match is None or os.path.exists(path):
         return path, None
     return Path(match[1]), match[2]
 
 
-def _is_folder(entry: Any) -> bool:
-    return isinstance(entry, str | os.PathLike) and os.path.isdir(entry)
-
-
 def _expand(entry: Any) -> Iterator[Found]:
-    """Finds the files of one folder, file or glob."""
+    """Find the files of one folder, file or glob."""
     if not isinstance(entry, str | os.PathLike):
         kind = type(entry).__name__
         raise BadScan(f"a source of type {kind} is no path: give paths only, or arrays only")
@@ -125,7 +121,7 @@ def _expand(entry: Any) -> Iterator[Found]:
 
 
 def _expand_glob(pattern: str) -> Iterator[Found]:
-    """Finds what a glob matches; names are relative to its part without wildcards."""
+    """Find what a glob matches; names are relative to its part without wildcards."""
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if any(letter in part for letter in "*?["))
     root = Path(*parts[:fixed])
@@ -141,7 +137,7 @@ def _expand_glob(pattern: str) -> Iterator[Found]:
 
 
 def _some(where: Path, found: Iterator[Found]) -> Iterator[Found]:
-    """Yields what was found, or raises BadScan where that is nothing."""
+    """Yield the files found, or raise BadScan where there are none."""
     first = next(found, None)
     if first is None:
         raise BadScan(f"no images in {where}: fanogan {_READS}")
@@ -149,10 +145,10 @@ def _some(where: Path, found: Iterator[Found]) -> Iterator[Found]:
     yield from found
 
 
-def _named_apart(found: Iterator[Found]) -> Iterator[tuple[Found, str]]:
-    """Names the files of one folder by their paths below it, which differ.
+def _named_in_folder(found: Iterator[Found]) -> Iterator[tuple[Found, str]]:
+    """Name the files of one folder as they come, by their paths below it, which differ.
 
-    What is named as its folder is takes in more of the path where two would be called alike.
+    A scan named by its folder takes in more of the path where another has that name.
     """
     taken: set[str] = set()
     for item in found:
@@ -165,51 +161,42 @@ def _named_apart(found: Iterator[Found]) -> Iterator[tuple[Found, str]]:
         yield item, name
 
 
-def _without_duplicates(found: Iterator[Found]) -> list[Found]:
-    """Keeps the first of each file and key, links resolved."""
-    first: dict[tuple[str, str | None], Found] = {}
-    real_folder = cache(os.path.realpath)  # of a million files most lie beside each other
+def _named_in_list(found: Iterator[Found]) -> Iterator[tuple[Found, str]]:
+    """Name each file once, links resolved, with more of its path where names collide."""
+    unique: dict[tuple[str, str | None], Found] = {}
+    real_folder = cache(os.path.realpath)  # most of a million files lie beside each other
     for item in found:
         folder, name = os.path.split(item.path)
         is_link = os.path.islink(item.path)
         real = os.path.realpath(item.path) if is_link else os.path.join(real_folder(folder), name)
-        first.setdefault((real, item.key), item)
-    return list(first.values())
-
-
-def _unique_names(found: list[Found]) -> list[str]:
-    """Names each file by its relative path, and takes in more of the path where names collide."""
-    names = [item.name for item in found]
+        unique.setdefault((real, item.key), item)
+    items = list(unique.values())
+    names = [item.name for item in items]
     extra = 0
     while len(set(names)) < len(names):
         extra += 1
         counts = Counter(names)
         names = [
             _longer_name(item, extra) if counts[name] > 1 else name
-            for item, name in zip(found, names, strict=True)
+            for item, name in zip(items, names, strict=True)
         ]
-    return names
+    return zip(items, names, strict=True)
 
 
 def _longer_name(item: Found, extra: int) -> str:
-    """Returns the name with `extra` more folders of the absolute path in front."""
+    """Return the name with `extra` more folders of the absolute path in front."""
     absolute = Path(os.path.abspath(item.path)).as_posix().split("/")
     longer = "/".join(absolute[-(len(item.relative.split("/")) + extra) :])
     return replace(item, relative=longer).name
 
 
 def _subject_rule(groups: str | None) -> Callable[[Found, str], str]:
-    """Returns the function that names a file's subject."""
+    """Return the function that names the subject of a file and its name."""
     if groups is None:
-        return _folder_or_self
+        return lambda item, name: item.relative.split("/")[0] if "/" in item.relative else name
     if groups.lower().endswith(".csv"):
         return _table_rule(groups)
     return _pattern_rule(groups)
-
-
-def _folder_or_self(item: Found, name: str) -> str:
-    folder, slash, _ = item.relative.partition("/")
-    return folder if slash else name
 
 
 def _table_rule(table: str) -> Callable[[Found, str], str]:
@@ -225,7 +212,7 @@ def _table_rule(table: str) -> Callable[[Found, str], str]:
 
 
 def _read_table(table: str) -> dict[str, str]:
-    """Reads a CSV of path and subject."""
+    """Read a CSV of path and subject."""
     subjects: dict[str, str] = {}
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
@@ -233,7 +220,11 @@ def _read_table(table: str) -> dict[str, str]:
             if not {"path", "subject"} <= set(reader.fieldnames or ()):
                 raise BadScan(f"{table} has no columns 'path' and 'subject': add this header line")
             for row in reader:
-                path, subject = _row(table, reader.line_num, row)
+                path, subject = ((row[column] or "").strip() for column in ("path", "subject"))
+                if not path or not subject:
+                    line = reader.line_num
+                    raise BadScan(f"{table} lacks a path or a subject in line {line}: fill it in")
+                path = Path(path.replace("\\", "/")).as_posix()
                 if subjects.setdefault(path, subject) != subject:
                     raise BadScan(f"{table} gives {path} two subjects: leave one of the rows")
     except OSError as error:
@@ -241,14 +232,6 @@ def _read_table(table: str) -> dict[str, str]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadScan(f"{table} is no CSV table in UTF-8: save it as one") from error
     return subjects
-
-
-def _row(table: str, line: int, row: dict[str | Any, str | Any]) -> tuple[str, str]:
-    """Returns path and subject of a row, both filled in."""
-    path, subject = ((row[column] or "").strip() for column in ("path", "subject"))
-    if not path or not subject:
-        raise BadScan(f"{table} lacks a path or a subject in line {line}: fill it in")
-    return Path(path.replace("\\", "/")).as_posix(), subject
 
 
 def _pattern_rule(pattern: str) -> Callable[[Found, str], str]:

@@ -21,11 +21,11 @@ EXTENSIONS = (*ALONE, *_DICOM, ".xml")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file, or several that are one scan, and where it lies below the folder searched.
+    """A file, or several that are one scan, and where it lies below the searched folder.
 
     Attributes:
         path: The file; of several, the first.
-        relative: Posix path below the folder that was searched.
+        relative: Posix path below the searched folder.
         key: The array's name inside a .npz, where one was given.
         parts: The files of a series in order; empty where `path` is the whole scan.
     """
@@ -40,20 +40,26 @@ class Found:
         """The path below the searched folder, and ':key'."""
         return self.relative if self.key is None else f"{self.relative}:{self.key}"
 
+    def named_by_folder(self) -> Found:
+        """Return it named as its folder; the searched folder itself has only its own name."""
+        folder, slash, _ = self.relative.rpartition("/")
+        name = folder if slash else self.path.parent.resolve().name or self.relative
+        return replace(self, relative=name)
+
 
 def extension(path: Path | str) -> str:
-    """Returns the extension in lower case, '.nii.gz' as one."""
+    """Return the extension in lower case, '.nii.gz' as one."""
     name = os.path.basename(path).lower()
     return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
 
 
 def is_scan(path: Path | str) -> bool:
-    """Whether a file is read: for its extension, or as DICOM, which archives call anything."""
+    """Return whether a file is read: for its extension, or as DICOM, which has any name."""
     return extension(path) in EXTENSIONS or is_dicom(path)
 
 
 def is_dicom(path: Path | str) -> bool:
-    """Whether a file is DICOM, by its extension; where that is of no known format, by its content.
+    """Return whether a file is DICOM: by a known extension, else by its content.
 
     A DICOMDIR, which lists other files, is not.
     """
@@ -68,7 +74,7 @@ def is_dicom(path: Path | str) -> bool:
 
 
 def gather(found: Iterable[Found]) -> list[Found]:
-    """Puts files of one scan together, folder by folder.
+    """Put files of one scan together, folder by folder.
 
     Args:
         found: The files below one searched folder.
@@ -84,21 +90,20 @@ def gather(found: Iterable[Found]) -> list[Found]:
 
 
 def _exports(items: list[Found]) -> list[Found]:
-    """Takes a folder's pictures as a part of the Heidelberg export that lies among them."""
+    """Leave out a folder's pictures where they belong to a Heidelberg export beside them."""
     documents = [item for item in items if extension(item.path) == ".xml"]
     exports = [item for item in documents if is_heidelberg(item.path)]
     left_out = (".xml", *PICTURES) if exports else (".xml",)
     rest = [item for item in items if extension(item.path) not in left_out]
     if len(exports) == 1:
-        return [replace(exports[0], relative=_folder_of(exports[0])), *rest]
-    stems = [replace(item, relative=item.relative[: -len(".xml")]) for item in exports]
-    return stems + rest
+        return [exports[0].named_by_folder(), *rest]
+    return [replace(item, relative=item.relative[: -len(".xml")]) for item in exports] + rest
 
 
 def _series(items: list[Found]) -> list[Found]:
-    """Joins the single-frame DICOM files of each series in a folder.
+    """Join the single-frame DICOM files of each series in a folder.
 
-    Photographs beside tomography are its own, as a Heidelberg export's localizer is.
+    Photographs beside tomography belong to it, as a Heidelberg export's localizer does.
     """
     parts_of = {item.path: part_of(item.path) for item in items if is_dicom(item.path)}
     if len(parts_of) < 2:
@@ -116,15 +121,9 @@ def _series(items: list[Found]) -> list[Found]:
             continue
         parts = in_order([parts_of[item.path] for item in series])
         first = next(item for item in series if item.path == parts[0])
-        is_alone = len(series) == len(items)
-        relative = _folder_of(first) if is_alone else first.relative
+        if len(series) == len(items):
+            first = first.named_by_folder()
         joined.update(dict.fromkeys(parts))
-        joined[first.path] = replace(first, relative=relative, parts=parts)
+        joined[first.path] = replace(first, parts=parts)
     merged = [joined.get(item.path, item) for item in items]
     return [item for item in merged if item is not None]
-
-
-def _folder_of(item: Found) -> str:
-    """Names a file by its folder; the searched folder itself has only its own name."""
-    folder, slash, _ = item.relative.rpartition("/")
-    return folder if slash else item.path.parent.resolve().name or item.relative

@@ -15,31 +15,31 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from fanogan.scans.notes import Note, UnevenBScans
 from fanogan.scans.raster import read_raster
 from fanogan.scans.scan import (
+    EYES,
     BadScan,
     Decoded,
     EnFace,
     Pixels,
-    Spacing,
     channels_are_equal,
     check_size,
     damaged,
     drop_alpha,
+    known_length,
 )
 from fanogan.scans.tiff import read_tiff
 
 MAX_XML_BYTES = 200_000_000
 """An export with segmentation lines has a few megabytes."""
 
-_EYES = {"R": "right", "L": "left", "OD": "right", "OS": "left"}
 _ROUNDING = 1e-4
 _EQUALLY_SPACED = 0.05
-_IRREGULAR_NOTE = "B-scans are not parallel at equal distances, so their distance is unknown"
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """Builds the tree, and refuses the declarations in which entities could be defined."""
+    """A tree builder that refuses the declarations in which entities could be defined."""
 
     def doctype(self, *_: str | None) -> None:
         raise _DoctypeError
@@ -51,7 +51,7 @@ class _DoctypeError(ValueError):
 
 @dataclass(frozen=True)
 class _Image:
-    """One picture of the export: its number, its file, and its `Image` element."""
+    """A picture of the export: its number, its file, and its `Image` element."""
 
     number: int
     path: Path
@@ -59,23 +59,19 @@ class _Image:
 
 
 def is_heidelberg(path: Path) -> bool:
-    """Says whether an XML file is an export, from its first bytes; true where unreadable."""
+    """Return whether an XML file is an export, from its first bytes; True where unreadable."""
     try:
         with path.open("rb") as file:
             return b"<HEDX" in file.read(4096).replace(b"\0", b"")
     except OSError:
-        # Reading it as a scan then says what is wrong; left out, its TIFFs would become images.
+        # Reading it as a scan says what is wrong; left out, its TIFFs would become images.
         return True
 
 
 def read_heidelberg(path: Path) -> Decoded:
-    """Reads an export as one volume.
+    """Read an XML export and the pictures beside it as one volume.
 
-    The paths in the XML are those of the exporting computer: only the file names count, and the
-    files have to lie beside the XML.
-
-    Args:
-        path: The XML file.
+    The paths in the XML are those of the exporting computer, so only the file names count.
 
     Returns:
         (B-scans, rows, columns) uint8 in the order of the B-scans' numbers. Spacing in mm:
@@ -93,25 +89,34 @@ def read_heidelberg(path: Path) -> Decoded:
         raise BadScan(f"{path} lists no B-scans: export an OCT volume, or leave it out")
     pixels = _stack(path, scans)
     coordinates = np.array([_line(image.element) for image in scans])
-    between, notes = _between(coordinates)
+    between = _between(coordinates)
+    notes: tuple[Note, ...] = (UnevenBScans(),) if len(scans) > 1 and between is None else ()
     context = scans[0].element.find("OphthalmicAcquisitionContext")
-    width = _column_spacing(coordinates, pixels.shape[2], _length(context, "ScaleX"))
-    spacing: Spacing = (between, _length(context, "ScaleY"), width)
+    row, column = _length(context, "ScaleY"), _length(context, "ScaleX")
+    # The B-scan's length over its columns, where it agrees with the rounded scale.
+    finer = float(np.linalg.norm(coordinates[0, 1] - coordinates[0, 0])) / pixels.shape[2]
+    if column is not None and abs(finer - column) <= _ROUNDING:
+        column = finer
+    thickness = {
+        name: mean
+        for zone in series.iterfind("ThicknessGrid/Zone")
+        if (name := _text(zone, "Name")) and (mean := _length(zone, "AvgThickness"))
+    }
     return Decoded(
         pixels,
-        spacing,
+        (between, row, column),
         is_volume=len(scans) > 1,
         notes=notes,
-        eye=_EYES.get(_text(scans[0].element, "Laterality") or ""),
+        eye=EYES.get(_text(scans[0].element, "Laterality") or ""),
         device=_text(series, "GeneralEquipment/ManufacturerModelName"),
         en_face=_en_face(path, series, coordinates),
-        thickness=_thickness(series),
+        thickness=thickness or None,
         is_retina=True,
     )
 
 
 def _parse(path: Path) -> ElementTree.Element:
-    """Parses an export; messages of the parser, which may quote it, are not passed on."""
+    """Parse an export; the parser's messages, which may quote it, are not passed on."""
     if path.stat().st_size > MAX_XML_BYTES:
         raise BadScan(
             f"{path} has more than {MAX_XML_BYTES // 1_000_000} MB: export the volume again"
@@ -138,7 +143,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
 
 def _series(path: Path, root: ElementTree.Element) -> ElementTree.Element:
-    """Returns the one series that holds B-scans."""
+    """Return the one series that holds B-scans."""
     found = [
         series
         for series in root.iter("Series")
@@ -152,7 +157,7 @@ def _series(path: Path, root: ElementTree.Element) -> ElementTree.Element:
 
 
 def _images(path: Path, series: ElementTree.Element, kind: str) -> list[_Image]:
-    """Returns the pictures of a kind ('OCT', 'LOCALIZER') in the order of their numbers."""
+    """Return the pictures of a kind ('OCT', 'LOCALIZER') in the order of their numbers."""
     beside = {name.name.lower(): name for name in path.parent.iterdir()}
     images = []
     for element in series.iter("Image"):
@@ -173,7 +178,7 @@ def _images(path: Path, series: ElementTree.Element, kind: str) -> list[_Image]:
 
 
 def _stack(path: Path, scans: list[_Image]) -> Pixels:
-    """Reads the B-scans to (B-scans, rows, columns)."""
+    """Read the B-scans to (B-scans, rows, columns)."""
     first = _grey(path, scans[0].path)
     check_size(str(path), first.shape[0], first.shape[1], len(scans), first.itemsize)
     pixels = np.empty((len(scans), *first.shape), first.dtype)
@@ -189,7 +194,7 @@ def _stack(path: Path, scans: list[_Image]) -> Pixels:
 
 
 def _grey(path: Path, file: Path) -> Pixels:
-    """Reads one picture to (rows, columns)."""
+    """Read one picture to (rows, columns)."""
     try:
         is_tiff = file.suffix.lower() in (".tif", ".tiff")
         decoded = (read_tiff if is_tiff else read_raster)(file)
@@ -214,7 +219,7 @@ def _grey(path: Path, file: Path) -> Pixels:
 
 
 def _line(image: ElementTree.Element) -> list[list[float]]:
-    """Returns start and end of a B-scan as (y, x) in mm on the localizer; NaN where unknown."""
+    """Return start and end of a B-scan as (y, x) in mm on the localizer; NaN where unknown."""
     values = [
         [_number(image, f"OphthalmicAcquisitionContext/{end}/Coord/{axis}") for axis in "YX"]
         for end in ("Start", "End")
@@ -222,42 +227,32 @@ def _line(image: ElementTree.Element) -> list[list[float]]:
     return [[math.nan if value is None else value for value in point] for point in values]
 
 
-def _between(lines: NDArray[np.float64]) -> tuple[float | None, tuple[str, ...]]:
-    """Returns the distance between neighbouring B-scans in mm, and a note where they have none.
+def _between(lines: NDArray[np.float64]) -> float | None:
+    """Return the distance between parallel, equally spaced B-scans in mm; None for others.
 
     Args:
         lines: (B-scans, 2, 2) start and end as (y, x) in mm.
     """
     if len(lines) < 2:
-        return None, ()
+        return None
     steps = np.diff(lines, axis=0).reshape(-1, 2)
     mean = steps.mean(axis=0)
     along = lines[0, 1] - lines[0, 0]
     length = float(np.linalg.norm(along))
     if not np.isfinite(steps).all() or length == 0:
-        return None, (_IRREGULAR_NOTE,)
+        return None
     # The part across the B-scans: neighbours may also be shifted along each other.
     distance = abs(float(mean[0] * along[1] - mean[1] * along[0])) / length
     spread = np.linalg.norm(steps - mean, axis=1).max()
     if distance == 0 or spread > max(_EQUALLY_SPACED * distance, 20 * _ROUNDING):
-        return None, (_IRREGULAR_NOTE,)
-    return distance, ()
-
-
-def _column_spacing(
-    lines: NDArray[np.float64], columns: int, declared: float | None
-) -> float | None:
-    """Returns mm a column: length over columns, where it agrees with the rounded scale."""
-    finer = float(np.linalg.norm(lines[0, 1] - lines[0, 0])) / columns
-    if declared is None or not math.isfinite(finer):
-        return declared
-    return finer if abs(finer - declared) <= _ROUNDING else declared
+        return None
+    return distance
 
 
 def _en_face(
     path: Path, series: ElementTree.Element, coordinates: NDArray[np.float64]
 ) -> EnFace | None:
-    """Returns the localizer with the B-scans' lines on it; None where one of them is unknown."""
+    """Return the localizer with the B-scans' lines on it; None where one of them is unknown."""
     localizers = _images(path, series, "LOCALIZER")
     if not localizers or not np.isfinite(coordinates).all():
         return None
@@ -274,23 +269,13 @@ def _en_face(
     )
 
 
-def _thickness(series: ElementTree.Element) -> dict[str, float] | None:
-    """Returns the mean thickness in mm of each zone of the device's grid."""
-    zones: dict[str, float] = {}
-    for zone in series.iterfind("ThicknessGrid/Zone"):
-        name, value = _text(zone, "Name"), _length(zone, "AvgThickness")
-        if name and value is not None:
-            zones[name] = value
-    return zones or None
-
-
 def _text(element: ElementTree.Element | None, path: str) -> str | None:
     text = None if element is None else element.findtext(path)
     return (text or "").strip() or None
 
 
 def _number(element: ElementTree.Element | None, path: str) -> float | None:
-    """Returns a finite number; None for anything else."""
+    """Return a finite number; None for anything else."""
     try:
         value = float(_text(element, path) or "nan")
     except ValueError:
@@ -299,6 +284,4 @@ def _number(element: ElementTree.Element | None, path: str) -> float | None:
 
 
 def _length(element: ElementTree.Element | None, path: str) -> float | None:
-    """Returns a positive number; None for anything else."""
-    value = _number(element, path)
-    return value if value is not None and value > 0 else None
+    return known_length(_number(element, path))

@@ -1,7 +1,7 @@
-"""Heidelberg's own files, .vol and .E2E, by eyepy. Not tried on a device's own file.
+"""Heidelberg's own files, .vol and .E2E, by eyepy. Not tested with a device's own file.
 
 Nothing here asks eyepy for a patient's data, and in a .vol those bytes are blanked before eyepy
-sees them.
+reads them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.scans.scan import BadScan, Decoded, EnFace, Pixels, check_size, damaged
+from fanogan.scans.notes import FirstVolumeOnly, Note, ReflectivityAsShown
+from fanogan.scans.scan import (
+    EYES,
+    BadScan,
+    Decoded,
+    EnFace,
+    Pixels,
+    check_size,
+    damaged,
+    known_length,
+)
 
-SHOWN_NOTE = "reflectivity shown in 8 bits as the device's software shows it"
-
-_EYES = {"OD": "right", "OS": "left", "R": "right", "L": "left"}
 _VOL_HEADER = 2048
 _VOL_SIZES = struct.Struct("<12s3I24x2I")
 _VOL_PATTERN = struct.Struct("<i")
@@ -28,10 +35,7 @@ _CIRCLE, _STAR = 2, 5
 
 
 def read_vol(path: Path) -> Decoded:
-    """Reads a .vol volume.
-
-    Args:
-        path: The file.
+    """Read a .vol volume.
 
     Returns:
         (B-scans, rows, columns) uint8, the reflectivity as the device's software shows it (its
@@ -47,29 +51,31 @@ def read_vol(path: Path) -> Decoded:
     _check_vol(path)
     parsed: Any = vol_format.parse(without_patient(path.read_bytes()))
     raw = np.stack([scan.data for scan in parsed.bscans])
-    # Only a damaged file has these, and their logarithm would be undefined.
+    # Only a damaged file has negative values or NaN, which have no logarithm.
     raw[~(raw >= 0)] = _NO_DATA
     pixels: Pixels = from_vol_intensity(raw)
-    scale = (_length(parsed.scale_y_slo), _length(parsed.scale_x_slo))
+    scale = (known_length(parsed.scale_y_slo), known_length(parsed.scale_x_slo))
     lines = np.array(
         [[[scan.start_y, scan.start_x], [scan.end_y, scan.end_x]] for scan in parsed.bscans]
     )
     en_face = None
     if parsed.localizer.size and scale[0] and scale[1] and np.isfinite(lines).all():
         en_face = EnFace(parsed.localizer.copy(), scale, lines / np.array(scale))
+    lengths = (parsed.distance, parsed.scale_y, parsed.scale_x)
+    between, row, column = map(known_length, lengths)
     return Decoded(
         pixels,
-        (_length(parsed.distance), _length(parsed.scale_y), _length(parsed.scale_x)),
+        (between, row, column),
         is_volume=len(pixels) > 1,
-        notes=(SHOWN_NOTE,),
-        eye=_EYES.get(parsed.scan_position.strip(" \0")),
+        notes=(ReflectivityAsShown(),),
+        eye=EYES.get(parsed.scan_position.strip(" \0")),
         en_face=en_face,
         is_retina=True,
     )
 
 
 def without_patient(data: bytes) -> bytes:
-    """Blanks IDs and dates in the header of a .vol file, so that eyepy never reads them."""
+    """Blank IDs and dates in the header of a .vol file, so that eyepy never reads them."""
     blanked = bytearray(data)
     for part in _VOL_PERSONAL:
         blanked[part] = bytes(part.stop - part.start)
@@ -77,7 +83,7 @@ def without_patient(data: bytes) -> bytes:
 
 
 def _check_vol(path: Path) -> None:
-    """Compares the declared sizes with the file's, before eyepy reads it."""
+    """Compare the declared sizes with the file's, before eyepy reads it."""
     with path.open("rb") as file:
         head = file.read(_VOL_HEADER)
     if len(head) < _VOL_HEADER:
@@ -97,10 +103,7 @@ def _refuse_pattern(path: Path, pattern: int) -> None:
 
 
 def read_e2e(path: Path) -> Decoded:
-    """Reads the first volume of an .E2E file.
-
-    Args:
-        path: The file.
+    """Read the first volume of an .E2E file.
 
     Returns:
         (B-scans, rows, columns) uint8, the reflectivity as the device's software shows it, by
@@ -116,37 +119,32 @@ def read_e2e(path: Path) -> Decoded:
     from eyepy.io.he.e2e_format import TypesEnum
 
     with HeE2eReader(path) as reader:
-        series = [one for one in reader.series if _slices(one)]
+        series = [each for each in reader.series if _slices(each)]
         if not series:
             raise damaged(str(path), "an .E2E file with a volume")
         slices = _slices(series[0])
-        metas = [one.get_meta() for one in slices]
-        _refuse_pattern(path, metas[0]["scan_pattern"])
-        if len(slices) != metas[0]["n_bscans"]:
+        meta = slices[0].get_meta()
+        _refuse_pattern(path, meta["scan_pattern"])
+        if len(slices) != meta["n_bscans"]:
             raise damaged(str(path), "an .E2E file")
-        rows, columns = metas[0]["size_y"], metas[0]["size_x"]
+        rows, columns = meta["size_y"], meta["size_x"]
         check_size(str(path), rows, columns, len(slices), 4)
-        raw = [np.asarray(one.get_bscan(), dtype=np.float32) for one in slices]
+        raw = [np.asarray(bscan.get_bscan(), dtype=np.float32) for bscan in slices]
         sides = series[0].folders.get(TypesEnum.laterality)
-        eye = _EYES.get(chr(int(sides[0].data.laterality))) if sides else None
+        eye = EYES.get(chr(int(sides[0].data.laterality))) if sides else None
     if any(frame.shape != (rows, columns) for frame in raw):
         raise BadScan(f"{path} holds B-scans of different sizes: export each volume as a file")
-    notes: tuple[str, ...] = (SHOWN_NOTE,)
+    notes: tuple[Note, ...] = (ReflectivityAsShown(),)
     if len(series) > 1:
-        notes = (f"first of {len(series)} volumes read", *notes)
-    spacing = (None, _length(metas[0]["scale_y"]), None)
+        notes = (FirstVolumeOnly(of=len(series)), *notes)
+    spacing = (None, known_length(meta["scale_y"]), None)
     pixels: Pixels = from_e2e_intensity(np.stack(raw))
     return Decoded(pixels, spacing, is_volume=len(raw) > 1, notes=notes, eye=eye, is_retina=True)
 
 
 def _slices(series: Any) -> list[Any]:
-    """Returns the B-scans of a series in the order in which they were taken."""
+    """Return the B-scans of a series in the order in which they were taken."""
     from eyepy.io.he.e2e_format import TypesEnum
 
-    slices = [one for one in series.slices.values() if TypesEnum.bscanmeta in one.folders]
-    return sorted(slices, key=lambda one: int(one.get_meta()["aktImage"]))
-
-
-def _length(value: float) -> float | None:
-    """Returns a positive, finite length, and None for anything else."""
-    return float(value) if np.isfinite(value) and value > 0 else None
+    slices = [each for each in series.slices.values() if TypesEnum.bscanmeta in each.folders]
+    return sorted(slices, key=lambda bscan: int(bscan.get_meta()["aktImage"]))

@@ -16,7 +16,7 @@ _RAREST = 0.01
 
 
 def filled_margins(pixels: Pixels) -> NDArray[np.bool_]:
-    """Finds the white and black wedges and strips at the edges of frames.
+    """Find the white and black wedges and strips at the edges of frames.
 
     A margin has exactly the volume's highest or lowest value, reaches the frame's edge, is solid
     (covered by squares of 9×9 pixels of that value, which may stick out of the frame), and is
@@ -39,55 +39,36 @@ def filled_margins(pixels: Pixels) -> NDArray[np.bool_]:
 
 
 def _margins_of(is_value: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Finds the margins of one value in one frame (rows, columns)."""
+    """Find the margins of one value in one frame (rows, columns)."""
     from scipy import ndimage
 
     kept = np.zeros_like(is_value)
     if not _edge(is_value).any():
         return kept
-    labels, _ = ndimage.label(_solid(is_value))
+    # Morphological opening by a square, with the value all around the frame.
+    around = np.pad(is_value, _BRUSH, constant_values=True).view(np.uint8)
+    core = ndimage.minimum_filter(around, _BRUSH, mode="nearest")
+    opened = ndimage.maximum_filter(core, _BRUSH, mode="nearest")
+    labels, _ = ndimage.label(opened[_BRUSH:-_BRUSH, _BRUSH:-_BRUSH])
     boxes = ndimage.find_objects(labels)
     sizes = np.bincount(labels.ravel())
+    square = np.ones((3, 3), dtype=np.bool_)
     for label in np.unique(_edge(labels)):
         if label == 0 or sizes[label] < LEAST_PIXELS:
             continue
         box = tuple(slice(max(s.start - _BRUSH, 0), s.stop + _BRUSH) for s in boxes[label - 1])
-        region = labels[box] == label
-        share = _share_around(region, is_value[box])
+        region, value = labels[box] == label, is_value[box]
+        # The pixel next to the region is often the value's by rounding, so the ring whose share
+        # counts starts behind it.
+        near = ndimage.binary_dilation(region, square)
+        ring = ndimage.binary_dilation(near, square, iterations=2) & ~near
+        share = float(value[ring].mean()) if ring.any() else 0.0
         if sizes[label] * -np.log(max(share, _RAREST)) >= _SURPRISE:
-            kept[box] |= _regrown(region, is_value[box])
+            # The opening cut off the corners.
+            kept[box] |= ndimage.binary_dilation(region, iterations=_BRUSH // 2, mask=value)
     return kept
 
 
 def _edge(frame: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Returns the outermost rows and columns in a row."""
+    """Return the outermost rows and columns in a row."""
     return np.concatenate([frame[0], frame[-1], frame[:, 0], frame[:, -1]])
-
-
-def _solid(is_value: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Morphological opening by a square, with the value all around the frame."""
-    from scipy import ndimage
-
-    around = np.pad(is_value, _BRUSH, constant_values=True).view(np.uint8)
-    core = ndimage.minimum_filter(around, _BRUSH, mode="nearest")
-    opened = ndimage.maximum_filter(core, _BRUSH, mode="nearest")
-    inner = (slice(_BRUSH, -_BRUSH),) * 2
-    return np.asarray(opened[inner].astype(np.bool_))
-
-
-def _share_around(region: NDArray[np.bool_], is_value: NDArray[np.bool_]) -> float:
-    """Share of the value in the ring two to three pixels off a region; 0 where there is none."""
-    from scipy import ndimage
-
-    # The pixel next to the region is often the value's by rounding, so the ring starts behind it.
-    square = np.ones((3, 3), dtype=np.bool_)
-    near = ndimage.binary_dilation(region, square)
-    ring = ndimage.binary_dilation(near, square, iterations=2) & ~near
-    return float(is_value[ring].mean()) if ring.any() else 0.0
-
-
-def _regrown(region: NDArray[np.bool_], is_value: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Gives a region back the corners of the value that the opening cut off."""
-    from scipy import ndimage
-
-    return np.asarray(ndimage.binary_dilation(region, iterations=_BRUSH // 2, mask=is_value))

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fanogan.scans.notes import ConvertedToRGB, FirstFrameOnly, Note, OneBitGrey
 from fanogan.scans.scan import Decoded, Pixels, check_size, damaged, too_large
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 _FORMATS = ("PNG", "JPEG", "BMP")
-_GREY_MODES = ("L", "LA", "I", "I;16", "I;16B", "I;16L")
+_KEPT_MODES = ("L", "LA", "I", "I;16", "I;16B", "I;16L", "RGB", "RGBA")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def read_raster(path: Path) -> Decoded:
-    """Reads one PNG, JPEG or BMP.
+    """Read one PNG, JPEG or BMP.
 
     One bit a pixel becomes grey, palettes and CMYK become RGB; sixteen bits stay sixteen; a
     JPEG is turned as its EXIF orientation says. Resolution tags are ignored: they describe
     printing and not the patient.
-
-    Args:
-        path: The file.
 
     Returns:
         One frame: (1, rows, columns) or (1, rows, columns, channels), uint8 or uint16.
@@ -31,53 +31,51 @@ def read_raster(path: Path) -> Decoded:
     Raises:
         BadScan: The file is damaged, larger than 100 megapixels, or no such image.
     """
+    from PIL import Image, UnidentifiedImageError
+
     label = str(path)
     try:
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             check_size(label, image.height, image.width)
+            frames = getattr(image, "n_frames", 1)
             pixels, notes = _pixels(file, image)
     except Image.DecompressionBombError as error:
         raise too_large(label, "a decompression bomb's size") from error
     except UnidentifiedImageError as error:
         raise damaged(label, "a PNG, JPEG or BMP image") from error
+    if frames > 1:
+        notes = (FirstFrameOnly(of=frames), *notes)
     return Decoded(pixels[np.newaxis], notes=notes)
 
 
-def _pixels(file: BinaryIO, image: Image.Image) -> tuple[Pixels, tuple[str, ...]]:
-    """Decodes an opened image to (rows, columns[, channels]), with notes on what was changed."""
-    notes: tuple[str, ...] = ()
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        notes = (f"first of {frames} frames read",)
+def _pixels(file: BinaryIO, image: Image) -> tuple[Pixels, tuple[Note, ...]]:
+    """Decode an opened image to (rows, columns[, channels]), with notes on what was changed."""
+    from PIL import ImageOps
+
     if image.format == "PNG" and image.mode != "L" and _is_sixteen_bit_colour(file):
-        return _sixteen_bit_colour(file), notes
+        from imagecodecs import png_decode
+
+        file.seek(0)
+        pixels: Pixels = png_decode(file.read())
+        return pixels, ()
     if image.format == "JPEG":
         image = ImageOps.exif_transpose(image)
     mode = image.mode
     if mode == "1":
-        return np.asarray(image.convert("L")), (*notes, "one bit a pixel, read as 8-bit grey")
+        return np.asarray(image.convert("L")), (OneBitGrey(),)
     if mode in ("P", "PA"):
         has_alpha = mode == "PA" or "transparency" in image.info
         colours = image.convert("RGBA" if has_alpha else "RGB")
-        return np.asarray(colours), (*notes, "palette converted to RGB")
-    if mode not in (*_GREY_MODES, "RGB", "RGBA"):
-        return np.asarray(image.convert("RGB")), (*notes, f"{mode} converted to RGB")
-    return np.asarray(image), notes
+        return np.asarray(colours), (ConvertedToRGB("palette"),)
+    if mode not in _KEPT_MODES:
+        return np.asarray(image.convert("RGB")), (ConvertedToRGB(mode),)
+    return np.asarray(image), ()
 
 
 def _is_sixteen_bit_colour(file: BinaryIO) -> bool:
-    """Says whether a PNG has 16 bits and several channels, which Pillow would cut to 8 bits."""
+    """Return whether a PNG has 16 bits and several channels, which Pillow would cut to 8 bits."""
     place = file.tell()
     file.seek(0)
     header = file.read(26)
     file.seek(place)
     return header.startswith(_PNG_SIGNATURE) and header[24] == 16 and header[25] in (2, 4, 6)
-
-
-def _sixteen_bit_colour(file: BinaryIO) -> Pixels:
-    """Decodes a 16-bit colour PNG to (rows, columns, channels) uint16."""
-    from imagecodecs import png_decode
-
-    file.seek(0)
-    pixels: Pixels = png_decode(file.read())
-    return pixels

@@ -31,19 +31,16 @@ logger = logging.getLogger(__name__)
 
 _HEAD_BYTES = 352
 
-_SIGNATURES = (
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"BM", "BMP"),
-    (b"\x93NUMPY", "npy"),
-    (b"PK", "npz"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"HSF-OCT-", "vol"),
-    (b"CMDb", "E2E"),
-)
+_SIGNATURES = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"BM": "BMP",
+    b"\x93NUMPY": "npy",
+    b"PK": "npz",
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
+    b"HSF-OCT-": "vol",
+    b"CMDb": "E2E",
+}
 _READERS: dict[str, Callable[[Path], Decoded]] = {
     "PNG": read_raster,
     "JPEG": read_raster,
@@ -75,19 +72,16 @@ def read_scan(
     may_be_constant: bool = False,
     parts: Sequence[Path] = (),
 ) -> Scan:
-    """Reads one file; its content decides the format.
+    """Read one file; its content decides the format.
 
     Args:
         path: The file, or 'file.npz:key'; for a Heidelberg export its XML.
         name: The scan's name; the file's name where None.
         group: The subject; the scan's name where None.
         key: The array's name inside a .npz.
-        may_be_constant: Whether one value everywhere is no fault, as in a mask.
+        may_be_constant: Whether one value everywhere is allowed, as in a mask.
         parts: The files of a DICOM series in order, as `find_scans` gives them; `path` is the
             first of them.
-
-    Returns:
-        The scan.
 
     Raises:
         BadScan: The file cannot be used; the message says why, and what to do.
@@ -115,15 +109,15 @@ def read_scan(
     except OSError as error:
         raise _unreadable(label, kind, error) from _cause(kind, error)
     except Exception as error:
-        # Decoders raise whatever a damaged file leads them to (struct.error, KeyError, zlib.error,
+        # Decoders raise all kinds of errors for a damaged file (struct.error, KeyError, zlib.error,
         # SyntaxError …), and a user wants the file's name rather than the decoder's traceback.
         raise damaged(label, kind) from _cause(kind, error)
 
 
 def read_mask(path: str | Path) -> NDArray[np.bool_]:
-    """Reads a ground-truth mask: true above half of the file's largest value.
+    """Read a ground-truth mask: true above half of the file's largest value.
 
-    So masks of 0 and 1, of 0 and 255, and such with an interpolated or compressed edge all serve.
+    So masks of 0 and 1, of 0 and 255, and those with interpolated or compressed edges all serve.
 
     Returns:
         (frames, rows, columns) bool; all false in a file of zeros.
@@ -145,19 +139,16 @@ def read_scans(
     workers: int = 2,
     done: Set[str] = frozenset(),
 ) -> Iterator[Scan]:
-    """Reads many scans, in order, a few files ahead.
+    """Read many scans, in order, a few files ahead.
 
     Args:
         source: What `find_scans` takes; or an array, a tensor, or a list of arrays, as
             `array_scans` takes them.
         groups: Whose files these are, as `find_scans` says; not for arrays.
-        skip_bad: Go on after a file that cannot be used, with a warning in the log.
+        skip_bad: Skip files that cannot be used, with a warning in the log.
         on_bad: Called with the error of each file skipped.
         workers: Threads that read ahead; at most `workers` + 1 files wait in memory.
         done: Names of files to leave out, since they were used before.
-
-    Returns:
-        An iterator over the scans.
 
     Raises:
         BadScan: Nothing found; a bad file, unless `skip_bad`; or nothing but bad files.
@@ -166,12 +157,12 @@ def read_scans(
         if groups is not None:
             raise BadScan("groups name the subjects of files: leave them out for arrays")
         return good_ones(array_scans(source), skip_bad, on_bad)
-    found = (one for one in each_scan(source, groups) if one.name not in done)
+    found = (each for each in each_scan(source, groups) if each.name not in done)
     return good_ones(_read_ahead(found, max(workers, 1)), skip_bad, on_bad, before=len(done))
 
 
 def silence_decoders() -> None:
-    """Has this process show nothing that decoders warn of: a `BadScan` says all of it."""
+    """Silence the warnings of decoders in this process: a `BadScan` says what matters."""
     for decoder in _DECODERS:
         log = logging.getLogger(decoder)
         log.setLevel(logging.CRITICAL)
@@ -180,7 +171,7 @@ def silence_decoders() -> None:
 
 
 def _format_of(path: Path) -> str:
-    """Names a file's format from its first bytes, and from its extension where they say nothing."""
+    """Return a file's format, from its first bytes or else from its extension."""
     if not path.is_file() and path.exists():
         raise BadScan(f"{path} is no file: give an image, or search the folder with find_scans")
     with path.open("rb") as file:
@@ -190,7 +181,7 @@ def _format_of(path: Path) -> str:
     # Before the signatures: a DICOM file's preamble may hold another format's.
     if head[128:132] == b"DICM":
         return "DICOM"
-    for signature, kind in _SIGNATURES:
+    for signature, kind in _SIGNATURES.items():
         if head.startswith(signature):
             return kind
     if extension(path) in _BY_EXTENSION:
@@ -202,17 +193,17 @@ def _format_of(path: Path) -> str:
 
 
 def _cause(kind: str, error: Exception) -> Exception | None:
-    """Returns the cause to show: none for formats whose errors may quote a patient's data."""
+    """Return the cause to show: None for formats whose errors may quote a patient's data."""
     return None if kind in _WITH_PATIENT else error
 
 
 def _unreadable(label: str, kind: str, error: OSError) -> BadScan:
-    """Says in a sentence why the system, or a decoder, could not read a file."""
+    """Return the error that says why the system, or a decoder, could not read a file."""
     if isinstance(error, FileNotFoundError):
         return BadScan(f"{label} does not exist: check the spelling of the path")
     if isinstance(error, PermissionError):
         return BadScan(f"{label} may not be read by this user: change its permissions")
-    # EINVAL: a decoder was led to a place before the start of the file.
+    # EINVAL: a decoder tried to go to a place before the start of the file.
     if error.strerror and error.errno not in (None, errno.EINVAL):
         return BadScan(f"{label} cannot be read ({error.strerror}): check the disk and the path")
     return damaged(label, kind)
@@ -226,7 +217,7 @@ def _read_or_error(source: ScanSource) -> Scan | BadScan:
 
 
 def _read_ahead(sources: Iterator[ScanSource], workers: int) -> Iterator[Scan | BadScan]:
-    """Reads files by a few threads, and yields them in the order given."""
+    """Read files by a few threads, and yield them in the order given."""
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read-scan")
     waiting: deque[Future[Scan | BadScan]] = deque()
     try:
@@ -238,8 +229,8 @@ def _read_ahead(sources: Iterator[ScanSource], workers: int) -> Iterator[Scan | 
                 waiting.append(pool.submit(_read_or_error, source))
             yield result
     finally:
-        # Without waiting: a reader that is left in a reference cycle ends within the garbage
-        # collector, whose thread may hold a lock that a file's decoder waits for.
+        # Without waiting: an abandoned iterator in a reference cycle is closed by the garbage
+        # collector, whose thread may hold a lock that a decoder waits for.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -250,13 +241,13 @@ def good_ones(
     noun: str = "images",
     before: int = 0,
 ) -> Iterator[Scan]:
-    """Yields the scans, and raises or reports the errors among them.
+    """Yield the scans, and raise or report the errors among them.
 
     Args:
         results: Scans, and errors in the place of those that cannot be used.
         skip_bad: As for `read_scans`.
         on_bad: As for `read_scans`.
-        noun: What they are, for the error where none could be used.
+        noun: What they are called in the error that none could be used.
         before: How many were used before these.
     """
     first_error: BadScan | None = None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fanogan.errors import FanoganError
+from fanogan.scans.notes import AlphaDropped, EmptyFrames, GreyStoredAsColour, Note
 
 Pixels = NDArray[Any]
 Spacing = tuple[float | None, float | None, float | None]
@@ -21,10 +24,9 @@ MAX_BYTES = 4_000_000_000
 """Decoded bytes of one file: the machine that trains has to hold several files at a time."""
 
 UNKNOWN_SPACING: Spacing = (None, None, None)
-ALPHA_NOTE = "alpha channel dropped"
-GREY_NOTE = "grey stored as RGB, read as grey"
+EYES = {"R": "right", "L": "left", "OD": "right", "OS": "left"}
+"""An eye by its English or Latin abbreviation."""
 
-_MOST_NAMED = 10
 _KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 
 
@@ -51,8 +53,29 @@ class EnFace:
 
 
 @dataclass(frozen=True)
+class Decoded:
+    """What a format's reader returns, not yet checked; its attributes are those of `Scan`.
+
+    `pixels` may also have 1, 2 or 4 channels, and any dtype.
+    """
+
+    pixels: Pixels
+    spacing: Spacing = UNKNOWN_SPACING
+    is_volume: bool = False
+    notes: tuple[Note, ...] = ()
+    eye: str | None = None
+    device: str | None = None
+    en_face: EnFace | None = None
+    thickness: Mapping[str, float] | None = None
+    is_retina: bool = False
+
+
+@dataclass(frozen=True)
 class Scan:
     """One scan, or one file of images, as stored.
+
+    The methods say what scoring needs to know about a scan; here they answer for plain pixels,
+    and a subclass whose pixels are not as they were recorded answers for those.
 
     Attributes:
         pixels: (frames, rows, columns) or (frames, rows, columns, 3); uint8, uint16, int16 or
@@ -63,7 +86,7 @@ class Scan:
         spacing: Millimetres between frames, rows and columns; None where the file does not say.
         is_volume: True where the frames belong together (multi-page TIFF, NIfTI, multi-frame
             DICOM); False where each frame is an image of its own (.npy, .npz, arrays).
-        notes: What was changed while reading, or looks odd, in plain words.
+        notes: What the reader changed or found odd.
         eye: 'left' or 'right', where the file says.
         device: The device's model, where the file says.
         en_face: The device's picture of the fundus, where there is one.
@@ -71,6 +94,8 @@ class Scan:
             (C0, N1, N2, S1 …); None where it wrote none.
         is_retina: True where the file itself says that it is optical coherence tomography of an
             eye: Heidelberg's formats, and DICOM ophthalmic tomography.
+        member: The file (empty for arrays) and the place in it of one image among several; None
+            where the scan is all that the file holds.
     """
 
     pixels: Pixels
@@ -78,7 +103,7 @@ class Scan:
     group: str
     spacing: Spacing = UNKNOWN_SPACING
     is_volume: bool = False
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     eye: str | None = None
     device: str | None = None
     en_face: EnFace | None = None
@@ -89,44 +114,48 @@ class Scan:
     def usable_windows(
         self, window: tuple[int, int], min_fraction: float
     ) -> NDArray[np.bool_] | None:
-        """Return the corners that a window may have; None: all."""
+        """Return the corners that a window may have.
+
+        Args:
+            window: Rows h and columns w of the window.
+            min_fraction: Share of the window that has to show what the model is about.
+
+        Returns:
+            (frames, rows − h + 1, columns − w + 1), true at upper left corners; None: all.
+        """
         return None
 
-    @property
+    # Cached, since a subclass may then hold it as a field, which a plain property would forbid.
+    @cached_property
     def tissue(self) -> NDArray[np.bool_] | None:
-        """Where the score may count; None: everywhere."""
+        """Where the score may count, (frames, rows, columns); None: everywhere."""
         return None
 
-    def to_original(self, frame: int, map_: NDArray[Any]) -> NDArray[Any]:
-        """Return a map in the geometry of the scan that was given."""
-        return map_
+    def to_original(self, frame: int, map: NDArray[Any]) -> NDArray[Any]:
+        """Return a map (rows, columns) of the pixels in the geometry of the recorded frame."""
+        return map
 
-    def original(self, frame: int) -> NDArray[Any] | None:
-        """Return the frame as it was recorded; None where that is what ``pixels`` holds."""
+    def original(self, frame: int) -> NDArray[np.uint8] | None:
+        """Return a frame as it was recorded; None where that is what `pixels` holds."""
         return None
 
+    def original_position(
+        self, frame: int, row: float, column: float
+    ) -> tuple[float, float, float]:
+        """Return where a position in `pixels` lies in the recorded scan: frame, row, column."""
+        return frame, row, column
 
-@dataclass(frozen=True)
-class Decoded:
-    """What a format's reader hands over: pixels and what is known of them, not yet checked.
+    def en_face_line(self, frame: int, map: NDArray[Any]) -> NDArray[Any] | None:
+        """Return a frame's line of an en-face map, from a map as `to_original` returns it.
 
-    `pixels` is (frames, rows, columns) or (frames, rows, columns, channels); the other
-    attributes are those of `Scan`.
-    """
-
-    pixels: Pixels
-    spacing: Spacing = UNKNOWN_SPACING
-    is_volume: bool = False
-    notes: tuple[str, ...] = ()
-    eye: str | None = None
-    device: str | None = None
-    en_face: EnFace | None = None
-    thickness: Mapping[str, float] | None = None
-    is_retina: bool = False
+        Returns:
+            (columns,) of the recorded frame; None where a scan has no en-face view.
+        """
+        return None
 
 
 def damaged(label: str, what: str) -> BadScan:
-    """Returns the error for a file that is cut short or altered; `what` names its format."""
+    """Return the error for a file that is cut short or altered; `what` names its format."""
     return BadScan(
         f"{label} is damaged or cut short and cannot be read as {what}: "
         "copy it again, or leave it out with --skip-bad"
@@ -136,7 +165,7 @@ def damaged(label: str, what: str) -> BadScan:
 def check_size(
     label: str, rows: int, columns: int, frames: int = 1, bytes_per_pixel: int = 1
 ) -> None:
-    """Refuses sizes that no scan has, from the header alone, before anything is decoded.
+    """Refuse sizes that no scan has, from the header alone, before anything is decoded.
 
     Args:
         label: The file, for the message.
@@ -164,7 +193,7 @@ def check_size(
 
 
 def too_large(label: str, size: str) -> BadScan:
-    """Returns the error for a frame above `MAX_FRAME_PIXELS`; `size` says how large it is."""
+    """Return the error for a frame above `MAX_FRAME_PIXELS`; `size` says how large it is."""
     return BadScan(
         f"{label} declares {size}, more than the {MAX_FRAME_PIXELS // 1_000_000} megapixels that "
         "a frame may have: crop or tile it, or leave it out with --skip-bad"
@@ -172,51 +201,15 @@ def too_large(label: str, size: str) -> BadScan:
 
 
 def check_dtype(label: str, dtype: np.dtype[Any]) -> None:
-    """Raises BadScan unless `dtype` holds plain real numbers."""
+    """Raise BadScan unless `dtype` holds plain real numbers."""
     if dtype.kind not in "buif":
         kind = {"c": "complex numbers", "O": "Python objects"}.get(dtype.kind, f"dtype {dtype}")
         raise BadScan(f"{label} holds {kind}: save plain integers or floats, one value a pixel")
 
 
-def stored_dtype(dtype: np.dtype[Any], low: float, high: float) -> np.dtype[Any]:
-    """Chooses the dtype that pixels are kept in.
-
-    Args:
-        dtype: The file's dtype: boolean, integer or float.
-        low: Smallest value.
-        high: Largest value.
-
-    Returns:
-        The same dtype where it is one of uint8, uint16, int16 and float32. Booleans become uint8
-        (0 and 255); wider integers uint16 or int16 where the values fit; all else float32.
-    """
-    native = dtype.newbyteorder("=")
-    if native in _KEPT_DTYPES:
-        return native
-    if native.kind == "b":
-        return np.dtype(np.uint8)
-    if native.kind in "ui":
-        for candidate in (np.uint16, np.int16):
-            limits = np.iinfo(candidate)
-            # A signed byte stays signed, or files of one scanner would differ in sign.
-            signed_byte = native == np.int8 and candidate is np.uint16
-            if limits.min <= low and high <= limits.max and not signed_byte:
-                return np.dtype(candidate)
-    return np.dtype(np.float32)
-
-
-def convert(pixels: Pixels, dtype: np.dtype[Any]) -> Pixels:
-    """Returns `pixels` as `dtype`, without a copy where nothing changes; True becomes 255."""
-    if pixels.dtype.kind == "b":
-        return pixels.astype(np.uint8) * np.uint8(255)
-    # float64 beyond float32's range becomes infinite, and check_finite then refuses it.
-    with np.errstate(over="ignore"):
-        return pixels.astype(dtype, copy=False)
-
-
 def check_finite(label: str, pixels: Pixels) -> None:
-    """Raises BadScan where float `pixels` hold NaN or infinite values."""
-    # The minimum and the maximum carry NaN and infinity along, without an array of booleans.
+    """Raise BadScan where float `pixels` hold NaN or infinite values."""
+    # The minimum and the maximum pass NaN and infinity on, without an array of booleans.
     if pixels.dtype.kind == "f" and not np.isfinite([pixels.min(), pixels.max()]).all():
         raise BadScan(
             f"{label} holds NaN or infinite values: replace them by numbers, "
@@ -224,21 +217,61 @@ def check_finite(label: str, pixels: Pixels) -> None:
         )
 
 
+def known_length(value: object) -> float | None:
+    """Return a positive, finite length, and None for anything else."""
+    length = float(value) if isinstance(value, Real) else 0.0
+    return length if 0 < length < np.inf else None
+
+
+def wide_range(pixels: Pixels) -> tuple[int, int] | None:
+    """Return the least and greatest of integers wider than 16 bits; None for other dtypes."""
+    is_wide = pixels.dtype.kind in "ui" and pixels.dtype.itemsize > 2
+    return (int(pixels.min()), int(pixels.max())) if is_wide else None
+
+
+def convert(pixels: Pixels, low: int = 0, high: int = 0) -> Pixels:
+    """Return pixels in a dtype that scans may have, without a copy where nothing changes.
+
+    Args:
+        pixels: Booleans, integers or floats.
+        low: The smallest value, of integers wider than 16 bits.
+        high: The largest value, likewise.
+
+    Returns:
+        uint8, uint16, int16 and float32 as they are. Booleans become uint8 (0 and 255), wider
+        integers uint16 or int16 where the values fit, all else float32.
+    """
+    native = pixels.dtype.newbyteorder("=")
+    if native.kind == "b":
+        return pixels.astype(np.uint8) * np.uint8(255)
+    stored: Any = np.float32
+    if native in _KEPT_DTYPES:
+        stored = native
+    # A signed byte stays signed, or files of one scanner would differ in sign.
+    elif native == np.int8:
+        stored = np.int16
+    elif native.kind in "ui":
+        fits = (np.iinfo(dtype) for dtype in (np.uint16, np.int16))
+        stored = next((t.dtype for t in fits if t.min <= low and high <= t.max), np.float32)
+    # float64 beyond float32's range becomes infinite, and check_finite then refuses it.
+    with np.errstate(over="ignore"):
+        return pixels.astype(stored, copy=False)
+
+
 def is_constant(pixels: Pixels) -> bool:
-    """Says whether every pixel of (frames, rows, columns[, channels]) has the same value."""
+    """Return whether every pixel of (frames, rows, columns[, channels]) has the same value."""
     first = pixels[0, 0, 0]
     return all(bool((frame == first).all()) for frame in pixels)
 
 
 def channels_are_equal(pixels: Pixels) -> bool:
-    """Says whether the three channels of (..., 3) hold the same values."""
-    return np.array_equal(pixels[..., 0], pixels[..., 1]) and np.array_equal(
-        pixels[..., 0], pixels[..., 2]
-    )
+    """Return whether the three channels of (..., 3) hold the same values."""
+    red, green, blue = np.moveaxis(pixels, -1, 0)
+    return np.array_equal(red, green) and np.array_equal(red, blue)
 
 
-def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels, tuple[str, ...]]:
-    """Leaves grey or three channels: a lone channel is squeezed, a second or fourth is alpha.
+def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels, tuple[Note, ...]]:
+    """Return grey or three channels: a lone channel is squeezed, a second or fourth is alpha.
 
     Args:
         label: The file, for the message.
@@ -259,35 +292,32 @@ def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels,
             f"{label} has {count} channels: save grey (1), RGB (3) or RGB with alpha (4) images"
         )
     kept = pixels[..., 0] if count < 3 else pixels[..., :3]
-    return kept, (ALPHA_NOTE,) if count in (2, 4) else ()
+    return kept, (AlphaDropped(),) if count in (2, 4) else ()
 
 
 def finish(
     decoded: Decoded, label: str, name: str, group: str, *, may_be_constant: bool = False
 ) -> Scan:
-    """Checks decoded pixels and makes them a `Scan`.
+    """Check decoded pixels and make them a `Scan`.
 
     Args:
-        decoded: What the format's reader found.
+        decoded: What the format's reader returned.
         label: The file, for messages.
         name: The scan's name.
         group: The scan's subject.
-        may_be_constant: Whether one value everywhere is no fault, as in a mask.
+        may_be_constant: Whether one value everywhere is allowed, as in a mask.
 
     Returns:
-        The scan: alpha dropped, grey where the channels are equal, dtype as `stored_dtype` says.
+        The scan: alpha dropped, grey where the channels are equal, dtype as `convert` says.
 
     Raises:
         BadScan: No pixels, no plain numbers, NaN or infinity, or one value everywhere.
     """
-    pixels = decoded.pixels
-    frames, rows, columns = pixels.shape[:3]
+    frames, rows, columns = decoded.pixels.shape[:3]
     check_size(label, rows, columns, frames)
-    check_dtype(label, pixels.dtype)
-    pixels, notes = drop_alpha(label, pixels)
-    is_wide = pixels.dtype.kind in "ui" and pixels.dtype.itemsize > 2
-    low, high = (int(pixels.min()), int(pixels.max())) if is_wide else (0, 0)
-    pixels = convert(pixels, stored_dtype(pixels.dtype, low, high))
+    check_dtype(label, decoded.pixels.dtype)
+    pixels, notes = drop_alpha(label, decoded.pixels)
+    pixels = convert(pixels, *(wide_range(pixels) or (0, 0)))
     check_finite(label, pixels)
     if not may_be_constant and is_constant(pixels):
         raise BadScan(
@@ -295,20 +325,14 @@ def finish(
             "replace it, or leave it out with --skip-bad"
         )
     if pixels.ndim == 4 and channels_are_equal(pixels):
-        pixels, notes = pixels[..., 0], (*notes, GREY_NOTE)
+        pixels, notes = pixels[..., 0], (*notes, GreyStoredAsColour())
     if decoded.is_volume and not may_be_constant:
         notes = (*notes, *empty_frames_note(pixels))
     done = replace(decoded, pixels=np.ascontiguousarray(pixels), notes=decoded.notes + notes)
     return Scan(name=name, group=group, **vars(done))
 
 
-def empty_frames_note(pixels: Pixels) -> tuple[str, ...]:
-    """Says which frames of a volume have one value everywhere, counted from 0."""
-    empty = [i for i, frame in enumerate(pixels) if is_constant(frame[np.newaxis])]
-    if not empty:
-        return ()
-    if len(empty) > _MOST_NAMED:
-        return (f"{len(empty)} of {len(pixels)} B-scans are empty",)
-    if len(empty) == 1:
-        return (f"B-scan {empty[0]} is empty",)
-    return (f"B-scans {', '.join(map(str, empty))} are empty",)
+def empty_frames_note(pixels: Pixels) -> tuple[EmptyFrames, ...]:
+    """Return a note of the frames of a volume that have one value everywhere; () for none."""
+    empty = tuple(i for i, frame in enumerate(pixels) if is_constant(frame[np.newaxis]))
+    return (EmptyFrames(empty, len(pixels)),) if empty else ()

@@ -13,25 +13,20 @@ from fanogan.scans.scan import BadScan, Decoded, check_size
 
 _TOMOGRAPHY = ("OPT", "CT", "MR", "PT")
 _TAGS = [
-    "SeriesInstanceUID",
-    "Modality",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "InstanceNumber",
-    "ImagePositionPatient",
+    *("SeriesInstanceUID", "Modality", "NumberOfFrames", "Rows", "Columns"),
+    *("InstanceNumber", "ImagePositionPatient"),
 ]
 
 
 @dataclass(frozen=True)
 class Part:
-    """What a DICOM file is to those beside it.
+    """A DICOM file and its place in a series.
 
     Attributes:
         path: The file.
         modality: As DICOM abbreviates it; None where unknown.
         series: What the single frames of one tomographic volume share: series and size. Never shown
-            to anyone. None for anything else: radiographs of one series are pictures of their own.
+            to anyone. None for anything else: radiographs of one series are separate pictures.
         number: The number in the series, where given.
         place: Position in millimetres, where given.
     """
@@ -44,7 +39,7 @@ class Part:
 
 
 def part_of(path: Path) -> Part:
-    """Reads what a file is to those beside it; nothing where it cannot be read."""
+    """Return the part that a file may be of a series; its path alone where it cannot be read."""
     try:
         header = read_elements(path, _TAGS)
         modality, series = header.get("Modality"), header.get("SeriesInstanceUID")
@@ -55,29 +50,26 @@ def part_of(path: Path) -> Part:
         key = f"{series} {int(header.Rows)} {int(header.Columns)}"
         return Part(path, modality, key, None if number is None else int(number), position(header))
     except Exception:
-        # Whatever is wrong with the file, reading it as an image says so, by its name.
+        # Reading the file as an image says what is wrong with it.
         return Part(path)
 
 
 def in_order(slices: Sequence[Part]) -> tuple[Path, ...]:
-    """Orders the files of a series: by number, else by position, else as they come."""
+    """Return the files of a series in order: by number, else by position, else as they come."""
+    order = np.arange(len(slices))
     numbers = [part.number for part in slices if part.number is not None]
+    places = np.array([part.place for part in slices if part.place is not None])
     if len(set(numbers)) == len(slices):
         order = np.argsort(numbers, kind="stable")
-        return tuple(slices[i].path for i in order)
-    places = np.array([part.place for part in slices if part.place is not None])
-    if len(places) == len(slices):
+    elif len(places) == len(slices):
         away = places - places[0]
         farthest = away[np.argmax(np.linalg.norm(away, axis=1))]
-        return tuple(slices[i].path for i in np.argsort(away @ farthest, kind="stable"))
-    return tuple(part.path for part in slices)
+        order = np.argsort(away @ farthest, kind="stable")
+    return tuple(slices[int(i)].path for i in order)
 
 
 def read_series(paths: Sequence[Path]) -> Decoded:
-    """Reads the files of a series as one volume.
-
-    Args:
-        paths: The files, in order.
+    """Read the files of a series, in this order, as one volume.
 
     Returns:
         (files, rows, columns), with the spacing in millimetres: between frames the distance of
@@ -98,7 +90,6 @@ def read_series(paths: Sequence[Path]) -> Decoded:
                 "export the series again, or leave it out with --skip-bad"
             )
         frames.append(pixels[0])
-    places = [part_of(path).place for path in paths]
-    between = distance_between(places) or first.spacing[0]
+    between = distance_between([part_of(path).place for path in paths]) or first.spacing[0]
     spacing = (between, *first.spacing[1:])
     return replace(first, pixels=np.stack(frames), spacing=spacing, is_volume=True)

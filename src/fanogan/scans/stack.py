@@ -1,4 +1,4 @@
-"""A folder of B-scans as one volume, on the user's word."""
+"""A folder of B-scans that the user says are one volume."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def read_volume(
     name: str | None = None,
     group: str | None = None,
 ) -> Scan:
-    """Reads the pictures in a folder as the B-scans of one volume.
+    """Read the pictures in a folder as the B-scans of one volume.
 
-    `find_scans` takes such pictures as images of their own, since nothing in a folder of PNGs
-    says that they belong together.
+    `find_scans` takes such pictures as separate images, since nothing in a folder of PNGs says
+    that they belong together.
 
     Args:
         folder: The folder; its own pictures count (PNG, JPEG, BMP, TIFF of one page), not those
-            of folders in it, nor hidden ones.
+            in subfolders, nor hidden ones.
         spacing: Millimetres between B-scans, rows and columns, where known.
         name: The scan's name; the folder's where None.
         group: The subject; the scan's name where None.
@@ -54,11 +54,11 @@ def read_volume(
 
 
 def stack_bscans(files: Sequence[Path], label: Path, name: str, group: str) -> Scan:
-    """Reads pictures as the B-scans of one volume, in the order given.
+    """Read pictures as the B-scans of one volume, in the order given.
 
     Args:
         files: One picture a B-scan.
-        label: What messages call them: the folder they lie in.
+        label: The folder that they lie in, for messages.
         name: The scan's name.
         group: The subject.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import operator
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fanogan.scans.notes import ConvertedToRGB
 from fanogan.scans.scan import (
     UNKNOWN_SPACING,
     BadScan,
@@ -19,6 +20,7 @@ from fanogan.scans.scan import (
     check_dtype,
     check_size,
     damaged,
+    known_length,
 )
 
 if TYPE_CHECKING:
@@ -26,16 +28,14 @@ if TYPE_CHECKING:
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
 _JPEG_COMPRESSIONS = (6, 7, 34892, 33007)
-# ImageJ writes what isn't ASCII as an escape.
+_CONVERTED = {_PALETTE: (ConvertedToRGB("palette"),), _CMYK: (ConvertedToRGB("CMYK"),)}
+# ImageJ writes what is not ASCII as an escape.
 _MICROMETRE = ("um", "µm", "\\u00b5m", "micron", "microns")
 _MILLIMETRES = {"mm": 1.0, "cm": 10.0, **dict.fromkeys(_MICROMETRE, 1e-3)}
 
 
 def read_tiff(path: Path) -> Decoded:
-    """Reads all pages of a TIFF; previews marked as reduced are left out.
-
-    Args:
-        path: The file.
+    """Read all pages of a TIFF; previews marked as reduced are left out.
 
     Returns:
         (pages, rows, columns) or (pages, rows, columns, channels), a volume where there are
@@ -54,14 +54,12 @@ def read_tiff(path: Path) -> Decoded:
         _check_pages(label, pages, path.stat().st_size)
         frames = [_frame(label, page) for page in pages]
         spacing = _imagej_spacing(file)
-    notes = ("CMYK converted to RGB",) if pages[0].photometric == _CMYK else ()
-    if pages[0].photometric == _PALETTE:
-        notes = ("palette converted to RGB",)
+    notes = _CONVERTED.get(pages[0].photometric, ())
     return Decoded(np.stack(frames), spacing, is_volume=len(frames) > 1, notes=notes)
 
 
 def is_stack(path: Path) -> bool:
-    """Says whether a TIFF has several pages; one that cannot be opened has not."""
+    """Return whether a TIFF has several pages; False for one that cannot be opened."""
     from tifffile import TiffFile
 
     try:
@@ -74,7 +72,7 @@ def is_stack(path: Path) -> bool:
 
 
 def _pages(file: TiffFile, label: str) -> Iterator[TiffPage]:
-    """Yields the pages; raises BadScan where their chain comes back to one of them."""
+    """Yield the pages; raise BadScan where their chain returns to one of them."""
     seen = set()
     for each in file.pages:
         page = each.aspage()
@@ -85,27 +83,22 @@ def _pages(file: TiffFile, label: str) -> Iterator[TiffPage]:
 
 
 def _imagej_spacing(file: TiffFile) -> Spacing:
-    """Reads what ImageJ wrote of a stack's scale; elsewhere a TIFF's resolution is for printing."""
+    """Return the scale that ImageJ wrote; other programs' resolutions are meant for printing."""
     known = file.imagej_metadata or {}
     unit = _MILLIMETRES.get(str(known.get("unit", "")).lower())
     if unit is None:
         return UNKNOWN_SPACING
     tags = file.pages[0].aspage().tags
-    row, column = (_pixel_size(tags.valueof(name)) for name in ("YResolution", "XResolution"))
-    between = known.get("spacing")
-    sizes = (between if isinstance(between, int | float) else 0, row, column)
-    slices, rows, columns = (float(size) * unit if 0 < size < math.inf else None for size in sizes)
+    lengths = [known_length(known.get("spacing"))]
+    for name in ("YResolution", "XResolution"):
+        pixels, units = tags.valueof(name) or (0, 0)  # pixels per unit, as a fraction
+        lengths.append(known_length(units / pixels) if pixels else None)
+    slices, rows, columns = (length and length * unit for length in lengths)
     return slices, rows, columns
 
 
-def _pixel_size(resolution: tuple[int, int] | None) -> float:
-    """The size of a pixel from pixels per unit, a fraction; 0 where there is none."""
-    pixels, units = resolution or (0, 0)
-    return units / pixels if pixels else 0.0
-
-
 def _check_pages(label: str, pages: list[TiffPage], file_size: int) -> None:
-    """Raises BadScan where pages are missing, too large, unequal, or point beyond the file."""
+    """Raise BadScan where pages are missing, too large, unequal, or point beyond the file."""
     if not pages:
         raise damaged(label, "a TIFF image")
     first = pages[0]
@@ -115,22 +108,15 @@ def _check_pages(label: str, pages: list[TiffPage], file_size: int) -> None:
     for page in pages:
         if (page.shape, page.dtype) != (first.shape, first.dtype):
             raise BadScan(f"{label} has pages of different sizes or types: save each as a file")
-        check_size(
-            label,
-            page.imagelength,
-            page.imagewidth,
-            len(pages),
-            page.samplesperpixel * first.dtype.itemsize,
-        )
-        ends = (
-            start + size for start, size in zip(page.dataoffsets, page.databytecounts, strict=False)
-        )
+        pixel_bytes = page.samplesperpixel * first.dtype.itemsize
+        check_size(label, page.imagelength, page.imagewidth, len(pages), pixel_bytes)
+        ends = map(operator.add, page.dataoffsets, page.databytecounts)
         if max(ends, default=0) > file_size:
             raise damaged(label, "a TIFF image")
 
 
 def _frame(label: str, page: TiffPage) -> Pixels:
-    """Decodes one page to (rows, columns) or (rows, columns, channels)."""
+    """Decode one page to (rows, columns) or (rows, columns, channels)."""
     pixels: Pixels = page.asarray()
     if page.axes == "SYX":
         pixels = np.moveaxis(pixels, 0, -1)
@@ -145,7 +131,7 @@ def _frame(label: str, page: TiffPage) -> Pixels:
 
 
 def _grey_or_rgb(label: str, page: TiffPage, pixels: Pixels) -> Pixels:
-    """Turns a page's colour model into grey or RGB in which higher is brighter."""
+    """Convert a page's colour model to grey or RGB in which higher is brighter."""
     model = page.photometric
     if model in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
         return _scaled_grey(label, pixels, page.bitspersample, model == _WHITE_IS_ZERO)
@@ -161,7 +147,7 @@ def _grey_or_rgb(label: str, page: TiffPage, pixels: Pixels) -> Pixels:
 
 
 def _scaled_grey(label: str, pixels: Pixels, bits: int, white_is_zero: bool) -> Pixels:
-    """Spreads fewer than eight bits over 0 to 255, and inverts where zero means white."""
+    """Spread fewer than eight bits over 0 to 255, and invert where zero means white."""
     if pixels.dtype == np.bool_:
         return np.logical_not(pixels) if white_is_zero else pixels
     if pixels.dtype == np.uint8 and bits < 8:

@@ -12,15 +12,16 @@ from fanogan.scans.gather import ALONE, Found, extension, gather, is_scan
 
 
 def search(root: Path, below: str = "") -> Iterator[Found]:
-    """Yields the readable files below a folder, hidden ones left out; links are followed.
+    """Yield the readable files below a folder, hidden ones left out; links are followed.
+
+    Only the names in one folder at a time are held in memory.
 
     Args:
         root: The folder.
         below: Posix path of the folder itself, which the files' begin with.
 
     Returns:
-        An iterator in natural order (2 before 10). Of files beside each other, their names alone
-        are held in memory; and what gathers them, where some are one scan together.
+        An iterator in natural order (2 before 10).
 
     Raises:
         OSError: A folder that cannot be listed.
@@ -39,21 +40,18 @@ def search(root: Path, below: str = "") -> Iterator[Found]:
 
 
 def natural_key(name: str) -> tuple[str, str]:
-    """Returns a key that orders 'b2/a' before 'b10/a', folder by folder."""
-    return _NUMBER.sub(_by_length, name.lower().replace("/", "\0")), name
+    """Return a key that orders 'b2/a' before 'b10/a', folder by folder."""
 
+    def by_length(number: re.Match[str]) -> str:
+        digits = number[0].lstrip("0")
+        return chr(1 + len(digits)) + digits
 
-_NUMBER = re.compile("[0-9]+")
-
-
-def _by_length(number: re.Match[str]) -> str:
-    digits = number[0].lstrip("0")
-    return chr(1 + len(digits)) + digits
+    return re.sub("[0-9]+", by_length, name.lower().replace("/", "\0")), name
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """A folder by its path, its real path, and its Posix path below the one searched."""
+    """A folder by its path, its real path, and its Posix path below the searched one."""
 
     path: str
     real: str
@@ -61,7 +59,7 @@ class _Folder:
 
 
 class _Links:
-    """Where links have led, so that no file is found twice and loops end."""
+    """The links followed so far, so that no file comes twice and loops end."""
 
     def __init__(self, root: str):
         self.root = root
@@ -69,7 +67,7 @@ class _Links:
         self.folders = [root]
 
     def follow(self, real: str, is_folder: bool) -> bool:
-        """Whether to follow a link: not to what is found without it, before or later."""
+        """Return whether to follow a link: not to what the search also reaches without it."""
         is_read = is_folder or is_scan(real)
         if real in self.followed or (
             is_read and any(_is_visible_below(real, folder) for folder in self.folders)
@@ -82,14 +80,14 @@ class _Links:
 
 
 def _is_visible_below(real: str, folder: str) -> bool:
-    """Whether a search of the folder comes upon it without a link."""
+    """Return whether a search of the folder reaches a path without a link."""
     start = os.path.join(folder, "")
     hidden = any(part.startswith(".") for part in real.removeprefix(start).split(os.sep))
     return real.startswith(start) and not hidden
 
 
 def _listed(folder: _Folder, links: _Links) -> Iterator[Found | _Folder]:
-    """Yields the files of one folder, and the folders in it."""
+    """Yield the files of one folder, and the folders in it."""
     files, linked = list[str](), list[str]()
     folders: dict[str, str] = {}  # name: real path
     with os.scandir(folder.path) as entries:
@@ -115,15 +113,14 @@ def _listed(folder: _Folder, links: _Links) -> Iterator[Found | _Folder]:
 
     start = f"{folder.relative}/" if folder.relative else ""
 
-    def file(name: str) -> Found:
+    def item(name: str) -> Found | _Folder:
+        if name in folders:
+            return _Folder(os.path.join(folder.path, name), folders[name], start + name)
         return Found(Path(folder.path, name), start + name)
 
-    def inside(name: str) -> _Folder:
-        return _Folder(os.path.join(folder.path, name), folders[name], start + name)
-
     if any(extension(name) not in ALONE for name in files):
-        found: list[Found | _Folder] = [*gather(map(file, sorted(files))), *map(inside, folders)]
-        yield from sorted(found, key=lambda item: natural_key(item.relative))
-        return
-    for name in sorted([*files, *folders], key=natural_key):
-        yield inside(name) if name in folders else file(name)
+        found = [Found(Path(folder.path, name), start + name) for name in sorted(files)]
+        together = [*gather(found), *map(item, folders)]
+        yield from sorted(together, key=lambda each: natural_key(each.relative))
+    else:
+        yield from map(item, sorted([*files, *folders], key=natural_key))

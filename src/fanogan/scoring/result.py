@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from fanogan.retina import FlatVolume
-from fanogan.scans import Scan
+from fanogan.scans import Note, Scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Result:
     mean: float
     windows: int
     warnings: tuple[str, ...] = ()  # how it is unlike the training normals
-    notes: tuple[str, ...] = ()  # what was done in reading it, such as an alpha channel dropped
+    notes: tuple[Note, ...] = ()  # what was done in reading it, such as an alpha channel dropped
     residual: np.ndarray | None = None  # (H, W) float32, |x − x̂| in [0, 2] (Eq. 5)
     reconstruction: np.ndarray | None = None  # (H, W) or (H, W, C) float32 in [−1, 1]
     picture: np.ndarray | None = None  # likewise, the image as the networks' grey scale has it

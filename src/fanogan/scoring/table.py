@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from fanogan.calibration import Calibration
+from fanogan.report import describe
 from fanogan.scoring.result import Result
 from fanogan.storage import write_whole
 
@@ -41,7 +42,7 @@ def row_of(result: Result, calibration: Calibration, alpha: float) -> dict[str, 
         "held_out_subjects": held_out.n_subjects if held_out else 0,
         "flag": "too few held out" if flag is None else "yes" if flag else "no",
         "warnings": "; ".join(result.warnings),
-        "notes": "; ".join(result.notes),
+        "notes": "; ".join(map(describe, result.notes)),
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fanogan.calibration import Calibration
-from fanogan.report import VolumeCase, en_face_picture, overlay
+from fanogan.report import VolumeCase, describe, en_face_picture, overlay
 from fanogan.retina import FlatVolume, find_regions
 from fanogan.scans import UNKNOWN_SPACING, Spacing
 from fanogan.scoring.cases import as_picture
@@ -58,7 +58,7 @@ class VolumeMaps:
             score=result.total,
             p_value=held_out.p_value(result.total) if held_out else None,
             flag=held_out.flag(result.total, alpha) if held_out else None,
-            warnings=(*result.warnings, *result.notes),
+            warnings=(*result.warnings, *map(describe, result.notes)),
             bscans=volume.bscans,
             residuals=self.residuals.astype(np.float16),
             scores=self.scores,

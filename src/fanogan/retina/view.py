@@ -1,0 +1,73 @@
+"""What a model takes of retinal volumes: settled in training, saved with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fanogan.retina.flat_volume import FlatVolume
+from fanogan.retina.flatten import FlatSpace
+from fanogan.retina.intensity import DepthProfile
+from fanogan.retina.volumes import VolumeSource, find_volumes, read_volumes
+from fanogan.scans import BadScan
+
+
+@dataclass(frozen=True)
+class RetinalView:
+    """What is taken of a flat volume.
+
+    Attributes:
+        space: The flat area.
+        share: Least share of retina in a window.
+        depth_channel: Whether the row in the flat area is a second channel.
+        profile: Grey values by depth that each volume is matched to, or None.
+        score_retina_only: Whether vitreous and choroid are left out of the score.
+    """
+
+    space: FlatSpace
+    share: float
+    depth_channel: bool = False
+    profile: DepthProfile | None = None
+    score_retina_only: bool = False
+
+    def find(self, images: Any, groups: str | None = None) -> list[VolumeSource]:
+        """Find the volumes to read; arguments and errors as for `find_volumes`."""
+        return find_volumes(images, groups)
+
+    def read(
+        self,
+        images: Any,
+        *,
+        groups: str | None = None,
+        skip_bad: bool = False,
+        on_bad: Callable[[BadScan], None] | None = None,
+        done: Set[str] = frozenset(),
+    ) -> Iterator[FlatVolume]:
+        """Read volumes in this view's flat space; arguments and errors as for `read_volumes`."""
+        return read_volumes(
+            images, self.space, groups=groups, skip_bad=skip_bad, on_bad=on_bad, done=done
+        )
+
+    def encode(self, volume: FlatVolume) -> NDArray[np.uint8]:
+        """Return the pixels that are kept in memory: (B-scans, channels, flat rows, columns)."""
+        pixels = self.profile.match(volume) if self.profile else volume.pixels
+        if not self.depth_channel:
+            return pixels[:, None]
+        rows = np.rint(np.linspace(0, 255, pixels.shape[1])).astype(np.uint8)
+        return np.stack([pixels, np.broadcast_to(rows[:, None], pixels.shape)], axis=1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RetinalView:
+        """Return the view that `to_dict` described."""
+        profile = values["profile"]
+        if profile is not None:
+            profile = DepthProfile(tuple(profile["median"]), tuple(profile["spread"]))
+        return cls(**{**values, "space": FlatSpace(**values["space"]), "profile": profile})
