@@ -10,7 +10,7 @@ import numpy as np
 
 from fanogan.scans.gather import PICTURES, extension
 from fanogan.scans.read import read_scan
-from fanogan.scans.scan import UNKNOWN_SPACING, BadScan, Decoded, Scan, Spacing, check_size, finish
+from fanogan.scans.scan import UNKNOWN_SPACING, BadScan, Scan, Spacing, check_size, finish
 from fanogan.scans.walk import natural_key
 
 
@@ -54,13 +54,7 @@ def read_volume(
 
 
 def stack_bscans(files: Sequence[Path], label: Path, name: str, group: str) -> Scan:
-    """Read pictures as the B-scans of one volume, in the order given.
-
-    Args:
-        files: One picture a B-scan.
-        label: The folder that they lie in, for messages.
-        name: The scan's name.
-        group: The subject.
+    """Read pictures as the B-scans of one volume, in the order given; `label` is for messages.
 
     Returns:
         The volume, with the first picture's spacing. A B-scan may be empty: a note says which.
@@ -85,5 +79,5 @@ def stack_bscans(files: Sequence[Path], label: Path, name: str, group: str) -> S
         frames.append(frame)
     notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
     pixels = np.concatenate([frame.pixels for frame in frames])
-    decoded = Decoded(pixels, frames[0].spacing, is_volume=True, notes=notes)
-    return finish(decoded, str(label), name, group)
+    volume = Scan(pixels, spacing=frames[0].spacing, is_volume=True, notes=notes)
+    return finish(volume, str(label), name, group)

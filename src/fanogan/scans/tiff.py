@@ -14,8 +14,8 @@ from fanogan.scans.notes import ConvertedToRGB
 from fanogan.scans.scan import (
     UNKNOWN_SPACING,
     BadScan,
-    Decoded,
     Pixels,
+    Scan,
     Spacing,
     check_dtype,
     check_size,
@@ -34,7 +34,7 @@ _MICROMETRE = ("um", "µm", "\\u00b5m", "micron", "microns")
 _MILLIMETRES = {"mm": 1.0, "cm": 10.0, **dict.fromkeys(_MICROMETRE, 1e-3)}
 
 
-def read_tiff(path: Path) -> Decoded:
+def read_tiff(path: Path) -> Scan:
     """Read all pages of a TIFF; previews marked as reduced are left out.
 
     Returns:
@@ -55,7 +55,7 @@ def read_tiff(path: Path) -> Decoded:
         frames = [_frame(label, page) for page in pages]
         spacing = _imagej_spacing(file)
     notes = _CONVERTED.get(pages[0].photometric, ())
-    return Decoded(np.stack(frames), spacing, is_volume=len(frames) > 1, notes=notes)
+    return Scan(np.stack(frames), spacing=spacing, is_volume=len(frames) > 1, notes=notes)
 
 
 def is_stack(path: Path) -> bool:
