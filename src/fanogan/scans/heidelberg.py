@@ -85,7 +85,7 @@ def read_heidelberg(path: Path) -> Scan:
     series = _series(path, _parse(path))
     scans = _images(path, series, "OCT")
     pixels = _stack(path, scans)
-    # Start and end of each B-scan as (y, x) in mm on the localizer; NaN where unknown.
+    # (B-scans, 2, 2): start and end as (y, x) in mm on the localizer; NaN where unknown.
     coordinates = np.array(
         [
             [
@@ -123,14 +123,11 @@ def read_heidelberg(path: Path) -> Scan:
 def _parse(path: Path) -> ElementTree.Element:
     """Parse an export; the parser's messages, which may quote it, are not passed on."""
     if path.stat().st_size > MAX_XML_BYTES:
-        raise BadScan(
-            f"{path} has more than {MAX_XML_BYTES // 1_000_000} MB: export the volume again"
-        )
+        most = f"{MAX_XML_BYTES // 1_000_000} MB"
+        raise BadScan(f"{path} has more than {most}: export the volume again")
     if not is_heidelberg(path):
-        raise BadScan(
-            f"{path} is no XML export of a Heidelberg device: "
-            "give the export's own XML, or leave it out"
-        )
+        problem = "is no XML export of a Heidelberg device"
+        raise BadScan(f"{path} {problem}: give the export's own XML, or leave it out")
     data = path.read_bytes()
     declares_encoding = b"encoding" in data[:200] or data[:2] in (b"\xff\xfe", b"\xfe\xff")
     parser = ElementTree.XMLParser(target=_NoDoctype())
@@ -139,9 +136,8 @@ def _parse(path: Path) -> ElementTree.Element:
         parser.feed(data if declares_encoding else data.decode("utf-8-sig", errors="replace"))
         root: ElementTree.Element = parser.close()
     except _DoctypeError:
-        raise BadScan(
-            f"{path} declares a document type, which no Heidelberg export does: export it again"
-        ) from None
+        problem = "declares a document type, which no Heidelberg export does"
+        raise BadScan(f"{path} {problem}: export it again") from None
     except (ElementTree.ParseError, ValueError, LookupError):
         raise damaged(str(path), "a Heidelberg XML export") from None
     return root
@@ -174,10 +170,8 @@ def _images(path: Path, series: ElementTree.Element, kind: str) -> list[_Image]:
         name = re.split(r"[\\/]", _text(element, "ImageData/ExamURL") or "")[-1]
         file = beside.get(name.lower())
         if file is None:
-            raise BadScan(
-                f"{path} lists {name or 'a picture without a name'}, which is not beside it: "
-                "copy the whole export folder, or export it again"
-            )
+            problem = "is not beside it: copy the whole export folder, or export it again"
+            raise _bad_picture(path, name or "a picture without a name", problem)
         images.append((int(number), _Image(file, element)))
     return [image for _, image in sorted(images, key=lambda numbered: numbered[0])]
 
@@ -187,14 +181,12 @@ def _stack(path: Path, scans: list[_Image]) -> Pixels:
     first = _grey(path, scans[0].path)
     check_size(str(path), first.shape[0], first.shape[1], len(scans), first.itemsize)
     pixels = np.empty((len(scans), *first.shape), first.dtype)
-    for place, image in enumerate(scans):
+    for frame, image in zip(pixels, scans, strict=True):
         grey = _grey(path, image.path)
         if (grey.shape, grey.dtype) != (first.shape, first.dtype):
-            raise BadScan(
-                f"{path} lists {image.path.name}, which differs in size or depth from "
-                f"{scans[0].path.name}: export the volume again"
-            )
-        pixels[place] = grey
+            problem = f"differs in size or depth from {scans[0].path.name}: export the volume again"
+            raise _bad_picture(path, image.path.name, problem)
+        frame[...] = grey
     return pixels
 
 
@@ -206,29 +198,26 @@ def _grey(path: Path, file: Path) -> Pixels:
     except (BadScan, MemoryError):
         raise
     except Exception as error:
-        raise BadScan(
-            f"{path} lists {file.name}, which is damaged or cut short: copy or export it again"
-        ) from error
+        problem = "is damaged or cut short: copy or export it again"
+        raise _bad_picture(path, file.name, problem) from error
     pixels, _ = drop_alpha(str(file), decoded.pixels)
     if pixels.ndim == 4:
         if not channels_are_equal(pixels):
-            raise BadScan(
-                f"{path} lists {file.name}, which has colours drawn on it: "
-                "export the volume without overlays"
-            )
+            problem = "has colours drawn on it: export the volume without overlays"
+            raise _bad_picture(path, file.name, problem)
         pixels = pixels[..., 0]
     if len(pixels) != 1:
-        raise BadScan(f"{path} lists {file.name}, which has several pages: export it again")
+        raise _bad_picture(path, file.name, "has several pages: export it again")
     frame: Pixels = pixels[0]
     return frame
 
 
-def _between(lines: NDArray[np.float64]) -> float | None:
-    """Return the distance between parallel, equally spaced B-scans in mm; None for others.
+def _bad_picture(path: Path, name: str, problem: str) -> BadScan:
+    return BadScan(f"{path} lists {name}, which {problem}")
 
-    Args:
-        lines: (B-scans, 2, 2) start and end as (y, x) in mm.
-    """
+
+def _between(lines: NDArray[np.float64]) -> float | None:
+    """Return the distance between parallel, equally spaced B-scans in mm; None for others."""
     if len(lines) < 2:
         return None
     steps = np.diff(lines, axis=0).reshape(-1, 2)

@@ -21,7 +21,7 @@ MAX_FRAME_PIXELS = 100_000_000
 """Rows times columns of one frame: larger ones are taken for decompression bombs."""
 
 MAX_BYTES = 4_000_000_000
-"""Scan bytes of one file: the machine that trains has to hold several files at a time."""
+"""Decoded bytes of one file: the machine that trains has to hold several files at a time."""
 
 UNKNOWN_SPACING: Spacing = (None, None, None)
 EYES = {"R": "right", "L": "left", "OD": "right", "OS": "left"}

@@ -64,19 +64,18 @@ def stack_bscans(files: Sequence[Path], label: Path, name: str, group: str) -> S
     """
     frames: list[Scan] = []
     for file in files:
-        frame = read_scan(file, may_be_constant=True)
-        first = frames[0] if frames else frame
-        if len(frame.pixels) != 1:
+        frames.append(read_scan(file, may_be_constant=True))
+        pixels, first = frames[-1].pixels, frames[0].pixels
+        if len(pixels) != 1:
             raise BadScan(f"{file} is a volume itself: keep it in another folder than B-scans")
-        if (frame.pixels.shape, frame.pixels.dtype) != (first.pixels.shape, first.pixels.dtype):
+        if (pixels.shape, pixels.dtype) != (first.shape, first.dtype):
             raise BadScan(
                 f"{file} differs in size or type from {files[0].name} of the same volume: keep "
                 "each volume's B-scans in a folder of their own, or name subjects (--groups)"
             )
-        if not frames:
-            rows, columns = frame.pixels.shape[1:3]
-            check_size(str(label), rows, columns, len(files), frame.pixels[0, 0, 0].nbytes)
-        frames.append(frame)
+        if len(frames) == 1:
+            rows, columns = first.shape[1:3]
+            check_size(str(label), rows, columns, len(files), first[0, 0, 0].nbytes)
     notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
     pixels = np.concatenate([frame.pixels for frame in frames])
     volume = Scan(pixels, spacing=frames[0].spacing, is_volume=True, notes=notes)
