@@ -8,8 +8,6 @@ from fanogan.calibration.held_out import (
     HeldOut,
     ResidualHistogram,
     TermScale,
-    counted,
-    plural,
     split_subjects,
 )
 
@@ -22,7 +20,5 @@ __all__ = [
     "HeldOut",
     "ResidualHistogram",
     "TermScale",
-    "counted",
-    "plural",
     "split_subjects",
 ]

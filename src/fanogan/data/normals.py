@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import Familiar, FamiliarBuilder, counted, split_subjects
+from fanogan.calibration import Familiar, FamiliarBuilder, split_subjects
 from fanogan.data.preprocessing import Preprocessing
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, FlatVolume
 from fanogan.scans import BadScan, Scan, each_scan, is_array_like, read_scan, read_scans
+from fanogan.wording import counted
 
 FEW_IMAGES = 200
 FEW_SUBJECTS = 10

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import HeldOut, plural
+from fanogan.calibration import HeldOut
 from fanogan.detectors import LearnedDetector, Result
 from fanogan.evaluation.localization import PixelROC, RegionOverlap
 from fanogan.evaluation.masks import masks_of
@@ -38,6 +38,7 @@ from fanogan.scoring import (
     write_csv,
 )
 from fanogan.storage import write_whole
+from fanogan.wording import plural
 
 SUBJECT_BINS = 4096
 """Bins of one subject's pixels: on made-up retinas the AUC is off by at most .0003."""

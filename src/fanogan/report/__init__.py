@@ -6,9 +6,6 @@ from fanogan.report.figures import (
     FIGURE_STYLE,
     histogram_figure,
     inline_svg,
-    number,
-    percent,
-    share,
 )
 from fanogan.report.images import outline, overlay
 from fanogan.report.page import Case, write_evaluation_report, write_score_report
@@ -21,11 +18,8 @@ __all__ = [
     "histogram_figure",
     "inline_svg",
     "model_card",
-    "number",
     "outline",
     "overlay",
-    "percent",
-    "share",
     "write_evaluation_report",
     "write_score_report",
 ]

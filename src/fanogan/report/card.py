@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fanogan.calibration import HeldOut, counted
+from fanogan.calibration import HeldOut
+from fanogan.wording import counted
 
 ALPHA = 0.05
 

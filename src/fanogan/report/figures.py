@@ -6,14 +6,13 @@ How a number is written is settled here too, since a figure and the text beside 
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.calibration import plural
+from fanogan.wording import number, percent, plural, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -209,21 +208,6 @@ def inline_svg(name: str, description: str, drawing: Figure) -> str:
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     text = re.sub(r' (width|height)="[\d.]+pt"', "", text, count=2)
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1))
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, for scores and thresholds."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:#.4g}".rstrip(".")
-
-
-def share(value: float | None) -> str:
-    """Three decimals, for AUC and what else lies in [0, 1]."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
-
-
-def percent(value: float | None) -> str:
-    """One decimal, for what lies in [0, 1] and is better said in hundredths."""
-    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def _figure(name: str, caption: str, drawing: Figure) -> dict[str, str]:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.calibration import plural
 from fanogan.report.en_face import VolumeCase
-from fanogan.report.figures import evaluation_figures, number, percent, score_figures, share
+from fanogan.report.figures import evaluation_figures, score_figures
 from fanogan.report.images import (
     as_uri,
     compressed_uri,
@@ -28,6 +27,7 @@ from fanogan.report.images import (
 )
 from fanogan.report.volume_view import volume_panels
 from fanogan.storage import write_whole
+from fanogan.wording import counted, number, percent, plural, share
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -109,7 +109,7 @@ def write_score_report(
     """
     noun = "B-scan" if volume_cases else "image"
     extent = _extent([case.score for case in cases], scores, total, noun)
-    of_volumes = f" of {_count(len(volumes), 'volume')}" if volume_cases and volumes else ""
+    of_volumes = f" of {counted(len(volumes), 'volume')}" if volume_cases and volumes else ""
     _write_page(
         path,
         title=title,
@@ -123,7 +123,7 @@ def write_score_report(
         volumes=volumes,
         steps=steps,
         warnings=warnings,
-        lead=f"{_count(total, noun)}{of_volumes} scored.",
+        lead=f"{counted(total, noun)}{of_volumes} scored.",
         alarms=[],
         evaluation=None,
     )
@@ -171,7 +171,7 @@ def write_evaluation_report(
     """
     unit: str = evaluation["unit"]
     if unit == "patch":  # Patches are cut from B-scans, and those are what the gallery shows.
-        gallery = _gallery(cases, scale, "B-scan", _count(len(cases), "B-scan"), None)
+        gallery = _gallery(cases, scale, "B-scan", counted(len(cases), "B-scan"), None)
     else:
         extent = _extent([case.score for case in cases], scores, total, unit)
         gallery = _gallery(cases, scale, unit, extent, len(held_out))
@@ -242,7 +242,7 @@ def _environment() -> Environment:
         p_value=_p_value,
         signed=lambda value: "–" if value is None else f"{value:+.2f}".replace("-", "−"),
         words=_words,
-        counted=_count,
+        counted=counted,
     )
     return environment
 
@@ -253,11 +253,11 @@ def _environment() -> Environment:
 def _lead(evaluation: Mapping[str, Any]) -> str:
     method, n, subjects = evaluation["rows"][0], evaluation["n"], evaluation["n_subjects"]
     # Without groups each image counts as a subject of its own, which says nothing about people.
-    of_subjects = f" of {_count(subjects, 'subject')}" if subjects < n else ""
+    of_subjects = f" of {counted(subjects, 'subject')}" if subjects < n else ""
     return (
         f"{method['name']} reaches AUC {share(method['auc'])} "
         f"(95 % interval {_interval(method['auc_interval'])}) on "
-        f"{_count(n, evaluation['unit'])}{of_subjects}; {evaluation['n_anomalous']:,} "
+        f"{counted(n, evaluation['unit'])}{of_subjects}; {evaluation['n_anomalous']:,} "
         f"({percent(evaluation['prevalence'])}) are anomalous."
     )
 
@@ -287,10 +287,6 @@ def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
             f"{share(pixel['darkness_auc'])}, the residual {share(pixel['auc'])}."
         )
     return alarms
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun if n == 1 else plural(noun)}"
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
@@ -385,7 +381,7 @@ def _extent(shown: Sequence[float], scores: np.ndarray, total: int, noun: str) -
     highest = np.sort(scores)[::-1][: len(shown)]
     if np.allclose(np.sort(shown)[::-1], highest, rtol=1e-9, atol=0):
         return f"the {len(shown):,} highest of {total:,}"
-    return f"{len(shown):,} of {_count(total, noun)}"
+    return f"{len(shown):,} of {counted(total, noun)}"
 
 
 def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image
 
 from fanogan.report.en_face import REGIONS_NUMBERED, Ground, VolumeCase, draw_en_face
-from fanogan.report.figures import number
 from fanogan.report.images import (
     OUTLINE_COLOUR,
     PAGE_SIDE,
@@ -26,6 +25,7 @@ from fanogan.report.images import (
     residual_layer,
     scale_bar,
 )
+from fanogan.wording import number
 
 VOLUMES_SHOWN = 12  # more with a slider make a page that no browser likes to open
 BSCANS_SHOWN = 640  # of all volumes together, about 25 MB

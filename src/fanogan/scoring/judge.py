@@ -12,10 +12,11 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from fanogan.calibration import HeldOut, plural
+from fanogan.calibration import HeldOut
 from fanogan.detectors import LearnedDetector, Result
 from fanogan.report import Case, VolumeCase
 from fanogan.storage import write_whole
+from fanogan.wording import plural
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:

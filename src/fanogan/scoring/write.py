@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import Calibration, counted
+from fanogan.calibration import Calibration
 from fanogan.detectors import LearnedDetector, Result
 from fanogan.report import Case, VolumeCase, write_score_report
 from fanogan.retina import FlatVolume, Region, steps_figure
@@ -33,6 +33,7 @@ from fanogan.scoring.volume_maps import (
     write_files,
 )
 from fanogan.storage import write_whole
+from fanogan.wording import counted
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import counted, plural
 from fanogan.recipes import Recipe
-from fanogan.report import histogram_figure, number, percent, share
+from fanogan.report import histogram_figure
 from fanogan.storage import write_whole
 from fanogan.study.claims import (
     Finding,
@@ -38,6 +37,7 @@ from fanogan.study.tables import (
     write_tables,
 )
 from fanogan.study.test_sets import StudyData
+from fanogan.wording import counted, number, percent, plural, share
 
 FIG8A = ("ae", "advae", "ali", "critic", "iterative", "izi_f")
 FIG8B = ("ziz", "izi", "izi_f")
