@@ -86,7 +86,7 @@ def test_an_outlier_does_not_press_the_others_into_one_bin():
     "scores", [np.full(5, 0.3), np.zeros(5), np.array([0.1, 0.1, 0.2, 0.1, 90])]
 )
 def test_awkward_scores_have_a_histogram(scores):
-    (figure,) = score_figures(scores, np.array([]))
+    (figure,) = score_figures(scores, np.array([]), "image")
     assert "scored images (5)" in figure["svg"]
     assert "held-out normals (" not in figure["svg"]
 
