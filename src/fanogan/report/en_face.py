@@ -76,19 +76,14 @@ class VolumeCase:
 
     def __post_init__(self) -> None:
         """Check that the arrays belong together."""
-        frames, rows, columns = self.bscans.shape
-        expected = {
-            "residuals": (frames, rows, columns),
-            "scores": (frames,),
-            "en_face": (frames, columns),
-            "masks": (frames, rows, columns),
-        }
-        for field, shape in expected.items():
+        whole = frames, _, columns = self.bscans.shape
+        expected = {"scores": (frames,), "en_face": (frames, columns)}
+        for field, shape in {**expected, "residuals": whole, "masks": whole}.items():
             values = getattr(self, field)
             if values is not None and values.shape != shape:
                 raise ValueError(
                     f"{self.name}: {field} of shape {values.shape} don't fit B-scans of shape "
-                    f"{(frames, rows, columns)}."
+                    f"{whole}."
                 )
         if self.fundus is not None and len(self.fundus.lines) != frames:
             raise ValueError(
@@ -181,14 +176,8 @@ def region_mask(en_face: np.ndarray, region: Region) -> np.ndarray:
     """Return the pixels of a region on its en-face map.
 
     A region is connected and higher than all around it, so climbing from its peak to the highest
-    neighbour, again and again, takes all of it before anything else.
-
-    Args:
-        en_face: (B-scans, columns) that the region was found in.
-        region: One of its regions.
-
-    Returns:
-        (B-scans, columns) bool.
+    neighbour, again and again, takes all of it before anything else. Map and mask are (B-scans,
+    columns).
     """
     values = np.pad(np.nan_to_num(en_face, nan=-np.inf), 1, constant_values=-np.inf)
     inside = np.zeros(values.shape, dtype=bool)

@@ -49,15 +49,9 @@ FIGURE_STYLE: dict[Any, Any] = {
 
 
 def score_figures(scores: np.ndarray, held_out: np.ndarray, noun: str) -> list[dict[str, str]]:
-    """Draw the scores of a folder beside those of the held-out normals.
+    """Draw scores, (n,), beside those of held-out normals, (m,), which may be none.
 
-    Args:
-        scores: (n,), at least one.
-        held_out: (m,); may be empty.
-        noun: What was scored.
-
-    Returns:
-        One figure; its `caption`, and its `svg` ready for the page.
+    Returns one figure: its `caption`, and its `svg` ready for the page.
     """
     series = [("held-out normals", held_out, NORMAL), (f"scored {plural(noun)}", scores, ANOMALOUS)]
     caption = f"Scores of the {plural(noun)} of this report beside those of the held-out normals."
@@ -69,13 +63,8 @@ def evaluation_figures(
 ) -> list[dict[str, str]]:
     """Draw an evaluation: ROC curve, scores of both classes, and the pixels' ROC curve if any.
 
-    Args:
-        evaluation: What `metrics.json` holds.
-        scores: (n,).
-        labels: (n,) 1 anomalous, 0 normal.
-
-    Returns:
-        Figures; the `caption` of each, and its `svg` ready for the page.
+    Takes what `metrics.json` holds, with scores and labels (n,). Returns figures as
+    `score_figures` does.
     """
     method, calibrated = evaluation["rows"][0], evaluation["calibrated"]
     roc = roc_figure(evaluation["roc"], method["auc"], method["youden"], calibrated)

@@ -50,18 +50,10 @@ def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarr
 
 
 def residual_layer(residual: np.ndarray, scale: float) -> np.ndarray:
-    """Draw the colours of `overlay` as a picture of their own, to be laid over another.
+    """Draw the colours of `overlay` as a layer of their own, to be laid over another picture.
 
-    Args:
-        residual: (rows, columns); NaN where unknown.
-        scale: As for `overlay`.
-
-    Returns:
-        (rows, columns, 4) uint8 RGBA in `LAYER_LEVELS` steps, transparent where the residual is
-        unknown.
-
-    Raises:
-        ValueError: The scale is negative or not finite.
+    It is (rows, columns, 4) uint8 RGBA in `LAYER_LEVELS` steps, transparent where the residual is
+    unknown.
     """
     level = np.linspace(0, 1, LAYER_LEVELS, dtype=np.float32)
     colours = np.empty((LAYER_LEVELS, 4), dtype=np.uint8)

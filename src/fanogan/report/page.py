@@ -146,25 +146,8 @@ def write_evaluation_report(
 ) -> None:
     """Write the page of an evaluation on labelled images, whole or not at all.
 
-    Args:
-        path: The HTML file.
-        title: Heading of the page.
-        model: Names and values that describe the model.
-        scale: Colour scale of residuals, as for `write_score_report`.
-        statement: The sentence that says what the calibration allows to claim.
-        cases: Images for the gallery, in any order.
-        total: How many images were scored.
-        evaluation: What `metrics.json` holds.
-        scores: (total,) their scores.
-        labels: (total,) 1 anomalous, 0 normal.
-        held_out: (n,) scores of the held-out normals; may be empty.
-        volume_cases: Volumes to leaf through, in the order of the page.
-        steps: PNG of the preprocessing steps on one of the scans.
-        warnings: Sentences about the whole run.
-
-    Raises:
-        ValueError: A picture, residual or mask doesn't fit the others.
-        OSError: The file can't be written.
+    Arguments and errors are those of `write_score_report`; besides, `evaluation` is what
+    `metrics.json` holds, and `labels` are (total,) 1 anomalous, 0 normal.
     """
     unit: str = evaluation["unit"]
     if unit == "patch":  # Patches are cut from B-scans, and those are what the gallery shows.
@@ -238,7 +221,7 @@ def _environment() -> Environment:
         number=number,
         share=share,
         percent=percent,
-        pixel_facts=_pixel_facts,
+        pixel_numbers=_pixel_numbers,
         interval=_interval,
         cell=_cell,
         p_value=_p_value,
@@ -308,19 +291,18 @@ def _cell(value: object, key: str = "") -> str:
             return f"{value:,}"
         case float() | np.floating():
             return _p_value(float(value)) if key == "p_value" else number(float(value))
-        case str():
-            return value
-        case Iterable():
+        case Iterable() if not isinstance(value, str):
             return "; ".join(_cell(entry) for entry in value)
     return str(value)
 
 
-def _pixel_facts(pixel: Mapping[str, Any]) -> dict[str, str]:
+def _pixel_numbers(pixel: Mapping[str, Any]) -> dict[str, str]:
     """Return names and texts of the pixel-level numbers but Youden's, groups of them laid flat."""
     names = {
         "auc": "pixel AUC",
         "darkness_auc": "pixel AUC of darkness, a trivial map",
         "dice": "Dice",
+        "mean_dice": "mean Dice",
         "iou": "IoU",
         "prevalence": "anomalous pixels",
         "lesion_sensitivity": "share of lesions detected",

@@ -33,14 +33,9 @@ MARGIN = 12  # rows shown above and below what is known
 
 
 def volume_panels(cases: Sequence[VolumeCase], scale: float) -> list[dict[str, Any]]:
-    """Return what the page shows of volumes, as many as it has room for.
+    """Return a panel for each of the first volumes, as many as the page has room for.
 
-    Args:
-        cases: Volumes in the order of the page.
-        scale: Colour scale of the B-scans' residuals.
-
-    Returns:
-        A panel for each of the first volumes; at least one where there is a volume.
+    `scale` is the colour scale of the B-scans' residuals.
     """
     frames = np.cumsum([len(case.scores) for case in cases])
     room = max(1, int((frames <= BSCANS_SHOWN).sum()))
