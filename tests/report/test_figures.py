@@ -5,18 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from fanogan.calibration.held_out import plural
 from fanogan.report.figures import (
     ANOMALOUS,
     INK,
     NORMAL,
     histogram_figure,
     inline_svg,
-    number,
-    percent,
     roc_figure,
     score_figures,
-    share,
 )
 
 CURVE = {"fpr": [0, 0.1, 1], "tpr": [0, 0.8, 1]}
@@ -90,7 +86,7 @@ def test_an_outlier_does_not_press_the_others_into_one_bin():
     "scores", [np.full(5, 0.3), np.zeros(5), np.array([0.1, 0.1, 0.2, 0.1, 90])]
 )
 def test_awkward_scores_have_a_histogram(scores):
-    (figure,) = score_figures(scores, np.array([]))
+    (figure,) = score_figures(scores, np.array([]), "image")
     assert "scored images (5)" in figure["svg"]
     assert "held-out normals (" not in figure["svg"]
 
@@ -121,30 +117,10 @@ def test_description_cannot_leave_its_attribute():
     assert "<script>" not in svg
 
 
-# Numbers
-
-
-@pytest.mark.parametrize(
-    ("write", "value", "text"),
-    [
-        (number, 0.0711, "0.07110"),
-        (number, 1234.0, "1234"),
-        (number, float("inf"), "–"),
-        (share, 0.91, "0.910"),
-        (share, float("nan"), "–"),
-        (percent, 0.0834, "8.3 %"),
-        (percent, None, "–"),
-    ],
-)
-def test_numbers_are_written_to_the_digits_that_mean_something(write, value, text):
-    assert write(value) == text
-
-
 @pytest.mark.parametrize(
     ("noun", "many"), [("image", "images"), ("B-scan", "B-scans"), ("patch", "patches")]
 )
 def test_what_was_scored_is_named(noun, many):
-    assert plural(noun) == many
     figure = score_figures(np.linspace(0, 1, 5), np.array([]), noun)[0]
     assert f"scored {many} (5)" in figure["svg"]
     assert f"the {many} of this report" in figure["caption"]

@@ -18,7 +18,7 @@ from fanogan import FAnoGAN
 from fanogan.phantom.eye import make_phantom
 from fanogan.recipes.recipe import load_recipe
 from fanogan.retina import FlatSpace
-from fanogan.retina.prepare import prepare
+from fanogan.retina.preparation import prepare
 from fanogan.scans import BadScan
 from fanogan.scoring.job import images_done
 from fanogan.scoring.table import Rows

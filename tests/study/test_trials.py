@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from fanogan.cli import console
 from fanogan.cli.parser import main
 from fanogan.detectors import load_detector
-from fanogan.evaluation.metrics import paired_difference, resampled_times
+from fanogan.evaluation import mean_interval, resampled_aucs, resampled_times
 from fanogan.phantom.eye import make_phantom
 from fanogan.recipes.recipe import load_recipe
 from fanogan.retina import make_flat, prepare
@@ -130,10 +130,14 @@ def test_the_tables_are_what_the_scores_say(out):
 def test_the_difference_is_paired_by_image_and_seed(out):
     study = Study(out)
     systems = [[study.scored(name, seed, False) for seed in (0, 1)] for name in ("ae", "izi_f")]
-    scores = [np.stack([scored.total for scored in each]) for each in systems]
-    found = paired_difference(systems[0][0].labels, *scores, systems[0][0].subjects)
+    labels, subjects = systems[0][0].labels, systems[0][0].subjects
+    ae, izi_f = (
+        resampled_aucs(labels, np.stack([scored.total for scored in each]), subjects)
+        for each in systems
+    )
     row = image_row(study, "ae")
-    assert [row["difference_low"], row["difference_high"]] == pytest.approx(found.interval)
+    interval = [row["difference_low"], row["difference_high"]]
+    assert interval == pytest.approx(mean_interval(ae - izi_f))
 
 
 def test_pixel_figures_are_those_of_evaluate(out):

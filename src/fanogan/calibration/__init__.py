@@ -8,23 +8,32 @@ from fanogan.calibration.held_out import (
     HeldOut,
     ResidualHistogram,
     TermScale,
-    counted,
-    plural,
     split_subjects,
 )
-from fanogan.calibration.profile import Profile, ProfileBuilder
+from fanogan.calibration.profile import (
+    BitDepthUnseen,
+    ChannelsUnseen,
+    GreyValuesUnseen,
+    Profile,
+    ProfileBuilder,
+    SizeUnseen,
+    SpacingUnseen,
+)
 
 __all__ = [
     "EN_FACE_QUANTILE",
     "MAP_QUANTILE",
     "UNCALIBRATED",
+    "BitDepthUnseen",
     "Calibration",
+    "ChannelsUnseen",
+    "GreyValuesUnseen",
     "HeldOut",
     "Profile",
     "ProfileBuilder",
     "ResidualHistogram",
+    "SizeUnseen",
+    "SpacingUnseen",
     "TermScale",
-    "counted",
-    "plural",
     "split_subjects",
 ]

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fanogan.amounts import counted, plural
+
 FEW_SUBJECTS = 20
 """With fewer held-out subjects than this, a description says that others may differ."""
 
@@ -368,16 +370,6 @@ def _draw(subject: str, seed: int) -> bytes:
 def _check_rate(alpha: float) -> None:
     if not 0 < alpha < 1:
         raise ValueError(f"a false-positive rate of {alpha} is not possible: give one in (0, 1)")
-
-
-def plural(noun: str) -> str:
-    """More than one of what is scored: images, B-scans, patches."""
-    return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
-
-
-def counted(count: int, noun: str) -> str:
-    """So many of them: 1 image, 1,200 images."""
-    return f"{count} {noun}" if count == 1 else f"{count:,} {plural(noun)}"
 
 
 def _percent(share: float) -> str:

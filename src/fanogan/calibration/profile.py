@@ -10,15 +10,13 @@ than the training normals differ among themselves, and knows nothing of sharpnes
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fanogan.retina import FlatVolume
-
-if TYPE_CHECKING:
-    from fanogan.scans import Scan
+from fanogan.scans import Note, Scan
 
 BINS = 64
 """Bins of the grey histogram over the model's own grey range, [0, 1] after encoding."""
@@ -41,6 +39,54 @@ _FRAME_PIXELS = 65_536
 _FRAMES_AT_ONCE = 64
 _FRAMES_KEPT = 16_384
 _AXES = ("frame", "row", "column")
+
+
+@dataclass(frozen=True)
+class SizeUnseen(Note):
+    """A size (rows, columns) that no training normal had, and what they had (see `Profile`)."""
+
+    size: tuple[int, int]
+    sizes: tuple[tuple[int, int], ...]
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BitDepthUnseen(Note):
+    """A pixel type, such as 'uint16', that no training normal had."""
+
+    dtype: str
+    seen: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ChannelsUnseen(Note):
+    """A number of channels that no training normal had."""
+
+    channels: int
+    seen: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SpacingUnseen(Note):
+    """A spacing in mm along an axis ('frame', 'row', 'column') beyond the training normals'."""
+
+    axis: str
+    spacing: float
+    seen: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class GreyValuesUnseen(Note):
+    """Frames whose grey histogram is further from the mean one than any in training.
+
+    Distances are 1-Wasserstein, in shares of the grey range.
+    """
+
+    frames: int
+    of: int
+    distance: float
+    largest_seen: float
 
 
 @dataclass(frozen=True)
@@ -70,84 +116,42 @@ class Profile:
     histogram: tuple[float, ...]
     largest_distance: float
 
-    def warnings(self, scan: "Scan", frames01: NDArray[Any]) -> list[str]:
-        """Say in what way a scan lies outside the training normals.
+    def warnings(self, scan: Scan, frames01: NDArray[Any]) -> Iterator[Note]:
+        """Yield each way in which a scan lies outside the training normals.
 
         Args:
             scan: The scan as read, for its size, spacing and pixel type.
             frames01: (frames, rows, columns) or (frames, rows, columns, channels), its grey values
                 as the model encodes them, in [0, 1].
 
-        Returns:
-            A sentence for each way, without the scan's name; empty where it is like them.
-
         Raises:
             ValueError: A grey value is not a number.
         """
-        found = (
-            self._size_warning(scan),
-            self._dtype_warning(scan),
-            self._channels_warning(scan),
-            *self._spacing_warnings(scan),
-            self._grey_warning(scan, frames01),
-        )
-        return [warning for warning in found if warning is not None]
-
-    def _size_warning(self, scan: "Scan") -> str | None:
-        if isinstance(scan, FlatVolume):  # of any width, and as high as the model wants it
-            return None
-        rows, columns = _size(scan)
+        size, dtype, channels = _size(scan), scan.pixels.dtype.name, _channels(scan)
         if self.sizes:
-            inside = (rows, columns) in self.sizes
+            inside = size in self.sizes
         else:
-            inside = _within(rows, self.rows) and _within(columns, self.columns)
-        if inside:
-            return None
-        size = _size_text(rows, columns)
-        return f"size {size} is outside the training normals ({self._sizes_text()})"
-
-    def _sizes_text(self) -> str:
-        if 0 < len(self.sizes) <= 3:
-            return ", ".join(_size_text(*size) for size in self.sizes)
-        many = f"{len(self.sizes)} sizes of " if self.sizes else ""
-        return f"{many}{_range_text(self.rows)} rows, {_range_text(self.columns)} columns"
-
-    def _dtype_warning(self, scan: "Scan") -> str | None:
-        name = scan.pixels.dtype.name
-        if name in self.dtypes:
-            return None
-        return f"bit depth {name}, trained on {' and '.join(self.dtypes)}"
-
-    def _channels_warning(self, scan: "Scan") -> str | None:
-        channels = _channels(scan)
-        if channels in self.channels:
-            return None
-        noun = "channel" if channels == 1 else "channels"
-        return f"{channels} {noun}, trained on {' and '.join(map(str, self.channels))}"
-
-    def _spacing_warnings(self, scan: "Scan") -> Iterator[str]:
+            within = zip(size, (self.rows, self.columns), strict=True)
+            inside = all(low <= side <= high for side, (low, high) in within)
+        # A flat volume has any width, and the height that the model wants.
+        if not inside and not isinstance(scan, FlatVolume):
+            yield SizeUnseen(size, self.sizes, self.rows, self.columns)
+        if dtype not in self.dtypes:
+            yield BitDepthUnseen(dtype, self.dtypes)
+        if channels not in self.channels:
+            yield ChannelsUnseen(channels, self.channels)
         for axis, value, known in zip(_AXES, scan.spacing, self.spacing, strict=True):
-            if known is None or not _is_length(value):
-                continue
-            low, high = known
-            if not low * (1 - SPACING_TOLERANCE) <= value <= high * (1 + SPACING_TOLERANCE):
-                yield f"spacing {value:.3g} mm a {axis}, trained on {_range_text(known)}"
-
-    def _grey_warning(self, scan: "Scan", frames01: NDArray[Any]) -> str | None:
-        mean = np.asarray(self.histogram)
-        distances = _distances(_histograms(frames01, scan.name), mean)
+            if known is not None and _is_length(value):
+                low, high = known[0] * (1 - SPACING_TOLERANCE), known[1] * (1 + SPACING_TOLERANCE)
+                if not low <= value <= high:
+                    yield SpacingUnseen(axis, value, known)
+        distances = _distances(_histograms(frames01, scan.name), np.asarray(self.histogram))
         # What moves less than one bin is not resolved by the histogram, and training images that
         # are all alike would otherwise leave no room at all.
         outside = int((distances > max(MARGIN * self.largest_distance, 1 / BINS)).sum())
-        if outside == 0:
-            return None
-        several = len(distances) > 1
-        which = f" of {outside:,} of {len(distances):,} frames" if several else ""
-        return (
-            f"grey histogram{which} outside the training normals "
-            f"(distance {'up to ' if several else ''}{distances.max():.2g}, "
-            f"largest seen {self.largest_distance:.2g}): another scanner looks like disease"
-        )
+        if outside:
+            largest = float(distances.max())
+            yield GreyValuesUnseen(outside, len(distances), largest, self.largest_distance)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them, without loss."""
@@ -198,7 +202,7 @@ class ProfileBuilder:
         self._kept: list[NDArray[np.float64]] = []
         self._every = 1
 
-    def add(self, scan: "Scan", frames01: NDArray[Any]) -> None:
+    def add(self, scan: Scan, frames01: NDArray[Any]) -> None:
         """Add one training scan, or some of its frames.
 
         Args:
@@ -274,28 +278,14 @@ def _distances(histograms: NDArray[np.float64], mean: NDArray[np.float64]) -> ND
     return distances / BINS
 
 
-def _size(scan: "Scan") -> tuple[int, int]:
+def _size(scan: Scan) -> tuple[int, int]:
     return int(scan.pixels.shape[1]), int(scan.pixels.shape[2])
 
 
-def _channels(scan: "Scan") -> int:
+def _channels(scan: Scan) -> int:
     return int(scan.pixels.shape[3]) if scan.pixels.ndim == 4 else 1
 
 
 def _is_length(value: float | None) -> TypeGuard[float]:
     """Tell whether a spacing is known; headers hold 0 and NaN where it is not."""
     return value is not None and 0 < value < math.inf
-
-
-def _within(value: int, bounds: tuple[int, int]) -> bool:
-    return bounds[0] <= value <= bounds[1]
-
-
-def _size_text(rows: int, columns: int) -> str:
-    return f"{rows}×{columns}"
-
-
-def _range_text(bounds: tuple[float, float]) -> str:
-    """Return 'low-high', or one number where both read the same."""
-    low, high = (f"{v}" if isinstance(v, int) else f"{v:.3g}" for v in bounds)
-    return low if low == high else f"{low}-{high}"

@@ -134,6 +134,7 @@ def fit(
     from fanogan.data import Normals
     from fanogan.detectors import new_detector
     from fanogan.recipes import load_recipe
+    from fanogan.report import describe
     from fanogan.storage import RunFolder
 
     if resume:
@@ -159,8 +160,8 @@ def fit(
     with console.status("reading images"):
         read = Normals.read(list(normals), chosen, groups=groups, seed=seed, skip_bad=skip_bad)
     say(read.summary)
-    for warning in read.warnings:
-        say(f"note: {warning}", "yellow")
+    for note in read.notes:
+        say(f"note: {describe(note)}", "yellow")
     if dry_run or not resume:
         with console.status("timing a few updates"):
             seconds = learner.seconds_to_fit(read, gan=gan)

@@ -160,7 +160,7 @@ def volumes_bar(total: int) -> Iterator[Callable[[str, FlatVolume | BadScan | No
 
 
 def _volume_line(volume: FlatVolume) -> str:
-    from fanogan.calibration import counted
+    from fanogan.amounts import counted
     from fanogan.report import describe
 
     lengths = ("?" if length is None else f"{length:.3g}" for length in volume.scan_spacing)
@@ -211,7 +211,7 @@ def study_table() -> Iterator[Callable[[str, int, str], None]]:
 
 def say_prepared(summary: Summary, out: Path) -> None:
     """Say what a store holds, and what could not be used."""
-    from fanogan.calibration import counted
+    from fanogan.amounts import counted
 
     say(
         f"{counted(summary.volumes, 'volume')}, {counted(summary.bscans, 'B-scan')} · retina found "
@@ -266,7 +266,7 @@ def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _regions(row: Mapping[str, Any]) -> str:
-    from fanogan.calibration import counted
+    from fanogan.amounts import counted
 
     count = row.get("regions")
     if not count:
@@ -292,7 +292,7 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
     """Print the figures of an evaluation as a table."""
     from rich.table import Table
 
-    from fanogan.calibration import counted
+    from fanogan.amounts import counted
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("score", "AUC", "95 % interval", "average precision"):

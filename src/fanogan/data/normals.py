@@ -10,15 +10,62 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from fanogan.calibration import Profile, ProfileBuilder, counted, split_subjects
+from fanogan.amounts import counted
+from fanogan.calibration import Profile, ProfileBuilder, split_subjects
+from fanogan.data.patches import Patches
 from fanogan.data.preprocessing import Preprocessing, single_images
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, FlatVolume
-from fanogan.scans import BadScan, Scan, each_scan, is_array_like, read_scan, read_scans
+from fanogan.scans import BadScan, Note, Scan, each_scan, is_array_like, read_scan, read_scans
 
 FEW_IMAGES = 200
 FEW_SUBJECTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class VolumesAsImages(Note):
+    """Volumes are seen slice by slice, as plain images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DuplicateImages(Note):
+    """Training images that repeat another exactly."""
+
+    count: int
+    of: int
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutDuplicates(Note):
+    """Held-out images that are among the training images too."""
+
+    count: int
+    of: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FewImages(Note):
+    """Fewer training images than ``FEW_IMAGES``."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FewSubjects(Note):
+    """Fewer training subjects than ``FEW_SUBJECTS``."""
+
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class NoteOfScans(Note):
+    """A reader's note, and how many of the scans have it."""
+
+    note: Note
+    count: int
+    of: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +77,7 @@ class Normals:
     training: list[np.ndarray]  # encoded frames (C, H, W), uint8 or uint16
     held_out: list[Scan]
     fingerprint: dict[str, Any]
-    warnings: tuple[str, ...]
+    notes: tuple[Note, ...]
     skipped: tuple[str, ...] = ()
     usable: list[np.ndarray] | None = None  # of each training frame; see ``Preprocessing.usable``
     origin: dict[str, Any] | None = None  # how to read them again; None: arrays in memory
@@ -111,10 +158,18 @@ class Normals:
             training,
             list(held_out),
             fingerprint,
-            (*_warnings(fingerprint, recipe), *_notes([*kept, *held_out])),
+            tuple(_notes([*kept, *held_out], fingerprint, recipe)),
             tuple(skipped),
             usable or None,
         )
+
+    def patches(self, *, flip: bool, device: torch.device) -> tuple[Patches, Patches]:
+        """Copy the images to a device: those to learn from, and those held out, never flipped."""
+        training = Patches(
+            self.training, self.preprocessing, flip=flip, device=device, usable=self.usable
+        )
+        held_out = Patches.of_scans(self.held_out, self.preprocessing, flip=False, device=device)
+        return training, held_out
 
     @property
     def summary(self) -> str:
@@ -229,32 +284,18 @@ def _digest(image: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _notes(scans: Sequence[Scan]) -> Iterator[str]:
-    """What was done in reading, once for all files it was done to."""
-    from fanogan.report import describe
-
-    for note, count in Counter(describe(note) for scan in scans for note in scan.notes).items():
-        yield f"{note}: {count:,} of {len(scans):,} scans"
-
-
-def _warnings(fingerprint: dict[str, Any], recipe: Recipe) -> Iterator[str]:
+def _notes(scans: Sequence[Scan], fingerprint: dict[str, Any], recipe: Recipe) -> Iterator[Note]:
+    """What to know of the normals: what is few or odd, and readers' notes, each once."""
     images, subjects = fingerprint["images"], fingerprint["subjects"]
     if fingerprint["volumes"] and recipe.geometry == "auto" and "retina_found" not in fingerprint:
-        yield (
-            "volumes are seen slice by slice as plain images; were they OCT of the retina, fanogan "
-            "prepare or a recipe with geometry: retina would make them straight"
-        )
+        yield VolumesAsImages()
     if fingerprint["duplicates"]:
-        yield f"{fingerprint['duplicates']:,} of {images:,} training images repeat another exactly"
+        yield DuplicateImages(fingerprint["duplicates"], images)
     if fingerprint["held_out_duplicates"]:
-        yield (
-            f"{fingerprint['held_out_duplicates']:,} of {fingerprint['held_out_images']:,} "
-            "held-out images are among the training images too: thresholds come out too low"
-        )
+        yield HeldOutDuplicates(fingerprint["held_out_duplicates"], fingerprint["held_out_images"])
     if images < FEW_IMAGES:
-        yield f"only {counted(images, 'training image')}: the model may learn them by heart"
+        yield FewImages(images)
     if subjects < FEW_SUBJECTS:
-        yield (
-            f"only {counted(subjects, 'training subject')}: others may look different and yet be "
-            "normal"
-        )
+        yield FewSubjects(subjects)
+    for note, count in Counter(note for scan in scans for note in scan.notes).items():
+        yield NoteOfScans(note, count, len(scans))

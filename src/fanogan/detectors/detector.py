@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from fanogan.calibration import UNCALIBRATED, Calibration, Profile
-from fanogan.data import Normals, Patches, Preprocessing
+from fanogan.calibration import UNCALIBRATED
+from fanogan.data import Normals, Preprocessing
 from fanogan.detectors.gan import BadGan, Gan, own_gan, read_gan
 from fanogan.detectors.registry import name_of, registered
 from fanogan.models import folded
 from fanogan.recipes import Recipe, load_recipe
+from fanogan.report import describe
 from fanogan.scoring import Model, ModelFile, Result, Scores, calibrate, read_model, results
 from fanogan.scoring import score as score_model
 from fanogan.storage import LOCK, BadFolder, RunFolder, alone
@@ -190,7 +191,7 @@ class Detector(abc.ABC):
                 busy = BadFolder(f"{folder.path}: another process is training it; wait for its end")
                 lock = alone(folder.path / LOCK, busy)
                 by_first(fabric, lambda: held.enter_context(lock))
-            self._model = self._learn(normals, given, fabric, folder, progress)
+            self.model = self._learn(normals, given, fabric, folder, progress)
             if folder and fabric.is_global_zero:
                 self.model.save(folder.path / "model")
         fabric.barrier()  # no process goes on before the model is there
@@ -205,13 +206,13 @@ class Detector(abc.ABC):
         progress: Progress,
     ) -> Model:
         seen = normals.preprocessing
-        networks = self._new_networks(seen, self.seed, fabric.device)
+        networks = _new_networks(self, seen, self.seed, fabric.device)
         steps = self.steps(seen)
         if given:
             networks |= {"G": given.G, "D": given.D}
             del steps[GAN]
-        run = self._run(normals, steps, fabric, folder, progress)
-        warnings = [*normals.warnings, *(given.warnings if given else ())]
+        run = _run_of(self, normals, steps, fabric, folder, progress)
+        warnings = [*map(describe, normals.notes), *(given.warnings if given else ())]
         with precision_of(self.recipe.precision):
             warnings += self.train(networks, run)
             with precision_of("fp32"):
@@ -223,66 +224,17 @@ class Detector(abc.ABC):
                 "steps": steps,
                 "gan": given.identity if given else None,
             }
-            model = self._model_of(
-                networks, constants, seen, UNCALIBRATED, normals.profile, provenance, fabric.device
+            model = _model_of(
+                self,
+                networks,
+                fabric.device,
+                preprocessing=seen,
+                calibration=UNCALIBRATED,
+                profile=normals.profile,
+                constants=constants,
+                provenance=provenance,
             )
             return calibrate(model, normals.held_out)
-
-    def _model_of(
-        self,
-        networks: Mapping[str, nn.Module],
-        constants: Mapping[str, float],
-        preprocessing: Preprocessing,
-        calibration: Calibration,
-        profile: Profile,
-        provenance: Mapping[str, Any],
-        device: torch.device,
-    ) -> Model:
-        with torch.no_grad():
-            ready = {letter: folded(network) for letter, network in networks.items()}
-        return Model(
-            detector=self.name,
-            title=registered(self.name).title,
-            recipe=self.recipe,
-            networks=networks,
-            score=self.score_module(ready, constants).eval(),
-            preprocessing=preprocessing,
-            calibration=calibration,
-            profile=profile,
-            constants=constants,
-            provenance=provenance,
-            device=device,
-        )
-
-    def _run(
-        self,
-        normals: Normals,
-        steps: Mapping[str, int],
-        fabric: Any,
-        folder: RunFolder | None,
-        progress: Progress,
-    ) -> Run:
-        """Put the encoded images on the device, as patches."""
-        seen, device = normals.preprocessing, fabric.device
-        training = Patches(
-            normals.training,
-            seen,
-            flip=self.recipe.horizontal_flip,
-            device=device,
-            usable=normals.usable,
-        )
-        held_out = Patches.of_scans(normals.held_out, seen, flip=False, device=device)
-        return Run(self.recipe, fabric, self.seed, training, held_out, steps, folder, progress)
-
-    def _new_networks(
-        self, preprocessing: Preprocessing, seed: int, device: torch.device
-    ) -> dict[str, nn.Module]:
-        with _GLOBAL_RANDOM, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            networks = self.networks(preprocessing)
-        for network in networks.values():
-            network.to(device).eval()
-        return networks
 
     def _given_gan(self, gan: Any, normals: Normals, device: torch.device) -> Gan | None:
         if gan is None:
@@ -320,7 +272,7 @@ class Detector(abc.ABC):
         )
         few = type(self)(recipe, seed=self.seed, device=self.device.type)
         steps = few.steps(normals.preprocessing)
-        networks = few._new_networks(normals.preprocessing, self.seed, self.device)
+        networks = _new_networks(few, normals.preprocessing, self.seed, self.device)
         if given:
             networks |= {"G": given.G, "D": given.D}
             del steps[GAN]
@@ -331,7 +283,7 @@ class Detector(abc.ABC):
                 torch.cuda.synchronize()
             marks[stage, step] = time.perf_counter()
 
-        run = few._run(normals, steps, fabric_of(self.device, recipe, 1), None, mark)
+        run = _run_of(few, normals, steps, fabric_of(self.device, recipe, 1), None, mark)
         # What throwaway networks would be warned of is no news.
         with precision_of(recipe.precision), _silenced("fanogan.training.stage"):
             few.train(networks, run)
@@ -353,6 +305,10 @@ class Detector(abc.ABC):
                 "this detector has learned nothing yet: call fit(normals), or load(folder)"
             )
         return self._model
+
+    @model.setter
+    def model(self, model: Model) -> None:
+        self._model = model
 
     def results(self, images: Any, **reading: Any) -> Iterator[Result]:
         """Score images one after the other (see ``scoring.results``)."""
@@ -418,55 +374,106 @@ class Detector(abc.ABC):
             )
         recipe = saved.recipe.but(**entry.settings)
         detector = entry.kind(recipe, seed=saved.provenance["seed"], device=device)
-        detector._restore(saved, gan)
-        return detector
-
-    def _restore(self, saved: ModelFile, gan: Any) -> None:
-        """Rebuild the networks and take their weights."""
-        given = None
-        if saved.identity_of_own_gan:
-            if gan is None:
-                raise BadFolder(
-                    f"{saved.folder}: this model was trained on a GAN of your own, which isn't "
-                    "kept in it; load it in Python with gan=(G, D)"
-                )
-            given = own_gan(gan[0], gan[1], self.device)
-            if given.identity != saved.identity_of_own_gan:
-                raise BadFolder(
-                    f"{saved.folder}: this model was trained on another GAN than the (G, D) given; "
-                    "give that"
-                )
-            self.recipe = self.recipe.but(latent_size=given.G.latent)
-        networks = self._new_networks(saved.preprocessing, 0, self.device)
+        given = _own_gan_of(saved, gan, detector.device)
+        if given:
+            detector.recipe = recipe.but(latent_size=given.G.latent)
+        networks = _new_networks(detector, saved.preprocessing, 0, detector.device)
         saved.put_weights_into(
             {name: each for name, each in networks.items() if not (given and name in "GD")}
         )
         if given:
             networks |= {"G": given.G, "D": given.D}
-        self._model = self._model_of(
+        detector.model = _model_of(
+            detector,
             networks,
-            saved.constants,
-            saved.preprocessing,
-            saved.calibration,
-            saved.profile,
-            saved.provenance,
-            self.device,
+            detector.device,
+            preprocessing=saved.preprocessing,
+            calibration=saved.calibration,
+            profile=saved.profile,
+            constants=saved.constants,
+            provenance=saved.provenance,
         )
+        return detector
+
+
+def _own_gan_of(saved: ModelFile, gan: Any, device: torch.device) -> Gan | None:
+    """The user's own GAN that a model was trained on; None: it has one of ours.
+
+    Raises:
+        BadFolder: it was trained on one that isn't given.
+    """
+    if not saved.identity_of_own_gan:
+        return None
+    if gan is None:
+        raise BadFolder(
+            f"{saved.folder}: this model was trained on a GAN of your own, which isn't kept in it; "
+            "load it in Python with gan=(G, D)"
+        )
+    given = own_gan(gan[0], gan[1], device)
+    if given.identity != saved.identity_of_own_gan:
+        raise BadFolder(
+            f"{saved.folder}: this model was trained on another GAN than the (G, D) given; give "
+            "that"
+        )
+    return given
+
+
+def _new_networks(
+    detector: Detector, preprocessing: Preprocessing, seed: int, device: torch.device
+) -> dict[str, nn.Module]:
+    with _GLOBAL_RANDOM, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        networks = detector.networks(preprocessing)
+    for network in networks.values():
+        network.to(device).eval()
+    return networks
+
+
+def _run_of(
+    detector: Detector,
+    normals: Normals,
+    steps: Mapping[str, int],
+    fabric: Any,
+    folder: RunFolder | None,
+    progress: Progress,
+) -> Run:
+    """Put the encoded images on the device, as patches."""
+    recipe, device = detector.recipe, fabric.device
+    training, held_out = normals.patches(flip=recipe.horizontal_flip, device=device)
+    return Run(recipe, fabric, detector.seed, training, held_out, steps, folder, progress)
+
+
+def _model_of(
+    detector: Detector, networks: Mapping[str, nn.Module], device: torch.device, **learned: Any
+) -> Model:
+    """The model of trained networks; those of its score are folded and no longer learn."""
+    with torch.no_grad():
+        ready = {letter: folded(network) for letter, network in networks.items()}
+    return Model(
+        detector=detector.name,
+        title=registered(detector.name).title,
+        recipe=detector.recipe,
+        networks=networks,
+        score=detector.score_module(ready, learned["constants"]).eval(),
+        device=device,
+        **learned,
+    )
 
 
 def untrained(model: Model) -> Model:
     """Return the same detector with networks that have learned nothing, to be compared with."""
     seed = model.provenance["seed"]
     detector = registered(model.detector).kind(model.recipe, seed=seed, device=model.device.type)
-    networks = detector._new_networks(model.preprocessing, seed + 1, model.device)
-    return detector._model_of(
+    networks = _new_networks(detector, model.preprocessing, seed + 1, model.device)
+    return _model_of(
+        detector,
         networks,
-        {},
-        model.preprocessing,
-        UNCALIBRATED,
-        model.profile,
-        {**model.provenance, "gan": None},
         model.device,
+        preprocessing=model.preprocessing,
+        calibration=UNCALIBRATED,
+        profile=model.profile,
+        constants={},
+        provenance={**model.provenance, "gan": None},
     )
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import HeldOut, plural
+from fanogan.amounts import plural
+from fanogan.calibration import HeldOut
 from fanogan.detectors import untrained
 from fanogan.evaluation.localization import PixelROC, RegionOverlap
 from fanogan.evaluation.masks import masks_of

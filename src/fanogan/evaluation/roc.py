@@ -1,7 +1,7 @@
 """The ROC curve and points on it: what thresholds do to a labelled set.
 
-Everywhere label 1 means anomalous, higher scores are more anomalous, and a unit is flagged where
-its score >= the threshold.
+Throughout this room label 1 means anomalous, higher scores are more anomalous, and a unit is
+flagged where its score >= the threshold.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+
+CURVE_POINTS = 2000  # a longer curve looks the same in a plot
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class OperatingPoint:
     false_positive_rate: float
 
     def as_dict(self) -> dict[str, float | None]:
-        """Return the fields by name, fit for JSON: None where a number is not finite."""
+        """Return the fields as JSON can hold them: None where a number is not finite."""
         return {name: finite_or_none(value) for name, value in asdict(self).items()}
 
 
@@ -43,71 +45,78 @@ class RocCurve(NamedTuple):
     sensitivity: Floats
     thresholds: Floats
 
-
-def youden(labels: ArrayLike, scores: ArrayLike) -> OperatingPoint:
-    """Find the point where sensitivity + specificity - 1 is largest (Youden's index).
-
-    The threshold is **chosen on the test labels**, as in the paper's tables: no deployed detector
-    has it, and the numbers at it are optimistic. Show the calibrated threshold's beside it.
-
-    Args:
-        labels: (n,) 0 or 1, both present.
-        scores: (n,) finite.
-
-    Returns:
-        The point; its threshold is one of the scores, the highest one where several are as good.
-
-    Raises:
-        ValueError: a single class, labels other than 0 and 1, NaN scores or lengths that differ.
-    """
-    ranking = Ranking(*checked_labels(labels, scores))
-    flagged = ranking.flagged()
-    best = int(youden_index(flagged))
-    return point_at(float(ranking.thresholds[best]), flagged, best)
-
-
-def operating_point(labels: ArrayLike, scores: ArrayLike, threshold: float) -> OperatingPoint:
-    """Measure the set at a threshold chosen elsewhere; flagged where score >= `threshold`.
-
-    Args:
-        labels: (n,) 0 or 1, both present.
-        scores: (n,) finite.
-        threshold: infinity flags nothing.
-
-    Raises:
-        ValueError: as for `youden`, or a NaN threshold.
-    """
-    ranking = Ranking(*checked_labels(labels, scores))
-    return point_at(float(threshold), ranking.flagged(), ranking.last_flagged(threshold))
-
-
-def roc_curve_points(labels: ArrayLike, scores: ArrayLike, points: int = 2000) -> RocCurve:
-    """Return the ROC curve for a plot, at most `points` long, its corners kept where they fit.
-
-    Raises:
-        ValueError: as for `youden`.
-    """
-    from sklearn.metrics import roc_curve
-
-    return thinned(RocCurve(*roc_curve(*checked_labels(labels, scores))), points)
+    def thinned(self) -> RocCurve:
+        """Return at most `CURVE_POINTS` points, nearest to even steps of x + y along the curve."""
+        if self.thresholds.size <= CURVE_POINTS:
+            return self
+        along = self.false_positive_rate + self.sensitivity
+        kept = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], CURVE_POINTS)))
+        return RocCurve(*(axis[kept] for axis in self))
 
 
 class Flagged(NamedTuple):
-    """Units flagged at falling thresholds, (..., thresholds) each; the last flags everything."""
+    """How many units each threshold flags, from the highest down; the last flags all.
+
+    Both are (..., thresholds); the leading dimension, where there is one, is of resamples.
+    """
 
     anomalous: Floats
     normal: Floats
 
+    def auc(self) -> Floats:
+        """Return the area under the ROC curve: (...,). A tie between classes counts one half."""
+        steps = np.diff(self.normal, axis=-1, prepend=0.0)
+        heights = self.anomalous - np.diff(self.anomalous, axis=-1, prepend=0.0) / 2
+        pairs = self.anomalous[..., -1] * self.normal[..., -1]
+        area: Floats = (steps * heights).sum(axis=-1) / pairs
+        return area
+
+    def average_precision(self) -> Floats:
+        """Return the sum of precision times the gain in recall, as scikit-learn does: (...,)."""
+        precision = self.anomalous / np.maximum(self.anomalous + self.normal, 1)
+        gains = np.diff(self.anomalous, axis=-1, prepend=0.0)
+        average: Floats = (gains * precision).sum(axis=-1) / self.anomalous[..., -1]
+        return average
+
+    def youden(self) -> int:
+        """Return the index where sensitivity + specificity - 1 is largest, the first of several.
+
+        This threshold is **chosen on the test labels**, as in the paper's tables: no deployed
+        detector has it, and the numbers at it are optimistic. Show the calibrated threshold's
+        beside them. For counts without resamples, (thresholds,).
+        """
+        # Times both class sizes, Youden's J is a whole number: equal maxima compare as equal.
+        return int((self.anomalous * self.normal[-1] - self.normal * self.anomalous[-1]).argmax())
+
+    def point(self, index: int, threshold: float) -> OperatingPoint:
+        """Return what the threshold at an index does, -1 for one that flags nothing."""
+        hits, false_alarms = (float(counts[index]) if index >= 0 else 0.0 for counts in self)
+        anomalous, normal = (float(counts[-1]) for counts in self)
+        flagged = hits + false_alarms
+        return OperatingPoint(
+            threshold=threshold,
+            precision=hits / flagged if flagged else math.nan,
+            sensitivity=hits / anomalous,
+            specificity=(normal - false_alarms) / normal,
+            f_score=2 * hits / (flagged + anomalous),
+            false_positive_rate=false_alarms / normal,
+        )
+
 
 class Ranking:
-    """Units sorted once from the highest score down; equal scores share one threshold."""
+    """Units sorted once from the highest score down; equal scores share one threshold.
 
-    def __init__(self, truth: Flags, scores: Floats) -> None:
-        """Of labels and scores, (n,) each."""
+    Attributes:
+        order: (n,) indices of the units, as ranked.
+        thresholds: (thresholds,) the scores that differ, falling.
+    """
+
+    def __init__(self, labels: Flags, scores: Floats) -> None:
+        """Sort the units of labels and scores, (n,) each, as `checked_labels` returns them."""
         self.order = np.argsort(-scores, kind="stable")
         ranked = scores[self.order]
         self._last_of_ties = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        self._anomalous = truth[self.order].astype(np.float64)
+        self._anomalous = labels[self.order].astype(np.float64)
         self.thresholds = ranked[self._last_of_ties]
 
     def flagged(self, weights: Floats | None = None) -> Flagged:
@@ -117,80 +126,29 @@ class Ranking:
         normal = np.cumsum(each, axis=-1) - anomalous
         return Flagged(anomalous[..., self._last_of_ties], normal[..., self._last_of_ties])
 
-    def last_flagged(self, threshold: float) -> int:
-        """Return the index of the lowest threshold >= `threshold`; -1 where it flags nothing."""
-        if math.isnan(threshold):
-            raise ValueError("The threshold is NaN: leave it out where calibration gave none.")
-        return int(np.count_nonzero(self.thresholds >= threshold)) - 1
 
+def roc_curve_points(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
+    """Return the ROC curve for a plot, thinned where it is long.
 
-def area_under(flagged: Flagged) -> Floats:
-    """Trapezoids under the ROC curve: a tie between classes counts one half."""
-    anomalous, normal = flagged
-    steps = np.diff(normal, axis=-1, prepend=0.0)
-    heights = anomalous - np.diff(anomalous, axis=-1, prepend=0.0) / 2
-    area: Floats = (steps * heights).sum(axis=-1) / (anomalous[..., -1] * normal[..., -1])
-    return area
+    Raises:
+        ValueError: as for `checked_labels`.
+    """
+    from sklearn.metrics import roc_curve
 
-
-def average_precision_of(flagged: Flagged) -> Floats:
-    """Sum of precision times the gain in recall, as scikit-learn defines it."""
-    anomalous, normal = flagged
-    precision = anomalous / np.maximum(anomalous + normal, 1)
-    gains = np.diff(anomalous, axis=-1, prepend=0.0)
-    average: Floats = (gains * precision).sum(axis=-1) / anomalous[..., -1]
-    return average
-
-
-def youden_index(flagged: Flagged) -> NDArray[np.intp]:
-    """Return which threshold has the largest Youden's J, the highest where several have; (...,)."""
-    anomalous, normal = flagged
-    # Times both class sizes, Youden's J is a whole number: equal maxima compare as equal.
-    scaled = anomalous * normal[..., -1:] - normal * anomalous[..., -1:]
-    best: NDArray[np.intp] = np.where(anomalous + normal > 0, scaled, -np.inf).argmax(axis=-1)
-    return best
-
-
-def _rates(hits: Floats, false_alarms: Floats, flagged: Flagged) -> dict[str, Floats]:
-    positives, negatives = flagged.anomalous[..., -1], flagged.normal[..., -1]
-    alarms = hits + false_alarms
-    return {
-        "precision": np.where(alarms > 0, hits / np.maximum(alarms, 1), np.nan),
-        "sensitivity": hits / positives,
-        "specificity": (negatives - false_alarms) / negatives,
-        "f_score": 2 * hits / (alarms + positives),
-        "false_positive_rate": false_alarms / negatives,
-    }
-
-
-def rates_at(flagged: Flagged, index: NDArray[np.intp]) -> dict[str, Floats]:
-    """Return the rates at one threshold a row, -1 for nothing flagged."""
-    at, any_flagged = np.maximum(index, 0)[..., None], index >= 0
-    hits, alarms = (np.take_along_axis(c, at, axis=-1)[..., 0] * any_flagged for c in flagged)
-    return _rates(hits, alarms, flagged)
-
-
-def point_at(threshold: float, flagged: Flagged, index: int) -> OperatingPoint:
-    """Return the point of one row of counts at `index`, called `threshold`; -1 flags nothing."""
-    rates = rates_at(flagged, np.asarray(index))
-    return OperatingPoint(threshold, **{name: float(rate) for name, rate in rates.items()})
-
-
-def thinned(curve: RocCurve, points: int) -> RocCurve:
-    """Keep the points nearest to even steps along the curve, whose length is 2 in x + y."""
-    if curve.thresholds.size <= points:
-        return curve
-    along = curve.false_positive_rate + curve.sensitivity
-    kept = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], points)))
-    return RocCurve(*(axis[kept] for axis in curve))
+    return RocCurve(*roc_curve(*checked_labels(labels, scores))).thinned()
 
 
 def checked_labels(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Floats]:
-    """Return both as arrays, or raise ValueError where they can't be evaluated."""
-    truth, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
-    if truth.ndim != 1 or truth.shape != values.shape:
+    """Return labels and scores as arrays, (n,) each.
+
+    Raises:
+        ValueError: a single class, labels other than 0 and 1, scores that are not finite, or
+            lengths that differ.
+    """
+    given, values = np.asarray(labels), np.asarray(scores, dtype=np.float64)
+    if given.ndim != 1 or given.shape != values.shape:
         raise ValueError(
-            f"Labels of shape {truth.shape} do not fit scores of shape {values.shape}: give one "
+            f"Labels of shape {given.shape} do not fit scores of shape {values.shape}: give one "
             "label and one score for each image."
         )
     unusable = int((~np.isfinite(values)).sum())
@@ -199,17 +157,17 @@ def checked_labels(labels: ArrayLike, scores: ArrayLike) -> tuple[Flags, Floats]
             f"{unusable} of {values.size} scores are not finite numbers: find out why those images "
             "could not be scored, and leave them out."
         )
-    if not np.isin(truth, (0, 1)).all():
+    if not np.isin(given, (0, 1)).all():
         raise ValueError("Labels other than 0 (normal) and 1 (anomalous) were given.")
-    anomalous = int(np.count_nonzero(truth))
-    if anomalous in (0, truth.size):
+    anomalous = int(np.count_nonzero(given))
+    if anomalous in (0, given.size):
         raise ValueError(
-            f"All {truth.size} images are labelled {'anomalous' if anomalous else 'normal'}: an "
+            f"All {given.size} images are labelled {'anomalous' if anomalous else 'normal'}: an "
             "evaluation needs both normal and anomalous images."
         )
-    return truth.astype(bool), values
+    return given.astype(bool), values
 
 
 def finite_or_none(value: float) -> float | None:
-    """Return the value as JSON can hold it."""
+    """Return a number as JSON can hold it: None where it is not finite."""
     return value if math.isfinite(value) else None

@@ -1,15 +1,11 @@
-"""report."""
+"""What a person reads: pictures, figures, the self-contained HTML page, and the model card.
+
+Colours and figures of a page come from here too where other rooms draw.
+"""
 
 from fanogan.report.card import model_card
 from fanogan.report.en_face import VolumeCase, en_face_picture
-from fanogan.report.figures import (
-    FIGURE_STYLE,
-    histogram_figure,
-    inline_svg,
-    number,
-    percent,
-    share,
-)
+from fanogan.report.figures import FIGURE_STYLE, histogram_figure, inline_svg
 from fanogan.report.images import outline, overlay
 from fanogan.report.page import Case, write_evaluation_report, write_score_report
 from fanogan.report.wording import describe
@@ -23,11 +19,8 @@ __all__ = [
     "histogram_figure",
     "inline_svg",
     "model_card",
-    "number",
     "outline",
     "overlay",
-    "percent",
-    "share",
     "write_evaluation_report",
     "write_score_report",
 ]

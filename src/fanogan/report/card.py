@@ -1,17 +1,18 @@
-"""The model card that is kept with every model: what it learnt from, how, and its limits."""
+"""The model card, kept with every model: what it learnt from, how, and its limits."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fanogan.calibration import HeldOut, counted
+from fanogan.amounts import counted
+from fanogan.calibration import HeldOut
 
 ALPHA = 0.05
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
-    """The card as Markdown, from the facts of ``model.json``."""
+    """Return the card as Markdown, from what ``model.json`` holds."""
     data, recipe, seen = facts["fingerprint"], facts["recipe"], facts["preprocessing"]
     window = seen["window"]
     through = f"windows of {window[0]}×{window[1]} pixels" if window else "whole images"
@@ -19,6 +20,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
         f"- {unit}s: {HeldOut.from_dict(values).describe(ALPHA, unit)}"
         for unit, values in facts["calibration"]["units"].items()
     )
+    training = "\n".join(f"- {line}" for line in _training(facts))
     warnings = "\n".join(f"- {warning}" for warning in facts["warnings"]) or "- none"
     return f"""# Model card: {facts["detector"]}, recipe {recipe["name"]}
 
@@ -30,14 +32,14 @@ Research use only, not a medical device.
 {counted(seen["channels"], "channel")},
   {seen["depth"]}; grey values {seen["low"]:g} to {seen["high"]:g} become −1 to 1
 - {data["duplicates"]:,} of them exact duplicates
-- fingerprint (SHA-256 of the images' own): `{data["sha256"]}`
+- fingerprint of the images (SHA-256): `{data["sha256"]}`
 - seed {facts["seed"]}
 
 ## How
 
-- {through}, seen at {seen["image_size"][0]}×{seen["image_size"][1]}; width {recipe["base_width"]}, \
-latent {recipe["latent_size"]}
-{_training(facts)}
+- {through}, seen at {seen["image_size"][0]}×{seen["image_size"][1]}; base width \
+{recipe["base_width"]}, latent size {recipe["latent_size"]}
+{training}
 - fanogan {facts["fanogan"]}, torch {facts["libraries"]["torch"]}
 
 ## Calibration, from {counted(data["held_out_images"], "image")} of \
@@ -51,32 +53,28 @@ latent {recipe["latent_size"]}
 
 ## Limits
 
-- It tells what differs from its training normals: another scanner, setting or population differs \
-too.
+- It scores whatever differs from its training normals, and another scanner, setting or \
+population differs too.
 - A low score is no proof of health: what is easy to reproduce (dark, smooth) can pass as normal.
-- Maps are coarse hints of where to look, not segmentations.
+- Maps are rough hints of where to look, not segmentations.
 """
 
 
-def _training(facts: Mapping[str, Any]) -> str:
-    """A line for each stage of training."""
+def _training(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each stage of training."""
     recipe, steps = facts["recipe"], facts["steps"]
-    lines = []
     if "gan" in facts:
         whose = "of the user's own" if facts["gan"]["own"] else "trained before"
-        lines.append(f"a GAN {whose} (SHA-256 of its weights `{facts['gan']['weights']}`)")
+        yield f"a GAN {whose} (SHA-256 of its weights `{facts['gan']['weights']}`)"
     if "gan" in steps:
-        lines.append(
-            f"{counted(recipe['critic_updates'], 'critic update')}, "
-            f"{recipe['critic_updates_per_generator_update']} a round"
-        )
+        critic_updates = counted(recipe["critic_updates"], "critic update")
+        yield f"{critic_updates}, {recipe['critic_updates_per_generator_update']} a round"
     if "encoder" in steps:
         kind = f"{recipe['encoder_loss']}, {recipe['encoder_output']} output"
-        lines.append(f"{counted(steps['encoder'], 'encoder update')} ({kind})")
+        yield f"{counted(steps['encoder'], 'encoder update')} ({kind})"
     for stage, unit in (("ae", "update"), ("advae", "round"), ("ali", "update")):
         if stage in steps:
-            lines.append(
-                f"{counted(steps[stage], unit)} of encoder and generator together: the "
+            yield (
+                f"{counted(steps[stage], unit)} of encoder and generator together, at the cost in "
                 "multiply-adds of one GAN and one encoder of this recipe"
             )
-    return "\n".join(f"- {line}" for line in lines)

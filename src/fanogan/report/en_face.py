@@ -1,11 +1,12 @@
 """The en-face map of a scored volume as a picture: over the fundus, in millimetres, with regions.
 
-Where the device took no picture of the fundus, the mean of the B-scans along depth takes its place.
+Where the device took no fundus image, the mean of the B-scans along depth takes its place.
 """
 
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from fanogan.scans import EnFace, Spacing
 MAP_SIDE = 768  # px of the longer side: a Spectralis' fundus picture keeps its own pixels
 STRIP = 32  # px of the strip below a map, where its scale bar is
 BAR_LENGTHS = (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)  # mm
-LEAST_REACH = 2.0  # px to each side of a B-scan's line: what is painted for it at least
+LEAST_REACH = 2.0  # px painted to each side of a B-scan's line, at least
 LONE_REACH = 8.0  # px, for a B-scan without neighbours
 REGIONS_NUMBERED = 30  # more numbers would hide the map
 
@@ -37,20 +38,19 @@ class VolumeCase:
         score: Anomaly score of the volume; higher is more anomalous.
         p_value: Conformal p-value against held-out volumes, in (0, 1], or None without them.
         flag: Whether the score lies above the calibrated threshold; None with too few held out.
-        statement: What the calibration allows to say of this volume.
         warnings: Sentences about this volume.
-        bscans: (B-scans, rows, columns) uint8, the scan itself; an array, or a Zarr array, of
-            which one B-scan is read at a time.
+        bscans: (B-scans, rows, columns) uint8, the scan itself: an array, or a Zarr array that is
+            read one B-scan at a time.
         residuals: (B-scans, rows, columns) abs(x - x_hat) in network units, [0, 2]; NaN where
-            nothing is known.
+            unknown.
         scores: (B-scans,) their scores; NaN where a B-scan wasn't scored.
-        en_face: (B-scans, columns) mean residual over depth, NaN where nothing is known.
+        en_face: (B-scans, columns) mean residual over depth, NaN where unknown.
         en_face_floor: The value of `en_face` up to which there is no colour: the held-out median.
         en_face_scale: The value at which colour and opacity are strongest, as far above the
-            threshold of regions as that is above the floor; not finite where no volume was held
-            out, and the map then has no colours.
-        spacing: Millimetres between B-scans, rows and columns; None where it isn't known.
-        fundus: The device's picture of the fundus, and the B-scans' lines on it.
+            threshold of regions as that is above the floor. Not finite where no volume was held
+            out; the map then has no colours.
+        spacing: Millimetres between B-scans, rows and columns; None where unknown.
+        fundus: The device's fundus image, and the B-scans' lines on it.
         regions: Candidate regions of `en_face`.
         masks: (B-scans, rows, columns) bool, ground truth, or None.
 
@@ -62,7 +62,6 @@ class VolumeCase:
     score: float
     p_value: float | None
     flag: bool | None
-    statement: str = ""
     warnings: tuple[str, ...] = ()
     bscans: Any
     residuals: np.ndarray
@@ -77,19 +76,14 @@ class VolumeCase:
 
     def __post_init__(self) -> None:
         """Check that the arrays belong together."""
-        frames, rows, columns = self.bscans.shape
-        expected = {
-            "residuals": (frames, rows, columns),
-            "scores": (frames,),
-            "en_face": (frames, columns),
-            "masks": (frames, rows, columns),
-        }
-        for field, shape in expected.items():
+        whole = frames, _, columns = self.bscans.shape
+        expected = {"scores": (frames,), "en_face": (frames, columns)}
+        for field, shape in {**expected, "residuals": whole, "masks": whole}.items():
             values = getattr(self, field)
             if values is not None and values.shape != shape:
                 raise ValueError(
                     f"{self.name}: {field} of shape {values.shape} don't fit B-scans of shape "
-                    f"{(frames, rows, columns)}."
+                    f"{whole}."
                 )
         if self.fundus is not None and len(self.fundus.lines) != frames:
             raise ValueError(
@@ -99,13 +93,13 @@ class VolumeCase:
 
     @cached_property
     def worst(self) -> int:
-        """The B-scan of the highest score."""
+        """The number of the B-scan with the highest score."""
         return int(np.nan_to_num(self.scores, nan=-math.inf).argmax())
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What an en-face map lies on.
+    """The picture that an en-face map is drawn on.
 
     Attributes:
         picture: (rows, columns) uint8, with square pixels.
@@ -113,7 +107,7 @@ class Ground:
             left corner.
         bscans: (rows, columns) which B-scan a pixel shows; -1 where none.
         columns: (rows, columns) which of its columns.
-        pixel_mm: Side of a pixel; None where it isn't known.
+        pixel_mm: Side of a pixel; None where unknown.
     """
 
     picture: np.ndarray
@@ -124,13 +118,12 @@ class Ground:
 
     @classmethod
     def of(cls, case: VolumeCase) -> Ground:
-        """The device's picture of the fundus, else the B-scans' own projection."""
+        """Take the device's fundus image, else the B-scans' own projection."""
         fundus = case.fundus or _projection(case)
         rows, columns = fundus.pixels.shape[:2]
         row_mm, column_mm = fundus.spacing
-        if row_mm is None or column_mm is None:
-            size = (float(rows), float(columns))
-        else:
+        size = (float(rows), float(columns))
+        if row_mm is not None and column_mm is not None:
             size = (rows * row_mm, columns * column_mm)
         side = max(size) / MAP_SIDE
         shape = (max(1, round(size[0] / side)), max(1, round(size[1] / side)))
@@ -140,38 +133,36 @@ class Ground:
             np.asarray(picture.resize(shape[::-1], Image.Resampling.BILINEAR)),
             lines,
             *_nearest(shape, lines, case.en_face.shape[1]),
-            None if row_mm is None or column_mm is None else side,
+            None if None in fundus.spacing else side,
         )
 
 
-def en_face_picture(case: VolumeCase) -> np.ndarray:
+def en_face_picture(case: VolumeCase, ground: Ground | None = None) -> np.ndarray:
     """Draw the en-face anomaly map of a volume.
 
     Args:
         case: The volume.
+        ground: What the map lies on, where it has been made already.
 
     Returns:
         (rows, columns, 3) uint8, with square pixels where the spacing is known: the map in colours
         over the fundus, its regions outlined and the largest numbered, and, where millimetres are
         known, a strip below with a scale bar.
     """
-    return draw_en_face(case, Ground.of(case))
-
-
-def draw_en_face(case: VolumeCase, ground: Ground) -> np.ndarray:
-    """`en_face_picture` on a ground that is known already."""
-    residual = np.where(ground.bscans >= 0, case.en_face[ground.bscans, ground.columns], np.nan)
+    ground = ground or Ground.of(case)
+    painted = ground.bscans >= 0
     drawn = as_rgb(ground.picture)
     if math.isfinite(case.en_face_scale):
+        residual = np.where(painted, case.en_face[ground.bscans, ground.columns], np.nan)
         floor = case.en_face_floor
         drawn = overlay(ground.picture, np.maximum(residual - floor, 0), case.en_face_scale - floor)
     numbers = np.zeros(case.en_face.shape, dtype=np.int32)
     for place, region in enumerate(case.regions, start=1):
         numbers[region_mask(case.en_face, region)] = place
-    warped = np.where(ground.bscans >= 0, numbers[ground.bscans, ground.columns], 0)
-    drawn[edge(warped > 0, width=3)] = OUTLINE_COLOUR
+    numbers = np.where(painted, numbers[ground.bscans, ground.columns], 0)
+    drawn[edge(numbers > 0, width=3)] = OUTLINE_COLOUR
     picture = Image.fromarray(drawn)
-    boxes = ndimage.find_objects(warped, max_label=len(case.regions))
+    boxes = ndimage.find_objects(numbers, max_label=len(case.regions))
     for region, box in list(zip(case.regions, boxes, strict=True))[:REGIONS_NUMBERED]:
         if box is not None:
             _write_number(picture, region.number, *box)
@@ -182,40 +173,32 @@ def draw_en_face(case: VolumeCase, ground: Ground) -> np.ndarray:
 
 
 def region_mask(en_face: np.ndarray, region: Region) -> np.ndarray:
-    """The pixels of a region on its en-face map.
+    """Return the pixels of a region on its en-face map.
 
     A region is connected and higher than all around it, so climbing from its peak to the highest
-    neighbour, again and again, takes all of it before anything else.
-
-    Args:
-        en_face: (B-scans, columns) that the region was found in.
-        region: One of its regions.
-
-    Returns:
-        (B-scans, columns) bool.
+    neighbour, again and again, takes all of it before anything else. Map and mask are (B-scans,
+    columns).
     """
     values = np.pad(np.nan_to_num(en_face, nan=-np.inf), 1, constant_values=-np.inf)
     inside = np.zeros(values.shape, dtype=bool)
-    seen = np.isneginf(values)
-    start = (region.bscan + 1, region.column + 1)
-    edge_of_known = [(-float(values[start]), start)]
-    seen[start] = True
+    queued = np.isneginf(values)
+    peak = (region.bscan + 1, region.column + 1)
+    queue = [(-float(values[peak]), peak)]
+    queued[peak] = True
     for _ in range(region.pixels):
-        if not edge_of_known:
+        if not queue:
             break
-        _, (row, column) = heapq.heappop(edge_of_known)
+        _, (row, column) = heapq.heappop(queue)
         inside[row, column] = True
-        for next_row in (row - 1, row, row + 1):
-            for next_column in (column - 1, column, column + 1):
-                place = (next_row, next_column)
-                if not seen[place]:
-                    seen[place] = True
-                    heapq.heappush(edge_of_known, (-float(values[place]), place))
+        for place in itertools.product(range(row - 1, row + 2), range(column - 1, column + 2)):
+            if not queued[place]:
+                queued[place] = True
+                heapq.heappush(queue, (-float(values[place]), place))
     return inside[1:-1, 1:-1]
 
 
 def _projection(case: VolumeCase) -> EnFace:
-    """The mean of the B-scans along depth, drawn as if it were a picture of the fundus."""
+    """Draw the mean of the B-scans along depth as if it were a fundus image."""
     frames, columns = case.en_face.shape
     means = [np.asarray(case.bscans[frame]).mean(axis=0) for frame in range(frames)]
     between, _, across = case.spacing
@@ -223,17 +206,16 @@ def _projection(case: VolumeCase) -> EnFace:
     height = columns if frames > 1 else max(1, round(2 * LONE_REACH * columns / MAP_SIDE))
     if between and across and frames > 1:
         height = max(1, round(frames * between / across))
-    places = (np.arange(height) * frames) // height
-    rows = (np.arange(frames) + 0.5) * height / frames
+    shown = (np.arange(height) * frames) // height
     lines = np.zeros((frames, 2, 2))
-    lines[:, :, 0] = rows[:, np.newaxis]
+    lines[:, :, 0] = ((np.arange(frames) + 0.5) * height / frames)[:, np.newaxis]
     lines[:, 1, 1] = columns
     row_mm = frames * between / height if between and frames > 1 else across
-    return EnFace(_as_bytes(np.stack(means)[places]), (row_mm, across), lines)
+    return EnFace(_as_bytes(np.stack(means)[shown]), (row_mm, across), lines)
 
 
 def _as_bytes(pixels: np.ndarray) -> np.ndarray:
-    """A grey picture of any type as 8 bits, from its 1st to its 99th percentile."""
+    """Scale a grey picture to 8 bits, from its 1st to its 99th percentile."""
     if pixels.dtype == np.uint8:
         return pixels
     low, high = np.percentile(pixels, (1, 99))
@@ -244,8 +226,15 @@ def _as_bytes(pixels: np.ndarray) -> np.ndarray:
 def _nearest(
     shape: tuple[int, int], lines: np.ndarray, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which B-scan is nearest to each pixel and which of its columns; -1 where none is near."""
-    reach = _reach(lines)
+    """Return each pixel's nearest B-scan, -1 where none is near, and its column there."""
+    reach = LONE_REACH
+    if len(lines) > 1:
+        # A little more than half the usual distance between neighbours, which aren't evenly apart.
+        along = lines[:-1, 1] - lines[:-1, 0]
+        step = np.diff(lines.mean(axis=1), axis=0)
+        across = np.abs(step[:, 0] * along[:, 1] - step[:, 1] * along[:, 0])
+        gaps = across / np.maximum(np.hypot(*along.T), 1e-12)
+        reach = max(LEAST_REACH, 0.6 * float(np.median(gaps)))
     distance = np.full(shape, reach, dtype=np.float32)
     bscans = np.full(shape, -1, dtype=np.int32)
     places = np.zeros(shape, dtype=np.int32)
@@ -268,20 +257,6 @@ def _nearest(
     return bscans, places
 
 
-def _reach(lines: np.ndarray) -> float:
-    """How far from a B-scan's line its values are painted, in pixels.
-
-    A little more than half the usual distance to its neighbours, since they are not evenly apart.
-    """
-    if len(lines) < 2:
-        return LONE_REACH
-    along = lines[:-1, 1] - lines[:-1, 0]
-    step = np.diff(lines.mean(axis=1), axis=0)
-    across = np.abs(step[:, 0] * along[:, 1] - step[:, 1] * along[:, 0])
-    gaps = across / np.maximum(np.hypot(*along.T), 1e-12)
-    return max(LEAST_REACH, 0.6 * float(np.median(gaps)))
-
-
 def _write_number(picture: Image.Image, number: int, rows: slice, columns: slice) -> None:
     """Write a region's number beside the box that holds it."""
     draw = ImageDraw.Draw(picture)
@@ -291,27 +266,17 @@ def _write_number(picture: Image.Image, number: int, rows: slice, columns: slice
     place = right if right + width < picture.width else max(0, columns.start - 5 - width)
     middle = min(max((rows.start + rows.stop) / 2, 14), picture.height - 14)
     for colour, stroke in (((0, 0, 0), 4), (OUTLINE_COLOUR, 1)):
-        draw.text(
-            (place, middle),
-            text,
-            font=font,
-            anchor="lm",
-            fill=colour,
-            stroke_width=stroke,
-            stroke_fill=colour,
-        )
+        style: dict[str, Any] = {"fill": colour, "stroke_fill": colour, "stroke_width": stroke}
+        draw.text((place, middle), text, font=font, anchor="lm", **style)
 
 
 def _bar_strip(width: int, pixel_mm: float) -> np.ndarray:
-    """A black strip with a white bar of a round number of millimetres: (STRIP, width, 3)."""
+    """Draw a black strip with a white bar of a round length: (STRIP, width, 3)."""
     strip = Image.new("RGB", (width, STRIP))
     length = next((mm for mm in BAR_LENGTHS if mm <= width * pixel_mm / 3), None)
     if length is not None:
-        draw = ImageDraw.Draw(strip)
-        end = 8 + round(length / pixel_mm)
-        draw.rectangle((8, STRIP // 2 - 2, end - 1, STRIP // 2 + 1), fill=(255, 255, 255))
-        font = ImageFont.load_default(24)
-        draw.text(
-            (end + 8, STRIP // 2), f"{length:g} mm", fill=(255, 255, 255), font=font, anchor="lm"
-        )
+        draw, font = ImageDraw.Draw(strip), ImageFont.load_default(24)
+        end, middle = 8 + round(length / pixel_mm), STRIP // 2
+        draw.rectangle((8, middle - 2, end - 1, middle + 1), fill="white")
+        draw.text((end + 8, middle), f"{length:g} mm", fill="white", font=font, anchor="lm")
     return np.asarray(strip)

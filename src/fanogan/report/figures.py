@@ -1,19 +1,15 @@
-"""Figures of a page: ROC curves and histograms of scores, as SVG in the page's own colours.
-
-How a number is written is settled here too, since a figure and the text beside it must agree.
-"""
+"""Figures of a page: ROC curves and histograms of scores, as SVG in the page's own colours."""
 
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.calibration import plural
+from fanogan.amounts import number, percent, plural, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,18 +48,10 @@ FIGURE_STYLE: dict[Any, Any] = {
 }
 
 
-def score_figures(
-    scores: np.ndarray, held_out: np.ndarray, noun: str = "image"
-) -> list[dict[str, str]]:
-    """Draw the scores of a folder beside those of the held-out normals.
+def score_figures(scores: np.ndarray, held_out: np.ndarray, noun: str) -> list[dict[str, str]]:
+    """Draw scores, (n,), beside those of held-out normals, (m,), which may be none.
 
-    Args:
-        scores: (n,), one at least.
-        held_out: (m,); may be empty.
-        noun: What was scored.
-
-    Returns:
-        One figure; its `caption`, and its `svg` ready for the page.
+    Returns one figure: its `caption`, and its `svg` ready for the page.
     """
     series = [("held-out normals", held_out, NORMAL), (f"scored {plural(noun)}", scores, ANOMALOUS)]
     caption = f"Scores of the {plural(noun)} of this report beside those of the held-out normals."
@@ -75,32 +63,30 @@ def evaluation_figures(
 ) -> list[dict[str, str]]:
     """Draw an evaluation: ROC curve, scores of both classes, and the pixels' ROC curve if any.
 
-    Args:
-        evaluation: What `metrics.json` holds: rows (the method first), calibrated,
-            pixel, roc, pixel_roc, unit.
-        scores: (n,).
-        labels: (n,) 1 anomalous, 0 normal.
-
-    Returns:
-        Figures; the `caption` of each, and its `svg` ready for the page.
+    Takes what `metrics.json` holds, with scores and labels (n,). Returns figures as
+    `score_figures` does.
     """
     method, calibrated = evaluation["rows"][0], evaluation["calibrated"]
-    curve = roc_figure(evaluation["roc"], method["auc"], method["youden"], calibrated)
-    caption = "Receiver operating characteristic. Youden's point is chosen on the test labels."
-    figures = [_figure("roc", caption, curve)]
+    roc = roc_figure(evaluation["roc"], method["auc"], method["youden"], calibrated)
     series = [
         ("normal", scores[labels == 0], NORMAL),
         ("anomalous", scores[labels == 1], ANOMALOUS),
     ]
+    histogram = histogram_figure(series, calibrated["threshold"])
     shown = f"normal and anomalous {plural(evaluation['unit'])}"
-    caption = f"Scores of {shown} on one axis (as Fig. B3 of the paper)."
-    figures.append(_figure("scores", caption, histogram_figure(series, calibrated["threshold"])))
-    if evaluation["pixel"] and evaluation["pixel_roc"]:
-        pixel = evaluation["pixel"]
-        curve = roc_figure(evaluation["pixel_roc"], pixel["auc"], pixel.get("youden"), None)
+    figures = [
+        (
+            "roc",
+            "Receiver operating characteristic. Youden's point is chosen on the test labels.",
+            roc,
+        ),
+        ("scores", f"Scores of {shown} on one axis (as in Fig. B3 of the paper).", histogram),
+    ]
+    if (pixel := evaluation["pixel"]) and evaluation["pixel_roc"]:
         caption = "Pixel by pixel: the residual map against the ground-truth masks."
-        figures.append(_figure("pixels", caption, curve))
-    return figures
+        roc = roc_figure(evaluation["pixel_roc"], pixel["auc"], pixel.get("youden"), None)
+        figures.append(("pixels", caption, roc))
+    return [_figure(*figure) for figure in figures]
 
 
 def roc_figure(
@@ -114,19 +100,17 @@ def roc_figure(
     Args:
         curve: `fpr` and `tpr`, equally long, each in [0, 1].
         auc: The area under it.
-        youden: `sensitivity` and `specificity` at Youden's point; not drawn where it is None or
-            has no sensitivity.
+        youden: `sensitivity` and `specificity` at Youden's point; without them it isn't drawn.
         calibrated: `threshold`, `alpha`, `false_positive_rate` and `sensitivity` at the calibrated
-            threshold; not drawn where it is None or has no threshold.
+            threshold; without a threshold it isn't drawn.
     """
     from matplotlib import rc_context
 
     with rc_context(FIGURE_STYLE):
         drawing, axes = _new_figure()
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.plot(
-            curve["fpr"], curve["tpr"], color=ANOMALOUS, linewidth=1.8, label=f"AUC {share(auc)}"
-        )
+        label = f"AUC {share(auc)}"
+        axes.plot(curve["fpr"], curve["tpr"], color=ANOMALOUS, linewidth=1.8, label=label)
         if youden is not None and youden["sensitivity"] is not None:
             place = (1 - youden["specificity"], youden["sensitivity"])
             label = "Youden's point, chosen on the test labels"
@@ -135,12 +119,8 @@ def roc_figure(
             place = (calibrated["false_positive_rate"], calibrated["sensitivity"])
             label = f"calibrated threshold, {percent(calibrated['alpha'])} asked for"
             axes.plot(*place, "D", markersize=6.5, color=NORMAL, label=label)
-        axes.set(
-            xlabel="false-positive rate",
-            ylabel="sensitivity",
-            xlim=(-0.02, 1.02),
-            ylim=(-0.02, 1.02),
-        )
+        axes.set(xlabel="false-positive rate", ylabel="sensitivity")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.legend(loc="lower right")
     return drawing
 
@@ -151,8 +131,7 @@ def histogram_figure(
     """Draw relative frequencies of scores on one axis (as Fig. B3 of the paper).
 
     Args:
-        series: Name, scores (n,) and colour of each class. An empty one is left out; all of them
-            together hold one score at least.
+        series: Name, scores (n,) and colour of each class. An empty one is left out.
         threshold: The calibrated threshold, marked where there is one.
 
     Raises:
@@ -161,17 +140,15 @@ def histogram_figure(
     from matplotlib import rc_context
 
     present = [(name, values, colour) for name, values, colour in series if len(values)]
-    everything = np.concatenate([values for _, values, _ in present])
-    edges, logarithmic = _bins(everything)
+    edges, logarithmic = _bins(np.concatenate([values for _, values, _ in present]))
     with rc_context(FIGURE_STYLE):
         drawing, axes = _new_figure()
         for name, values, colour in present:
             weights = np.full(len(values), 1 / len(values))
             style: dict[str, Any] = {"bins": edges, "weights": weights, "color": colour}
+            label = f"{name} ({len(values):,})"
             axes.hist(values, histtype="stepfilled", alpha=0.25, **style)
-            axes.hist(
-                values, histtype="step", linewidth=1.4, label=f"{name} ({len(values):,})", **style
-            )
+            axes.hist(values, histtype="step", linewidth=1.4, label=label, **style)
         if threshold is not None:
             label = f"calibrated threshold {number(threshold)}"
             axes.axvline(threshold, color=INK, linewidth=1.1, linestyle=(0, (5, 2)), label=label)
@@ -186,7 +163,7 @@ def inline_svg(name: str, description: str, drawing: Figure) -> str:
     """Return a figure as SVG with the page's colours and letters.
 
     Args:
-        name: Begins the figure's ids, so no other figure of the page may have it.
+        name: Prefix of the figure's ids; no other figure of the page may have it.
         description: What a screen reader says of it.
         drawing: The figure.
     """
@@ -211,21 +188,6 @@ def inline_svg(name: str, description: str, drawing: Figure) -> str:
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1))
 
 
-def number(value: float | None) -> str:
-    """Four significant digits, for scores and thresholds."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:#.4g}".rstrip(".")
-
-
-def share(value: float | None) -> str:
-    """Three decimals, for AUC and what else lies in [0, 1]."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
-
-
-def percent(value: float | None) -> str:
-    """One decimal, for what lies in [0, 1] and is better said in hundredths."""
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
 def _figure(name: str, caption: str, drawing: Figure) -> dict[str, str]:
     return {"caption": caption, "svg": inline_svg(name, caption, drawing)}
 
@@ -238,7 +200,7 @@ def _new_figure() -> tuple[Figure, Axes]:
 
 
 def _bins(values: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Edges of bins, logarithmic (True) where outliers would press all else into one bin."""
+    """Return edges of bins, logarithmic (True) where outliers would leave the rest in one bin."""
     low, high = float(values.min()), float(values.max())
     if low > 0 and high > 20 * float(np.median(values)):
         return np.geomspace(low, high, BINS + 1), True

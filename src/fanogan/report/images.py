@@ -1,6 +1,6 @@
 """Pictures of a page: residuals in colour over a scan, outlines of masks, and data URIs.
 
-Colours of residuals mean the same on every page of a model, because their scale comes from the
+A residual has the same colour on every page of a model, because the colour scale comes from the
 held-out normals and never from the picture that is shown.
 """
 
@@ -20,7 +20,7 @@ PAGE_SIDE = 512  # px; a larger picture is downsampled for the page
 OUTLINE_COLOUR = (0, 229, 255)  # cyan: absent from grey pictures and from the colours of residuals
 STRONGEST_ALPHA = 0.85  # some anatomy stays visible under the strongest residual
 COLOUR_RANGE = (0.3, 0.95)  # of 'inferno': its darkest part would look like a shadow in the picture
-LAYER_LEVELS = 32  # colours of `residual_layer`; more are not told apart and make the page larger
+LAYER_LEVELS = 32  # colours of `residual_layer`: the eye tells no more apart, and the page grows
 
 
 def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarray:
@@ -28,13 +28,11 @@ def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarr
 
     Args:
         picture: (rows, columns) or (rows, columns, 3), uint8.
-        residual: (rows, columns), abs(x - x_hat) in network units, [0, 2]; NaN where it isn't
-            known.
-        scale: The residual, in the same units, at which colour and opacity are strongest. Fixed by
-            the held-out normals, so that one residual has one colour in all pictures of a model.
+        residual: (rows, columns), abs(x - x_hat) in network units, [0, 2]; NaN where unknown.
+        scale: The residual at which colour and opacity are strongest, from the held-out normals.
 
     Returns:
-        (rows, columns, 3) uint8. Where the residual is 0 or isn't known the picture is unchanged.
+        (rows, columns, 3) uint8. Where the residual is 0 or unknown the picture is unchanged.
 
     Raises:
         ValueError: The shapes differ, the picture isn't uint8 grey or RGB, or the scale is negative
@@ -52,18 +50,10 @@ def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarr
 
 
 def residual_layer(residual: np.ndarray, scale: float) -> np.ndarray:
-    """The colours of `overlay` as a picture of their own, to be laid over another.
+    """Draw the colours of `overlay` as a layer of their own, to be laid over another picture.
 
-    Args:
-        residual: (rows, columns); NaN where it isn't known.
-        scale: As for `overlay`.
-
-    Returns:
-        (rows, columns, 4) uint8 RGBA in `LAYER_LEVELS` steps. Where the residual isn't known it is
-        transparent.
-
-    Raises:
-        ValueError: The scale is negative or not finite.
+    It is (rows, columns, 4) uint8 RGBA in `LAYER_LEVELS` steps, transparent where the residual is
+    unknown.
     """
     level = np.linspace(0, 1, LAYER_LEVELS, dtype=np.float32)
     colours = np.empty((LAYER_LEVELS, 4), dtype=np.uint8)
@@ -97,7 +87,7 @@ def outline(picture: np.ndarray, mask: np.ndarray, width: int = 1) -> np.ndarray
 
 
 def edge(mask: np.ndarray, width: int = 1) -> np.ndarray:
-    """The inner edge of a mask, closed at the border: (rows, columns) bool."""
+    """Return the inner edge of a mask, closed at the border: (rows, columns) bool."""
     inside = mask.astype(bool)
     return np.asarray(inside & ~ndimage.binary_erosion(inside, iterations=width))
 
@@ -113,7 +103,7 @@ def shrink(pixels: np.ndarray, side: int = PAGE_SIDE) -> np.ndarray:
 
 
 def as_rgb(picture: np.ndarray) -> np.ndarray:
-    """A new (rows, columns, 3) uint8 array of a grey or RGB picture.
+    """Copy a grey or RGB picture to a (rows, columns, 3) uint8 array.
 
     Raises:
         ValueError: The picture isn't uint8 grey or RGB.
@@ -128,34 +118,31 @@ def as_rgb(picture: np.ndarray) -> np.ndarray:
 
 
 def scale_bar(scale: float) -> np.ndarray:
-    """The residuals 0 to scale over black, mid-grey and white: (24, 256, 3) uint8."""
-    ground = np.repeat(np.array([0, 110, 220], dtype=np.uint8), 8)[:, np.newaxis].repeat(
-        256, axis=1
-    )
-    return overlay(
-        ground, np.linspace(0, 1, 256)[np.newaxis].repeat(len(ground), axis=0) * scale, scale
-    )
+    """Draw the residuals 0 to scale over black, mid-grey and white: (24, 256, 3) uint8."""
+    greys = np.repeat(np.array([0, 110, 220], dtype=np.uint8), 8)
+    residual = np.linspace(0, 1, 256) * scale
+    return overlay(np.tile(greys[:, np.newaxis], 256), np.tile(residual, (len(greys), 1)), scale)
 
 
 def data_uri(pixels: np.ndarray, kind: str = "png", **options: Any) -> str:
-    """A picture as a page holds it: PNG, or another format with Pillow's options."""
+    """Encode a picture for a page: as PNG, or as another format with Pillow's options."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format=kind, **(options or {"optimize": True}))
     return as_uri(stream.getvalue(), kind)
 
 
 def compressed_uri(pixels: np.ndarray, quality: int = 80) -> str:
-    """A picture as a page holds it: WebP, a tenth of a PNG's size where there is speckle."""
+    """Encode a picture as WebP for a page: a tenth of a PNG's size where there is speckle."""
     return data_uri(pixels, "webp", quality=quality, method=4, use_sharp_yuv=True)
 
 
 def as_uri(picture: bytes, kind: str = "png") -> str:
-    """An encoded picture as a page holds it."""
+    """Put an encoded picture into a data URI."""
     return f"data:image/{kind};base64," + base64.b64encode(picture).decode("ascii")
 
 
 def _levels(residual: np.ndarray, scale: float) -> np.ndarray:
-    """A residual in units of the scale, in [0, 1], float32; 0 where it isn't known."""
+    """Return a residual in units of the scale, in [0, 1], float32; 0 where it is unknown."""
     if not (math.isfinite(scale) and scale >= 0):
         raise ValueError(
             f"The colour scale of residuals must be finite and not negative, but it is {scale}."
@@ -167,7 +154,7 @@ def _levels(residual: np.ndarray, scale: float) -> np.ndarray:
 
 @cache
 def _residual_colours() -> np.ndarray:
-    """(256, 3) float32 in [0, 255], from the weakest residual to the strongest."""
+    """Return colours from the weakest residual to the strongest: (256, 3) float32, [0, 255]."""
     from matplotlib import colormaps
 
     colours = colormaps["inferno"](np.linspace(*COLOUR_RANGE, 256))

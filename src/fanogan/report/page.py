@@ -1,4 +1,4 @@
-"""What a person sees: one self-contained HTML page of scores, or of an evaluation.
+"""The self-contained HTML page of scores, or of an evaluation.
 
 A page holds its pictures and figures inside itself, loads nothing, and can be mailed, printed and
 opened without a network.
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.calibration import plural
+from fanogan.amounts import counted, number, percent, plural, share
 from fanogan.report.en_face import VolumeCase
-from fanogan.report.figures import evaluation_figures, number, percent, score_figures, share
+from fanogan.report.figures import evaluation_figures, score_figures
 from fanogan.report.images import (
     as_uri,
     compressed_uri,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 PIXELATED_SIDE = 128  # px; a smaller picture is shown with visible pixels
-OUTLINE_SIDE = 256  # px; a smaller overlay is enlarged first, to keep the contour of a mask thin
+OUTLINE_SIDE = 256  # px; a smaller overlay is enlarged, which keeps the outline of a mask thin
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Case:
         p_value: Conformal p-value against the held-out normals, in (0, 1], or None without them.
         flag: Whether the score lies above the calibrated threshold; None with too few held out.
         label: 1 anomalous, 0 normal, None unknown.
-        warnings: Sentences about this image, such as a size outside the training normals.
+        warnings: Sentences about this image.
         picture: (rows, columns) or (rows, columns, 3), uint8.
         reconstruction: Like picture, or None.
         residual: (rows, columns) float32, raw abs(x - x_hat) in network units, [0, 2], or None.
@@ -90,16 +90,15 @@ def write_score_report(
     Args:
         path: The HTML file.
         title: Heading of the page.
-        model: Facts about the model, name to value.
+        model: Names and values that describe the model.
         scale: Colour scale of residuals, in network units, from the held-out normals.
         statement: The sentence that says what the calibration allows to claim.
-        cases: Images for the gallery, any order; the page says whether they are the highest.
+        cases: Images for the gallery, in any order; the page says whether they are the highest.
         total: How many images were scored.
         scores: (total,) their scores.
         held_out: (n,) scores of the held-out normals; may be empty.
         volumes: Rows of the table of volumes; their keys are its columns.
-        volume_cases: Volumes to leaf through, in the order of the page. The images are then called
-            B-scans.
+        volume_cases: Volumes to leaf through, in the order of the page; images are then B-scans.
         steps: PNG of the preprocessing steps on one of the scans.
         warnings: Sentences about the whole run.
 
@@ -108,8 +107,7 @@ def write_score_report(
         OSError: The file can't be written.
     """
     noun = "B-scan" if volume_cases else "image"
-    extent = _extent([case.score for case in cases], scores, total, noun)
-    of_volumes = f" of {_count(len(volumes), 'volume')}" if volume_cases and volumes else ""
+    of_volumes = f" of {counted(len(volumes), 'volume')}" if volume_cases and volumes else ""
     _write_page(
         path,
         title=title,
@@ -117,13 +115,13 @@ def write_score_report(
         model=model,
         scale=scale,
         statement=statement,
-        gallery=_gallery(cases, scale, noun, extent, len(held_out)),
+        gallery=_gallery(cases, scale, noun, scores, len(held_out)),
         figures=score_figures(scores, held_out, noun),
         volume_cases=volume_cases,
         volumes=volumes,
         steps=steps,
         warnings=warnings,
-        lead=f"{_count(total, noun)}{of_volumes} scored.",
+        lead=f"{counted(total, noun)}{of_volumes} scored.",
         alarms=[],
         evaluation=None,
     )
@@ -148,33 +146,14 @@ def write_evaluation_report(
 ) -> None:
     """Write the page of an evaluation on labelled images, whole or not at all.
 
-    Args:
-        path: The HTML file.
-        title: Heading of the page.
-        model: Facts about the model, name to value.
-        scale: Colour scale of residuals, in network units, from the held-out normals.
-        statement: The sentence that says what the calibration allows to claim.
-        cases: Images for the gallery, any order; the page says whether they are the highest.
-        total: How many images were scored.
-        evaluation: What `metrics.json` holds: rows (the method first), calibrated,
-            pixel, roc, pixel_roc; where patches are evaluated also larger, of what they are part.
-        scores: (total,) scores.
-        labels: (total,) 1 anomalous, 0 normal.
-        held_out: (n,) scores of the held-out normals; may be empty.
-        volume_cases: Volumes to leaf through, in the order of the page.
-        steps: PNG of the preprocessing steps on one of the scans.
-        warnings: Sentences about the whole run.
-
-    Raises:
-        ValueError: A picture, residual or mask doesn't fit the others.
-        OSError: The file can't be written.
+    Arguments and errors are those of `write_score_report`; besides, `evaluation` is what
+    `metrics.json` holds, and `labels` are (total,) 1 anomalous, 0 normal.
     """
     unit: str = evaluation["unit"]
     if unit == "patch":  # Patches are cut from B-scans, and those are what the gallery shows.
-        gallery = _gallery(cases, scale, "B-scan", _count(len(cases), "B-scan"), None)
+        gallery = _gallery(cases, scale, "B-scan", None, None)
     else:
-        extent = _extent([case.score for case in cases], scores, total, unit)
-        gallery = _gallery(cases, scale, unit, extent, len(held_out))
+        gallery = _gallery(cases, scale, unit, scores, len(held_out))
     _write_page(
         path,
         title=title,
@@ -204,7 +183,13 @@ def _write_page(
     **content: Any,
 ) -> None:
     panels = volume_panels(volume_cases, scale)
-    rows = volumes or [_volume_row(case) for case in volume_cases]
+    table: Sequence[Mapping[str, Any]] = volumes or [
+        {"name": case.name, "score": case.score, "p_value": case.p_value, "flag": case.flag}
+        for case in volume_cases
+    ]
+    extent = f"{len(panels):,} of {len(table):,} are shown with their B-scans; "
+    keys = list(dict.fromkeys(key for row in table for key in row))
+    texts = [key for key in keys if any(isinstance(row.get(key), str) for row in table)]
     page = (
         _environment()
         .get_template("report.html")
@@ -212,8 +197,8 @@ def _write_page(
             scale=number(scale),
             scale_bar=data_uri(scale_bar(scale)),
             panels=panels,
-            panels_extent=_volumes_extent(len(panels), len(rows)),
-            volumes=_table(rows),
+            panels_extent=f"{extent}all are in the table below" if len(panels) < len(table) else "",
+            volumes={"keys": keys, "texts": texts, "rows": table} if table else None,
             steps=None if steps is None else as_uri(steps),
             **content,
         )
@@ -236,40 +221,34 @@ def _environment() -> Environment:
         number=number,
         share=share,
         percent=percent,
-        pixel_facts=_pixel_facts,
+        pixel_numbers=_pixel_numbers,
         interval=_interval,
         cell=_cell,
         p_value=_p_value,
         signed=lambda value: "–" if value is None else f"{value:+.2f}".replace("-", "−"),
         words=_words,
-        counted=_count,
+        counted=counted,
     )
     return environment
-
-
-# ---------------------------------------------------------------- what the numbers say
 
 
 def _lead(evaluation: Mapping[str, Any]) -> str:
     method, n, subjects = evaluation["rows"][0], evaluation["n"], evaluation["n_subjects"]
     # Without groups each image counts as a subject of its own, which says nothing about people.
-    of_subjects = f" of {_count(subjects, 'subject')}" if subjects < n else ""
+    of_subjects = f" of {counted(subjects, 'subject')}" if subjects < n else ""
     return (
         f"{method['name']} reaches AUC {share(method['auc'])} "
         f"(95 % interval {_interval(method['auc_interval'])}) on "
-        f"{_count(n, evaluation['unit'])}{of_subjects}; {evaluation['n_anomalous']:,} "
+        f"{counted(n, evaluation['unit'])}{of_subjects}; {evaluation['n_anomalous']:,} "
         f"({percent(evaluation['prevalence'])}) are anomalous."
     )
 
 
-def _best_honest(evaluation: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    honest = [row for row in evaluation["rows"] if row["kind"] == "honest"]
-    return max(honest, key=lambda row: float(row["auc"]), default=None)
-
-
 def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
-    """Sentences not to be missed: a trivial score is better, or chance is."""
-    method, best, pixel = evaluation["rows"][0], _best_honest(evaluation), evaluation["pixel"]
+    """Return sentences not to be missed: a trivial score is better, or chance is."""
+    method, pixel = evaluation["rows"][0], evaluation["pixel"]
+    honest = [row for row in evaluation["rows"] if row["kind"] == "honest"]
+    best = max(honest, key=lambda row: float(row["auc"]), default=None)
     alarms = []
     if best is not None and best["auc"] > method["auc"]:
         alarms.append(
@@ -289,10 +268,6 @@ def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
     return alarms
 
 
-def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun if n == 1 else plural(noun)}"
-
-
 def _interval(bounds: Sequence[float] | None) -> str:
     return "–" if bounds is None else f"{share(bounds[0])} to {share(bounds[1])}"
 
@@ -306,7 +281,7 @@ def _words(key: str) -> str:
 
 
 def _cell(value: object, key: str = "") -> str:
-    """Text of a value in a table whose columns the caller chose."""
+    """Write a value of a table whose columns the caller chose."""
     match value:
         case None:
             return "–"
@@ -316,22 +291,21 @@ def _cell(value: object, key: str = "") -> str:
             return f"{value:,}"
         case float() | np.floating():
             return _p_value(float(value)) if key == "p_value" else number(float(value))
-        case str():
-            return value
-        case Iterable():
+        case Iterable() if not isinstance(value, str):
             return "; ".join(_cell(entry) for entry in value)
     return str(value)
 
 
-def _pixel_facts(pixel: Mapping[str, Any]) -> dict[str, str]:
-    """Names and texts of the pixel-level numbers but Youden's, groups of them laid flat."""
+def _pixel_numbers(pixel: Mapping[str, Any]) -> dict[str, str]:
+    """Return names and texts of the pixel-level numbers but Youden's, groups of them laid flat."""
     names = {
         "auc": "pixel AUC",
         "darkness_auc": "pixel AUC of darkness, a trivial map",
         "dice": "Dice",
+        "mean_dice": "mean Dice",
         "iou": "IoU",
         "prevalence": "anomalous pixels",
-        "lesion_sensitivity": "share of lesions found",
+        "lesion_sensitivity": "share of lesions detected",
         "threshold": "threshold of the map",
     }
     texts = {"prevalence": percent, "threshold": number, "false_regions_per_image": number}
@@ -346,29 +320,24 @@ def _pixel_facts(pixel: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _volume_row(case: VolumeCase) -> dict[str, Any]:
-    return {"name": case.name, "score": case.score, "p_value": case.p_value, "flag": case.flag}
-
-
-def _volumes_extent(shown: int, total: int) -> str:
-    if shown >= total:
-        return ""
-    return f"{shown:,} of {total:,} are shown with their B-scans; the others are in the table below"
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    texts = [key for key in keys if any(isinstance(row.get(key), str) for row in rows)]
-    return {"keys": keys, "texts": texts, "rows": rows} if rows else None
-
-
-# ---------------------------------------------------------------- pictures
-
-
 def _gallery(
-    cases: Sequence[Case], scale: float, noun: str, extent: str, n_held_out: int | None
+    cases: Sequence[Case],
+    scale: float,
+    noun: str,
+    scores: np.ndarray | None,
+    n_held_out: int | None,
 ) -> dict[str, Any]:
+    """Return a gallery of cases, and which of the scored images they are where those are given."""
     ordered = sorted(cases, key=lambda case: -case.score)
+    shown = [case.score for case in ordered]
+    if scores is None:
+        extent = counted(len(shown), noun)
+    elif len(shown) == len(scores):
+        extent = f"the only {noun}" if len(scores) == 1 else f"all {len(scores):,} {plural(noun)}"
+    elif np.allclose(shown, np.sort(scores)[::-1][: len(shown)], rtol=1e-9, atol=0):
+        extent = f"the {len(shown):,} highest of {len(scores):,}"
+    else:
+        extent = f"{len(shown):,} of {counted(len(scores), noun)}"
     return {
         "heading": f"{noun[0].upper()}{plural(noun)[1:]}",
         "extent": extent,
@@ -378,33 +347,20 @@ def _gallery(
     }
 
 
-def _extent(shown: Sequence[float], scores: np.ndarray, total: int, noun: str) -> str:
-    """Which images a gallery holds: its scores beside those of all images."""
-    if len(shown) == total:
-        return f"the only {noun}" if total == 1 else f"all {total:,} {plural(noun)}"
-    highest = np.sort(scores)[::-1][: len(shown)]
-    if np.allclose(np.sort(shown)[::-1], highest, rtol=1e-9, atol=0):
-        return f"the {len(shown):,} highest of {total:,}"
-    return f"{len(shown):,} of {_count(total, noun)}"
-
-
 def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
     rows, columns = case.picture.shape[:2]
-    of_held_out = "" if n_held_out is None else f" (n = {n_held_out:,})"
     pictures = [(f"image {rows} × {columns}", f"image {case.name}", shrink(case.picture))]
     if case.reconstruction is not None:
-        pictures.append(
-            ("reconstruction", f"reconstruction of {case.name}", shrink(case.reconstruction))
-        )
+        alt = f"reconstruction of {case.name}"
+        pictures.append(("reconstruction", alt, shrink(case.reconstruction)))
     if case.residual is not None:
         marked = "" if case.mask is None else ", ground truth outlined"
-        layer = _marked_overlay(case, case.residual, scale)
-        pictures.append(
-            ("residual", f"residual of {case.name} in colour over the image{marked}", layer)
-        )
+        alt = f"residual of {case.name} in colour over the image{marked}"
+        pictures.append(("residual", alt, _marked_overlay(case, case.residual, scale)))
     pixelated = max(rows, columns) < PIXELATED_SIDE
     # Speckle as PNG makes a page of sixty B-scans 50 MB large.
     encode = data_uri if pixelated else compressed_uri
+    of_held_out = "" if n_held_out is None else f" (n = {n_held_out:,})"
     return {
         "case": case,
         "p": None if case.p_value is None else f"p = {_p_value(case.p_value)}{of_held_out}",
@@ -418,20 +374,16 @@ def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
 
 def _marked_overlay(case: Case, residual: np.ndarray, scale: float) -> np.ndarray:
     # Checked on the full size first: after shrinking, an array of another shape could seem to fit.
-    if residual.shape != case.picture.shape[:2]:
-        raise ValueError(
-            f"{case.name}: the residual's shape {residual.shape} isn't the image's, "
-            f"{case.picture.shape[:2]}."
-        )
+    size = case.picture.shape[:2]
+    for name, array in (("residual", residual), ("mask", case.mask)):
+        if array is not None and array.shape != size:
+            raise ValueError(
+                f"{case.name}: the {name}'s shape {array.shape} isn't the image's, {size}."
+            )
     layer = overlay(shrink(case.picture), shrink(residual.astype(np.float32)), scale)
     if case.mask is None:
         return layer
-    if case.mask.shape != case.picture.shape[:2]:
-        raise ValueError(
-            f"{case.name}: the mask's shape {case.mask.shape} isn't the image's, "
-            f"{case.picture.shape[:2]}; give a mask of the image's size."
-        )
     mask = shrink(case.mask.astype(np.float32)) > 0
     factor = max(1, OUTLINE_SIDE // max(layer.shape[:2]))
-    enlarged = [array.repeat(factor, axis=0).repeat(factor, axis=1) for array in (layer, mask)]
-    return outline(enlarged[0], enlarged[1])
+    layer, mask = (array.repeat(factor, axis=0).repeat(factor, axis=1) for array in (layer, mask))
+    return outline(layer, mask)

@@ -1,8 +1,7 @@
 """A volume on the page: its en-face map, a slider through its B-scans, its regions.
 
-Each B-scan is three small pictures laid on one another, so that a page needs no network and no
-drawing of its own: the scan, the residual in colour, and the outline of the truth where it is
-known.
+Each B-scan is three small pictures laid on one another, so that a page needs no network and draws
+nothing itself: the scan, the residual in colour, and the outline of the ground truth where known.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fanogan.report.en_face import REGIONS_NUMBERED, Ground, VolumeCase, draw_en_face
-from fanogan.report.figures import number
+from fanogan.amounts import number
+from fanogan.report.en_face import REGIONS_NUMBERED, Ground, VolumeCase, en_face_picture
 from fanogan.report.images import (
     OUTLINE_COLOUR,
     PAGE_SIDE,
@@ -27,21 +26,16 @@ from fanogan.report.images import (
     scale_bar,
 )
 
-VOLUMES_SHOWN = 12  # more with a slider make a page that no browser likes to open
+VOLUMES_SHOWN = 12  # more with a slider make a page that browsers open slowly
 BSCANS_SHOWN = 640  # of all volumes together, about 25 MB
 RESIDUAL_SIDE = 256  # columns of a residual on the page; a finer one says no more
 MARGIN = 12  # rows shown above and below what is known
 
 
 def volume_panels(cases: Sequence[VolumeCase], scale: float) -> list[dict[str, Any]]:
-    """What the page shows of volumes, as many as it has room for.
+    """Return a panel for each of the first volumes, as many as the page has room for.
 
-    Args:
-        cases: Volumes in the order of the page.
-        scale: Colour scale of the B-scans' residuals.
-
-    Returns:
-        A panel for each of the first volumes; at least one where there is a volume.
+    `scale` is the colour scale of the B-scans' residuals.
     """
     frames = np.cumsum([len(case.scores) for case in cases])
     room = max(1, int((frames <= BSCANS_SHOWN).sum()))
@@ -49,45 +43,8 @@ def volume_panels(cases: Sequence[VolumeCase], scale: float) -> list[dict[str, A
     return [_panel(case, rank, scale) for rank, case in enumerate(shown, start=1)]
 
 
-def _panel(case: VolumeCase, rank: int, scale: float) -> dict[str, Any]:
-    ground = Ground.of(case)
-    rows = known_rows(case)
-    bscans = [bscan_pictures(case, frame, rows, scale) for frame in range(len(case.scores))]
-    worst, picture = case.worst, draw_en_face(case, ground)
-    texts = [number(score) for score in case.scores.tolist()]
-    lines = np.round(ground.lines[:, :, ::-1], 1).reshape(-1, 4).tolist()
-    return {
-        "case": case,
-        "rank": rank,
-        "worst": worst,
-        "bscan": bscans[worst],
-        "shape": (rows.stop - rows.start, case.bscans.shape[2]),
-        "map": compressed_uri(picture),
-        "map_shape": picture.shape,
-        "line": lines[worst],
-        "bars": _bars(case.scores),
-        "texts": texts,
-        "to_scale": ground.pixel_mm is not None and case.spacing[0] is not None,
-        "regions": list(case.regions[:REGIONS_NUMBERED]),
-        "places": _places(case, rows),
-        "stretch": _stretch(case),
-        "map_bar": data_uri(scale_bar(case.en_face_scale))
-        if math.isfinite(case.en_face_scale)
-        else None,
-        "data": json.dumps(
-            {
-                "lines": lines,
-                "scores": texts,
-                # The worst B-scan's pictures are on the page already.
-                "bscans": [None if frame == worst else one for frame, one in enumerate(bscans)],
-            },
-            separators=(",", ":"),
-        ),
-    }
-
-
 def known_rows(case: VolumeCase) -> slice:
-    """The rows that hold anything known in any B-scan, and a margin: all where nothing is."""
+    """Return the rows where any B-scan holds something known, with a margin; else all rows."""
     known = np.zeros(case.bscans.shape[1], dtype=bool)
     for residual in case.residuals:
         known |= np.isfinite(residual).any(axis=1)
@@ -97,24 +54,61 @@ def known_rows(case: VolumeCase) -> slice:
     return slice(max(0, int(rows[0]) - MARGIN), min(len(known), int(rows[-1]) + 1 + MARGIN))
 
 
-def bscan_pictures(case: VolumeCase, frame: int, rows: slice, scale: float) -> dict[str, str]:
-    """The pictures of a B-scan, as data URIs.
+def _panel(case: VolumeCase, rank: int, scale: float) -> dict[str, Any]:
+    ground = Ground.of(case)
+    rows, columns = known_rows(case), case.bscans.shape[2]
+    height = rows.stop - rows.start
+    bscans = [_bscan_pictures(case, frame, rows, scale) for frame in range(len(case.scores))]
+    worst, picture = case.worst, en_face_picture(case, ground)
+    texts = [number(score) for score in case.scores.tolist()]
+    lines = np.round(ground.lines[:, :, ::-1], 1).reshape(-1, 4).tolist()
+    regions = list(case.regions[:REGIONS_NUMBERED])
+    between, row_mm, column_mm = case.spacing
+    has_scale = math.isfinite(case.en_face_scale)
+    data = {
+        "lines": lines,
+        "scores": texts,
+        # The worst B-scan's pictures are on the page already.
+        "bscans": [None if frame == worst else each for frame, each in enumerate(bscans)],
+    }
+    return {
+        "case": case,
+        "rank": rank,
+        "worst": worst,
+        "bscan": bscans[worst],
+        "shape": (height, columns),
+        "map": compressed_uri(picture),
+        "map_shape": picture.shape,
+        "line": lines[worst],
+        "bars": _bars(case.scores),
+        "texts": texts,
+        "to_scale": ground.pixel_mm is not None and between is not None,
+        "regions": regions,
+        # Left and top of their peaks on the B-scan, in per cent.
+        "places": [
+            (
+                round(100 * (region.column + 0.5) / columns, 2),
+                round(100 * (region.row + 0.5 - rows.start) / height, 2),
+            )
+            for region in regions
+        ],
+        "stretch": column_mm / row_mm if row_mm and column_mm else None,
+        "map_bar": data_uri(scale_bar(case.en_face_scale)) if has_scale else None,
+        "data": json.dumps(data, separators=(",", ":")),
+    }
 
-    Args:
-        case: The volume.
-        frame: Which of its B-scans.
-        rows: The rows to show.
-        scale: Colour scale of residuals.
 
-    Returns:
-        `scan`; `residual`, transparent where nothing is known; and where the truth is known
-        `truth`, its outline.
-    """
-    scan = np.asarray(case.bscans[frame])[rows]
-    residual = _shrink_known(case.residuals[frame, rows].astype(np.float32))
+def _bscan_pictures(case: VolumeCase, frame: int, rows: slice, scale: float) -> dict[str, str]:
+    """Encode rows of a B-scan as `scan`, `residual` and, where it is known, `truth` outlined."""
+    residual = case.residuals[frame, rows].astype(np.float32)
+    known = np.isfinite(residual)
+    # Downsampled, a pixel is known where all that it covers is.
+    means = _narrow(np.where(known, residual, 0).astype(np.float32), RESIDUAL_SIDE)
+    whole = _narrow(known.astype(np.float32), RESIDUAL_SIDE) > 1 - 1e-4
+    coloured = residual_layer(np.where(whole, means, np.nan), scale)
     pictures = {
-        "scan": compressed_uri(_narrow(scan), quality=60),
-        "residual": data_uri(residual_layer(residual, scale), "webp", lossless=True, method=4),
+        "scan": compressed_uri(_narrow(np.asarray(case.bscans[frame])[rows]), quality=60),
+        "residual": data_uri(coloured, "webp", lossless=True, method=4),
     }
     if case.masks is not None:
         mask = _narrow(case.masks[frame, rows].astype(np.float32)) > 0
@@ -125,23 +119,15 @@ def bscan_pictures(case: VolumeCase, frame: int, rows: slice, scale: float) -> d
 
 
 def _narrow(pixels: np.ndarray, columns: int = PAGE_SIDE) -> np.ndarray:
-    """Downsample to at most so many columns, and as many times fewer rows."""
+    """Downsample to at most so many columns, and the rows by the same factor."""
     if pixels.shape[1] <= columns:
         return pixels
     size = (columns, max(1, round(len(pixels) * columns / pixels.shape[1])))
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
-def _shrink_known(residual: np.ndarray) -> np.ndarray:
-    """Downsample a residual; NaN where any of what is brought together isn't known."""
-    known = np.isfinite(residual)
-    means = _narrow(np.where(known, residual, 0).astype(np.float32), RESIDUAL_SIDE)
-    whole = _narrow(known.astype(np.float32), RESIDUAL_SIDE) > 1 - 1e-4
-    return np.where(whole, means, np.nan)
-
-
 def _bars(scores: np.ndarray) -> str:
-    """The B-scans' scores as an SVG path: bar i around x = i, from y = 1 up to 0 at the highest."""
+    """Draw scores as an SVG path: bar i around x = i, from y = 1 up to 0 at the highest."""
     known = np.nan_to_num(scores, nan=0.0)
     heights = np.maximum(known, 0) / max(float(known.max()), 1e-12)
     return "".join(
@@ -149,20 +135,3 @@ def _bars(scores: np.ndarray) -> str:
         for frame, height in enumerate(heights)
         if height > 0
     )
-
-
-def _places(case: VolumeCase, rows: slice) -> list[tuple[float, float]]:
-    """Where the peaks of the listed regions lie on their B-scans: left and top in hundredths."""
-    return [
-        (
-            round(100 * (region.column + 0.5) / case.bscans.shape[2], 2),
-            round(100 * (region.row + 0.5 - rows.start) / (rows.stop - rows.start), 2),
-        )
-        for region in case.regions[:REGIONS_NUMBERED]
-    ]
-
-
-def _stretch(case: VolumeCase) -> float | None:
-    """How many times as large depth is drawn as width."""
-    _, row_mm, column_mm = case.spacing
-    return column_mm / row_mm if row_mm and column_mm else None

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+from fanogan.amounts import counted
+from fanogan.calibration import (
+    BitDepthUnseen,
+    ChannelsUnseen,
+    GreyValuesUnseen,
+    SizeUnseen,
+    SpacingUnseen,
+)
+from fanogan.data import (
+    DuplicateImages,
+    FewImages,
+    FewSubjects,
+    HeldOutDuplicates,
+    NoteOfScans,
+    VolumesAsImages,
+)
 from fanogan.scans import (
     AlphaDropped,
     ConvertedToRGB,
@@ -53,4 +69,61 @@ def describe(note: Note) -> str:
             return "reflectivity shown in 8 bits as the device's software shows it"
         case Verbatim(text):
             return text
+        # --- the normals of a run
+        case VolumesAsImages():
+            return (
+                "volumes are seen slice by slice as plain images; if they are OCT of the retina, "
+                "fanogan prepare or a recipe with geometry: retina flattens them"
+            )
+        case DuplicateImages(count, of):
+            return f"{count:,} of {of:,} training images repeat another exactly"
+        case HeldOutDuplicates(count, of):
+            return (
+                f"{count:,} of {of:,} held-out images are among the training images too: "
+                "thresholds come out too low"
+            )
+        case FewImages(count):
+            return f"only {counted(count, 'training image')}: the model may learn them by heart"
+        case FewSubjects(count):
+            subjects = counted(count, "training subject")
+            return f"only {subjects}: others may look different and yet be normal"
+        case NoteOfScans(of_scan, count, of):
+            return f"{describe(of_scan)}: {count:,} of {of:,} scans"
+        # --- a scan beside the training normals
+        case SizeUnseen(size, sizes, rows, columns):
+            return (
+                f"size {_size(size)} is outside the training normals "
+                f"({_sizes(sizes, rows, columns)})"
+            )
+        case BitDepthUnseen(dtype, seen):
+            return f"bit depth {dtype}, trained on {' and '.join(seen)}"
+        case ChannelsUnseen(channels, seen):
+            return f"{counted(channels, 'channel')}, trained on {' and '.join(map(str, seen))}"
+        case SpacingUnseen(axis, spacing, seen):
+            return f"spacing {spacing:.3g} mm a {axis}, trained on {_range(seen)}"
+        case GreyValuesUnseen(frames, of, distance, largest):
+            which, up_to = (f" of {frames:,} of {of:,} frames", "up to ") if of > 1 else ("", "")
+            return (
+                f"grey histogram{which} outside the training normals (distance {up_to}"
+                f"{distance:.2g}, largest seen {largest:.2g}): another scanner looks like disease"
+            )
     raise TypeError(f"{type(note).__name__} has no words in fanogan.report")
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}×{size[1]}"
+
+
+def _sizes(
+    sizes: tuple[tuple[int, int], ...], rows: tuple[int, int], columns: tuple[int, int]
+) -> str:
+    if 0 < len(sizes) <= 3:
+        return ", ".join(map(_size, sizes))
+    many = f"{len(sizes)} sizes of " if sizes else ""
+    return f"{many}{_range(rows)} rows, {_range(columns)} columns"
+
+
+def _range(bounds: tuple[float, float]) -> str:
+    """Return 'low-high', or one number where both read the same."""
+    low, high = (f"{v}" if isinstance(v, int) else f"{v:.3g}" for v in bounds)
+    return low if low == high else f"{low}-{high}"

@@ -3,13 +3,13 @@
 `prepare` keeps flat volumes in a store; a `RetinalView` is what a model takes of them.
 """
 
+from fanogan.retina.figure import steps_figure
 from fanogan.retina.flat_volume import FlatVolume, make_flat, straighten
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.intensity import DepthProfile
 from fanogan.retina.layers import Boundaries, find_boundaries
-from fanogan.retina.prepare import Summary, prepare
+from fanogan.retina.preparation import Summary, prepare
 from fanogan.retina.regions import Region, find_regions
-from fanogan.retina.steps_figure import steps_figure
 from fanogan.retina.store import is_store, read_store
 from fanogan.retina.view import RetinalView
 from fanogan.retina.volumes import find_volumes, read_volumes, straightened

@@ -4,7 +4,7 @@ Read → encode → windows → networks → fuse → Result; calibration by hel
 ``score`` writes, resumed after a kill. A ``Model`` is what it scores with: a value.
 """
 
-from fanogan.scoring.calibrate import calibrate
+from fanogan.scoring.calibrating import calibrate
 from fanogan.scoring.cases import Gallery, about_model, as_picture, case_of, statement_of
 from fanogan.scoring.job import images_done, whole_folder
 from fanogan.scoring.model import Model, ModelFile, read_model

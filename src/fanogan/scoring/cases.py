@@ -11,8 +11,9 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from fanogan.calibration import Calibration, counted, plural
-from fanogan.report import Case, VolumeCase
+from fanogan.amounts import counted, plural
+from fanogan.calibration import Calibration
+from fanogan.report import Case, VolumeCase, describe
 from fanogan.retina import Region
 from fanogan.scans import EnFace
 from fanogan.scoring.model import Model
@@ -44,7 +45,7 @@ def case_of(
         p_value=held_out.p_value(result.total) if held_out else None,
         flag=held_out.flag(result.total, alpha) if held_out else None,
         label=label,
-        warnings=result.warnings,
+        warnings=tuple(map(describe, result.warnings)),
         picture=as_picture(result.picture),
         reconstruction=as_picture(result.reconstruction),
         # A copy, or the maps of its whole batch would be kept.

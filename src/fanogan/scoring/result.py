@@ -24,7 +24,7 @@ class Encoded:
     scan: Scan
     pixels: np.ndarray
     usable: np.ndarray | None
-    warnings: tuple[str, ...]
+    warnings: tuple[Note, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Result:
     largest: float
     mean: float
     windows: int
-    warnings: tuple[str, ...] = ()  # how it is unlike the training normals
+    warnings: tuple[Note, ...] = ()  # how it is unlike the training normals
     notes: tuple[Note, ...] = ()  # what was done in reading it, such as an alpha channel dropped
     residual: np.ndarray | None = None  # (H, W) float32, |x − x̂| in [0, 2] (Eq. 5)
     reconstruction: np.ndarray | None = None  # (H, W) or (H, W, C) float32 in [−1, 1]

@@ -41,7 +41,7 @@ def row_of(result: Result, calibration: Calibration, alpha: float) -> dict[str, 
         "held_out": held_out.n if held_out else 0,
         "held_out_subjects": held_out.n_subjects if held_out else 0,
         "flag": "too few held out" if flag is None else "yes" if flag else "no",
-        "warnings": "; ".join(result.warnings),
+        "warnings": "; ".join(map(describe, result.warnings)),
         "notes": "; ".join(map(describe, result.notes)),
     }
 

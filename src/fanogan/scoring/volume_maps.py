@@ -58,7 +58,7 @@ class VolumeMaps:
             score=result.total,
             p_value=held_out.p_value(result.total) if held_out else None,
             flag=held_out.flag(result.total, alpha) if held_out else None,
-            warnings=(*result.warnings, *map(describe, result.notes)),
+            warnings=tuple(map(describe, (*result.warnings, *result.notes))),
             bscans=volume.bscans,
             residuals=self.residuals.astype(np.float16),
             scores=self.scores,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import counted
+from fanogan.amounts import counted
 from fanogan.report import write_score_report
 from fanogan.retina import FlatVolume, Region, steps_figure
 from fanogan.scans import BadScan

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.report import FIGURE_STYLE, inline_svg, share
+from fanogan.amounts import share
+from fanogan.report import FIGURE_STYLE, inline_svg
 from fanogan.storage import write_whole
 from fanogan.study.systems import SYSTEMS
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.calibration import counted, plural
+from fanogan.amounts import counted, number, percent, plural, share
 from fanogan.recipes import Recipe
-from fanogan.report import histogram_figure, number, percent, share
+from fanogan.report import histogram_figure
 from fanogan.storage import write_whole
 from fanogan.study.claims import (
     Finding,

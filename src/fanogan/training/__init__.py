@@ -10,9 +10,9 @@ from fanogan.training.cost import (
 )
 from fanogan.training.encoder import ENCODER, train_encoder
 from fanogan.training.fabric import by_first, device_of, fabric_of, precision_of
-from fanogan.training.half_batches import ForEachPart, half_batches, whole_batch
 from fanogan.training.reconstruction import ReconstructionHealth, finish_autoencoder
 from fanogan.training.run import Progress, Run, no_progress, open_run
+from fanogan.training.split_batch import ForEachPart, half_batches, whole_batch
 from fanogan.training.stage import Stage, State, StopRequest, TrainingFailed, shared_threads
 from fanogan.training.updates import (
     TensorFlowRMSprop,

@@ -22,8 +22,8 @@ from fanogan.models import (
     gradient_penalty,
     wasserstein_distance,
 )
-from fanogan.training.half_batches import ForEachPart, half_batches, whole_batch
 from fanogan.training.run import Run
+from fanogan.training.split_batch import ForEachPart, half_batches, whole_batch
 from fanogan.training.stage import Stage, State
 from fanogan.training.updates import (
     descend,

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from fanogan.retina import FlatVolume
-from fanogan.retina.steps_figure import steps_figure
+from fanogan.retina.figure import steps_figure
 
 INNER, FIRST_PATCH = (56, 189, 248), (248, 113, 113)
 
