@@ -200,6 +200,7 @@ class RegionOverlap:
 
 
 def _checked(anomaly_map: ArrayLike, mask: ArrayLike) -> tuple[NDArray[Any], Flags]:
+    """Return a map and its mask as arrays that fit."""
     values, flags = np.asarray(anomaly_map), np.asarray(mask)
     if flags.shape != values.shape:
         raise ValueError(

@@ -172,8 +172,8 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
     """
     from scipy.stats import norm, rankdata
 
-    ill, _ = checked_labels(labels, first)
-    anomalous, normal = int(ill.sum()), int((~ill).sum())
+    is_anomalous, _ = checked_labels(labels, first)
+    anomalous, normal = int(is_anomalous.sum()), int((~is_anomalous).sum())
     if min(anomalous, normal) < 2:
         raise ValueError(
             f"DeLong's test needs two images of each class, but there are {anomalous} anomalous "
@@ -185,8 +185,8 @@ def delong(labels: ArrayLike, first: ArrayLike, second: ArrayLike) -> DeLong:
     for scores in (first, second):
         _, values = checked_labels(labels, scores)
         ranks = rankdata(values)
-        of_anomalous.append((ranks[ill] - rankdata(values[ill])) / normal)
-        of_normal.append(1 - (ranks[~ill] - rankdata(values[~ill])) / anomalous)
+        of_anomalous.append((ranks[is_anomalous] - rankdata(values[is_anomalous])) / normal)
+        of_normal.append(1 - (ranks[~is_anomalous] - rankdata(values[~is_anomalous])) / anomalous)
     difference = float(of_anomalous[0].mean() - of_anomalous[1].mean())
     variance = (
         np.var(of_anomalous[0] - of_anomalous[1], ddof=1) / anomalous
