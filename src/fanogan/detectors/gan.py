@@ -93,8 +93,8 @@ def read_gan(
     if images.shape != (2, seen.channels, *seen.sides):
         raise BadGan(
             f"your generator makes images {tuple(images.shape[1:])} (channels, rows, columns), "
-            f"and the normals are seen as {(seen.channels, *seen.sides)}: give a recipe with its "
-            "sides"
+            f"and the normals are seen as {(seen.channels, *seen.sides)}: give a recipe with "
+            "that image_size"
         )
     return own
 
@@ -123,10 +123,10 @@ def _ours(folder: str | Path, normals: Normals, recipe: Recipe, device: torch.de
         )
     asked = {
         **normals.preprocessing.to_dict(),
-        "width": recipe.base_width,
-        "latent": recipe.latent_size,
+        "base_width": recipe.base_width,
+        "latent_size": recipe.latent_size,
     }
-    has = {**seen.to_dict(), "width": theirs.base_width, "latent": theirs.latent_size}
+    has = {**seen.to_dict(), "base_width": theirs.base_width, "latent_size": theirs.latent_size}
     differing = [key for key in asked if asked[key] != has[key]]
     if differing:
         each = ", ".join(f"{key} {has[key]} where {asked[key]} is asked" for key in differing)

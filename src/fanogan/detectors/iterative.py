@@ -29,10 +29,10 @@ class Iterative(GanDetector):
 
     After each update the components of z outside of [−1, 1] are drawn anew, uniformly from it:
     stochastic clipping (Lipton and Tripathi 2017). The paper leaves open the optimiser, its rate,
-    where z begins and which z is scored. Here: Adam at ``search_rate``, whose moments begin anew
-    for what is drawn anew; z begins uniform in [−1, 1]; and the z of least loss is scored, not the
-    last as AnoGAN's (Schlegl et al. 2017), part of which may just have been drawn at random. Its
-    first value and what is drawn anew in each update follow from the seed and are the same for all
+    where z begins and which z is scored. Here: Adam at ``search_learning_rate``, whose moments
+    begin anew for what is drawn anew; z begins uniform in [−1, 1]; and the z of least loss is
+    scored, not the last as AnoGAN's (Schlegl et al. 2017), part of which may just have been drawn
+    at random. Its first value and what is drawn anew in each update follow from the seed and are the same for all
     images, each latent's loss is its own, and as many latents are always searched together, so a
     score depends on no other image. On another kind of device it may: rounding can decide whether
     a component has left the interval. κ weighs the features in loss and score alike. With

@@ -79,8 +79,8 @@ class Autoencoder(JointDetector):
     """``ae``: E and G trained together on the image residual (Eq. 2), and scored by it.
 
     The paper leaves open the optimiser, the length and E's output. Here: Adam at the recipe's
-    ``gan_rate`` with β (.9, .999), as many updates as the budget pays for, and the recipe's
-    ``encoder_output``.
+    ``gan_learning_rate`` with β (.9, .999), as many updates as the budget pays for, and the
+    recipe's ``encoder_output``.
     """
 
     name = "ae"
@@ -106,8 +106,8 @@ class AdversarialAutoencoder(JointDetector):
     The paper leaves open the kind of adversarial loss and its weight. Here: f-AnoGAN's D as a
     Wasserstein critic with gradient penalty, which tells real images from reconstructions, with
     the recipe's critic updates a round; and its term at .001 beside the image residual, as Pathak
-    et al. (2016), whom the paper names for it. Adam at ``gan_rate`` with β (0, .9) for all three.
-    Features are those of D, as in f-AnoGAN. Nothing is asked of the latents' distribution.
+    et al. (2016), whom the paper names for it. Adam at ``gan_learning_rate`` with β (0, .9) for all
+    three. Features are those of D, as in f-AnoGAN. Nothing is asked of the latents' distribution.
     """
 
     name = "advae"

@@ -300,6 +300,7 @@ class _Health:
                 found += stage.warn(
                     name,
                     f"{images} collapse: their diversity is {figures[name]:.2f} of the real "
-                    "images'; look at the sample grids, and train longer or with a lower gan_rate",
+                    "images'; look at the sample grids, and train longer or with a lower "
+                    "gan_learning_rate",
                 )
         return found

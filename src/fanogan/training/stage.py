@@ -228,7 +228,7 @@ class Stage:
         )
         kept = checkpoint is not None and checkpoint.exists()
         where = f"; the last good checkpoint is kept: {checkpoint}" if kept else ""
-        rate = "encoder_rate" if self.name == "encoder" else "gan_rate"
+        rate = f"{'encoder' if self.name == 'encoder' else 'gan'}_learning_rate"
         stage = "GAN" if self.name == "gan" else self.name
         precision = "" if self.recipe.precision == "fp32" else " and precision: fp32"
         raise TrainingFailed(

@@ -322,7 +322,8 @@ class _GanHealth:
             found += stage.warn(
                 "collapse",
                 f"samples collapse: their diversity is {figures['diversity']:.2f} of the real "
-                "images'; look at the sample grids, and train longer or with a lower gan_rate",
+                "images'; look at the sample grids, and train longer or with a lower "
+                "gan_learning_rate",
             )
         seen, unseen = figures["wasserstein_seen"], figures["wasserstein_held_out"]
         if seen > 0 and unseen < 0.5 * seen:
