@@ -32,15 +32,13 @@ class Iterative(GanDetector):
     where z begins and which z is scored. Here: Adam at ``search_learning_rate``, whose moments
     begin anew for what is drawn anew; z begins uniform in [−1, 1]; and the z of least loss is
     scored, not the last as AnoGAN's (Schlegl et al. 2017), part of which may just have been drawn
-    at random. Its first value and what is drawn anew in each update follow from the seed and are the same for all
-    images, each latent's loss is its own, and as many latents are always searched together, so a
-    score depends on no other image. On another kind of device it may: rounding can decide whether
-    a component has left the interval. κ weighs the features in loss and score alike. With
-    ``search_patience`` a latent's search is over once its loss hasn't fallen below its least for
-    so many updates; the paper has no such stop.
-
-    ``on_searched`` is called after each search, which takes seconds, with how many latents it
-    found; it may raise KeyboardInterrupt.
+    at random. Its first value and what is drawn anew in each update follow from the seed and are
+    the same for all images, each latent's loss is its own, and as many latents are always searched
+    together, so a score depends on no other image. On another kind of device it may: rounding can
+    decide whether a component has left the interval. κ weighs the features in loss and score alike.
+    With ``search_patience`` a latent's search is over once its loss hasn't fallen below its least
+    for so many updates; the paper has no such stop. ``on_searched`` is called after each search,
+    which takes seconds, with how many latents it found; it may raise KeyboardInterrupt.
     """
 
     name = "iterative"
