@@ -58,7 +58,7 @@ METHOD = "f-AnoGAN (A)"
 RESIDUAL = "image residual (A_R)"
 PAPER_PATCHES = ("0.786", "0.809", "0.905", "0.798", "0.930")  # its table 1
 PAPER_PIXELS = ("–", "0.691", "0.753", "–", "0.783")  # its table B1
-FULL_DEPTH = {"stretched": True, "flat_rows": 64, "flat_base": 60}
+FULL_DEPTH = {"stretch_retina": True, "flat_rows": 64, "flat_base": 60}
 
 # What is trained, and then scored in several ways: name → changes in the recipe.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full depth, layers matched": {**FULL_DEPTH, "match_layers": True},
     "full depth, depth channel": {**FULL_DEPTH, "depth_channel": True},
     "full depth, three times longer": FULL_DEPTH,
-    "full depth, three times longer, twice as wide": {**FULL_DEPTH, "width": 16},
+    "full depth, three times longer, twice as wide": {**FULL_DEPTH, "base_width": 16},
 }
 LONGER = {name: 3 for name in VARIANTS if "three times longer" in name}
 AUTOENCODERS: dict[str, dict[str, Any]] = {"ae": {}, "ae, full depth": FULL_DEPTH}
@@ -75,7 +75,7 @@ NAMES = [*VARIANTS, *AUTOENCODERS]
 SCORED: dict[str, dict[str, Any]] = {
     "": {},
     ", retina alone scored": {"score_retina_only": True},
-    ", terms standardised": {"standardised": True},
+    ", terms standardised": {"standardise_terms": True},
 }
 
 
@@ -177,7 +177,7 @@ def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path, devices
     scored = {
         f"{variant}{way}": result(scored_as(detector, normals, change), tested)
         for way, change in SCORED.items()
-        if not (variant in AUTOENCODERS and "standardised" in change)  # they have one term
+        if not (variant in AUTOENCODERS and "standardise_terms" in change)  # they have one term
     }
     keep(path, {"variants": scored, **conditions(seed=seed, minutes=minutes, devices=devices)})
     first = scored[variant]["levels"]["any"]["rows"][0]

@@ -62,7 +62,7 @@ def losses(study: Path) -> Iterator[tuple[str, str]]:
     x = held_out.draw(IMAGES, seeded(encoder.device, "search rates"))
     yield "encoder (izi_f)", amount(encoder, x)
     for rate in RATES:
-        yield f"search at {rate:g}", amount(detector("iterative", search_rate=rate), x)
+        yield f"search at {rate:g}", amount(detector("iterative", search_learning_rate=rate), x)
 
 
 def amount(detector: LearnedDetector, x: torch.Tensor) -> str:

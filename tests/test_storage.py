@@ -312,7 +312,7 @@ def test_facts_that_json_cannot_hold_leave_nothing_behind(tmp_path: Path) -> Non
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RunFolder]:
     folder = RunFolder(tmp_path / "run")
-    folder.begin({"seed": 3, "recipe": {"gan_rate": 5e-05, "sides": [32, 32], "about": "für"}})
+    folder.begin({"seed": 3, "recipe": {"kappa": 5e-05, "window": [32, 32], "about": "für"}})
     yield folder
     folder.close()
 
@@ -321,7 +321,7 @@ def test_settings_come_back(run: RunFolder) -> None:
     again = RunFolder(run.path, resume=True)
     assert again.config == {
         "seed": 3,
-        "recipe": {"gan_rate": 5e-05, "sides": [32, 32], "about": "für"},
+        "recipe": {"kappa": 5e-05, "window": [32, 32], "about": "für"},
     }
 
 

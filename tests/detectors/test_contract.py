@@ -209,7 +209,13 @@ def test_models_of_version_0_1_load_and_score_by_equation_4(
     named = loss if loss == "izi_f" else f"{loss}-features"
     fitted[named].save(tmp_path / "now")
     tensors, facts = read_model(tmp_path / "now")
-    added = ("denoising", "score_features", "search_updates", "search_rate", "search_patience")
+    added = (
+        "denoising",
+        "score_features",
+        "search_updates",
+        "search_learning_rate",
+        "search_patience",
+    )
     old = {key: value for key, value in facts["recipe"].items() if key not in added}
     facts = {**facts, "detector": "f-AnoGAN", "recipe": old}
     del facts["steps"]
@@ -274,10 +280,10 @@ def test_a_gan_of_other_normals_is_warned_of(
 @pytest.mark.parametrize(
     ("changes", "images", "words"),
     [
-        ({"width": 8}, NORMALS, r"width 4 where 8 is asked"),
-        ({"latent": 5}, NORMALS, r"latent 16 where 5 is asked"),
+        ({"base_width": 8}, NORMALS, r"width 4 where 8 is asked"),
+        ({"latent_size": 5}, NORMALS, r"latent_size 16 where 5 is asked"),
         ({}, np.repeat(NORMALS[..., None], 3, -1) // np.array([1, 2, 3]), "channels 1 where 3"),
-        ({"sides": (24, 24), "window": (24, 24)}, np.pad(NORMALS, 4), "sides"),
+        ({"image_size": (24, 24), "window": (24, 24)}, np.pad(NORMALS, 4), "sides"),
     ],
 )
 def test_a_gan_of_another_size_is_refused(
@@ -453,7 +459,7 @@ def searcher(fitted: dict[str, LearnedDetector], **changes: Any) -> Iterative:
 def test_the_search_is_adam_on_equation_3_with_stochastic_clipping(
     fitted: dict[str, LearnedDetector],
 ) -> None:
-    detector = searcher(fitted, search_updates=8, search_rate=0.8)
+    detector = searcher(fitted, search_updates=8, search_learning_rate=0.8)
     G, D = detector.networks
     x = x_of(IMAGES[:1])
     random = seeded(torch.device("cpu"), 0, "search")
@@ -491,7 +497,7 @@ def test_the_search_is_adam_on_equation_3_with_stochastic_clipping(
 
 def test_the_search_comes_nearer(fitted: dict[str, LearnedDetector]) -> None:
     begun, searched = (
-        searcher(fitted, search_updates=updates, search_rate=0.02).score(IMAGES).total
+        searcher(fitted, search_updates=updates, search_learning_rate=0.02).score(IMAGES).total
         for updates in (1, 40)
     )
     assert (searched < begun).all()

@@ -64,7 +64,7 @@ def test_nothing_has_collapsed(name: str, gan: Path) -> None:
     real = diversity(x)
     with torch.inference_mode():
         x_hat = detector._terms_and_maps(x)[1][:, 1:]
-        z = torch.randn(256, SHORT.latent, generator=torch.Generator().manual_seed(0))
+        z = torch.randn(256, SHORT.latent_size, generator=torch.Generator().manual_seed(0))
         samples = detector.networks[0](z)
     assert diversity(x_hat) > 0.5 * real
     if name in ("izi_f", "ali"):  # what learns G from latents ~ N(0, I)

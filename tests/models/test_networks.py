@@ -124,7 +124,9 @@ def test_every_side_of_the_rule_and_no_other_is_allowed() -> None:
 )
 def test_other_sides_are_refused_in_a_sentence(sides: tuple[int, int]) -> None:
     for network in (Generator, Discriminator, Encoder):
-        with pytest.raises(ValueError, match=rf"{sides[0]}×{sides[1]} don't fit.*c·2\^b.*28.*224"):
+        with pytest.raises(
+            ValueError, match=rf"{sides[0]}×{sides[1]} doesn't fit.*c·2\^b.*28.*224"
+        ):
             network(sides)
 
 

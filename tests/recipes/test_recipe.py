@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import fanogan.recipes
-from fanogan.recipes.recipe import BadRecipe, Recipe, load_recipe, recipe_names
+from fanogan.recipes.recipe import FORMER_NAMES, BadRecipe, Recipe, load_recipe, recipe_names
 
 SHIPPED = ["demo", "digits", "overnight", "paper", "small", "smoke"]
 
@@ -77,7 +77,7 @@ def test_small_differs_from_paper_where_its_file_says() -> None:
     values = yaml.safe_load(source("small"))
     assert values.pop("base") == "paper"
     assert differing(load_recipe("small"), load_recipe("paper")) == {"name", *values}
-    assert "sides" in values and "window" not in values
+    assert "image_size" in values and "window" not in values
     assert load_recipe("small").image_size == (32, 32)
 
 
@@ -90,14 +90,24 @@ def test_lengths_that_are_promised() -> None:
         assert load_recipe(short).rounds < 1000 and load_recipe(short).reestimate_batch_norm
 
 
+def test_the_docs_name_every_field_and_every_former_key() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(Recipe):
+        assert field.name in ("name", "about") or f"`{field.name}`" in text, field.name
+    for former, key in FORMER_NAMES.items():
+        assert f"| `{former}` | `{key}` |" in text
+
+
 # --- those of users -----------------------------------------------------------------------------
 
 
 def test_a_file_changes_its_base(tmp_path: Path) -> None:
-    path = written(tmp_path, "base: small\nwidth: 12\nflip: false\n")
+    path = written(tmp_path, "base: small\nbase_width: 12\nhorizontal_flip: false\n")
     for given in (path, str(path)):
         recipe = load_recipe(given)
-        assert differing(recipe, load_recipe("small")) == {"name", "about", "width", "flip"}
+        assert differing(recipe, load_recipe("small")) == {
+            *("name", "about", "base_width", "horizontal_flip")
+        }
         assert (recipe.name, recipe.base_width, recipe.horizontal_flip, recipe.about) == (
             "mine",
             12,
@@ -108,8 +118,8 @@ def test_a_file_changes_its_base(tmp_path: Path) -> None:
 
 
 def test_bases_follow_each_other(tmp_path: Path) -> None:
-    first = written(tmp_path, "base: small\nwidth: 12\nbatch: 8\n", "first.yaml")
-    second = written(tmp_path, f"base: {first}\nbatch: 16\n", "second.yaml")
+    first = written(tmp_path, "base: small\nbase_width: 12\nbatch_size: 8\n", "first.yaml")
+    second = written(tmp_path, f"base: {first}\nbatch_size: 16\n", "second.yaml")
     recipe = load_recipe(second)
     assert (recipe.name, recipe.base_width, recipe.batch_size, recipe.image_size) == (
         "second",
@@ -121,20 +131,21 @@ def test_bases_follow_each_other(tmp_path: Path) -> None:
 
 def test_without_a_base_it_is_the_papers(tmp_path: Path) -> None:
     assert differing(load_recipe(written(tmp_path, "")), Recipe()) == {"name"}
-    assert load_recipe(written(tmp_path, "latent: 64")).critic_updates == 100_000
+    assert load_recipe(written(tmp_path, "latent_size: 64")).critic_updates == 100_000
 
 
 @pytest.mark.parametrize(
     ("text", "field", "value"),
     [
-        ("encoder_rate: 5e-5", "encoder_rate", 5e-5),
-        ("encoder_rate: '5e-5'", "encoder_rate", 5e-5),
-        ("gan_rate: 1.0e-4", "gan_rate", 1e-4),
+        ("encoder_learning_rate: 5e-5", "encoder_learning_rate", 5e-5),
+        ("encoder_learning_rate: '5e-5'", "encoder_learning_rate", 5e-5),
+        ("gan_learning_rate: 1.0e-4", "gan_learning_rate", 1e-4),
         ("kappa: 0", "kappa", 0.0),
-        ("penalty: 10", "penalty", 10.0),
+        ("gradient_penalty_weight: 10", "gradient_penalty_weight", 10.0),
         ("critic_updates: 100_000", "critic_updates", 100_000),
-        ("sides: 28", "sides", (28, 28)),
-        ("sides: [64, 112]", "sides", (64, 112)),
+        ("base_width: '8'", "base_width", 8),
+        ("image_size: 28", "image_size", (28, 28)),
+        ("image_size: [64, 112]", "image_size", (64, 112)),
         ("window: [100, 90]", "window", (100, 90)),
         ("encoder_loss: ziz", "encoder_loss", "ziz"),
         ("about: 'für Größe × 2'", "about", "für Größe × 2"),
@@ -157,57 +168,117 @@ def test_round_trips(name: str, tmp_path: Path) -> None:
 
 def test_but_leaves_the_first_as_it_was() -> None:
     recipe = Recipe()
-    assert recipe.but(base_width=8) == dataclasses.replace(Recipe(), width=8)
+    assert recipe.but(base_width=8) == dataclasses.replace(Recipe(), base_width=8)
     assert recipe == Recipe()
     with pytest.raises(BadRecipe):
         recipe.but(base_width=0)
 
 
+# --- keys of version 0.1 ------------------------------------------------------------------------
+
+
+def test_former_keys_in_a_file_are_read_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path, "width: 12\nlatent: 64\nkappa: 2\nsides: 28\n")
+    expected = Recipe(name="mine", base_width=12, latent_size=64, kappa=2.0, image_size=(28, 28))
+    assert load_recipe(path) == load_recipe(path) == expected
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", f"{path}: 'width' is now called 'base_width'"),
+        ("WARNING", f"{path}: 'latent' is now called 'latent_size'"),
+        ("WARNING", f"{path}: 'sides' is now called 'image_size'"),
+    ]
+
+
+def test_former_keys_in_a_base_are_told_of_the_base(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = written(tmp_path, "width: 12\n", "base.yaml")
+    assert load_recipe(written(tmp_path, f"base: {base}\nbase_width: 8\n")).base_width == 8
+    assert caplog.messages == [f"{base}: 'width' is now called 'base_width'"]
+
+
+def test_every_former_key_in_a_saved_model_is_read_silently(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    values = load_recipe("small").to_dict()
+    former = {new: old for old, new in FORMER_NAMES.items()}
+    assert set(former) < set(values)
+    renamed = {former.get(key, key): value for key, value in values.items()}
+    assert Recipe.from_dict(renamed) == load_recipe("small")
+    assert not caplog.records
+
+
+def test_a_former_key_beside_its_new_one_is_refused(tmp_path: Path) -> None:
+    for text in ("width: 8\nbase_width: 8\n", "base_width: 8\nwidth: 12\n"):
+        with pytest.raises(BadRecipe, match="mine: width is now called base_width, and both are"):
+            load_recipe(written(tmp_path, text))
+
+
+def test_a_former_key_with_a_bad_value_is_refused_by_its_new_name(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="mine: base_width is 'wide', it must be a whole number"):
+        load_recipe(written(tmp_path, "width: wide"))
+
+
 # --- what is refused ----------------------------------------------------------------------------
 
+NUMBER, COUNT, PAIR = (
+    "it must be a number$",
+    "it must be a whole number$",
+    "one whole number or two",
+)
 REFUSED = [
-    ("with: 8", r"no such field as with; the fields are name, about, sides.*width"),
+    ("with: 8", r"no such field as with; the fields are name, about, .*image_size.*base_width"),
     ("1: 2\ntrue: 3", r"no such field as 1; the fields are"),
+    ("__path__: x", r"no such field as __path__; the fields are"),
+    ("base_width.more: 3", r"no such field as base_width\.more; the fields are"),
     ("{[a]: 3}", "not a YAML file"),
-    ("width: wide", r"width is 'wide', it must be of type int"),
-    ("width: 8.0", r"width is 8\.0, it must be of type int"),
-    ("width: true", r"width is True, it must be of type int"),
-    ("width: [8]", r"width is \[8\], it must be of type int"),
-    ("flip: 1", r"flip is 1, it must be of type bool"),
-    ("about: 3", r"about is 3, it must be of type str"),
-    ("gan_rate: fast", r"gan_rate is 'fast', it must be of type float"),
-    ("gan_rate:", r"gan_rate is None, it must be of type float"),
-    ("gan_rate: true", r"gan_rate is True, it must be of type float"),
-    (f"gan_rate: 1{400 * '0'}", "gan_rate is 1000.*, it must be of type float"),
-    ("encoder_loss: zizi", r"encoder_loss is 'zizi', it must be one of \('izi_f', 'izi', 'ziz'\)"),
+    ("base_width: wide", rf"^recipe mine: base_width is 'wide', {COUNT}"),
+    ("base_width: 8.0", rf"base_width is 8\.0, {COUNT}"),
+    ("base_width: true", rf"base_width is True, {COUNT}"),
+    ("base_width: [8]", rf"base_width is \[8\], {COUNT}"),
+    ("base_width: {x: 8}", rf"base_width is {{'x': 8}}, {COUNT}"),
+    ("base_width:", rf"base_width is None, {COUNT}"),
+    ("base_width: 'a\n\n  b'", rf"base_width is 'a\\nb', {COUNT}"),
+    ("horizontal_flip: 1", r"horizontal_flip is 1, it must be true or false"),
+    ("about: 3", r"about is 3, it must be text"),
+    ("gan_learning_rate: fast", rf"gan_learning_rate is 'fast', {NUMBER}"),
+    ("gan_learning_rate:", rf"gan_learning_rate is None, {NUMBER}"),
+    ("gan_learning_rate: true", rf"gan_learning_rate is True, {NUMBER}"),
+    (f"gan_learning_rate: 1{400 * '0'}", f"gan_learning_rate is 1000.*, {NUMBER}"),
+    ("gan_learning_rate: nan", rf"gan_learning_rate is 'nan', {NUMBER}"),
+    ("encoder_loss: zizi", r"encoder_loss is 'zizi', it must be one of izi_f, izi, ziz"),
     ("encoder_loss: [izi]", r"encoder_loss is \['izi'\], it must be one of"),
     ("precision: fp16", r"precision is 'fp16', it must be one of .*bf16"),
-    ("sides: [64]", r"sides is \[64\], it must be one number or two"),
-    ("sides: 6.4", r"sides is 6\.4, it must be one number or two"),
-    ("sides: true", r"sides is True, it must be one number or two"),
-    ("sides: [64, 64, 64]", "it must be one number or two"),
-    ("sides: 30", r"mine: sides 30×30 don't fit"),
-    ("sides: [-64, 64]", r"sides -64×64 don't fit"),
+    ("image_size: [64]", rf"image_size is \[64\], it must be {PAIR}"),
+    ("image_size: 6.4", rf"image_size is 6\.4, it must be {PAIR}"),
+    ("image_size: true", rf"image_size is True, it must be {PAIR}"),
+    ("image_size: [64, true]", rf"image_size is \[64, True\], it must be {PAIR}"),
+    ("image_size: [64, 64, 64]", f"it must be {PAIR}"),
+    ("image_size: 30", r"mine: image_size 30×30 doesn't fit"),
+    ("image_size: [-64, 64]", r"image_size -64×64 doesn't fit"),
     ("window: 0", r"window is 0, it must be a number above 0"),
     ("window: [32, -1]", r"window is -1, it must be a number above 0"),
-    ("gan_rate: .nan", r"gan_rate is nan, it must be a number above 0"),
-    ("gan_rate: .inf", r"gan_rate is inf, it must be a number above 0"),
-    ("gan_rate: nan", r"gan_rate is nan, it must be a number above 0"),
-    ("gan_rate: -1e-4", r"gan_rate is -0\.0001, it must be a number above 0"),
+    ("gan_learning_rate: .nan", r"gan_learning_rate is nan, it must be a number above 0"),
+    ("gan_learning_rate: .inf", r"gan_learning_rate is inf, it must be a number above 0"),
+    ("gan_learning_rate: -1e-4", r"gan_learning_rate is -0\.0001, it must be a number above 0"),
     ("kappa: -1", r"kappa is -1\.0, it must be a number 0 or more"),
     ("kappa: .nan", r"kappa is nan, it must be a number 0 or more"),
-    ("batch: 0", r"batch is 0, it must be a number above 0"),
-    ("held_out: 0", "held_out is 0.0, it must be a number above 0"),
-    ("held_out: 1", "held_out must be below 1"),
-    ("top: 1.5", "top and retina_share at most 1"),
-    ("- width: 8", "a recipe is a list of 'field: value' lines"),
-    ("width", "a recipe is a list of 'field: value' lines"),
+    ("batch_size: 0", r"batch_size is 0, it must be a number above 0"),
+    ("held_out_fraction: 0", r"held_out_fraction is 0\.0, it must be a number above 0 and below 1"),
+    ("held_out_fraction: 1", r"held_out_fraction is 1\.0, it must be a number above 0 and below 1"),
+    ("denoising: 1", r"denoising is 1\.0, it must be a number 0 or more and below 1"),
+    ("top_window_fraction: 1.5", r"top_window_fraction is 1\.5, .* above 0 and at most 1"),
+    ("min_retina_fraction: 1.5", r"min_retina_fraction is 1\.5, .* above 0 and at most 1"),
+    ("flat_base: 128", r"flat_base is 128, it must be less than flat_rows \(128\)"),
+    ("- base_width: 8", "a recipe is a list of 'field: value' lines"),
+    ("base_width", "a recipe is a list of 'field: value' lines"),
     ("[]", "a recipe is a list of 'field: value' lines"),
     ("false", "a recipe is a list of 'field: value' lines"),
-    ("width: [8", "not a YAML file"),
-    ("width: 8\n\tbatch: 3", "not a YAML file"),
+    ("base_width: [8", "not a YAML file"),
+    ("base_width: 8\n\tbatch_size: 3", "not a YAML file"),
     ("about: 2024-99-99", "not a YAML file"),
-    ("width: !!python/object:os.system 8", "not a YAML file"),
+    ("base_width: !!python/object:os.system 8", "not a YAML file"),
     ("[" * 1200, "not a YAML file"),
     ("base: tiny", r"no recipe 'tiny': give one of demo, digits, overnight, paper, small, smoke"),
     ("base: [small]", r"no recipe \"\['small'\]\""),
@@ -223,7 +294,8 @@ def test_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> No
 
 
 def test_a_number_that_came_by_python_is_checked_too() -> None:
-    for field in ("width", "batch", "gan_rate", "tick", "top"):
+    fields = ("base_width", "batch_size", "gan_learning_rate", "log_every", "top_window_fraction")
+    for field in fields:
         for value in (0, -1, float("nan"), float("inf")):
             with pytest.raises(BadRecipe, match=rf"{field} is {value}"):
                 Recipe(**{field: value})
@@ -231,7 +303,7 @@ def test_a_number_that_came_by_python_is_checked_too() -> None:
 
 def test_a_file_that_names_itself_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    written(tmp_path, f"base: {path}\nwidth: 8\n")
+    written(tmp_path, f"base: {path}\nbase_width: 8\n")
     with pytest.raises(BadRecipe, match=r"mine\.yaml: its base leads back to .*mine\.yaml"):
         load_recipe(path)
     other = written(tmp_path, f"base: {path}\n", "other.yaml")

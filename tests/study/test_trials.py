@@ -449,7 +449,7 @@ def eyes(tmp_path_factory):
             scan = Scan(eye.pixels, eye.name, eye.name, spacing, is_volume=True)
             margins = np.zeros(eye.pixels.shape, dtype=np.bool_)
             lines = (eye.boundaries["ILM"], eye.boundaries["RPE outer"])
-            space = FlatSpace(RETINAL.flat_rows, RETINAL.flat_base, RETINAL.stretched)
+            space = FlatSpace(RETINAL.flat_rows, RETINAL.flat_base, RETINAL.stretch_retina)
             flat.append(make_flat(scan, *lines, margins, space))
             if kind == "anomalous":
                 path = folder / "masks" / f"{eye.name}.tif"

@@ -174,7 +174,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(uninterrupted: Path, tmp_path: Path, s
                 os.kill(os.getpid(), signal.SIGINT)
 
         recipe = load_recipe("smoke").but(
-            critic_updates=24, encoder_updates=12, tick=4, checkpoint_minutes=60.0
+            critic_updates=24, encoder_updates=12, log_every=4, checkpoint_minutes=60.0
         )
         images = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
         FAnoGAN(recipe, device="cpu").fit(images, out={str(out)!r}, progress=press_ctrl_c)
@@ -273,7 +273,7 @@ def test_what_the_first_process_refuses_is_said_once_and_the_other_ends(
                 print("Gloo's threads are left to the end of the interpreter, and may abort it")
 
         seed, out = int(sys.argv[1]), sys.argv[2]
-        recipe = load_recipe("smoke").but(critic_updates=24, encoder_updates=12, tick=4)
+        recipe = load_recipe("smoke").but(critic_updates=24, encoder_updates=12, log_every=4)
         images = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
         try:
             FAnoGAN(recipe, seed=seed, device="cpu", devices=2).fit(images, out=out, resume=True)
@@ -326,7 +326,7 @@ def test_two_processes_stay_in_step(tmp_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGINT)  # one process alone is asked to stop
 
         recipe = load_recipe("smoke").but(
-            critic_updates=16, encoder_updates=12, tick=4, checkpoint_minutes=60.0
+            critic_updates=16, encoder_updates=12, log_every=4, checkpoint_minutes=60.0
         )
         images = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
         detector = FAnoGAN(recipe, device="cpu", devices=2)

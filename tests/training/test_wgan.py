@@ -435,7 +435,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
         )
     sentence = str(failure.value)
     assert "training of the GAN broke down" in sentence
-    assert "half the gan_rate (500000)" in sentence
+    assert "half the gan_learning_rate (500000)" in sentence
     assert str(checkpoint) in sentence
     assert checkpoint.read_bytes() == good
     G, D, _ = networks()

@@ -1,7 +1,10 @@
-"""recipes."""
+"""Every setting of a run, and the recipes that ship.
 
+A recipe is a typed dataclass; a YAML file holds what differs from its base.
+"""
+
+from fanogan.recipes.image_size import blocks_of
 from fanogan.recipes.recipe import BadRecipe, EncoderLoss, Precision, Recipe, load_recipe
-from fanogan.recipes.sides import blocks_of
 
 __all__ = [
     "BadRecipe",

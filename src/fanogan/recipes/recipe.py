@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import logging
 import math
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 import yaml
 
 from fanogan.errors import FanoganError
-from fanogan.recipes.sides import blocks_of
+from fanogan.recipes.image_size import blocks_of
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+log = logging.getLogger(__name__)
 
 EncoderLoss = Literal["izi_f", "izi", "ziz"]
 EncoderOutput = Literal["tanh", "linear"]
 Geometry = Literal["auto", "image", "retina"]
 Precision = Literal["fp32", "tf32", "bf16"]
-MAY_BE_ZERO = ("kappa", "checkpoint_minutes", "critic_updates", "denoising", "search_patience")
 
-# The fields' names in version 0.1, which are still read.
+MAY_BE_ZERO = ("kappa", "checkpoint_minutes", "critic_updates", "denoising", "search_patience")
+BELOW_ONE = ("denoising", "held_out_fraction")
+AT_MOST_ONE = ("min_retina_fraction", "top_window_fraction")
+
+# The keys of version 0.1, which are still read.
 FORMER_NAMES = {
     "batch": "batch_size",
     "critic_updates_per_round": "critic_updates_per_generator_update",
@@ -42,105 +53,102 @@ FORMER_NAMES = {
 
 
 class BadRecipe(FanoganError):
-    """A recipe that can't be read or that asks for something impossible, said in one sentence."""
+    """A recipe that can't be read or asks for something impossible, said in one sentence."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """Every setting of a run. The defaults are the paper's (recipe ``paper``).
 
-    Sides are (rows, columns) in pixels. Lengths are counted in updates: ``critic_updates`` is
-    what the paper calls iterations. See ``docs/recipes.md`` for each field's source.
+    Sizes are (rows, columns) in pixels. Training length is counted in updates: ``critic_updates``
+    is what the paper calls iterations. ``docs/recipes.md`` gives the source of each value.
     """
 
     name: str = "paper"
     about: str = ""
-    # What the network sees.
-    image_size: tuple[int, int] = (64, 64)  # of the network
-    window: tuple[int, int] = (64, 64)  # of the piece of the image that is resampled to `sides`
-    horizontal_flip: bool = True  # random horizontal flips in training; wrong for digits and chests
-    # Retinal OCT: made straight, and seen by patches within the retina (section 3, Data).
+
+    # What the networks see.
+    window: tuple[int, int] = (64, 64)  # of the patch that is cut from an image
+    image_size: tuple[int, int] = (64, 64)  # to which that patch is resampled for the networks
+    horizontal_flip: bool = True  # flip at random in training; wrong for digits and chests
+
+    # Retinal OCT: flattened, and seen in patches within the retina (section 3, Data).
     geometry: Geometry = "auto"  # auto: 'retina' for what only an OCT device of the eye writes
-    flat_rows: int = 128  # of the flat area
-    flat_base: int = 120  # its row in which the outer boundary of the retina lies
-    stretch_retina: bool = False  # the retina fills the rows above the base in every column
-    min_retina_fraction: float = 0.5  # least share of retina in a patch
-    # Not the paper's: tried on retinal OCT, see docs/benchmarks.md.
-    depth_channel: bool = False  # the row in the flat area as a second channel
-    match_layers: bool = False  # a volume's grey values matched to the training normals', by depth
-    score_retina_only: bool = False  # vitreous and choroid are left out of the score
-    standardise_terms: bool = (
-        False  # the score's terms in units of their spread on held-out normals
-    )
+    flat_rows: int = 128  # rows of the flattened B-scan
+    flat_base: int = 120  # the row on which the outer boundary of the retina lies
+    stretch_retina: bool = False  # in each column, stretch the retina to fill the rows above it
+    min_retina_fraction: float = 0.5  # of a patch's pixels
+
+    # Not in the paper: tried on retinal OCT, see docs/benchmarks.md.
+    depth_channel: bool = False  # add the row in the flattened B-scan as a second channel
+    match_layers: bool = False  # match grey values to the training normals', depth by depth
+    score_retina_only: bool = False  # leave vitreous and choroid out of the score
+    standardise_terms: bool = False  # divide the score's terms by their spread on held-out normals
+
     # Networks.
-    base_width: int = 64
+    base_width: int = 64  # channels after the critic's first convolution
     latent_size: int = 128
     encoder_output: EncoderOutput = "tanh"
+
     # GAN training (section 2.1).
     batch_size: int = 64
     critic_updates: int = 100_000
     critic_updates_per_generator_update: int = 5
     gan_learning_rate: float = 1e-4
-    gradient_penalty_weight: float = 10.0  # lambda
+    gradient_penalty_weight: float = 10.0  # λ
+
     # Encoder training (section 2.2).
     encoder_updates: int = 50_000
     encoder_loss: EncoderLoss = "izi_f"
     encoder_learning_rate: float = 5e-5
-    kappa: float = 1.0
-    denoising: float = 0.0  # share of the pixels that the encoder sees as 0 in training
-    score_features: bool = False  # izi and ziz are scored by Eq. 4 too, as izi_f always is
+    kappa: float = 1.0  # weight of the feature residual, in the loss and in the score
+    denoising: float = 0.0  # fraction of the pixels set to 0 in what the encoder sees in training
+    score_features: bool = False  # score izi and ziz by Eq. 4 too, as izi_f always is
+
     # The iterative search for a latent (section 3.1).
     search_updates: int = 300
     search_learning_rate: float = 0.1
     search_patience: int = 0  # stop after so many updates without a lower loss; 0: never
-    # How the run goes.
-    reestimate_batch_norm: bool = False  # batch-norm statistics, once after each stage
+
+    # How the run proceeds.
+    reestimate_batch_norm: bool = False  # re-estimate its statistics after each stage
     precision: Precision = "fp32"
     log_every: int = 100  # rounds (GAN) or updates (encoder) between two lines of metrics
     checkpoint_minutes: float = 5.0
-    # What is held out, and what the score of a large image is.
-    held_out_fraction: float = 0.1  # share of the subjects
-    top_window_fraction: float = (
-        0.05  # a large image scores the mean of this share of its window scores
-    )
+
+    # Calibration, and the score of a large image.
+    held_out_fraction: float = 0.1  # of the subjects
+    top_window_fraction: float = 0.05  # a large image scores the mean of these highest windows
 
     def __post_init__(self) -> None:
         """Refuse what can't work.
 
         Raises:
-            BadRecipe: a number outside its range, or sides that the networks can't have.
+            BadRecipe: a number outside its range, or an image size that the networks can't have.
         """
         try:
             blocks_of(self.image_size)
         except ValueError as error:
             raise BadRecipe(f"recipe {self.name}: {error}") from None
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            may_be_zero = field.name in MAY_BE_ZERO
+        for key, value in vars(self).items():
+            least = "0 or more" if key in MAY_BE_ZERO else "above 0"
+            most = ""
+            most = " and below 1" if key in BELOW_ONE else most
+            most = " and at most 1" if key in AT_MOST_ONE else most
             for number in value if isinstance(value, tuple) else (value,):
-                if isinstance(number, (str, bool)):
-                    continue
-                if not 0 <= number < math.inf or (number == 0 and not may_be_zero):
-                    least = "0 or more" if may_be_zero else "above 0"
+                if not isinstance(number, (str, bool)) and not (
+                    0 <= number < math.inf
+                    and (number > 0 or key in MAY_BE_ZERO)
+                    and (number < 1 or key not in BELOW_ONE)
+                    and (number <= 1 or key not in AT_MOST_ONE)
+                ):
                     raise BadRecipe(
-                        f"recipe {self.name}: {field.name} is {number}, it must be a number {least}"
+                        f"recipe {self.name}: {key} is {number}, it must be a number {least}{most}"
                     )
-        if not (
-            self.held_out_fraction < 1
-            and self.top_window_fraction <= 1
-            and self.min_retina_fraction <= 1
-        ):
+        if self.flat_base >= self.flat_rows:
             raise BadRecipe(
-                f"recipe {self.name}: held_out must be below 1, top and retina_share at most 1"
-            )
-        if self.denoising >= 1:
-            raise BadRecipe(
-                f"recipe {self.name}: denoising is {self.denoising}, it must be below 1"
-            )
-        if not self.flat_base < self.flat_rows:
-            raise BadRecipe(
-                f"recipe {self.name}: flat_base is {self.flat_base}, it must be a row of the "
-                f"{self.flat_rows} flat ones (flat_rows)"
+                f"recipe {self.name}: flat_base is {self.flat_base}, it must be less than "
+                f"flat_rows ({self.flat_rows})"
             )
 
     @property
@@ -149,11 +157,11 @@ class Recipe:
         return -(-self.critic_updates // self.critic_updates_per_generator_update)
 
     def but(self, **changes: Any) -> Recipe:
-        """The same recipe with some fields changed."""
+        """Return the same recipe with some fields changed."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values, for YAML and JSON."""
+        """Return all fields as plain values, for YAML and JSON."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
@@ -161,46 +169,16 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The recipe of plain values; what is missing has the paper's value.
+        """Return the recipe of plain values; what is missing has the paper's value.
 
         Raises:
             BadRecipe: an unknown field, or a value of the wrong type.
         """
-        hints = get_type_hints(cls)
-        name = values.get("name", "without a name")
-        values = {FORMER_NAMES.get(key, key): value for key, value in values.items()}
-        unknown = sorted(str(key) for key in values if key not in hints)
-        if unknown:
-            raise BadRecipe(
-                f"recipe {name}: no such field as {', '.join(unknown)}; "
-                f"the fields are {', '.join(hints)}"
-            )
-        return cls(**{key: _typed(name, key, value, hints[key]) for key, value in values.items()})
-
-
-def _typed(name: str, key: str, value: Any, hint: Any) -> Any:
-    choices = get_args(hint) if getattr(hint, "__origin__", None) is Literal else ()
-    if choices:
-        if value in choices:
-            return value
-        raise BadRecipe(f"recipe {name}: {key} is {value!r}, it must be one of {choices}")
-    if hint == tuple[int, int]:
-        pair = (value, value) if isinstance(value, int) else value
-        if isinstance(pair, (list, tuple)) and [type(side) for side in pair] == [int, int]:
-            return tuple(pair)
-        raise BadRecipe(f"recipe {name}: {key} is {value!r}, it must be one number or two")
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 5e-5 as a string
-        except (ValueError, OverflowError):
-            pass
-    if type(value) is not hint:
-        raise BadRecipe(f"recipe {name}: {key} is {value!r}, it must be of type {hint.__name__}")
-    return value
+        return cls(**_parsed(str(values.get("name", "without a name")), values))
 
 
 def recipe_names() -> list[str]:
-    """The recipes that the package ships."""
+    """Return the names of the recipes that the package ships."""
     return sorted(
         entry.name.removesuffix(".yaml")
         for entry in files(__package__).iterdir()
@@ -209,7 +187,7 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(recipe: str | Path | Recipe) -> Recipe:
-    """A shipped recipe by its name, or one from a YAML file.
+    """Return a shipped recipe by its name, or one from a YAML file.
 
     The file's key ``base`` names the recipe whose values it changes (default ``paper``).
 
@@ -220,7 +198,7 @@ def load_recipe(recipe: str | Path | Recipe) -> Recipe:
 
 
 def _load(recipe: str, above: tuple[str, ...]) -> Recipe:
-    """Load one that is the base of those ``above``."""
+    """Load a recipe that is the base of those ``above``."""
     if recipe in above:
         raise BadRecipe(f"{above[0]}: its base leads back to {recipe}; name another base")
     name = recipe if recipe in recipe_names() else Path(recipe).stem
@@ -233,8 +211,12 @@ def _load(recipe: str, above: tuple[str, ...]) -> Recipe:
     if not isinstance(values, dict):
         raise BadRecipe(f"{recipe}: a recipe is a list of 'field: value' lines; correct it")
     base = values.pop("base", None)
-    inherited = _load(str(base), (*above, recipe)).to_dict() if base is not None else {}
-    return Recipe.from_dict({**inherited, "about": "", **values, "name": name})
+    inherited = Recipe() if base is None else _load(str(base), (*above, recipe))
+    changes = _parsed(name, values)
+    for key in values:
+        if key in FORMER_NAMES:
+            _tell_new_name(recipe, key)
+    return inherited.but(**{"about": "", **changes, "name": name})
 
 
 def _text(recipe: str) -> str:
@@ -249,3 +231,55 @@ def _text(recipe: str) -> str:
         ) from None
     except (OSError, ValueError) as error:
         raise BadRecipe(f"{recipe}: can't be read ({error}); give a YAML file") from None
+
+
+@functools.cache  # so that each is told once
+def _tell_new_name(recipe: str, former: str) -> None:
+    log.warning("%s: '%s' is now called '%s'", recipe, former, FORMER_NAMES[former])
+
+
+@functools.cache
+def _parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe)
+    return parser
+
+
+def _parsed(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values in the fields' types and under the fields' present names."""
+    from jsonargparse import ArgumentError
+
+    types = get_type_hints(Recipe)
+    unknown = sorted(str(key) for key in values if FORMER_NAMES.get(key, key) not in types)
+    if unknown:
+        raise BadRecipe(
+            f"recipe {name}: no such field as {', '.join(unknown)}; "
+            f"the fields are {', '.join(types)}"
+        )
+    wanted = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        tuple[int, int]: "one whole number or two",
+    }
+    parsed: dict[str, Any] = {}
+    for given, value in values.items():
+        key = FORMER_NAMES.get(given, given)
+        if key != given and key in values:
+            raise BadRecipe(
+                f"recipe {name}: {given} is now called {key}, and both are given; delete {given}"
+            )
+        is_side = types[key] == tuple[int, int] and not isinstance(value, (list, tuple))
+        found = None
+        # One field at a time, to know which one is refused. The parser lets None pass.
+        with contextlib.suppress(ArgumentError, OverflowError):
+            fields = {key: [value, value] if is_side else value}
+            found = _parser().parse_object(fields, defaults=False)[key]
+        if found is None:
+            kind = wanted.get(types[key]) or f"one of {', '.join(get_args(types[key]))}"
+            raise BadRecipe(f"recipe {name}: {key} is {value!r}, it must be {kind}")
+        parsed[key] = found
+    return parsed
