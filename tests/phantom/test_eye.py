@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import binary_dilation, map_coordinates
 
 from fanogan.phantom.eye import BOUNDARIES, Phantom, make_phantom
-from fanogan.phantom.lesions import FLUIDS, LESIONS
+from fanogan.phantom.lesions import LESIONS
 
 SMALL = {"shape": (8, 128, 128), "spacing": (0.7, 0.0150, 0.0456)}
 SHARP = {"shape": (5, 320, 320), "spacing": (0.7, 0.00387, 0.0114)}
@@ -123,7 +123,6 @@ def test_speckle_multiplies(healthy: Phantom) -> None:
 
 def test_healthy_eyes_have_no_lesions(healthy: Phantom) -> None:
     assert not healthy.mask.any()
-    assert not healthy.fluid.any()
     assert np.array_equal(healthy.boundaries["RPE outer"], healthy.boundaries["Bruch"])
     assert np.array_equal(healthy.boundaries["OS outer"], healthy.boundaries["RPE inner"])
 
@@ -157,7 +156,6 @@ def test_a_named_kind_comes_alone(kind: str, seed: int) -> None:
     phantom = one_kind(kind, seed)
     assert set(np.unique(phantom.lesions)) == {0, LESIONS[kind]}
     assert np.array_equal(phantom.mask, phantom.lesions == LESIONS[kind])
-    assert phantom.fluid.any() == (LESIONS[kind] in FLUIDS)
 
 
 def test_lesions_lie_in_the_retina(diseased: list[Phantom]) -> None:

@@ -1,10 +1,9 @@
-"""A made-up retina: OCT volumes with exact boundaries and exact masks of their lesions.
+"""A made-up retina: OCT volumes with exact boundaries and lesion masks.
 
 An eye is a stack of layers, each with a thickness (mm) at every place of the retina. Lesions grow
-as spaces between layers or inside one, so the boundaries bend with them, exactly. What a device
-makes of the tissue is in `fanogan.speckle`. Thicknesses are roughly those of a normal
-macula; grey values and textures were fixed by comparison with real B-scans (`docs/phantom.md`) and
-by nothing else.
+between layers or inside one, and the boundaries bend with them, exactly. `phantom.speckle` makes
+B-scans of the tissue. Thicknesses are roughly those of a normal macula; grey values and textures
+were set only by comparison with real B-scans (`docs/phantom.md`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from fanogan.phantom.lesions import FLUIDS, LESIONS, Maps, draw_kinds, grow
+from fanogan.phantom.lesions import LESIONS, Maps, grow
 from fanogan.phantom.speckle import Array, Body, Tissue, Vessels, covered, record, waves
 
 # Layers from the vitreous down: name, grey value, and over how many mm the upper edge is blurred
@@ -39,22 +38,8 @@ _LAYERS = (
 )
 
 BOUNDARIES = (
-    "ILM",
-    "NFL/GCL",
-    "GCL/IPL",
-    "IPL/INL",
-    "INL/OPL",
-    "OPL/HFL",
-    "HFL/ONL",
-    "ELM",
-    "ELM/MZ",
-    "MZ/EZ",
-    "EZ/OS",
-    "OS outer",
-    "RPE inner",
-    "RPE outer",
-    "Bruch",
-    "choroid/sclera",
+    *("ILM", "NFL/GCL", "GCL/IPL", "IPL/INL", "INL/OPL", "OPL/HFL", "HFL/ONL", "ELM", "ELM/MZ"),
+    *("MZ/EZ", "EZ/OS", "OS outer", "RPE inner", "RPE outer", "Bruch", "choroid/sclera"),
 )
 """Boundaries from the vitreous down; `RPE outer` leaves `Bruch` above drusen and detachments."""
 
@@ -67,7 +52,7 @@ class Phantom:
         name: 'phantom_0007' for seed 7.
         pixels: (B-scans, rows, columns) uint8.
         spacing: mm between B-scans, rows and columns.
-        boundaries: for each of `BOUNDARIES` the row of every column, (B-scans, columns) float32;
+        boundaries: For each of `BOUNDARIES` the row of every column, (B-scans, columns) float32;
             row 10.0 is the centre of the pixel in row 10.
         lesions: (B-scans, rows, columns) uint8, labels of `LESIONS`.
     """
@@ -83,11 +68,6 @@ class Phantom:
         """Where any lesion is: (B-scans, rows, columns)."""
         return self.lesions > 0
 
-    @property
-    def fluid(self) -> NDArray[np.bool_]:
-        """Where cysts, subretinal fluid and detachments are: (B-scans, rows, columns)."""
-        return np.isin(self.lesions, FLUIDS)
-
 
 def make_phantom(
     seed: int,
@@ -97,19 +77,19 @@ def make_phantom(
     diseased: bool = False,
     lesions: Sequence[str] | None = None,
 ) -> Phantom:
-    """A made-up OCT volume of one eye.
+    """Make an OCT volume of one eye.
 
-    The same seed is the same eye, whatever the shape and spacing, and whether healthy or diseased.
+    The same seed gives the same eye, whatever its shape and spacing, healthy or diseased.
 
     Args:
-        seed: which eye, 0 or higher.
+        seed: Which eye, 0 or higher.
         shape: B-scans, rows, columns.
         spacing: mm between B-scans, rows and columns.
-        diseased: whether there are lesions; kinds, numbers, sizes and places are drawn at random.
-        lesions: with `diseased`, exactly these kinds (of `LESIONS`) instead of drawn ones.
+        diseased: Whether there are lesions; kinds, numbers, sizes and places are drawn at random.
+        lesions: With `diseased`, exactly these kinds (of `LESIONS`) instead of drawn ones.
 
     Raises:
-        ValueError: a kind that does not exist, kinds without `diseased`, or a volume that is not
+        ValueError: A kind that does not exist, kinds without `diseased`, or a volume that is not
             deep enough for a retina.
     """
     unknown = set(lesions or ()) - set(LESIONS)
@@ -123,11 +103,20 @@ def make_phantom(
     bruch = _bruch(anatomy, x, y) + motion.normal(0, 0.006, (shape[0], 1)).astype(np.float32)
     choroid = _choroid_thickness(anatomy, x, y)
     position = anatomy.uniform(0.05, 0.5)
-    kinds = draw_kinds(disease, lesions) if diseased else []
     healthy = _stacked(thickness, bruch, choroid)
-    growths = grow(disease, x, y, spacing, thickness, kinds)
+    growths = grow(disease, x, y, spacing, thickness, lesions) if diseased else []
     depths = _stacked(thickness, bruch, choroid)
-    shift = _fitting(healthy, depths, position, shape[1] * spacing[1])
+    # The position is that of the healthy eye, unless lesions would lift the retina out of the scan.
+    margin, height = 0.03, shape[1] * spacing[1]
+    bottom = float(depths["Bruch"].max())
+    tops = [float(stack["ILM"].min()) for stack in (healthy, depths)]
+    room, least = (height - (bottom - top) - 2 * margin for top in tops)
+    if least < 0:
+        raise ValueError(
+            f"rows × spacing is {height:.2f} mm, and this eye needs {height - least:.2f} mm; "
+            f"give more rows or a coarser spacing"
+        )
+    shift = margin + max(position * room - tops[0], -tops[1])
     rows = {
         name: ((depth + shift) / spacing[1]).astype(np.float32) for name, depth in depths.items()
     }
@@ -153,23 +142,6 @@ def _stacked(thickness: Maps, bruch: Array, choroid: Array) -> Maps:
     layers = np.stack([thickness[name] for name, _, _ in _LAYERS])
     above = bruch - np.cumsum(layers[::-1], axis=0)[::-1]
     return dict(zip(BOUNDARIES, [*above, bruch, bruch + choroid], strict=True))
-
-
-def _fitting(healthy: Maps, depths: Maps, position: float, height: float) -> float:
-    """The shift (mm) that puts an eye at a relative `position` of a scan `height` mm high.
-
-    It is that of the healthy eye, unless lesions would then lift the retina out of the scan.
-    """
-    margin = 0.03
-    bottom = float(depths["Bruch"].max())
-    tops = [float(stack["ILM"].min()) for stack in (healthy, depths)]
-    room, least = (height - (bottom - top) - 2 * margin for top in tops)
-    if least < 0:
-        raise ValueError(
-            f"rows × spacing is {height:.2f} mm, and this eye needs {height - least:.2f} mm; "
-            f"give more rows or a coarser spacing"
-        )
-    return margin + max(position * room - tops[0], -tops[1])
 
 
 def _labels(bodies: Sequence[Body], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
@@ -270,7 +242,7 @@ def _greys(rng: np.random.Generator, x: Array, y: Array) -> list[Array]:
 
 def _vessels(rng: np.random.Generator, x: Array, y: Array, step: float) -> list[Vessels]:
     """Large and small vessels: curves in the plane, none in the fovea's avascular zone."""
-    radius = float(rng.uniform(0.025, 0.04))
+    radius = rng.uniform(0.025, 0.04)
     large = _nearness(x, y, _curves(rng, count=22, inner=0.9, length=2.2), radius)
     small = _curves(rng, count=240, inner=0.4, length=0.5)
     return [

@@ -1,7 +1,7 @@
 """How tissue becomes a B-scan: layers, vessels' shadows, choroid, speckle, noise, log compression.
 
-The device is a Heidelberg Spectralis that averages about nine frames a B-scan. Every constant here
-comes from a comparison with real B-scans (`benchmarks/phantom_spectra.py`, `docs/phantom.md`).
+The device is a Heidelberg Spectralis that averages about nine frames for a B-scan. Every constant
+here comes from a comparison with real B-scans (`benchmarks/phantom_spectra.py`, `docs/phantom.md`).
 """
 
 from __future__ import annotations
@@ -43,21 +43,13 @@ class Body:
 
 @dataclass(frozen=True)
 class Vessels:
-    """Retinal vessels of one calibre.
+    """Retinal vessels of one calibre."""
 
-    Attributes:
-        nearness: 1 where one is met, 0 far from it: (B-scans, columns).
-        radius: mm.
-        edge: which of the tissue's edges they hang from.
-        light: grey values that a vessel adds.
-        dark: grey values that its shadow takes away.
-    """
-
-    nearness: Array
-    radius: float
-    edge: int
-    light: float
-    dark: float
+    nearness: Array  # 1 on a vessel, 0 far from it: (B-scans, columns)
+    radius: float  # mm
+    edge: int  # which of the tissue's edges they hang from
+    light: float  # grey values that a vessel adds
+    dark: float  # grey values that its shadow takes away
 
 
 @dataclass(frozen=True)
@@ -65,12 +57,12 @@ class Tissue:
     """An eye as a device meets it.
 
     Attributes:
-        edges: rows of the layers' upper boundaries, from the vitreous down; then those of Bruch's
+        edges: Rows of the layers' upper boundaries, from the vitreous down; then those of Bruch's
             membrane and of the choroid's lower end: (B-scans, columns) each.
-        greys: mean grey value of each layer above Bruch's membrane: (B-scans, columns) each.
-        blurs: over how many mm a layer's upper edge changes; its middle is the boundary.
-        bodies: lesions.
-        vessels: retinal vessels.
+        greys: Mean grey value of each layer above Bruch's membrane: (B-scans, columns) each.
+        blurs: Over how many mm a layer's upper edge changes; its middle is the boundary.
+        bodies: Lesions.
+        vessels: Retinal vessels.
     """
 
     edges: Sequence[Array]
@@ -82,7 +74,7 @@ class Tissue:
 
 @dataclass(frozen=True)
 class _Device:
-    """What one recording does to an eye; see `_draw_device` for the ranges."""
+    """What one recording does to an eye."""
 
     contrast: float
     noise: float
@@ -95,10 +87,10 @@ class _Device:
 
 
 def covered(rows: Array, top: Array, bottom: Array) -> Array:
-    """How much of each pixel lies between two surfaces: (rows, columns), 0 to 1.
+    """Return how much of each pixel lies between two surfaces: (rows, columns), 0 to 1.
 
     Args:
-        rows: (rows, 1) numbers of the rows; a pixel reaches half a row up and down from its number.
+        rows: (rows, 1) row numbers; a pixel extends half a row up and down from its number.
         top: (columns,) upper surface.
         bottom: (columns,) lower surface.
     """
@@ -112,47 +104,45 @@ def record(
     spacing: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """A volume of an eye as the device shows it.
+    """Return a volume of an eye as the device shows it: (B-scans, rows, columns) uint8.
 
     Args:
-        tissue: the eye.
+        tissue: The eye.
         shape: B-scans, rows, columns.
         spacing: mm between B-scans, rows and columns.
-        rng: source of the recording's quality, of texture, speckle and noise.
-
-    Returns:
-        (B-scans, rows, columns) uint8.
+        rng: Source of the recording's quality, of texture, speckle and noise.
     """
-    device = _draw_device(rng, shape[1] * spacing[1])
+    # The quality varies as much as among real eyes.
+    device = _Device(
+        contrast=rng.uniform(0.34, 0.42),
+        noise=float(np.exp(np.clip(rng.normal(-7.6, 0.6), -8.1, -6.4))),
+        noise_decay=rng.uniform(0.6, 1.2),
+        haze=(
+            shape[1] * spacing[1] * rng.uniform(0, 0.3),
+            rng.uniform(0.05, 0.2),
+            rng.uniform(0, 1.2),
+        ),
+        choroid=rng.uniform(70, 94),
+        attenuation=rng.uniform(120, 240),
+        sclera=rng.uniform(0, 40),
+        shadow=rng.uniform(0.7, 1.3),
+    )
     texture = _choroid_texture(rng, shape, spacing)
     pixels = np.empty(shape, dtype=np.uint8)
+    depth = np.arange(shape[1], dtype=np.float32)[:, None] * spacing[1]
     for scan in range(shape[0]):
         grey = _layers(tissue, scan, shape[1], spacing[1])
         _add_choroid(grey, tissue, scan, texture[scan], device, spacing[1])
         _add_vessels(grey, tissue, scan, device, spacing[1])
         for body in tissue.bodies:
             _add_body(grey, body, scan)
-        grey += _gains(rng, grey.shape, spacing[1:])
+        # Brightness changes between B-scans and from place to place, and falls with depth.
+        along = coloured(rng, grey.shape[1:], (0.02 / spacing[2],))
+        mottle = coloured(rng, grey.shape, (0.007 / spacing[1], 0.022 / spacing[2]))
+        steady = rng.normal(0, 3) + 3 * along + 8 * (0.75 - depth)
+        grey += np.asarray(steady + 7 * mottle, dtype=np.float32)
         pixels[scan] = _expose(grey, spacing[1:], device, rng)
     return pixels
-
-
-def _draw_device(rng: np.random.Generator, depth: float) -> _Device:
-    """A recording's quality, drawn within the spread of real eyes; `depth` of the scan in mm."""
-    return _Device(
-        contrast=float(rng.uniform(0.34, 0.42)),
-        noise=float(np.exp(np.clip(rng.normal(-7.6, 0.6), -8.1, -6.4))),
-        noise_decay=float(rng.uniform(0.6, 1.2)),
-        haze=(
-            depth * float(rng.uniform(0, 0.3)),
-            float(rng.uniform(0.05, 0.2)),
-            float(rng.uniform(0, 1.2)),
-        ),
-        choroid=float(rng.uniform(70, 94)),
-        attenuation=float(rng.uniform(120, 240)),
-        sclera=float(rng.uniform(0, 40)),
-        shadow=float(rng.uniform(0.7, 1.3)),
-    )
 
 
 def _layers(tissue: Tissue, scan: int, height: int, step: float) -> Array:
@@ -174,11 +164,10 @@ def _choroid_texture(
 ) -> Array:
     """Grey values that choroidal vessels add: (B-scans, rows below Bruch's membrane, columns)."""
     rows = min(shape[1], int(0.45 / spacing[1]) + 2)
-    size = (shape[0], rows, shape[2])
 
     def blobs(*widths: float) -> Array:
         steps = tuple(width / step for width, step in zip(widths, spacing, strict=True))
-        return coloured(rng, size, steps)
+        return coloured(rng, (shape[0], rows, shape[2]), steps)
 
     depth = (np.arange(rows, dtype=np.float32) * spacing[1])[None, :, None]
     vessels = 1 / (1 + np.exp(-3 * (blobs(0.06, 0.026, 0.05) - 0.3)))
@@ -205,41 +194,31 @@ def _add_choroid(
 
 
 def _add_vessels(grey: Array, tissue: Tissue, scan: int, device: _Device, step: float) -> None:
-    """Bright walls of large vessels, and the shadows of all; `step` is mm a row."""
+    """Draw bright walls of large vessels, and the shadows of all; `step` is mm a row."""
     rows = np.arange(grey.shape[0], dtype=np.float32)[:, None]
     for vessels in tissue.vessels:
         columns = np.flatnonzero(vessels.nearness[scan] > 0.02)
         near = vessels.nearness[scan, columns]
         below = (rows - tissue.edges[vessels.edge][scan, columns]) * step
-        body = np.exp(-((below / vessels.radius - 1) ** 2))
+        wall = np.exp(-((below / vessels.radius - 1) ** 2))
         shadow = np.clip((below - 2 * vessels.radius) / 0.03, 0, 1) * np.exp(below / -0.8)
-        grey[:, columns] += near * (vessels.light * body - vessels.dark * device.shadow * shadow)
+        grey[:, columns] += near * (vessels.light * wall - vessels.dark * device.shadow * shadow)
 
 
 def _add_body(grey: Array, body: Body, scan: int) -> None:
     """Draw a lesion over the layers."""
-    top, bottom = body.top[scan], body.bottom[scan]
-    columns = np.flatnonzero(bottom > top)
+    columns = np.flatnonzero(body.bottom[scan] > body.top[scan])
     if not len(columns):
         return
-    top, bottom = top[columns], bottom[columns]
+    top, bottom = body.top[scan, columns], body.bottom[scan, columns]
     first = max(int(top.min()) - 1, 0)
     rows = np.arange(first, min(int(bottom.max()) + 3, grey.shape[0]), dtype=np.float32)[:, None]
     place = np.ix_(rows[:, 0].astype(np.intp), columns)
     grey[place] += covered(rows, top, bottom) * (body.grey - grey[place])
 
 
-def _gains(rng: np.random.Generator, shape: tuple[int, ...], spacing: tuple[float, ...]) -> Array:
-    """Brightness that changes between B-scans and from place to place, and falls with depth."""
-    depth = np.arange(shape[0], dtype=np.float32)[:, None] * spacing[0]
-    along = coloured(rng, shape[1:], (0.02 / spacing[1],))
-    mottle = coloured(rng, shape, (0.007 / spacing[0], 0.022 / spacing[1]))
-    steady = rng.normal(0, 3) + 3 * along + 8 * (0.75 - depth)
-    return np.asarray(steady + 7 * mottle, dtype=np.float32)
-
-
 def waves(rng: np.random.Generator, x: Array, y: Array, length: float) -> Array:
-    """A smooth random surface of mean 0 and variance 1 that varies over `length` mm."""
+    """Return a smooth random surface of mean 0 and variance 1 that varies over `length` mm."""
     total = np.zeros(x.shape)
     for _ in range(8):
         angle, phase = rng.uniform(0, 2 * np.pi, 2)
@@ -249,19 +228,10 @@ def waves(rng: np.random.Generator, x: Array, y: Array, length: float) -> Array:
 
 
 def coloured(rng: np.random.Generator, shape: tuple[int, ...], widths: tuple[float, ...]) -> Array:
-    """Gaussian noise of mean 0 and variance 1, smoothed by Gaussians of `widths` pixels."""
+    """Return Gaussian noise of mean 0 and variance 1, smoothed by Gaussians of `widths` pixels."""
     field = rng.standard_normal(shape, dtype=np.float32)
     smooth = np.asarray(gaussian_filter(field, widths, mode="wrap"), dtype=np.float32)
     return np.asarray((smooth - smooth.mean()) / max(float(smooth.std()), 1e-6))
-
-
-def _gamma(normal: Array, looks: float) -> Array:
-    """Gamma-distributed noise of mean 1 and variance 1 / looks, correlated as the normal noise is.
-
-    The cube is the transform of Wilson and Hilferty (1931).
-    """
-    root = np.maximum(1 - 1 / (9 * looks) + normal / (3 * looks**0.5), 0)
-    return np.asarray(root**3, dtype=np.float32)
 
 
 def _expose(
@@ -276,16 +246,15 @@ def _expose(
     intensity = np.maximum(np.exp(blurred * (_RANGE / 255) - _SHIFT) - _OFFSET, 0)
     speckle = coloured(rng, grey.shape, pixels(_SPECKLE_WIDTH))
     intensity *= np.exp(device.contrast * speckle - device.contrast**2 / 2)
-    # The device subtracts most of the noise's mean, so part of the background is exactly black.
-    noise = _gamma(coloured(rng, grey.shape, pixels(_NOISE_WIDTH)), looks=1.2) - 0.25
-    depth = np.arange(grey.shape[0], dtype=np.float32) * spacing[0]
-    intensity += noise * _noise_level(depth, device)[:, None]
-    shown = (np.log(np.maximum(intensity, 0) + _OFFSET) + _SHIFT) * (255 / _RANGE)
-    return np.asarray(np.rint(np.clip(shown, 0, 255)), dtype=np.uint8)
-
-
-def _noise_level(depth: Array, device: _Device) -> Array:
-    """Noise of each row: (rows,), from the rows' depths in mm."""
+    # Gamma-distributed noise of mean 1 and variance 1 / looks (Wilson and Hilferty 1931). The
+    # device subtracts most of its mean, so part of the background is exactly black.
+    looks, normal = 1.2, coloured(rng, grey.shape, pixels(_NOISE_WIDTH))
+    root = np.maximum(1 - 1 / (9 * looks) + normal / (3 * looks**0.5), 0)
+    noise = np.asarray(root**3, dtype=np.float32) - 0.25
+    depth = np.arange(grey.shape[0], dtype=np.float32)[:, None] * spacing[0]
     where, width, strength = device.haze
     haze = 1 + strength * np.exp(-(((depth - where) / width) ** 2))
-    return np.asarray(device.noise * np.exp(-device.noise_decay * depth) * haze, dtype=np.float32)
+    level = device.noise * np.exp(-device.noise_decay * depth) * haze
+    intensity += noise * np.asarray(level, dtype=np.float32)
+    shown = (np.log(np.maximum(intensity, 0) + _OFFSET) + _SHIFT) * (255 / _RANGE)
+    return np.asarray(np.rint(np.clip(shown, 0, 255)), dtype=np.uint8)
