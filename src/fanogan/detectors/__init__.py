@@ -4,7 +4,7 @@ A detector says which networks it has, how they are trained and what score they 
 Other packages add their own through the entry point group ``fanogan.detectors``.
 """
 
-from fanogan.detectors.detector import Detector, new_detector, untrained
+from fanogan.detectors.detector import Detector, new_detector, untrained, with_networks_of
 
 from fanogan.detectors.fanogan import FAnoGAN  # isort: skip  (the order of names in help)
 from fanogan.detectors.adversarial_autoencoder import AdversarialAutoencoder
@@ -32,4 +32,5 @@ __all__ = [
     "register",
     "registered",
     "untrained",
+    "with_networks_of",
 ]

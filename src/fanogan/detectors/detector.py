@@ -460,6 +460,23 @@ def _model_of(
     )
 
 
+def with_networks_of(model: Model, detector: Detector) -> Model:
+    """Return the model that scores with the networks of ``model`` as another detector does.
+
+    It isn't calibrated: ``scoring.calibrate`` does that.
+    """
+    return _model_of(
+        detector,
+        model.networks,
+        model.device,
+        preprocessing=model.preprocessing,
+        calibration=UNCALIBRATED,
+        profile=model.profile,
+        constants=model.constants,
+        provenance=model.provenance,
+    )
+
+
 def untrained(model: Model) -> Model:
     """Return the same detector with networks that have learned nothing, to be compared with."""
     seed = model.provenance["seed"]
