@@ -74,6 +74,6 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counted(steps['encoder'], 'encoder update')} ({kind})"
     for stage in sorted(set(steps) - {"gan", "encoder"}):
         yield (
-            f"{counted(steps[stage], 'step')} of {stage}, at the cost in multiply-adds of one GAN and "
-            "one encoder of this recipe"
+            f"{counted(steps[stage], 'step')} of {stage}, at the cost in multiply-adds of one GAN "
+            "and one encoder of this recipe"
         )
