@@ -126,7 +126,7 @@ def fit(
         dry_run: only say what would be done and how long it would take.
     """
     from fanogan.data import Normals
-    from fanogan.detectors import new_detector
+    from fanogan.detectors import new_detector, seconds_to_fit
     from fanogan.recipes import load_recipe
     from fanogan.report import describe
     from fanogan.storage import RunFolder
@@ -158,7 +158,7 @@ def fit(
         say(f"note: {describe(note)}", "yellow")
     if dry_run or not resume:
         with console.status("timing a few updates"):
-            seconds = learner.seconds_to_fit(read, gan=gan)
+            seconds = seconds_to_fit(learner, read, gan=gan)
         say(f"about {console.duration(seconds)} on this machine")
     if dry_run:
         return
