@@ -40,6 +40,20 @@ class Body:
     top: Array
     bottom: Array
 
+    def shares(self, scan: int, height: int) -> tuple[tuple[NDArray[np.intp], ...], Array]:
+        """Return an index of the pixels around the lesion in a B-scan, and its share in each.
+
+        A pixel extends half a row up and down from its number; `height` is that of the B-scan.
+        """
+        columns = np.flatnonzero(self.bottom[scan] > self.top[scan])
+        top, bottom = self.top[scan, columns], self.bottom[scan, columns]
+        first = max(int(top.min(initial=height)) - 1, 0)
+        last = min(int(bottom.max(initial=-3)) + 3, height)
+        rows = np.arange(first, last, dtype=np.float32)[:, None]
+        share = np.clip(rows + 0.5 - top, 0, 1) - np.clip(rows + 0.5 - bottom, 0, 1)
+        index = np.ix_(rows[:, 0].astype(np.intp), columns)
+        return index, np.asarray(share, dtype=np.float32)
+
 
 @dataclass(frozen=True)
 class Vessels:
@@ -54,21 +68,14 @@ class Vessels:
 
 @dataclass(frozen=True)
 class Tissue:
-    """An eye as a device meets it.
+    """An eye as a device meets it; arrays are (B-scans, columns)."""
 
-    Attributes:
-        edges: Rows of the layers' upper boundaries, from the vitreous down; then those of Bruch's
-            membrane and of the choroid's lower end: (B-scans, columns) each.
-        greys: Mean grey value of each layer above Bruch's membrane: (B-scans, columns) each.
-        blurs: Over how many mm a layer's upper edge changes; its middle is the boundary.
-        bodies: Lesions.
-        vessels: Retinal vessels.
-    """
-
+    # Rows of the layers' upper boundaries, from the vitreous down, then of Bruch's membrane and of
+    # the choroid's lower end.
     edges: Sequence[Array]
-    greys: Sequence[Array]
-    blurs: Sequence[float]
-    bodies: Sequence[Body]
+    greys: Sequence[Array]  # mean grey value of each layer above Bruch's membrane
+    blurs: Sequence[float]  # over how many mm a layer's upper edge changes, round the boundary
+    bodies: Sequence[Body]  # lesions
     vessels: Sequence[Vessels]
 
 
@@ -84,18 +91,6 @@ class _Device:
     attenuation: float
     sclera: float
     shadow: float
-
-
-def covered(rows: Array, top: Array, bottom: Array) -> Array:
-    """Return how much of each pixel lies between two surfaces: (rows, columns), 0 to 1.
-
-    Args:
-        rows: (rows, 1) row numbers; a pixel extends half a row up and down from its number.
-        top: (columns,) upper surface.
-        bottom: (columns,) lower surface.
-    """
-    share = np.clip(rows + 0.5 - top, 0, 1) - np.clip(rows + 0.5 - bottom, 0, 1)
-    return np.asarray(share, dtype=np.float32)
 
 
 def record(
@@ -135,7 +130,8 @@ def record(
         _add_choroid(grey, tissue, scan, texture[scan], device, spacing[1])
         _add_vessels(grey, tissue, scan, device, spacing[1])
         for body in tissue.bodies:
-            _add_body(grey, body, scan)
+            index, share = body.shares(scan, shape[1])
+            grey[index] += share * (body.grey - grey[index])
         # Brightness changes between B-scans and from place to place, and falls with depth.
         along = coloured(rng, grey.shape[1:], (0.02 / spacing[2],))
         mottle = coloured(rng, grey.shape, (0.007 / spacing[1], 0.022 / spacing[2]))
@@ -203,18 +199,6 @@ def _add_vessels(grey: Array, tissue: Tissue, scan: int, device: _Device, step: 
         wall = np.exp(-((below / vessels.radius - 1) ** 2))
         shadow = np.clip((below - 2 * vessels.radius) / 0.03, 0, 1) * np.exp(below / -0.8)
         grey[:, columns] += near * (vessels.light * wall - vessels.dark * device.shadow * shadow)
-
-
-def _add_body(grey: Array, body: Body, scan: int) -> None:
-    """Draw a lesion over the layers."""
-    columns = np.flatnonzero(body.bottom[scan] > body.top[scan])
-    if not len(columns):
-        return
-    top, bottom = body.top[scan, columns], body.bottom[scan, columns]
-    first = max(int(top.min()) - 1, 0)
-    rows = np.arange(first, min(int(bottom.max()) + 3, grey.shape[0]), dtype=np.float32)[:, None]
-    place = np.ix_(rows[:, 0].astype(np.intp), columns)
-    grey[place] += covered(rows, top, bottom) * (body.grey - grey[place])
 
 
 def waves(rng: np.random.Generator, x: Array, y: Array, length: float) -> Array:

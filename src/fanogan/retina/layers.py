@@ -54,21 +54,16 @@ _SCALE, _FORBIDDEN = 1000, 10**7
 
 @dataclass(frozen=True)
 class Boundaries:
-    """The two surfaces of the retina in a volume.
+    """The two surfaces of the retina in a volume, (B-scans, columns) float32 each.
 
     Row 10.0 is the centre of the pixel in row 10. Both surfaces are NaN in the same columns: where
     there is no retina, where it reaches into a filled margin or out of the scan, and where
     `confidence` is below `LEAST_CONFIDENCE`.
-
-    Attributes:
-        inner: Row of the inner limiting membrane, (B-scans, columns) float32.
-        outer: Row of the outer boundary of the pigment epithelium, (B-scans, columns) float32.
-        confidence: In [0, 1], (B-scans, columns) float32; from the contrast at both surfaces.
     """
 
-    inner: Array
-    outer: Array
-    confidence: Array
+    inner: Array  # row of the inner limiting membrane
+    outer: Array  # row of the outer boundary of the pigment epithelium
+    confidence: Array  # in [0, 1], from the contrast at both surfaces
 
     @property
     def found(self) -> NDArray[np.bool_]:

@@ -41,21 +41,13 @@ _ADVICE = ", or leave it out with --skip-bad"
 
 @dataclass(frozen=True)
 class Summary:
-    """What a store holds after `prepare`.
-
-    Attributes:
-        volumes: Volumes in the store.
-        bscans: Their B-scans.
-        found: Share of all their columns in which the retina was found.
-        kept: How many of the volumes were there before.
-        failed: Name and reason of each volume that could not be used.
-    """
+    """What a store holds after `prepare`."""
 
     volumes: int
     bscans: int
-    found: float
-    kept: int
-    failed: tuple[tuple[str, str], ...]
+    found: float  # share of all columns in which the retina was found
+    kept: int  # volumes that were there before
+    failed: tuple[tuple[str, str], ...]  # name and reason of each volume that could not be used
 
 
 def prepare(
@@ -69,9 +61,9 @@ def prepare(
 ) -> Summary:
     """Flatten volumes, and keep them in a Zarr store.
 
-    A run that was stopped is resumed: a volume that is in the store already, made from the same
-    files with the same settings, isn't made again. Volumes that cannot be used are listed in the
-    store's attributes and in its ``failed.csv``.
+    A store that is there already is resumed: volumes made from the same files with the same
+    settings are kept. Volumes that cannot be used are listed in the store's attributes and in its
+    ``failed.csv``.
 
     Args:
         source: As for `find_volumes`.
@@ -81,9 +73,6 @@ def prepare(
         spacing: Millimetres between B-scans, rows and columns, for what a file doesn't tell.
         on_volume: Called with each volume's name and the volume, or why it cannot be used, or
             None where it was there already.
-
-    Returns:
-        What the store holds now.
 
     Raises:
         BadScan: Nothing found, nothing that could be used, or a store that is damaged, of another

@@ -35,10 +35,7 @@ def normalise(scan: Scan, margins: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
     Args:
         scan: Grey volume, any dtype.
-        margins: (B-scans, rows, columns), true where the scanner filled in; see `filled_margins`.
-
-    Returns:
-        (B-scans, rows, columns) uint8.
+        margins: As of `filled_margins`.
 
     Raises:
         BadScan: Colour, or no two grey values outside the margins.
@@ -68,14 +65,10 @@ class Grid:
 
     Both grids cover the same area from edge to edge. A new pixel is the mean over its extent;
     where pixels grow smaller, linear interpolation.
-
-    Attributes:
-        scan_shape: Rows and columns of the scan.
-        shape: Rows and columns of the resampled scan.
     """
 
-    scan_shape: tuple[int, int]
-    shape: tuple[int, int]
+    scan_shape: tuple[int, int]  # rows and columns of the scan
+    shape: tuple[int, int]  # rows and columns of the resampled scan
 
     @classmethod
     def of(cls, scan: Scan) -> Grid:
@@ -108,14 +101,11 @@ class Grid:
         return cls((rows, columns), shape)
 
     def forward(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """Return a volume or mask of the scan's shape on the grid.
-
-        Args:
-            volume: (B-scans, rows, columns) of the scan. Floats may be NaN, which stays local.
+        """Return a volume or mask (B-scans, rows, columns) of the scan on the grid.
 
         Returns:
-            (B-scans, rows, columns) of the grid: booleans true where at least half of a pixel is,
-            integers rounded, floats as float32.
+            Booleans true where at least half of a pixel is, integers rounded, or float32; a NaN
+            stays local.
 
         Raises:
             ValueError: The frames have another shape.
@@ -127,14 +117,9 @@ class Grid:
         return _resample(values, self.shape, self.scan_shape)
 
     def boundary(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a boundary on the grid.
+        """Return a boundary, given in rows of the scan, (B-scans, columns), in rows of the grid.
 
-        Args:
-            rows: Rows of the scan, (B-scans, columns); NaN where there is no boundary.
-
-        Returns:
-            Rows of the grid, (B-scans, columns) float32; NaN where any of the columns that a
-            resampled one is made of has no boundary.
+        A resampled column is NaN where any of the columns that it is made of is.
         """
         weights = _weights(self.scan_shape[1], self.shape[1])
         missing = np.isnan(rows)

@@ -56,21 +56,13 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class StoredVolume:
-    """A volume of a store.
+    """A volume of a store; `name` and `group` as of a `Scan`."""
 
-    Attributes:
-        path: The folder of its group.
-        name: The scan's name.
-        group: The subject.
-        attributes: What else is known of the scan, as in the store.
-        space: The flat space that it was prepared in.
-    """
-
-    path: Path
+    path: Path  # the folder of its Zarr group
     name: str
     group: str
-    attributes: Mapping[str, Any]
-    space: FlatSpace
+    attributes: Mapping[str, Any]  # what else is known of the scan, as in the store
+    space: FlatSpace  # that it was prepared in
 
     def read(self, space: FlatSpace) -> FlatVolume:
         """Return the volume; its B-scans are read only if `space` isn't the stored one.
@@ -138,11 +130,8 @@ class StoredVolume:
             (between, row, column),
             is_volume=True,
             notes=notes,
-            eye=known["eye"],
-            device=known["device"],
             en_face=en_face,
-            thickness=known["thickness"],
-            is_retina=known["is_retina"],
+            **{key: known[key] for key in ("eye", "device", "thickness", "is_retina")},
         )
 
 
@@ -156,13 +145,8 @@ def is_store(path: Any) -> bool:
 def read_store(path: str | Path, space: FlatSpace | None = None) -> Iterator[FlatVolume]:
     """Read the volumes of a store that `prepare` made, in the order in which they were added.
 
-    Args:
-        path: The store.
-        space: The flat space wanted; the stored one where None. For another one, the flat pixels
-            are computed anew from the stored boundaries.
-
-    Returns:
-        An iterator over the volumes, whose `bscans` are read on demand.
+    Their `bscans` are read on demand. For another `space` than the stored one, which None stands
+    for, the flat pixels are computed anew from the stored boundaries.
 
     Raises:
         BadScan: The store or one of its volumes is damaged, of a newer version or another kind.

@@ -66,9 +66,6 @@ def read_volumes(
         on_bad: Called with the error of each volume skipped.
         done: Names of volumes to leave out, since they were used before.
 
-    Returns:
-        An iterator over the volumes.
-
     Raises:
         BadScan: Nothing found; a bad volume, unless `skip_bad`; or nothing but bad ones.
     """
@@ -91,8 +88,8 @@ def find_volumes(source: Any, groups: str | None = None) -> list[VolumeSource]:
         groups: As for `find_scans`; of files only.
 
     Returns:
-        The volumes in the order given. A `ScanSource` whose path is a folder has its pictures as
-        parts.
+        The volumes in the order given; pictures are the parts of a `ScanSource` whose path is
+        their folder.
 
     Raises:
         BadScan: As `find_scans`; arrays; or a store that is damaged or of another kind.
@@ -139,8 +136,7 @@ def straightened(
         spacing: Millimetres between B-scans, rows and columns, for what a file doesn't tell.
 
     Returns:
-        An iterator with one volume for each source; in the place of one that cannot be used, the
-        `BadScan` that says why.
+        One volume for each source, or the `BadScan` that says why it cannot be used.
     """
     work = partial(_flat_or_error, space=space, spacing=spacing)
     counts = Counter(source.name for source in sources)
