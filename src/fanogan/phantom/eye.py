@@ -235,32 +235,25 @@ def _greys(rng: np.random.Generator, x: Array, y: Array) -> list[Array]:
 
 def _vessels(rng: np.random.Generator, x: Array, y: Array, step: float) -> list[Vessels]:
     """Large and small vessels: curves in the plane, none in the fovea's avascular zone."""
+
+    def nearness(radius: float, count: int, inner: float, length: float) -> Array:
+        """1 on bent curves at least `inner` mm from the fovea, 0 far from them."""
+        steps = np.linspace(-0.5, 0.5, int(length / 0.01)) * length
+        start = rng.uniform(-4.5, 4.5, (count, 2, 1))
+        angle = rng.uniform(0, np.pi, (count, 1)) + rng.normal(0, 0.5, (count, 1)) * steps
+        shifts = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 0.01
+        points = (start + np.cumsum(shifts, axis=2)).transpose(0, 2, 1).reshape(-1, 2)
+        points = points[np.hypot(*points.T) > inner].astype(np.float32)
+        places = np.stack([x.ravel(), y.ravel()], axis=1)
+        distance, _ = cKDTree(points).query(places, distance_upper_bound=3 * radius)
+        near = np.exp(-((distance.reshape(x.shape) / radius) ** 2))
+        return np.asarray(near, dtype=np.float32)
+
     radius = rng.uniform(0.025, 0.04)
-    large = _nearness(rng, x, y, radius, count=22, inner=0.9, length=2.2)
+    large = nearness(radius, count=22, inner=0.9, length=2.2)
     # A small vessel is narrower than a column; so that none is missed, its shadow is not.
-    small = _nearness(rng, x, y, max(0.010, 0.7 * step), count=240, inner=0.4, length=0.5)
+    small = nearness(max(0.010, 0.7 * step), count=240, inner=0.4, length=0.5)
     return [
         Vessels(large, radius, BOUNDARIES.index("NFL/GCL"), light=40, dark=60),
         Vessels(small, 0.012, BOUNDARIES.index("IPL/INL"), light=34, dark=36),
     ]
-
-
-def _nearness(
-    rng: np.random.Generator,
-    x: Array,
-    y: Array,
-    radius: float,
-    count: int,
-    inner: float,
-    length: float,
-) -> Array:
-    """1 on bent curves at least `inner` mm from the fovea, 0 beyond `radius`: (B-scans, columns)."""
-    steps = np.linspace(-0.5, 0.5, int(length / 0.01)) * length
-    start = rng.uniform(-4.5, 4.5, (count, 2, 1))
-    angle = rng.uniform(0, np.pi, (count, 1)) + rng.normal(0, 0.5, (count, 1)) * steps
-    step = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 0.01
-    points = (start + np.cumsum(step, axis=2)).transpose(0, 2, 1).reshape(-1, 2)
-    points = points[np.hypot(*points.T) > inner].astype(np.float32)
-    places = np.stack([x.ravel(), y.ravel()], axis=1)
-    distance, _ = cKDTree(points).query(places, distance_upper_bound=3 * radius)
-    return np.asarray(np.exp(-((distance.reshape(x.shape) / radius) ** 2)), dtype=np.float32)

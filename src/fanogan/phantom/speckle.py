@@ -133,8 +133,8 @@ def record(
             index, share = body.shares(scan, shape[1])
             grey[index] += share * (body.grey - grey[index])
         # Brightness changes between B-scans and from place to place, and falls with depth.
-        along = coloured(rng, grey.shape[1:], (0.02 / spacing[2],))
-        mottle = coloured(rng, grey.shape, (0.007 / spacing[1], 0.022 / spacing[2]))
+        along = _coloured(rng, grey.shape[1:], (0.02,), spacing[2:])
+        mottle = _coloured(rng, grey.shape, (0.007, 0.022), spacing[1:])
         steady = rng.normal(0, 3) + 3 * along + 8 * (0.75 - depth)
         grey += np.asarray(steady + 7 * mottle, dtype=np.float32)
         pixels[scan] = _expose(grey, spacing[1:], device, rng)
@@ -162,8 +162,7 @@ def _choroid_texture(
     rows = min(shape[1], int(0.45 / spacing[1]) + 2)
 
     def blobs(*widths: float) -> Array:
-        steps = tuple(width / step for width, step in zip(widths, spacing, strict=True))
-        return coloured(rng, (shape[0], rows, shape[2]), steps)
+        return _coloured(rng, (shape[0], rows, shape[2]), widths, spacing)
 
     depth = (np.arange(rows, dtype=np.float32) * spacing[1])[None, :, None]
     vessels = 1 / (1 + np.exp(-3 * (blobs(0.06, 0.026, 0.05) - 0.3)))
@@ -211,28 +210,33 @@ def waves(rng: np.random.Generator, x: Array, y: Array, length: float) -> Array:
     return np.asarray(total / 2, dtype=np.float32)
 
 
-def coloured(rng: np.random.Generator, shape: tuple[int, ...], widths: tuple[float, ...]) -> Array:
-    """Return Gaussian noise of mean 0 and variance 1, smoothed by Gaussians of `widths` pixels."""
+def _coloured(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    widths: tuple[float, ...],
+    spacing: tuple[float, ...],
+) -> Array:
+    """Gaussian noise of mean 0 and variance 1, smoothed by Gaussians of `widths` mm."""
     field = rng.standard_normal(shape, dtype=np.float32)
-    smooth = np.asarray(gaussian_filter(field, widths, mode="wrap"), dtype=np.float32)
+    smooth: Array = gaussian_filter(field, _pixels(widths, spacing), mode="wrap")
     return np.asarray((smooth - smooth.mean()) / max(float(smooth.std()), 1e-6))
+
+
+def _pixels(widths: tuple[float, ...], spacing: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(width / step for width, step in zip(widths, spacing, strict=True))
 
 
 def _expose(
     grey: Array, spacing: tuple[float, ...], device: _Device, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Blur, speckle, noise and the display curve: (rows, columns) uint8."""
-
-    def pixels(widths: tuple[float, float]) -> tuple[float, ...]:
-        return tuple(width / step for width, step in zip(widths, spacing, strict=True))
-
-    blurred: Array = gaussian_filter(grey, pixels(_EDGE_WIDTH), mode="nearest")
+    blurred: Array = gaussian_filter(grey, _pixels(_EDGE_WIDTH, spacing), mode="nearest")
     intensity = np.maximum(np.exp(blurred * (_RANGE / 255) - _SHIFT) - _OFFSET, 0)
-    speckle = coloured(rng, grey.shape, pixels(_SPECKLE_WIDTH))
+    speckle = _coloured(rng, grey.shape, _SPECKLE_WIDTH, spacing)
     intensity *= np.exp(device.contrast * speckle - device.contrast**2 / 2)
     # Gamma-distributed noise of mean 1 and variance 1 / looks (Wilson and Hilferty 1931). The
     # device subtracts most of its mean, so part of the background is exactly black.
-    looks, normal = 1.2, coloured(rng, grey.shape, pixels(_NOISE_WIDTH))
+    looks, normal = 1.2, _coloured(rng, grey.shape, _NOISE_WIDTH, spacing)
     root = np.maximum(1 - 1 / (9 * looks) + normal / (3 * looks**0.5), 0)
     noise = np.asarray(root**3, dtype=np.float32) - 0.25
     depth = np.arange(grey.shape[0], dtype=np.float32)[:, None] * spacing[0]

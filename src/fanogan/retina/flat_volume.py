@@ -184,9 +184,9 @@ def make_flat(
             f"no retina was found in {scan.name}: give a retinal OCT with depth along the rows, or "
             "leave it out with --skip-bad"
         )
+    grid = Grid.of(scan)
     if bscans is None:
         bscans = normalise(scan, np.asarray(margins))
-    grid = Grid.of(scan)
     flat = Flattening(
         grid.boundary(inner), grid.boundary(outer), grid.shape[0], space or FlatSpace()
     )
@@ -228,9 +228,7 @@ def straighten(scan: Scan, space: FlatSpace | None = None) -> FlatVolume:
     Raises:
         BadScan: Colour, one grey value, impossible pixels, or no retina in any column.
     """
-    if scan.pixels.ndim != 3:
-        raise BadScan(f"{scan.name} is in colour, and OCT is grey: give the scanner's own export")
-    Grid.of(scan)  # refuses impossible pixels before the long search
+    Grid.of(scan)  # refuses colour and impossible pixels before the long search
     margins = filled_margins(scan.pixels)
     found = find_boundaries(scan.pixels, scan.spacing, ~margins)
     return make_flat(scan, found.inner, found.outer, margins, space)

@@ -38,10 +38,8 @@ def normalise(scan: Scan, margins: NDArray[np.bool_]) -> NDArray[np.uint8]:
         margins: As of `filled_margins`.
 
     Raises:
-        BadScan: Colour, or no two grey values outside the margins.
+        BadScan: No two grey values outside the margins.
     """
-    if scan.pixels.ndim != 3:
-        raise BadScan(f"{scan.name} is in colour, and OCT is grey: give the scanner's own export")
     known = scan.pixels[~margins]
     if not known.size or known.min() == known.max():
         raise BadScan(
@@ -78,9 +76,13 @@ class Grid:
         stay as they are, and columns too unless there are 512, which are halved as in the paper.
 
         Raises:
-            BadScan: Pixels larger than `MOST_MM`, which would be split into millions.
+            BadScan: Colour, or pixels larger than `MOST_MM`, which would be split into millions.
         """
-        rows, columns = scan.pixels.shape[1:3]
+        if len(scan.pixels.shape) != 3:
+            raise BadScan(
+                f"{scan.name} is in colour, and OCT is grey: give the scanner's own export"
+            )
+        rows, columns = scan.pixels.shape[1:]
         _, row_mm, column_mm = scan.spacing
         if (row_mm or 0) > MOST_MM[0] or (column_mm or 0) > MOST_MM[1]:
             size = " × ".join("?" if mm is None else f"{mm:g}" for mm in (row_mm, column_mm))

@@ -109,14 +109,11 @@ class StoredVolume:
         known = self.attributes
         en_face = None
         if known["en_face"] is not None:
-            centre = known["en_face"]["grid_centre"]
             row, column = known["en_face"]["spacing"]
-            en_face = EnFace(
-                arrays["en_face"][:],
-                (row, column),
-                arrays["en_face_lines"][:],
-                None if centre is None else (centre[0], centre[1]),
-            )
+            centre = known["en_face"]["grid_centre"]
+            centre = None if centre is None else (centre[0], centre[1])
+            lines = arrays["en_face_lines"][:]
+            en_face = EnFace(arrays["en_face"][:], (row, column), lines, centre)
         try:
             notes = tuple(map(note_from_json, known["notes"]))
         except ValueError as error:
@@ -155,18 +152,6 @@ def read_store(path: str | Path, space: FlatSpace | None = None) -> Iterator[Fla
     return (volume.read(space or volume.space) for volume in stored)
 
 
-def stored_volumes(path: str | Path) -> list[StoredVolume]:
-    """List the volumes of a store, in the order in which they were added.
-
-    Raises:
-        BadScan: The store is damaged, of a newer version, of another kind, or empty.
-    """
-    volumes = volumes_in(Path(path))
-    if not volumes:
-        raise BadScan(f"{path} holds no prepared volumes: run fanogan prepare again")
-    return volumes
-
-
 def settings_of(path: Path) -> dict[str, Any]:
     """Return the settings that a store was made with, from its attributes.
 
@@ -191,12 +176,13 @@ def settings_of(path: Path) -> dict[str, Any]:
     return settings
 
 
-def volumes_in(path: Path) -> list[StoredVolume]:
-    """List the volumes of a store, which may still be empty.
+def stored_volumes(path: str | Path, *, may_be_empty: bool = False) -> list[StoredVolume]:
+    """List the volumes of a store, in the order in which they were added.
 
     Raises:
-        BadScan: The store is damaged, of a newer version, or of another kind.
+        BadScan: The store is damaged, of a newer version, of another kind, or empty.
     """
+    path = Path(path)
     try:
         space = FlatSpace(**settings_of(path)["space"])
     except (KeyError, TypeError) as error:
@@ -215,6 +201,8 @@ def volumes_in(path: Path) -> list[StoredVolume]:
         ):
             raise BadScan(f"{folder} of a prepared store is damaged: {_PREPARE_AGAIN}")
         volumes.append(StoredVolume(folder, known["name"], known["subject"], known, space))
+    if not volumes and not may_be_empty:
+        raise BadScan(f"{path} holds no prepared volumes: run fanogan prepare again")
     return volumes
 
 
