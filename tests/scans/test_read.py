@@ -19,7 +19,6 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from fanogan.scans import BadScan, Scan, read_scan, read_scans
 from fanogan.scans.raster import read_raster
 from fanogan.scans.read import _READERS
-from fanogan.scans.scan import Decoded
 
 GREY = np.random.default_rng(0).integers(0, 256, (16, 18), dtype=np.uint8)
 
@@ -101,7 +100,7 @@ def test_a_reader_that_is_left_waits_for_no_file(
 ) -> None:
     disk_answers, read = threading.Event(), []
 
-    def from_slow_disk(path: Path) -> Decoded:
+    def from_slow_disk(path: Path) -> Scan:
         if path.name != "0.png":
             disk_answers.wait(10)
             read.append(path.name)

@@ -13,7 +13,6 @@ from numpy.lib import format as npy_format
 from fanogan.scans.notes import GreyStoredAsColour, Note
 from fanogan.scans.scan import (
     BadScan,
-    Decoded,
     Pixels,
     Scan,
     channels_are_equal,
@@ -29,7 +28,7 @@ from fanogan.scans.scan import (
 _CHANNELS = (1, 3, 4)
 
 
-def read_npy(path: Path) -> Decoded:
+def read_npy(path: Path) -> Scan:
     """Read a .npy of (rows, columns), (rows, columns, C), (N, rows, columns) or with C last too.
 
     Returns:
@@ -42,11 +41,8 @@ def read_npy(path: Path) -> Decoded:
         return _read_array(file, str(path), path.stat().st_size)
 
 
-def read_npz(path: Path, key: str | None = None) -> Decoded:
-    """Read one array of a .npz; `key` names it, and may be left out where there is only one.
-
-    Returns:
-        As `read_npy`.
+def read_npz(path: Path, key: str | None = None) -> Scan:
+    """Read one array of a .npz as `read_npy` does; `key` names it where there are several.
 
     Raises:
         BadScan: As `read_npy`, or there is no such array, or several and no key.
@@ -67,7 +63,7 @@ def read_npz(path: Path, key: str | None = None) -> Decoded:
             return _read_array(file, f"{path}:{key}", info.file_size)
 
 
-def _read_array(file: IO[bytes], label: str, size: int) -> Decoded:
+def _read_array(file: IO[bytes], label: str, size: int) -> Scan:
     """Read one array in numpy's format, after its header has been found harmless."""
     version = npy_format.read_magic(file)
     if version == (1, 0):
@@ -84,7 +80,7 @@ def _read_array(file: IO[bytes], label: str, size: int) -> Decoded:
     file.seek(0)
     pixels: Pixels = npy_format.read_array(file, allow_pickle=False)
     sides = (frames, rows, columns)
-    return Decoded(pixels.reshape(sides if channels == 1 else (*sides, channels)))
+    return Scan(pixels.reshape(sides if channels == 1 else (*sides, channels)))
 
 
 def _layout(label: str, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

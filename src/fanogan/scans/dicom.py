@@ -16,13 +16,14 @@ import numpy as np
 from fanogan.scans.notes import ConvertedToRGB, Note, UndeclaredFrames
 from fanogan.scans.scan import (
     BadScan,
-    Decoded,
     EnFace,
     Pixels,
+    Scan,
     Spacing,
     check_size,
     damaged,
     known_length,
+    unusable,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ _OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _EYES = {"R": "right", "L": "left"}
 
 
-def read_dicom(path: Path) -> Decoded:
+def read_dicom(path: Path) -> Scan:
     """Read a DICOM image as a viewer would show it, with higher brighter.
 
     Modality table or rescale, then the first window (VOI) where there is one, then MONOCHROME1
@@ -74,9 +75,9 @@ def read_dicom(path: Path) -> Decoded:
         headers = [_frame_header(header, i) for i in range(_check_header(str(path), header))]
         pixels, notes = _pixels(path, header, headers)
         sides = map(headers[0].get, ("FrameLaterality", "ImageLaterality", "Laterality"))
-        return Decoded(
+        return Scan(
             pixels,
-            _spacing(headers),
+            spacing=_spacing(headers),
             is_volume=len(headers) > 1,
             notes=notes,
             eye=next((_EYES[side] for side in sides if side in _EYES), None),
@@ -128,10 +129,7 @@ def _bytes_per_pixel(header: Dataset) -> int:
 
 
 def _no_image(label: str) -> BadScan:
-    return BadScan(
-        f"{label} is a DICOM file without an image, or is cut short: "
-        "copy it again, or leave it out with --skip-bad"
-    )
+    return unusable(f"{label} is a DICOM file without an image, or is cut short", "copy it again")
 
 
 def read_elements(path: Path, tags: list[str], with_pixels: bool = False) -> Dataset:

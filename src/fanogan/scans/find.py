@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fanogan.scans.gather import EXTENSIONS, Found, extension, gather, is_scan
 from fanogan.scans.scan import BadScan
 from fanogan.scans.walk import natural_key, search
 
+_WILDCARD = re.compile(r"[*?[]")
 _READS = f"reads {', '.join(EXTENSIONS)}, and DICOM of any name"
 
 
@@ -88,9 +89,8 @@ def _each_scan(source: Any, groups: str | None) -> Iterator[ScanSource]:
         for item, name in named:
             yield ScanSource(item.path, name, subject(item, name), item.key, item.parts)
     except OSError as error:
-        raise BadScan(
-            f"{error.filename} cannot be searched ({error.strerror}): check its permissions"
-        ) from error
+        problem = f"{error.filename} cannot be searched ({error.strerror})"
+        raise BadScan(f"{problem}: check its permissions") from error
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:
@@ -115,18 +115,15 @@ def _expand(entry: Any) -> Iterator[Found]:
         if not is_scan(file):
             raise BadScan(f"{file} is of no known format: fanogan {_READS}")
         return iter([Found(file, file.stem if extension(file) == ".xml" else file.name, key)])
-    if any(letter in text for letter in "*?["):
+    if _WILDCARD.search(text):
         return _some(path, _expand_glob(text))
     raise BadScan(f"{text} does not exist: check the spelling of the path")
 
 
 def _expand_glob(pattern: str) -> Iterator[Found]:
     """Find what a glob matches; names are relative to its part without wildcards."""
-    parts = Path(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if any(letter in part for letter in "*?["))
-    root = Path(*parts[:fixed])
-    found: list[Found] = []
-    files: list[Found] = []
+    root = Path(*takewhile(lambda part: not _WILDCARD.search(part), Path(pattern).parts))
+    found, files = list[Found](), list[Found]()
     for match in map(Path, glob.glob(pattern, recursive=True)):
         relative = match.relative_to(root).as_posix()
         if match.is_dir():
@@ -137,12 +134,11 @@ def _expand_glob(pattern: str) -> Iterator[Found]:
 
 
 def _some(where: Path, found: Iterator[Found]) -> Iterator[Found]:
-    """Yield the files found, or raise BadScan where there are none."""
+    """Return the files found, or raise BadScan where there are none."""
     first = next(found, None)
     if first is None:
         raise BadScan(f"no images in {where}: fanogan {_READS}")
-    yield first
-    yield from found
+    return chain([first], found)
 
 
 def _named_in_folder(found: Iterator[Found]) -> Iterator[tuple[Found, str]]:
@@ -238,9 +234,8 @@ def _pattern_rule(pattern: str) -> Callable[[Found, str], str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise BadScan(
-            f"groups {pattern!r} is no regular expression ({error}): correct it"
-        ) from error
+        problem = f"groups {pattern!r} is no regular expression ({error})"
+        raise BadScan(f"{problem}: correct it") from error
 
     def subject(_: Found, name: str) -> str:
         match = compiled.search(name)

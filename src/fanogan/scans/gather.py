@@ -74,10 +74,7 @@ def is_dicom(path: Path | str) -> bool:
 
 
 def gather(found: Iterable[Found]) -> list[Found]:
-    """Put files of one scan together, folder by folder.
-
-    Args:
-        found: The files below one searched folder.
+    """Join the files that make one scan together, folder by folder.
 
     Returns:
         Heidelberg exports without the pictures beside them, DICOM series as one entry each, all

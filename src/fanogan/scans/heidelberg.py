@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -20,9 +20,9 @@ from fanogan.scans.raster import read_raster
 from fanogan.scans.scan import (
     EYES,
     BadScan,
-    Decoded,
     EnFace,
     Pixels,
+    Scan,
     channels_are_equal,
     check_size,
     damaged,
@@ -36,6 +36,11 @@ MAX_XML_BYTES = 200_000_000
 
 _ROUNDING = 1e-4
 _EQUALLY_SPACED = 0.05
+_CONTEXT = "OphthalmicAcquisitionContext"
+
+
+class _DoctypeError(ValueError):
+    """A document type declaration, which no export has."""
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -45,15 +50,9 @@ class _NoDoctype(ElementTree.TreeBuilder):
         raise _DoctypeError
 
 
-class _DoctypeError(ValueError):
-    """A document type declaration, which no export has."""
+class _Image(NamedTuple):
+    """A picture of the export: its file, and its `Image` element."""
 
-
-@dataclass(frozen=True)
-class _Image:
-    """A picture of the export: its number, its file, and its `Image` element."""
-
-    number: int
     path: Path
     element: ElementTree.Element
 
@@ -68,7 +67,7 @@ def is_heidelberg(path: Path) -> bool:
         return True
 
 
-def read_heidelberg(path: Path) -> Decoded:
+def read_heidelberg(path: Path) -> Scan:
     """Read an XML export and the pictures beside it as one volume.
 
     The paths in the XML are those of the exporting computer, so only the file names count.
@@ -85,14 +84,20 @@ def read_heidelberg(path: Path) -> Decoded:
     """
     series = _series(path, _parse(path))
     scans = _images(path, series, "OCT")
-    if not scans:
-        raise BadScan(f"{path} lists no B-scans: export an OCT volume, or leave it out")
     pixels = _stack(path, scans)
-    coordinates = np.array([_line(image.element) for image in scans])
+    # (B-scans, 2, 2): start and end as (y, x) in mm on the localizer; NaN where unknown.
+    coordinates = np.array(
+        [
+            [
+                [_number(scan.element, f"{_CONTEXT}/{end}/Coord/{axis}") for axis in "YX"]
+                for end in ("Start", "End")
+            ]
+            for scan in scans
+        ]
+    )
     between = _between(coordinates)
     notes: tuple[Note, ...] = (UnevenBScans(),) if len(scans) > 1 and between is None else ()
-    context = scans[0].element.find("OphthalmicAcquisitionContext")
-    row, column = _length(context, "ScaleY"), _length(context, "ScaleX")
+    row, column = (_length(scans[0].element, f"{_CONTEXT}/Scale{axis}") for axis in "YX")
     # The B-scan's length over its columns, where it agrees with the rounded scale.
     finer = float(np.linalg.norm(coordinates[0, 1] - coordinates[0, 0])) / pixels.shape[2]
     if column is not None and abs(finer - column) <= _ROUNDING:
@@ -102,9 +107,9 @@ def read_heidelberg(path: Path) -> Decoded:
         for zone in series.iterfind("ThicknessGrid/Zone")
         if (name := _text(zone, "Name")) and (mean := _length(zone, "AvgThickness"))
     }
-    return Decoded(
+    return Scan(
         pixels,
-        (between, row, column),
+        spacing=(between, row, column),
         is_volume=len(scans) > 1,
         notes=notes,
         eye=EYES.get(_text(scans[0].element, "Laterality") or ""),
@@ -118,14 +123,11 @@ def read_heidelberg(path: Path) -> Decoded:
 def _parse(path: Path) -> ElementTree.Element:
     """Parse an export; the parser's messages, which may quote it, are not passed on."""
     if path.stat().st_size > MAX_XML_BYTES:
-        raise BadScan(
-            f"{path} has more than {MAX_XML_BYTES // 1_000_000} MB: export the volume again"
-        )
+        most = f"{MAX_XML_BYTES // 1_000_000} MB"
+        raise BadScan(f"{path} has more than {most}: export the volume again")
     if not is_heidelberg(path):
-        raise BadScan(
-            f"{path} is no XML export of a Heidelberg device: "
-            "give the export's own XML, or leave it out"
-        )
+        problem = "is no XML export of a Heidelberg device"
+        raise BadScan(f"{path} {problem}: give the export's own XML, or leave it out")
     data = path.read_bytes()
     declares_encoding = b"encoding" in data[:200] or data[:2] in (b"\xff\xfe", b"\xfe\xff")
     parser = ElementTree.XMLParser(target=_NoDoctype())
@@ -134,9 +136,8 @@ def _parse(path: Path) -> ElementTree.Element:
         parser.feed(data if declares_encoding else data.decode("utf-8-sig", errors="replace"))
         root: ElementTree.Element = parser.close()
     except _DoctypeError:
-        raise BadScan(
-            f"{path} declares a document type, which no Heidelberg export does: export it again"
-        ) from None
+        problem = "declares a document type, which no Heidelberg export does"
+        raise BadScan(f"{path} {problem}: export it again") from None
     except (ElementTree.ParseError, ValueError, LookupError):
         raise damaged(str(path), "a Heidelberg XML export") from None
     return root
@@ -164,17 +165,15 @@ def _images(path: Path, series: ElementTree.Element, kind: str) -> list[_Image]:
         if _text(element, "ImageType/Type") != kind:
             continue
         number = _number(element, "ImageNumber")
-        if number is None:
+        if math.isnan(number):
             raise damaged(str(path), "a Heidelberg XML export")
         name = re.split(r"[\\/]", _text(element, "ImageData/ExamURL") or "")[-1]
         file = beside.get(name.lower())
         if file is None:
-            raise BadScan(
-                f"{path} lists {name or 'a picture without a name'}, which is not beside it: "
-                "copy the whole export folder, or export it again"
-            )
-        images.append(_Image(int(number), file, element))
-    return sorted(images, key=lambda image: image.number)
+            problem = "is not beside it: copy the whole export folder, or export it again"
+            raise _bad_picture(path, name or "a picture without a name", problem)
+        images.append((int(number), _Image(file, element)))
+    return [image for _, image in sorted(images, key=lambda numbered: numbered[0])]
 
 
 def _stack(path: Path, scans: list[_Image]) -> Pixels:
@@ -182,14 +181,12 @@ def _stack(path: Path, scans: list[_Image]) -> Pixels:
     first = _grey(path, scans[0].path)
     check_size(str(path), first.shape[0], first.shape[1], len(scans), first.itemsize)
     pixels = np.empty((len(scans), *first.shape), first.dtype)
-    for place, image in enumerate(scans):
+    for frame, image in zip(pixels, scans, strict=True):
         grey = _grey(path, image.path)
         if (grey.shape, grey.dtype) != (first.shape, first.dtype):
-            raise BadScan(
-                f"{path} lists {image.path.name}, which differs in size or depth from "
-                f"{scans[0].path.name}: export the volume again"
-            )
-        pixels[place] = grey
+            problem = f"differs in size or depth from {scans[0].path.name}: export the volume again"
+            raise _bad_picture(path, image.path.name, problem)
+        frame[...] = grey
     return pixels
 
 
@@ -201,38 +198,26 @@ def _grey(path: Path, file: Path) -> Pixels:
     except (BadScan, MemoryError):
         raise
     except Exception as error:
-        raise BadScan(
-            f"{path} lists {file.name}, which is damaged or cut short: copy or export it again"
-        ) from error
+        problem = "is damaged or cut short: copy or export it again"
+        raise _bad_picture(path, file.name, problem) from error
     pixels, _ = drop_alpha(str(file), decoded.pixels)
     if pixels.ndim == 4:
         if not channels_are_equal(pixels):
-            raise BadScan(
-                f"{path} lists {file.name}, which has colours drawn on it: "
-                "export the volume without overlays"
-            )
+            problem = "has colours drawn on it: export the volume without overlays"
+            raise _bad_picture(path, file.name, problem)
         pixels = pixels[..., 0]
     if len(pixels) != 1:
-        raise BadScan(f"{path} lists {file.name}, which has several pages: export it again")
+        raise _bad_picture(path, file.name, "has several pages: export it again")
     frame: Pixels = pixels[0]
     return frame
 
 
-def _line(image: ElementTree.Element) -> list[list[float]]:
-    """Return start and end of a B-scan as (y, x) in mm on the localizer; NaN where unknown."""
-    values = [
-        [_number(image, f"OphthalmicAcquisitionContext/{end}/Coord/{axis}") for axis in "YX"]
-        for end in ("Start", "End")
-    ]
-    return [[math.nan if value is None else value for value in point] for point in values]
+def _bad_picture(path: Path, name: str, problem: str) -> BadScan:
+    return BadScan(f"{path} lists {name}, which {problem}")
 
 
 def _between(lines: NDArray[np.float64]) -> float | None:
-    """Return the distance between parallel, equally spaced B-scans in mm; None for others.
-
-    Args:
-        lines: (B-scans, 2, 2) start and end as (y, x) in mm.
-    """
+    """Return the distance between parallel, equally spaced B-scans in mm; None for others."""
     if len(lines) < 2:
         return None
     steps = np.diff(lines, axis=0).reshape(-1, 2)
@@ -256,32 +241,30 @@ def _en_face(
     localizers = _images(path, series, "LOCALIZER")
     if not localizers or not np.isfinite(coordinates).all():
         return None
-    context = localizers[0].element.find("OphthalmicAcquisitionContext")
-    scale = (_length(context, "ScaleY"), _length(context, "ScaleX"))
-    if scale[0] is None or scale[1] is None:
+    row, column = (_length(localizers[0].element, f"{_CONTEXT}/Scale{axis}") for axis in "YX")
+    if row is None or column is None:
         return None
-    centre = [_number(series, f"ThicknessGrid/CenterPos/Coord/{axis}") for axis in "YX"]
+    y, x = (_number(series, f"ThicknessGrid/CenterPos/Coord/{axis}") for axis in "YX")
     return EnFace(
         _grey(path, localizers[0].path),
-        scale,
-        coordinates / np.array(scale),
-        None if centre[0] is None or centre[1] is None else (centre[0], centre[1]),
+        spacing=(row, column),
+        lines=coordinates / np.array([row, column]),
+        grid_centre=None if math.isnan(y + x) else (y, x),
     )
 
 
-def _text(element: ElementTree.Element | None, path: str) -> str | None:
-    text = None if element is None else element.findtext(path)
-    return (text or "").strip() or None
+def _text(element: ElementTree.Element, path: str) -> str | None:
+    return (element.findtext(path) or "").strip() or None
 
 
-def _number(element: ElementTree.Element | None, path: str) -> float | None:
-    """Return a finite number; None for anything else."""
+def _number(element: ElementTree.Element, path: str) -> float:
+    """Return a finite number; NaN for anything else."""
     try:
         value = float(_text(element, path) or "nan")
     except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        return math.nan
+    return value if math.isfinite(value) else math.nan
 
 
-def _length(element: ElementTree.Element | None, path: str) -> float | None:
+def _length(element: ElementTree.Element, path: str) -> float | None:
     return known_length(_number(element, path))

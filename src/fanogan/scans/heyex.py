@@ -16,9 +16,9 @@ from fanogan.scans.notes import FirstVolumeOnly, Note, ReflectivityAsShown
 from fanogan.scans.scan import (
     EYES,
     BadScan,
-    Decoded,
     EnFace,
     Pixels,
+    Scan,
     check_size,
     damaged,
     known_length,
@@ -34,7 +34,7 @@ _NO_DATA = np.finfo(np.float32).max
 _CIRCLE, _STAR = 2, 5
 
 
-def read_vol(path: Path) -> Decoded:
+def read_vol(path: Path) -> Scan:
     """Read a .vol volume.
 
     Returns:
@@ -63,9 +63,9 @@ def read_vol(path: Path) -> Decoded:
         en_face = EnFace(parsed.localizer.copy(), scale, lines / np.array(scale))
     lengths = (parsed.distance, parsed.scale_y, parsed.scale_x)
     between, row, column = map(known_length, lengths)
-    return Decoded(
+    return Scan(
         pixels,
-        (between, row, column),
+        spacing=(between, row, column),
         is_volume=len(pixels) > 1,
         notes=(ReflectivityAsShown(),),
         eye=EYES.get(parsed.scan_position.strip(" \0")),
@@ -102,7 +102,7 @@ def _refuse_pattern(path: Path, pattern: int) -> None:
         raise BadScan(f"{path} is a {shape} scan: export a volume scan, or leave it out")
 
 
-def read_e2e(path: Path) -> Decoded:
+def read_e2e(path: Path) -> Scan:
     """Read the first volume of an .E2E file.
 
     Returns:
@@ -137,9 +137,15 @@ def read_e2e(path: Path) -> Decoded:
     notes: tuple[Note, ...] = (ReflectivityAsShown(),)
     if len(series) > 1:
         notes = (FirstVolumeOnly(of=len(series)), *notes)
-    spacing = (None, known_length(meta["scale_y"]), None)
     pixels: Pixels = from_e2e_intensity(np.stack(raw))
-    return Decoded(pixels, spacing, is_volume=len(raw) > 1, notes=notes, eye=eye, is_retina=True)
+    return Scan(
+        pixels,
+        spacing=(None, known_length(meta["scale_y"]), None),
+        is_volume=len(raw) > 1,
+        notes=notes,
+        eye=eye,
+        is_retina=True,
+    )
 
 
 def _slices(series: Any) -> list[Any]:

@@ -11,8 +11,8 @@ import numpy as np
 from fanogan.scans.scan import (
     UNKNOWN_SPACING,
     BadScan,
-    Decoded,
     Pixels,
+    Scan,
     Spacing,
     check_dtype,
     check_size,
@@ -23,7 +23,7 @@ _BYTES_AFTER_PIXELS = 1 << 20
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
-def read_nifti(path: Path) -> Decoded:
+def read_nifti(path: Path) -> Scan:
     """Read a two- or three-dimensional NIfTI; slices along its last axis become frames.
 
     Array axis 0 becomes rows and axis 1 columns, with nothing turned or flipped, so that a map
@@ -53,7 +53,7 @@ def read_nifti(path: Path) -> Decoded:
     if values.dtype.kind == "f" and is_stored_whole and all(map(float.is_integer, scale)):
         values = values.astype(np.int64)
     frames = np.moveaxis(values.reshape(rows, columns, slices), -1, 0)
-    return Decoded(frames, _spacing(image), is_volume=slices > 1)
+    return Scan(frames, spacing=_spacing(image), is_volume=slices > 1)
 
 
 def _sides(label: str, image: Any) -> tuple[int, int, int]:

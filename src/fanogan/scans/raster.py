@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from fanogan.scans.notes import ConvertedToRGB, FirstFrameOnly, Note, OneBitGrey
-from fanogan.scans.scan import Decoded, Pixels, check_size, damaged, too_large
+from fanogan.scans.scan import Pixels, Scan, check_size, damaged, too_large
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,7 +18,7 @@ _KEPT_MODES = ("L", "LA", "I", "I;16", "I;16B", "I;16L", "RGB", "RGBA")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def read_raster(path: Path) -> Decoded:
+def read_raster(path: Path) -> Scan:
     """Read one PNG, JPEG or BMP.
 
     One bit a pixel becomes grey, palettes and CMYK become RGB; sixteen bits stay sixteen; a
@@ -45,7 +45,7 @@ def read_raster(path: Path) -> Decoded:
         raise damaged(label, "a PNG, JPEG or BMP image") from error
     if frames > 1:
         notes = (FirstFrameOnly(of=frames), *notes)
-    return Decoded(pixels[np.newaxis], notes=notes)
+    return Scan(pixels[np.newaxis], notes=notes)
 
 
 def _pixels(file: BinaryIO, image: Image) -> tuple[Pixels, tuple[Note, ...]]:

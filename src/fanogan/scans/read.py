@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from fanogan.scans.heidelberg import read_heidelberg
 from fanogan.scans.heyex import read_e2e, read_vol
 from fanogan.scans.nifti import read_nifti
 from fanogan.scans.raster import read_raster
-from fanogan.scans.scan import BadScan, Decoded, Scan, damaged, finish
+from fanogan.scans.scan import BadScan, Scan, damaged, finish, unusable
 from fanogan.scans.series import read_series
 from fanogan.scans.tiff import read_tiff
 
@@ -41,7 +41,7 @@ _SIGNATURES = {
     b"HSF-OCT-": "vol",
     b"CMDb": "E2E",
 }
-_READERS: dict[str, Callable[[Path], Decoded]] = {
+_READERS: dict[str, Callable[[Path], Scan]] = {
     "PNG": read_raster,
     "JPEG": read_raster,
     "BMP": read_raster,
@@ -55,7 +55,8 @@ _READERS: dict[str, Callable[[Path], Decoded]] = {
     "E2E": read_e2e,
 }
 _BY_EXTENSION = {
-    **{".nii": "NIfTI", ".nii.gz": "NIfTI", ".dcm": "DICOM", ".dicom": "DICOM"},
+    **dict.fromkeys((".nii", ".nii.gz"), "NIfTI"),
+    **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
     **{".xml": "Heidelberg XML", ".vol": "vol", ".e2e": "E2E"},
 }
 _EXTRAS = {"DICOM": "dicom", "NIfTI": "nifti", "vol": "oct", "E2E": "oct"}
@@ -95,10 +96,10 @@ def read_scan(
     try:
         kind = _format_of(path)
         if parts:
-            decoded = read_series(parts)
+            scan = read_series(parts)
         else:
-            decoded = read_npz(path, key) if kind == "npz" else _READERS[kind](path)
-        return finish(decoded, label, name, group or name, may_be_constant=may_be_constant)
+            scan = read_npz(path, key) if kind == "npz" else _READERS[kind](path)
+        return finish(scan, label, name, group or name, may_be_constant=may_be_constant)
     except BadScan:
         raise
     except ImportError as error:
@@ -177,7 +178,7 @@ def _format_of(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
-        raise BadScan(f"{path} is empty: copy it again, or leave it out with --skip-bad")
+        raise unusable(f"{path} is empty", "copy it again")
     # Before the signatures: a DICOM file's preamble may hold another format's.
     if head[128:132] == b"DICM":
         return "DICOM"
@@ -186,10 +187,7 @@ def _format_of(path: Path) -> str:
             return kind
     if extension(path) in _BY_EXTENSION:
         return _BY_EXTENSION[extension(path)]
-    raise BadScan(
-        f"{path} is not an image of a known format, or its first bytes are damaged: "
-        "replace it, or leave it out with --skip-bad"
-    )
+    raise unusable(f"{path} is not an image of a known format, or its first bytes are damaged")
 
 
 def _cause(kind: str, error: Exception) -> Exception | None:
@@ -209,24 +207,21 @@ def _unreadable(label: str, kind: str, error: OSError) -> BadScan:
     return damaged(label, kind)
 
 
-def _read_or_error(source: ScanSource) -> Scan | BadScan:
-    try:
-        return read_scan(source.path, source.name, source.group, source.key, parts=source.parts)
-    except BadScan as error:
-        return error
-
-
 def _read_ahead(sources: Iterator[ScanSource], workers: int) -> Iterator[Scan | BadScan]:
     """Read files by a few threads, and yield them in the order given."""
+
+    def read(source: ScanSource) -> Scan | BadScan:
+        try:
+            return read_scan(source.path, source.name, source.group, source.key, parts=source.parts)
+        except BadScan as error:
+            return error
+
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read-scan")
-    waiting: deque[Future[Scan | BadScan]] = deque()
     try:
-        for source in islice(sources, workers):
-            waiting.append(pool.submit(_read_or_error, source))
+        waiting = deque(pool.submit(read, source) for source in islice(sources, workers))
         while waiting:
             result = waiting.popleft().result()
-            for source in islice(sources, 1):
-                waiting.append(pool.submit(_read_or_error, source))
+            waiting.extend(pool.submit(read, source) for source in islice(sources, 1))
             yield result
     finally:
         # Without waiting: an abandoned iterator in a reference cycle is closed by the garbage
@@ -250,8 +245,7 @@ def good_ones(
         noun: What they are called in the error that none could be used.
         before: How many were used before these.
     """
-    first_error: BadScan | None = None
-    good, bad = before, 0
+    good, bad = before, list[BadScan]()
     for result in results:
         if isinstance(result, Scan):
             good += 1
@@ -259,10 +253,9 @@ def good_ones(
             continue
         if not skip_bad:
             raise result
-        bad += 1
-        first_error = first_error or result
+        bad.append(result)
         logger.warning("skipped: %s", result)
         if on_bad is not None:
             on_bad(result)
-    if first_error is not None and not good:
-        raise BadScan(f"none of {bad} {noun} could be used; the first: {first_error}")
+    if bad and not good:
+        raise BadScan(f"none of {len(bad)} {noun} could be used; the first: {bad[0]}")

@@ -53,29 +53,11 @@ class EnFace:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What a format's reader returns, not yet checked; its attributes are those of `Scan`.
-
-    `pixels` may also have 1, 2 or 4 channels, and any dtype.
-    """
-
-    pixels: Pixels
-    spacing: Spacing = UNKNOWN_SPACING
-    is_volume: bool = False
-    notes: tuple[Note, ...] = ()
-    eye: str | None = None
-    device: str | None = None
-    en_face: EnFace | None = None
-    thickness: Mapping[str, float] | None = None
-    is_retina: bool = False
-
-
-@dataclass(frozen=True)
 class Scan:
     """One scan, or one file of images, as stored.
 
-    The methods say what scoring needs to know about a scan; here they answer for plain pixels,
-    and a subclass whose pixels are not as they were recorded answers for those.
+    Readers of a format return it without a name and unchecked; `finish` names and checks it. The
+    methods answer for plain pixels; a subclass overrides them if its pixels are not as recorded.
 
     Attributes:
         pixels: (frames, rows, columns) or (frames, rows, columns, 3); uint8, uint16, int16 or
@@ -97,8 +79,8 @@ class Scan:
     """
 
     pixels: Pixels
-    name: str
-    group: str
+    name: str = ""
+    group: str = ""
     spacing: Spacing = UNKNOWN_SPACING
     is_volume: bool = False
     notes: tuple[Note, ...] = ()
@@ -151,12 +133,15 @@ class Scan:
         return None
 
 
+def unusable(problem: str, remedy: str = "replace it") -> BadScan:
+    """Return the error for a file that can be mended as `remedy` says, or left out."""
+    return BadScan(f"{problem}: {remedy}, or leave it out with --skip-bad")
+
+
 def damaged(label: str, what: str) -> BadScan:
     """Return the error for a file that is cut short or altered; `what` names its format."""
-    return BadScan(
-        f"{label} is damaged or cut short and cannot be read as {what}: "
-        "copy it again, or leave it out with --skip-bad"
-    )
+    problem = f"{label} is damaged or cut short and cannot be read as {what}"
+    return unusable(problem, "copy it again")
 
 
 def check_size(
@@ -164,21 +149,13 @@ def check_size(
 ) -> None:
     """Refuse sizes that no scan has, from the header alone, before anything is decoded.
 
-    Args:
-        label: The file, for the message.
-        rows: Rows of a frame.
-        columns: Columns of a frame.
-        frames: Frames in the file.
-        bytes_per_pixel: Bytes of one decoded pixel, all channels together.
+    `bytes_per_pixel` counts all channels of a decoded pixel.
 
     Raises:
         BadScan: No pixels, more than `MAX_FRAME_PIXELS` a frame, or more than `MAX_BYTES` in all.
     """
     if min(rows, columns, frames) < 1:
-        raise BadScan(
-            f"{label} holds no pixels (size {frames}×{rows}×{columns}): "
-            "replace it, or leave it out with --skip-bad"
-        )
+        raise unusable(f"{label} holds no pixels (size {frames}×{rows}×{columns})")
     if rows * columns > MAX_FRAME_PIXELS:
         raise too_large(label, f"{rows:,}×{columns:,} pixels")
     total = rows * columns * frames * bytes_per_pixel
@@ -191,10 +168,8 @@ def check_size(
 
 def too_large(label: str, size: str) -> BadScan:
     """Return the error for a frame above `MAX_FRAME_PIXELS`; `size` says how large it is."""
-    return BadScan(
-        f"{label} declares {size}, more than the {MAX_FRAME_PIXELS // 1_000_000} megapixels that "
-        "a frame may have: crop or tile it, or leave it out with --skip-bad"
-    )
+    most = f"the {MAX_FRAME_PIXELS // 1_000_000} megapixels that a frame may have"
+    return unusable(f"{label} declares {size}, more than {most}", "crop or tile it")
 
 
 def check_dtype(label: str, dtype: np.dtype[Any]) -> None:
@@ -208,10 +183,7 @@ def check_finite(label: str, pixels: Pixels) -> None:
     """Raise BadScan where float `pixels` hold NaN or infinite values."""
     # The minimum and the maximum pass NaN and infinity on, without an array of booleans.
     if pixels.dtype.kind == "f" and not np.isfinite([pixels.min(), pixels.max()]).all():
-        raise BadScan(
-            f"{label} holds NaN or infinite values: replace them by numbers, "
-            "or leave it out with --skip-bad"
-        )
+        raise unusable(f"{label} holds NaN or infinite values", "replace them by numbers")
 
 
 def known_length(value: object) -> float | None:
@@ -229,14 +201,8 @@ def wide_range(pixels: Pixels) -> tuple[int, int] | None:
 def convert(pixels: Pixels, low: int = 0, high: int = 0) -> Pixels:
     """Return pixels in a dtype that scans may have, without a copy where nothing changes.
 
-    Args:
-        pixels: Booleans, integers or floats.
-        low: The smallest value, of integers wider than 16 bits.
-        high: The largest value, likewise.
-
-    Returns:
-        uint8, uint16, int16 and float32 as they are. Booleans become uint8 (0 and 255), wider
-        integers uint16 or int16 where the values fit, all else float32.
+    uint8, uint16, int16 and float32 stay. Booleans become uint8 (0 and 255), wider integers
+    uint16 or int16 where `low` to `high` fits, all else float32.
     """
     native = pixels.dtype.newbyteorder("=")
     if native.kind == "b":
@@ -268,15 +234,10 @@ def channels_are_equal(pixels: Pixels) -> bool:
 
 
 def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels, tuple[Note, ...]]:
-    """Return grey or three channels: a lone channel is squeezed, a second or fourth is alpha.
+    """Return a view with three channels or none, and a note where alpha was dropped.
 
-    Args:
-        label: The file, for the message.
-        pixels: One image or a stack of them, with or without channels last.
-        axis_count: How many axes `pixels` has when channels are among them.
-
-    Returns:
-        A view of the pixels, and a note where alpha was dropped.
+    A lone channel is squeezed; a second or fourth is alpha. Channels are the last of `axis_count`
+    axes, and may be missing.
 
     Raises:
         BadScan: More than four channels.
@@ -292,41 +253,31 @@ def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels,
     return kept, (AlphaDropped(),) if count in (2, 4) else ()
 
 
-def finish(
-    decoded: Decoded, label: str, name: str, group: str, *, may_be_constant: bool = False
-) -> Scan:
-    """Check decoded pixels and make them a `Scan`.
-
-    Args:
-        decoded: What the format's reader returned.
-        label: The file, for messages.
-        name: The scan's name.
-        group: The scan's subject.
-        may_be_constant: Whether one value everywhere is allowed, as in a mask.
+def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bool = False) -> Scan:
+    """Name what a reader returned, and check it; `label` is what messages call it.
 
     Returns:
         The scan: alpha dropped, grey where the channels are equal, dtype as `convert` says.
 
     Raises:
-        BadScan: No pixels, no plain numbers, NaN or infinity, or one value everywhere.
+        BadScan: No pixels, no plain numbers, NaN or infinity, or one value everywhere unless
+            `may_be_constant`, as in a mask.
     """
-    frames, rows, columns = decoded.pixels.shape[:3]
+    frames, rows, columns = scan.pixels.shape[:3]
     check_size(label, rows, columns, frames)
-    check_dtype(label, decoded.pixels.dtype)
-    pixels, notes = drop_alpha(label, decoded.pixels)
+    check_dtype(label, scan.pixels.dtype)
+    pixels, notes = drop_alpha(label, scan.pixels)
     pixels = convert(pixels, *(wide_range(pixels) or (0, 0)))
     check_finite(label, pixels)
     if not may_be_constant and is_constant(pixels):
-        raise BadScan(
-            f"{label} has the same value in every pixel, so there is nothing to learn or score: "
-            "replace it, or leave it out with --skip-bad"
-        )
+        problem = "has the same value in every pixel, so there is nothing to learn or score"
+        raise unusable(f"{label} {problem}")
     if pixels.ndim == 4 and channels_are_equal(pixels):
         pixels, notes = pixels[..., 0], (*notes, GreyStoredAsColour())
-    if decoded.is_volume and not may_be_constant:
+    if scan.is_volume and not may_be_constant:
         notes = (*notes, *empty_frames_note(pixels))
-    done = replace(decoded, pixels=np.ascontiguousarray(pixels), notes=decoded.notes + notes)
-    return Scan(name=name, group=group, **vars(done))
+    pixels, notes = np.ascontiguousarray(pixels), (*scan.notes, *notes)
+    return replace(scan, pixels=pixels, name=name, group=group, notes=notes)
 
 
 def empty_frames_note(pixels: Pixels) -> tuple[EmptyFrames, ...]:

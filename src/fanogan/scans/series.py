@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fanogan.scans.dicom import distance_between, position, read_dicom, read_elements
-from fanogan.scans.scan import BadScan, Decoded, check_size
+from fanogan.scans.scan import Scan, check_size, unusable
 
 _TOMOGRAPHY = ("OPT", "CT", "MR", "PT")
 _TAGS = [
@@ -68,7 +68,7 @@ def in_order(slices: Sequence[Part]) -> tuple[Path, ...]:
     return tuple(slices[int(i)].path for i in order)
 
 
-def read_series(paths: Sequence[Path]) -> Decoded:
+def read_series(paths: Sequence[Path]) -> Scan:
     """Read the files of a series, in this order, as one volume.
 
     Returns:
@@ -85,10 +85,8 @@ def read_series(paths: Sequence[Path]) -> Decoded:
     for path in paths[1:]:
         pixels = read_dicom(path).pixels
         if pixels.shape != first.pixels.shape:
-            raise BadScan(
-                f"{path} differs in size from {paths[0].name} of the same series: "
-                "export the series again, or leave it out with --skip-bad"
-            )
+            problem = f"{path} differs in size from {paths[0].name} of the same series"
+            raise unusable(problem, "export the series again")
         frames.append(pixels[0])
     between = distance_between([part_of(path).place for path in paths]) or first.spacing[0]
     spacing = (between, *first.spacing[1:])

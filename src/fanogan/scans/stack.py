@@ -10,7 +10,7 @@ import numpy as np
 
 from fanogan.scans.gather import PICTURES, extension
 from fanogan.scans.read import read_scan
-from fanogan.scans.scan import UNKNOWN_SPACING, BadScan, Decoded, Scan, Spacing, check_size, finish
+from fanogan.scans.scan import UNKNOWN_SPACING, BadScan, Scan, Spacing, check_size, finish
 from fanogan.scans.walk import natural_key
 
 
@@ -54,13 +54,7 @@ def read_volume(
 
 
 def stack_bscans(files: Sequence[Path], label: Path, name: str, group: str) -> Scan:
-    """Read pictures as the B-scans of one volume, in the order given.
-
-    Args:
-        files: One picture a B-scan.
-        label: The folder that they lie in, for messages.
-        name: The scan's name.
-        group: The subject.
+    """Read pictures as the B-scans of one volume, in the order given; `label` is for messages.
 
     Returns:
         The volume, with the first picture's spacing. A B-scan may be empty: a note says which.
@@ -70,20 +64,19 @@ def stack_bscans(files: Sequence[Path], label: Path, name: str, group: str) -> S
     """
     frames: list[Scan] = []
     for file in files:
-        frame = read_scan(file, may_be_constant=True)
-        first = frames[0] if frames else frame
-        if len(frame.pixels) != 1:
+        frames.append(read_scan(file, may_be_constant=True))
+        pixels, first = frames[-1].pixels, frames[0].pixels
+        if len(pixels) != 1:
             raise BadScan(f"{file} is a volume itself: keep it in another folder than B-scans")
-        if (frame.pixels.shape, frame.pixels.dtype) != (first.pixels.shape, first.pixels.dtype):
+        if (pixels.shape, pixels.dtype) != (first.shape, first.dtype):
             raise BadScan(
                 f"{file} differs in size or type from {files[0].name} of the same volume: keep "
                 "each volume's B-scans in a folder of their own, or name subjects (--groups)"
             )
-        if not frames:
-            rows, columns = frame.pixels.shape[1:3]
-            check_size(str(label), rows, columns, len(files), frame.pixels[0, 0, 0].nbytes)
-        frames.append(frame)
+        if len(frames) == 1:
+            rows, columns = first.shape[1:3]
+            check_size(str(label), rows, columns, len(files), first[0, 0, 0].nbytes)
     notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
     pixels = np.concatenate([frame.pixels for frame in frames])
-    decoded = Decoded(pixels, frames[0].spacing, is_volume=True, notes=notes)
-    return finish(decoded, str(label), name, group)
+    volume = Scan(pixels, spacing=frames[0].spacing, is_volume=True, notes=notes)
+    return finish(volume, str(label), name, group)

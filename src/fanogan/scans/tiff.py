@@ -14,8 +14,8 @@ from fanogan.scans.notes import ConvertedToRGB
 from fanogan.scans.scan import (
     UNKNOWN_SPACING,
     BadScan,
-    Decoded,
     Pixels,
+    Scan,
     Spacing,
     check_dtype,
     check_size,
@@ -34,7 +34,7 @@ _MICROMETRE = ("um", "µm", "\\u00b5m", "micron", "microns")
 _MILLIMETRES = {"mm": 1.0, "cm": 10.0, **dict.fromkeys(_MICROMETRE, 1e-3)}
 
 
-def read_tiff(path: Path) -> Decoded:
+def read_tiff(path: Path) -> Scan:
     """Read all pages of a TIFF; previews marked as reduced are left out.
 
     Returns:
@@ -55,7 +55,7 @@ def read_tiff(path: Path) -> Decoded:
         frames = [_frame(label, page) for page in pages]
         spacing = _imagej_spacing(file)
     notes = _CONVERTED.get(pages[0].photometric, ())
-    return Decoded(np.stack(frames), spacing, is_volume=len(frames) > 1, notes=notes)
+    return Scan(np.stack(frames), spacing=spacing, is_volume=len(frames) > 1, notes=notes)
 
 
 def is_stack(path: Path) -> bool:
@@ -116,46 +116,39 @@ def _check_pages(label: str, pages: list[TiffPage], file_size: int) -> None:
 
 
 def _frame(label: str, page: TiffPage) -> Pixels:
-    """Decode one page to (rows, columns) or (rows, columns, channels)."""
+    """Decode one page to (rows, columns[, channels]), grey or RGB in which higher is brighter."""
     pixels: Pixels = page.asarray()
     if page.axes == "SYX":
         pixels = np.moveaxis(pixels, 0, -1)
     elif page.axes not in ("YX", "YXS"):
         raise BadScan(f"{label} has pages with axes {page.axes}: save two-dimensional pages")
-    pixels = _grey_or_rgb(label, page, pixels)
+    model = page.photometric
+    is_grey = model in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
+    if is_grey:
+        pixels = _grey(label, pixels, page.bitspersample, model == _WHITE_IS_ZERO)
+    elif model == _PALETTE and page.colormap is not None:
+        pixels = np.moveaxis((page.colormap[:, pixels] >> 8).astype(np.uint8), 0, -1)
+    elif model == _CMYK and pixels.dtype == np.uint8:
+        ink = pixels.astype(np.float32) / 255
+        pixels = np.rint(255 * (1 - ink[..., :3]) * (1 - ink[..., 3:4])).astype(np.uint8)
+    elif model != _RGB and (model != _YCBCR or page.compression not in _JPEG_COMPRESSIONS):
+        problem = "is a TIFF of a colour model that is not read"
+        raise BadScan(f"{label} {problem}: save it as grey or RGB")
     # One more than the colour model needs is alpha; more still are other measurements.
-    most = 2 if page.photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) else 4
-    if pixels.ndim == 3 and pixels.shape[-1] > most:
+    if pixels.ndim == 3 and pixels.shape[-1] > (2 if is_grey else 4):
         raise BadScan(f"{label} has {pixels.shape[-1]} channels: save it as grey or RGB")
     return pixels
 
 
-def _grey_or_rgb(label: str, page: TiffPage, pixels: Pixels) -> Pixels:
-    """Convert a page's colour model to grey or RGB in which higher is brighter."""
-    model = page.photometric
-    if model in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
-        return _scaled_grey(label, pixels, page.bitspersample, model == _WHITE_IS_ZERO)
-    if model == _PALETTE and page.colormap is not None:
-        colours: Pixels = (page.colormap[:, pixels] >> 8).astype(np.uint8)
-        return np.moveaxis(colours, 0, -1)
-    if model == _CMYK and pixels.dtype == np.uint8:
-        ink = pixels.astype(np.float32) / 255
-        return np.rint(255 * (1 - ink[..., :3]) * (1 - ink[..., 3:4])).astype(np.uint8)
-    if model == _RGB or (model == _YCBCR and page.compression in _JPEG_COMPRESSIONS):
-        return pixels
-    raise BadScan(f"{label} is a TIFF of a colour model that is not read: save it as grey or RGB")
-
-
-def _scaled_grey(label: str, pixels: Pixels, bits: int, white_is_zero: bool) -> Pixels:
+def _grey(label: str, pixels: Pixels, bits: int, white_is_zero: bool) -> Pixels:
     """Spread fewer than eight bits over 0 to 255, and invert where zero means white."""
     if pixels.dtype == np.bool_:
         return np.logical_not(pixels) if white_is_zero else pixels
     if pixels.dtype == np.uint8 and bits < 8:
         pixels = (pixels * (255 // (2**bits - 1))).astype(np.uint8)
         bits = 8
-    if not white_is_zero:
-        return pixels
-    if pixels.dtype.kind != "u":
-        raise BadScan(f"{label} stores signed values with white as zero: save black as zero")
-    inverted: Pixels = (2**bits - 1 - pixels).astype(pixels.dtype)
-    return inverted
+    if white_is_zero:
+        if pixels.dtype.kind != "u":
+            raise BadScan(f"{label} stores signed values with white as zero: save black as zero")
+        pixels = (2**bits - 1 - pixels).astype(pixels.dtype)
+    return pixels
