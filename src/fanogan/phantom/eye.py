@@ -48,20 +48,15 @@ BOUNDARIES = (
 class Phantom:
     """A made-up OCT volume.
 
-    Attributes:
-        name: 'phantom_0007' for seed 7.
-        pixels: (B-scans, rows, columns) uint8.
-        spacing: mm between B-scans, rows and columns.
-        boundaries: For each of `BOUNDARIES` the row of every column, (B-scans, columns) float32;
-            row 10.0 is the centre of the pixel in row 10.
-        lesions: (B-scans, rows, columns) uint8, labels of `LESIONS`.
+    Its `boundaries` are for each of `BOUNDARIES` the row of every column, (B-scans, columns)
+    float32; row 10.0 is the centre of the pixel in row 10.
     """
 
-    name: str
-    pixels: NDArray[np.uint8]
-    spacing: tuple[float, float, float]
+    name: str  # 'phantom_0007' for seed 7
+    pixels: NDArray[np.uint8]  # (B-scans, rows, columns)
+    spacing: tuple[float, float, float]  # mm between B-scans, rows and columns
     boundaries: Mapping[str, Array]
-    lesions: NDArray[np.uint8]
+    lesions: NDArray[np.uint8]  # like `pixels`, labels of `LESIONS`
 
     @property
     def mask(self) -> NDArray[np.bool_]:

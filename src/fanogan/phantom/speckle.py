@@ -108,15 +108,12 @@ def record(
         rng: Source of the recording's quality, of texture, speckle and noise.
     """
     # The quality varies as much as among real eyes.
+    height = shape[1] * spacing[1]
     device = _Device(
         contrast=rng.uniform(0.34, 0.42),
         noise=float(np.exp(np.clip(rng.normal(-7.6, 0.6), -8.1, -6.4))),
         noise_decay=rng.uniform(0.6, 1.2),
-        haze=(
-            shape[1] * spacing[1] * rng.uniform(0, 0.3),
-            rng.uniform(0.05, 0.2),
-            rng.uniform(0, 1.2),
-        ),
+        haze=(height * rng.uniform(0, 0.3), rng.uniform(0.05, 0.2), rng.uniform(0, 1.2)),
         choroid=rng.uniform(70, 94),
         attenuation=rng.uniform(120, 240),
         sclera=rng.uniform(0, 40),

@@ -47,15 +47,7 @@ class FlatVolume(Scan):
         return np.asarray((self.flat.region == RETINA) & self.recorded)
 
     def usable_windows(self, window: tuple[int, int], min_fraction: float) -> NDArray[np.bool_]:
-        """Return the upper left corners of windows that hold enough retina, and only tissue.
-
-        Args:
-            window: Rows h and columns w in flat space.
-            min_fraction: Least share of retina in a window.
-
-        Returns:
-            (B-scans, flat rows − h + 1, columns − w + 1) bool.
-        """
+        """Return corners of windows with `min_fraction` of retina and nothing unrecorded."""
         h, w = window
 
         def count(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -76,14 +68,9 @@ class FlatVolume(Scan):
         return np.asarray(self.bscans[frame])
 
     def to_original(self, frame: int, map: NDArray[Any]) -> NDArray[Any]:
-        """Return a map or mask on the flat pixels of a B-scan in its recorded geometry.
+        """Return a map or mask (flat rows, columns) in the geometry of the recorded B-scan.
 
-        Args:
-            frame: Which B-scan.
-            map: (flat rows, columns), bool or float.
-
-        Returns:
-            (rows, columns) of the recorded B-scan: bool, or float32 with NaN where unknown.
+        Masks stay bool; maps are float32, NaN where flat space doesn't reach or wasn't recorded.
         """
         if map.dtype.kind != "b":
             map = np.where(self.recorded[frame], map, np.float32(np.nan))
@@ -102,14 +89,9 @@ class FlatVolume(Scan):
         )
 
     def en_face_line(self, frame: int, map: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a line of an en-face map: means of a map over the depth of the retina.
+        """Return the means of a map (rows, columns) of a recorded B-scan over the retina's depth.
 
-        Args:
-            frame: Which B-scan.
-            map: (rows, columns) of the recorded B-scan, NaN where unknown.
-
-        Returns:
-            (columns,) float32, NaN where nothing in the retina is known.
+        They are (columns,) float32, NaN where nothing in the retina is known.
         """
         rows = np.arange(len(map))[:, None]
         inside = (rows >= self.inner[frame]) & (rows <= self.outer[frame]) & np.isfinite(map)

@@ -30,12 +30,8 @@ _MOST_VALUES = 2_000_000
 def normalise(scan: Scan, margins: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return the grey values of a volume mapped to [−1, 1], as 8 bits: x = 2·(value/255 − ½).
 
-    The range is that of `PERCENTILES` outside the margins, so neither a few saturated pixels nor
-    what the scanner filled in sets it; what lies beyond is clipped.
-
-    Args:
-        scan: Grey volume, any dtype.
-        margins: As of `filled_margins`.
+    The range is that of `PERCENTILES` outside the margins (as of `filled_margins`), so neither a
+    few saturated pixels nor what the scanner filled in sets it; what lies beyond is clipped.
 
     Raises:
         BadScan: No two grey values outside the margins.

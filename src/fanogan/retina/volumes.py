@@ -70,7 +70,7 @@ def read_volumes(
         BadScan: Nothing found; a bad volume, unless `skip_bad`; or nothing but bad ones.
     """
     sources = [volume for volume in find_volumes(source, groups) if volume.name not in done]
-    flat = cast(Iterator[Scan | BadScan], straightened(sources, space, spacing))
+    flat = straightened(sources, space, spacing)
     good = good_ones(flat, skip_bad, on_bad, noun="volumes", before=len(done))
     return cast(Iterator[FlatVolume], good)
 
@@ -193,15 +193,10 @@ def _folder_names(
     paths = {key: Path(os.path.abspath(key[0])).parts[1:] or ("B-scans",) for key in pictures}
     depths = {key: max(items[0].name.count("/"), 1) for key, items in pictures.items()}
     while True:
-        names = {
-            (folder, subject): "/".join(
-                [
-                    *path[-depths[folder, subject] :],
-                    *([subject] if subject and subjects[folder] > 1 else []),
-                ]
-            )
-            for (folder, subject), path in paths.items()
-        }
+        names = {}
+        for (folder, subject), path in paths.items():
+            own = [subject] if subject and subjects[folder] > 1 else []
+            names[folder, subject] = "/".join([*path[-depths[folder, subject] :], *own])
         counts = Counter(names.values())
         alike = [
             key for key, name in names.items() if counts[name] > 1 and depths[key] < len(paths[key])
