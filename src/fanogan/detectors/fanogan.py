@@ -16,8 +16,7 @@ from fanogan.detectors.gan import GanDetector
 from fanogan.detectors.learned import scored_name
 from fanogan.models import Discriminator, Encoder, Generator, terms_and_maps
 from fanogan.recipes import Recipe
-from fanogan.storage import RunFolder
-from fanogan.training import Progress, no_progress, train_encoder
+from fanogan.training import Progress, RunFolder, no_progress, train_encoder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

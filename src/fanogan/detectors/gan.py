@@ -14,8 +14,8 @@ from fanogan.data import Normals, Patches, Preprocessing
 from fanogan.detectors.learned import BadGan, LearnedDetector, detector_of
 from fanogan.models import Discriminator, Generator
 from fanogan.recipes import BadRecipe, Recipe
-from fanogan.storage import BadFolder, RunFolder, read_model
-from fanogan.training import Progress, no_progress, train_gan
+from fanogan.storage import BadFolder, read_model
+from fanogan.training import Progress, RunFolder, no_progress, train_gan
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

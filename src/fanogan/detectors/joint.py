@@ -21,9 +21,9 @@ from fanogan.models import (
     terms_and_maps,
 )
 from fanogan.recipes import Recipe
-from fanogan.storage import RunFolder
 from fanogan.training import (
     Progress,
+    RunFolder,
     adversarial_rounds,
     ali_updates,
     autoencoder_updates,

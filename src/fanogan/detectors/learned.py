@@ -26,8 +26,16 @@ from fanogan.detectors.detector import Detector, precision_of
 from fanogan.errors import FanoganError
 from fanogan.recipes import BadRecipe, Recipe, load_recipe
 from fanogan.report import model_card
-from fanogan.storage import LOCK, BadFolder, RunFolder, alone, read_model, write_model
-from fanogan.training import Progress, by_first, device_of, fabric_of, no_progress, open_run
+from fanogan.storage import LOCK, BadFolder, exclusive, read_model, write_model
+from fanogan.training import (
+    Progress,
+    RunFolder,
+    by_first,
+    device_of,
+    fabric_of,
+    no_progress,
+    open_run,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -166,7 +174,7 @@ class LearnedDetector(Detector):
         with contextlib.ExitStack() as held:
             if run:
                 busy = BadFolder(f"{run.path}: another process is training it; wait for its end")
-                lock = alone(run.path / LOCK, busy)
+                lock = exclusive(run.path / LOCK, busy)
                 by_first(fabric, lambda: held.enter_context(lock))
             with precision_of(self.recipe.precision):
                 warnings = self._train(

@@ -25,7 +25,7 @@ from fanogan.retina.flat_volume import FlatSpace, FlatVolume
 from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, volumes_in
 from fanogan.retina.volumes import find_volumes, none_usable, straightened
 from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension
-from fanogan.storage import LOCK, alone, write_whole
+from fanogan.storage import LOCK, exclusive, write_whole
 
 if TYPE_CHECKING:
     from zarr import Group
@@ -94,7 +94,7 @@ def prepare(
     made_with = {"space": asdict(space), "spacing": None if spacing is None else list(spacing)}
     _create(out, made_with)
     busy = BadScan(f"{out} is being written to by another fanogan prepare: wait for its end")
-    with alone(out / LOCK, busy):
+    with exclusive(out / LOCK, busy):
         there = {volume.name: volume for volume in _kept(out, made_with)}
         for one in sources:
             if one.name in there:

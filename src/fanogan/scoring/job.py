@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 
 from fanogan.detectors import LearnedDetector
-from fanogan.storage import LOCK, BadFolder, alone, write_whole
+from fanogan.storage import LOCK, BadFolder, exclusive, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def unfinished(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journa
     try:
         out.mkdir(parents=True, exist_ok=True)
         (work / "results").mkdir(parents=True, exist_ok=True)
-        with alone(out / LOCK, busy), Journal(work / ROWS) as journal:
+        with exclusive(out / LOCK, busy), Journal(work / ROWS) as journal:
             if not _is_of(work, job):
                 _begin_anew(work, journal, job)
             try:

@@ -11,6 +11,7 @@ from fanogan.training.cost import (
 from fanogan.training.fabric import by_first, device_of, fabric_of, open_run
 from fanogan.training.halves import ByHalves, halves, whole
 from fanogan.training.joint import train_adversarial_autoencoder, train_ali, train_autoencoder
+from fanogan.training.run_folder import RunFolder
 from fanogan.training.stage import Progress, StopRequest, no_progress, shared_threads
 from fanogan.training.wgan import (
     TensorFlowRMSprop,
@@ -25,6 +26,7 @@ from fanogan.training.wgan import (
 __all__ = [
     "ByHalves",
     "Progress",
+    "RunFolder",
     "StopRequest",
     "TensorFlowRMSprop",
     "adversarial_rounds",

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from fanogan.recipes import BadRecipe, Recipe
-from fanogan.storage import BadFolder, RunFolder
+from fanogan.storage import BadFolder
+from fanogan.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -27,8 +27,8 @@ from fanogan.models import (
     image_residual,
 )
 from fanogan.recipes import Recipe
-from fanogan.storage import RunFolder
 from fanogan.training.halves import halves
+from fanogan.training.run_folder import RunFolder
 from fanogan.training.stage import Progress, Stage, no_progress
 from fanogan.training.wgan import (
     HEALTH_IMAGES,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fanogan.errors import FanoganError
 from fanogan.recipes import Recipe
-from fanogan.storage import RunFolder
+from fanogan.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -27,8 +27,8 @@ from fanogan.models import (
     gradient_penalty,
 )
 from fanogan.recipes import Recipe
-from fanogan.storage import RunFolder
 from fanogan.training.halves import ByHalves, halves, whole
+from fanogan.training.run_folder import RunFolder
 from fanogan.training.stage import Progress, Stage, no_progress
 
 if TYPE_CHECKING:
