@@ -28,13 +28,13 @@ from fanogan.models.losses import (
 )
 from fanogan.models.networks import Discriminator, Encoder, Generator, JointDiscriminator
 from fanogan.recipes.recipe import load_recipe
-from fanogan.storage import RunFolder
 from fanogan.training import joint as joint_training
 from fanogan.training.joint import (
     train_adversarial_autoencoder,
     train_ali,
     train_autoencoder,
 )
+from fanogan.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 SIDES = (16, 16)

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from fanogan.detectors import FAnoGAN
 from fanogan.recipes.recipe import Recipe, load_recipe
-from fanogan.storage import LOCK, BadFolder, alone
+from fanogan.storage import LOCK, BadFolder, exclusive
 from fanogan.training import wgan as training
 
 RECIPE = load_recipe("smoke").but(critic_updates=24, encoder_updates=12, log_every=4)
@@ -294,7 +294,7 @@ def test_what_the_first_process_refuses_is_said_once_and_the_other_ends(
         return ended.stdout
 
     before = weights(uninterrupted)
-    with alone(uninterrupted / LOCK, BadFolder("held")):
+    with exclusive(uninterrupted / LOCK, BadFolder("held")):
         assert refusal(0) == (
             f"{uninterrupted}: another process is training it; wait for its end\n"
         )

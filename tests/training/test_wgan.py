@@ -21,9 +21,9 @@ from fanogan.data.patches import Patches
 from fanogan.data.preprocessing import Preprocessing
 from fanogan.models.networks import Discriminator, Encoder, Generator
 from fanogan.recipes.recipe import load_recipe
-from fanogan.storage import RunFolder
 from fanogan.training import wgan as training
 from fanogan.training.halves import ByHalves, halves, whole
+from fanogan.training.run_folder import RunFolder
 from fanogan.training.stage import TrainingFailed
 from fanogan.training.wgan import (
     TensorFlowRMSprop,

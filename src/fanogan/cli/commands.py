@@ -129,7 +129,7 @@ def fit(
     from fanogan.detectors import new_detector, seconds_to_fit
     from fanogan.recipes import load_recipe
     from fanogan.report import describe
-    from fanogan.storage import RunFolder
+    from fanogan.training import RunFolder
 
     if resume:
         if normals or out or groups or detector or gan or (recipe, seed) != ("small", 0):
@@ -176,7 +176,8 @@ def fit(
 def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | None]:
     """The recipe, the seed, the images, the detector and the GAN that a run was begun with."""
     from fanogan.recipes import Recipe
-    from fanogan.storage import BadFolder, RunFolder
+    from fanogan.storage import BadFolder
+    from fanogan.training import RunFolder
 
     config = RunFolder(run, resume=True).config
     try:

@@ -16,8 +16,7 @@ from fanogan.detectors.registry import registered
 from fanogan.models import folded
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.scoring import Model
-from fanogan.storage import RunFolder
-from fanogan.training import Progress, Run
+from fanogan.training import Progress, Run, RunFolder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -25,11 +25,12 @@ from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
 from fanogan.scoring import Model, Result, Scores, calibrate, read_model, results
 from fanogan.scoring import score as score_model
-from fanogan.storage import LOCK, BadFolder, RunFolder, alone
+from fanogan.storage import LOCK, BadFolder, exclusive
 from fanogan.training import (
     GAN,
     Progress,
     Run,
+    RunFolder,
     by_first,
     device_of,
     fabric_of,
@@ -182,7 +183,7 @@ class Detector(abc.ABC):
         with contextlib.ExitStack() as held:
             if folder:
                 busy = BadFolder(f"{folder.path}: another process is training it; wait for its end")
-                lock = alone(folder.path / LOCK, busy)
+                lock = exclusive(folder.path / LOCK, busy)
                 by_first(fabric, lambda: held.enter_context(lock))
             self.model = self._learn(normals, given, fabric, folder, progress)
             if folder and fabric.is_global_zero:

@@ -25,7 +25,7 @@ from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.store import FORMAT, is_store, settings_of, stored_volumes
 from fanogan.retina.volumes import VolumeSource, find_volumes, straightened
 from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension, note_to_json
-from fanogan.storage import LOCK, alone, write_whole
+from fanogan.storage import LOCK, exclusive, write_whole
 
 # B-scans of a chunk; those of the recorded scan are read one by one.
 _CHUNKS = {"bscans": 1, "flat": 16}
@@ -87,7 +87,7 @@ def prepare(
             raise BadScan(f"{out} holds other files: give the store a folder of its own")
         _write_settings(out, made_with)
     busy = BadScan(f"{out} is being written to by another fanogan prepare: wait until it ends")
-    with alone(out / LOCK, busy):
+    with exclusive(out / LOCK, busy):
         _check_settings(out, made_with)
         shutil.rmtree(out / _PARTIAL, ignore_errors=True)
         stored = {volume.name: volume for volume in stored_volumes(out, may_be_empty=True)}

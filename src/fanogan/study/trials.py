@@ -26,7 +26,7 @@ from fanogan.detectors import Iterative, LearnedDetector
 from fanogan.evaluation import evaluate
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.scoring import write_csv
-from fanogan.storage import LOCK, alone, write_whole
+from fanogan.storage import LOCK, exclusive, write_whole
 from fanogan.study.rater import rate
 from fanogan.study.systems import GAN, SYSTEMS, System, fitted, training_cost
 from fanogan.study.test_sets import (
@@ -109,7 +109,7 @@ def run_study(
 
     at_once = min(AT_ONCE, torch.get_num_threads()) if device_of(device).type == "cpu" else 1
     busy = BadStudy(f"{folder}: another process is making this study; wait for its end")
-    with alone(folder / LOCK, busy), stop, shared_threads(at_once):
+    with exclusive(folder / LOCK, busy), stop, shared_threads(at_once):
         _do(todo, of, at_once, stop)
     return [outcome for system, seed in tasks if (outcome := _outcome(folder, system.name, seed))]
 
