@@ -12,7 +12,7 @@ import zarr
 from fanogan.retina import FlatSpace, FlatVolume, prepare, read_store, read_volumes, straighten
 from fanogan.retina.flatten import OUTSIDE
 from fanogan.retina.store import is_store
-from fanogan.scans import BadScan, Scan
+from fanogan.scans import BadScan, EmptyFrames, GreyStoredAsColour, Scan, Verbatim
 
 
 def assert_equal(one: FlatVolume, other: FlatVolume) -> None:
@@ -84,6 +84,21 @@ def test_any_zarr_reader_reads_it(eyes: list[Scan], made: Path) -> None:
     assert set(group["000001"].array_keys()) == {
         *("flat", "bscans", "margins", "inner", "outer", "en_face", "en_face_lines")
     }
+
+
+def test_notes_are_kept_and_those_of_older_stores_are_text(eyes: list[Scan], store: Path) -> None:
+    prepare(replace(eyes[0], name="third", notes=(EmptyFrames((1, 2), of=3),)), store)
+    body = json.loads((store / "000001/zarr.json").read_text())
+    assert body["attributes"]["notes"] == [{"kind": "Verbatim", "text": "a note"}]
+    body["attributes"]["notes"] = ["an old note", {"kind": "GreyStoredAsColour"}]
+    (store / "000001/zarr.json").write_text(json.dumps(body))
+    _, older, newer = read_store(store)
+    assert older.notes == (Verbatim("an old note"), GreyStoredAsColour())
+    assert newer.notes == (EmptyFrames((1, 2), of=3),)
+    body["attributes"]["notes"] = [{"kind": "OfTheFuture"}]
+    (store / "000001/zarr.json").write_text(json.dumps(body))
+    with pytest.raises(BadScan, match=r"OfTheFuture.*; update it"):
+        list(read_store(store))
 
 
 # --- damaged and foreign --------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from fanogan.cli import console
 from fanogan.cli.parser import main
 from fanogan.detectors import load_detector
-from fanogan.evaluation import mean_interval, resampled_aucs, resampled_times
+from fanogan.evaluation.metrics import paired_difference, resampled_times
 from fanogan.phantom.eye import make_phantom
 from fanogan.recipes.recipe import load_recipe
 from fanogan.retina import make_flat, prepare
@@ -24,8 +24,8 @@ from fanogan.retina.flat_volume import FlatSpace
 from fanogan.scans import Scan
 from fanogan.study.claims import CLAIMS, findings
 from fanogan.study.outcomes import Pixels, Study
-from fanogan.study.page import write_study_report
-from fanogan.study.reconstructions import choose, smoothness
+from fanogan.study.reconstructions import choose_images, smoothness
+from fanogan.study.study_page import write_study_report
 from fanogan.study.systems import SYSTEMS, training_cost
 from fanogan.study.tables import image_row
 from fanogan.study.test_sets import (
@@ -34,9 +34,9 @@ from fanogan.study.test_sets import (
     StudyData,
     choose_subset,
     image_windows,
-    look,
     patch_windows,
     score_chosen,
+    score_windows,
 )
 from fanogan.study.trials import run_study
 from fanogan.training.cost import budget, costs
@@ -130,14 +130,10 @@ def test_the_tables_are_what_the_scores_say(out):
 def test_the_difference_is_paired_by_image_and_seed(out):
     study = Study(out)
     systems = [[study.scored(name, seed, False) for seed in (0, 1)] for name in ("ae", "izi_f")]
-    labels, subjects = systems[0][0].labels, systems[0][0].subjects
-    ae, izi_f = (
-        resampled_aucs(labels, np.stack([scored.total for scored in each]), subjects)
-        for each in systems
-    )
+    scores = [np.stack([scored.total for scored in each]) for each in systems]
+    found = paired_difference(systems[0][0].labels, *scores, systems[0][0].subjects.tolist())
     row = image_row(study, "ae")
-    interval = [row["difference_low"], row["difference_high"]]
-    assert interval == pytest.approx(mean_interval(ae - izi_f))
+    assert [row["difference_low"], row["difference_high"]] == pytest.approx(found.interval)
 
 
 def test_pixel_figures_are_those_of_evaluate(out):
@@ -318,10 +314,10 @@ def test_the_iterative_search_is_compared_on_the_subset(out):
 
 def scored(labels, subjects):
     count = len(labels)
-    keys = tuple(f"{label} image {number:03d}" for number, label in enumerate(labels))
-    values = np.arange(float(count))
+    keys = np.array([f"{label} image {number:03d}" for number, label in enumerate(labels)])
+    names, values = np.array(subjects), np.arange(float(count))
     terms = values, values, values
-    return Scored("image", keys, np.array(labels), subjects, subjects, *terms, np.ones(count, int))
+    return Scored("image", keys, np.array(labels), names, names, *terms, np.ones(count, int))
 
 
 def test_the_subset_has_the_shares_of_labels_and_subjects():
@@ -338,7 +334,7 @@ def test_the_subset_has_the_shares_of_labels_and_subjects():
 
 def test_pictures_tell_healthy_from_diseased_cases():
     subjects = ("well", "well", "ill", "ill", "ill")
-    blocks, keys = choose(scored([0, 0, 0, 0, 1], subjects), seed=0)
+    blocks, keys = choose_images(scored([0, 0, 0, 0, 1], subjects))
     assert blocks == [
         ("normal, healthy cases", 2),
         ("normal, diseased cases", 2),
@@ -380,7 +376,7 @@ def test_chosen_images_score_as_in_the_whole_table(digits, out):
     detector = load_detector(out / "seed0" / "izi_f")
     found = score_chosen(detector, data, "image", keys)
     assert found[:, 0] == pytest.approx(whole.total[[20, 3, 11]], rel=1e-5)
-    terms, _ = look(detector, image_windows(detector, data, keys))
+    terms, _ = score_windows(detector, image_windows(detector, data, keys))
     assert terms == pytest.approx(found[:, 1:], rel=1e-5)
 
 
@@ -411,7 +407,7 @@ def test_what_cannot_be_a_study_is_refused(digits, out, tmp_path):
         run_study(tmp_path, tmp_path / "out", recipe=RECIPE)
     with pytest.raises(BadStudy, match="no system gan"):
         run_study(digits, tmp_path / "out", recipe=RECIPE, systems=["gan"])
-    with pytest.raises(BadStudy, match=r"begun with other recipe \(width\);"):
+    with pytest.raises(BadStudy, match=r"begun with other recipe \(base_width\);"):
         run_study(digits, out, recipe=RECIPE.but(base_width=8))
     with pytest.raises(BadStudy, match="holds no study"):
         write_study_report(tmp_path)
@@ -466,7 +462,7 @@ def test_patches_are_cut_and_scored_as_in_the_whole_table(eyes, tmp_path):
     whole = Study(out).scored("ae", 0, False)
     assert whole.unit == "patch"
     keys = choose_subset(whole, 12)
-    at = [whole.keys.index(key) for key in keys]
+    at = [whole.keys.tolist().index(key) for key in keys]
     detector, data = load_detector(out / "seed0" / "ae"), StudyData.find(eyes)
     found = score_chosen(detector, data, "patch", keys)
     assert found[:, 0] == pytest.approx(whole.total[at], rel=1e-4)

@@ -10,7 +10,7 @@ import torch
 from small_runs import RECIPE, noise, small_detector, small_run
 from torch import nn
 
-from fanogan.storage import RunFolder
+from fanogan.training.run_folder import RunFolder
 
 STEPS = {"ae": 4, "advae": 3, "ali": 4}
 

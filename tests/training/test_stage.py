@@ -11,8 +11,8 @@ import pytest
 import torch
 from small_runs import RECIPE, small_networks, small_run
 
-from fanogan.storage import RunFolder
 from fanogan.training.encoder import train_encoder
+from fanogan.training.run_folder import RunFolder
 from fanogan.training.stage import TrainingFailed
 from fanogan.training.wgan import train_gan
 

@@ -23,7 +23,7 @@ from small_runs import (
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fanogan.storage import RunFolder
+from fanogan.training.run_folder import RunFolder
 from fanogan.training.wgan import diversity, train_gan
 
 # --- the order of updates, and what moves with them -----------------------------------------------

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fanogan.scoring.model import Model, identity_of
-from fanogan.storage import LOCK, BadFolder, alone, write_whole
+from fanogan.storage import LOCK, BadFolder, exclusive, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def open_job(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journal]
     try:
         out.mkdir(parents=True, exist_ok=True)
         work.mkdir(exist_ok=True)
-        with alone(out / LOCK, busy):
+        with exclusive(out / LOCK, busy):
             if not _can_resume(work, job):
                 _clear(work, job)
             with contextlib.closing(Journal(work / DATABASE)) as journal:
