@@ -88,7 +88,7 @@ def phantom_patches(count: int) -> tuple[np.ndarray, np.ndarray]:
         (slice(b, b + 1), slice(r, r + 64), slice(c, c + 48))
         for b, r, c in np.array(corners)[chosen]
     ]
-    both = (np.stack([volume[one] for one in cut]) for volume in (flat.pixels, flat.retina))
+    both = (np.stack([volume[one] for one in cut]) for volume in (flat.pixels, flat.tissue))
     pixels, retina = both
     return pixels, retina
 

@@ -128,7 +128,7 @@ def terms_and_maps(
         feature = torch.zeros_like(image)
     else:
         # In one pass. Not by chunk, which torch.export can't do to a batch of unknown size.
-        feature = feature_residual(*features(torch.cat([x, x_hat])).reshape(2, len(x), -1))
+        feature = feature_residual(*features(torch.cat([x, x_hat])).reshape(2, x.shape[0], -1))
     residual = (x - x_hat).abs().mean(1, keepdim=True)
     return torch.stack([image, feature], 1), torch.cat([residual, x_hat], 1)
 
