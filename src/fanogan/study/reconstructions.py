@@ -22,7 +22,6 @@ from fanogan.scoring import Model, as_picture
 from fanogan.storage import write_whole
 from fanogan.study.drawings import PageFigure, PictureRow, grid_figure, save_figure
 from fanogan.study.outcomes import Study, read_json
-from fanogan.study.systems import with_networks_of
 from fanogan.study.test_sets import (
     TRAINING_IMAGES,
     BadStudy,
