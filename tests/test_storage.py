@@ -22,8 +22,8 @@ from fanogan.storage import (
     BadFolder,
     exclusive,
     model_folder,
-    read_model,
-    write_model,
+    read_model_folder,
+    write_model_folder,
     write_whole,
 )
 
@@ -44,7 +44,7 @@ def tensors(seed: int = 0) -> dict[str, Tensor]:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     folder = tmp_path / "run" / "model"
-    write_model(folder, tensors(), FACTS, CARD)
+    write_model_folder(folder, tensors(), FACTS, CARD)
     return folder
 
 
@@ -170,7 +170,7 @@ def test_a_model_comes_back_bit_equal(model: Path) -> None:
     assert left_over(model.parent) == []
     assert model.stat().st_mode == model.parent.stat().st_mode
     for path in (model, model.parent, str(model)):
-        found, facts = read_model(path)
+        found, facts = read_model_folder(path)
         assert found.keys() == tensors().keys()
         for name, tensor in tensors().items():
             assert found[name].dtype == tensor.dtype
@@ -193,9 +193,9 @@ def test_a_flipped_byte_is_noticed(model: Path, name: str, mask: int) -> None:
         damaged[at] ^= mask
         (model / name).write_bytes(damaged)
         with pytest.raises(BadFolder, match="model"):
-            read_model(model)
+            read_model_folder(model)
     (model / name).write_bytes(whole)
-    read_model(model)
+    read_model_folder(model)
 
 
 def test_a_flip_that_reading_would_not_notice_is_noticed(model: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_flip_that_reading_would_not_notice_is_noticed(model: Path) -> None:
     assert json.loads(text) == json.loads(other) and text != other
     (model / "model.json").write_text(other)
     with pytest.raises(BadFolder, match=r"damaged, model\.json has changed.*copy the whole folder"):
-        read_model(model)
+        read_model_folder(model)
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
@@ -214,20 +214,20 @@ def test_a_file_cut_short_is_noticed(model: Path, name: str, keep: float) -> Non
     whole = (model / name).read_bytes()
     (model / name).write_bytes(whole[: int(len(whole) * keep)])
     with pytest.raises(BadFolder, match=rf"damaged, {name}.*copy the whole folder again"):
-        read_model(model)
+        read_model_folder(model)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"format"', "{}", "null", "[NaN]"])
 def test_json_that_is_no_model_is_noticed(model: Path, text: str) -> None:
     (model / "model.json").write_text(text)
     with pytest.raises(BadFolder, match=r"damaged, model\.json can't be read"):
-        read_model(model)
+        read_model_folder(model)
 
 
 def test_a_model_without_a_checksum_is_noticed(model: Path) -> None:
     (model / "model.json").write_text('{"format": 1}')
     with pytest.raises(BadFolder, match=r"damaged, model\.json has changed"):
-        read_model(model)
+        read_model_folder(model)
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
@@ -236,7 +236,7 @@ def test_a_missing_file_is_named(model: Path, name: str) -> None:
     (model.parent / "config.yaml").write_text("seed: 0\n")
     for path in (model, model.parent):
         with pytest.raises(BadFolder, match=rf"{name}.*copy the whole folder again"):
-            read_model(path)
+            read_model_folder(path)
 
 
 def test_a_newer_format_says_which_version_reads_it(model: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_newer_format_says_which_version_reads_it(model: Path) -> None:
     (model / "model.json").write_text(json.dumps(body))
     sentence = rf"format {FORMAT + 1}, this version.* up to {FORMAT}; update to fanogan 9\.2\.0 or"
     with pytest.raises(BadFolder, match=sentence):
-        read_model(model)
+        read_model_folder(model)
 
 
 def test_what_is_no_model_folder(tmp_path: Path, model: Path) -> None:
@@ -266,8 +266,8 @@ def test_what_is_no_model_folder(tmp_path: Path, model: Path) -> None:
 
 
 def test_a_model_is_replaced(model: Path) -> None:
-    write_model(model, tensors(1), {**FACTS, "n": 3}, "another")
-    found, facts = read_model(model)
+    write_model_folder(model, tensors(1), {**FACTS, "n": 3}, "another")
+    found, facts = read_model_folder(model)
     assert torch.equal(found["G.weight"], tensors(1)["G.weight"])
     assert facts["n"] == 3
     assert sorted(p.name for p in model.parent.iterdir()) == ["model"]
@@ -286,7 +286,7 @@ def test_a_reader_finds_a_model_at_any_moment_of_a_replacement(model: Path) -> N
     reader = threading.Thread(target=look)
     reader.start()
     for seed in range(40):
-        write_model(model, tensors(seed), FACTS, CARD)
+        write_model_folder(model, tensors(seed), FACTS, CARD)
     done.set()
     reader.join()
     assert looks > 1000
@@ -319,11 +319,11 @@ for killed in range(20):
     child = os.fork()
     if child == 0:
         left = killed
-        storage.write_model(folder, {"G.weight": torch.ones(3)}, {}, "")
+        storage.write_model_folder(folder, {"G.weight": torch.ones(3)}, {}, "")
         os._exit(0)
     _, status = os.waitpid(child, 0)
     if folder.exists():
-        storage.read_model(folder)
+        storage.read_model_folder(folder)
     else:
         print("no model")
         (replaced,) = folder.parent.glob(".model.*.old")
@@ -349,8 +349,8 @@ def test_replacing_in_two_steps_goes_back_where_the_second_fails(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanogan.storage, "_exchanged", lambda *_: False)
-    write_model(model, tensors(1), FACTS, CARD)
-    assert torch.equal(read_model(model)[0]["G.weight"], tensors(1)["G.weight"])
+    write_model_folder(model, tensors(1), FACTS, CARD)
+    assert torch.equal(read_model_folder(model)[0]["G.weight"], tensors(1)["G.weight"])
     assert sorted(p.name for p in model.parent.iterdir()) == ["model"]
     rename, renamed = os.replace, []
 
@@ -362,8 +362,8 @@ def test_replacing_in_two_steps_goes_back_where_the_second_fails(
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match="the disk is gone"):
-        write_model(model, tensors(2), FACTS, CARD)
-    assert torch.equal(read_model(model)[0]["G.weight"], tensors(1)["G.weight"])
+        write_model_folder(model, tensors(2), FACTS, CARD)
+    assert torch.equal(read_model_folder(model)[0]["G.weight"], tensors(1)["G.weight"])
     assert sorted(p.name for p in model.parent.iterdir()) == ["model"]
 
 
@@ -371,10 +371,10 @@ MODEL_ON_FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import torch
-from fanogan.storage import write_model
+from fanogan.storage import write_model_folder
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    write_model(Path(sys.argv[1]), {"G": torch.zeros(100_000)}, {}, "")
+    write_model_folder(Path(sys.argv[1]), {"G": torch.zeros(100_000)}, {}, "")
 except OSError:
     sys.exit(0)
 sys.exit(4)
@@ -383,14 +383,14 @@ sys.exit(4)
 
 def test_a_full_disk_leaves_the_model_that_was_there(model: Path) -> None:
     assert run_python(MODEL_ON_FULL_DISK, model).returncode == 0
-    assert torch.equal(read_model(model)[0]["G.weight"], tensors()["G.weight"])
+    assert torch.equal(read_model_folder(model)[0]["G.weight"], tensors()["G.weight"])
     assert sorted(p.name for p in model.parent.iterdir()) == ["model"]
 
 
 def test_other_files_are_never_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "documents"
     folder.mkdir()
-    write_model(folder, tensors(), FACTS, CARD)  # an empty folder may be
+    write_model_folder(folder, tensors(), FACTS, CARD)  # an empty folder may be
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
     (tmp_path / "file").write_text("more")
@@ -399,7 +399,7 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
         (tmp_path / "file", "is a file, give the path of a folder"),
     ]:
         with pytest.raises(BadFolder, match=sentence):
-            write_model(path, tensors(), FACTS, CARD)
+            write_model_folder(path, tensors(), FACTS, CARD)
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
     assert (tmp_path / "file").read_text() == "more"
     assert left_over(tmp_path) == []
@@ -408,15 +408,15 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
 def test_a_link_to_a_model_stays_a_link(model: Path, tmp_path: Path) -> None:
     link = tmp_path / "latest"
     link.symlink_to(model)
-    write_model(link, tensors(1), FACTS, CARD)
+    write_model_folder(link, tensors(1), FACTS, CARD)
     assert link.is_symlink()
-    assert torch.equal(read_model(model)[0]["G.weight"], tensors(1)["G.weight"])
+    assert torch.equal(read_model_folder(model)[0]["G.weight"], tensors(1)["G.weight"])
     assert left_over(tmp_path) == []
 
 
 def test_facts_that_json_cannot_hold_leave_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        write_model(tmp_path / "model", tensors(), {"threshold": float("nan")}, CARD)
+        write_model_folder(tmp_path / "model", tensors(), {"threshold": float("nan")}, CARD)
     assert list(tmp_path.iterdir()) == []
 
 

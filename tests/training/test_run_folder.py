@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fanogan.models.networks import Encoder, Generator
 from fanogan.storage import BadFolder
 from fanogan.training.run_folder import RunFolder
-from fanogan.training.wgan import TensorFlowRMSprop
+from fanogan.training.updates import TensorFlowRMSprop
 
 
 @pytest.fixture
