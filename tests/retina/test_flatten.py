@@ -1,4 +1,4 @@
-"""The retina made straight: where boundaries come to lie, what is altered, and the way back."""
+"""Flattening: where boundaries come to lie, what is altered, and the way back."""
 
 from dataclasses import replace
 
@@ -153,7 +153,7 @@ def test_compression_averages_what_it_puts_together() -> None:
     np.testing.assert_array_equal(there, 100)
 
 
-def test_phantoms_come_to_lie_straight() -> None:
+def test_phantoms_are_flattened() -> None:
     phantom = make_phantom(5, shape=(6, 496, 128), spacing=(1.0, 0.00387, 0.046), diseased=True)
     inner, outer = phantom.boundaries["ILM"], phantom.boundaries["RPE outer"]
     assert np.ptp(outer) > 20

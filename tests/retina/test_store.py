@@ -1,4 +1,4 @@
-"""A prepared store, read again: whole ones, damaged ones, and those of other programs."""
+"""Reading prepared stores: whole ones, damaged ones, and those of other programs."""
 
 import json
 import os
@@ -119,7 +119,7 @@ def cut(path: Path) -> None:
     "name",
     ["flat/c/0/0/0", "inner/c/0/0", "margins/c/0/0/0", "en_face/c/0/0", "outer/zarr.json"],
 )
-def test_a_damaged_volume_is_named_and_the_rest_go_on(
+def test_a_damaged_volume_is_named_and_the_rest_continue(
     eyes: list[Scan], store: Path, damage: object, name: str
 ) -> None:
     damage(store / "000000" / name)  # type: ignore[operator]

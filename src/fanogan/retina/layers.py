@@ -23,15 +23,12 @@ from fanogan.scans import Spacing, filled_margins
 Array = NDArray[np.float32]
 Surfaces = NDArray[np.float64]
 
+# mm between B-scans, rows and columns of a Spectralis volume, assumed for unknown spacings.
 TYPICAL_SPACING = (0.12, 0.00387, 0.0114)
-"""mm between B-scans, rows and columns of a Spectralis volume, assumed for unknown spacings."""
-
+# mm between the two surfaces.
 LEAST_THICKNESS, MOST_THICKNESS = 0.1, 1.2
-"""mm between the two surfaces."""
-
+# Columns below it are left out; 1 is a contrast of 0.3 of a B-scan's own range.
 LEAST_CONFIDENCE = 0.5
-"""Columns below it are left out; 1 is a contrast of 0.3 of a B-scan's own range."""
-
 # Percentiles of a B-scan that become 0 and 1, and where brighter pixels are cut off.
 _BACKGROUND, _BRIGHT, _BRIGHTEST = 30, 99, 1.3
 # What separates vitreous from tissue, the mm of tissue above that are one too many, and their cost.

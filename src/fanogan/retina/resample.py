@@ -13,15 +13,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from fanogan.scans import BadScan, Scan
 
+# Height and width of a resampled pixel: a Spectralis's, and that of the paper's 256 columns.
 ROW_MM, COLUMN_MM = 0.00387, 0.022
-"""Height and width of a resampled pixel: a Spectralis's, and that of the paper's 256 columns."""
-
+# Height and width of the largest pixel of retinal OCT; more is micrometres, or no spacing.
 MOST_MM = (0.02, 0.2)
-"""Height and width of the largest pixel of retinal OCT; more is micrometres, or no spacing."""
-
+# Percentiles of a volume's grey values that become −1 and +1.
 PERCENTILES = (0.5, 99.5)
-"""Percentiles of a volume's grey values that become −1 and +1."""
-
 # Averaging 1.96 columns makes stripes, as the pixels that share a column alternate; 2 makes none.
 _TOLERANCE = 0.03
 _MOST_VALUES = 2_000_000

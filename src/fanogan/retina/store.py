@@ -35,10 +35,6 @@ class StoredArray:
         self._array, self._volume = array, volume
         self.shape: tuple[int, ...] = array.shape
 
-    def __len__(self) -> int:
-        """Return the length of the first axis."""
-        return self.shape[0]
-
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read a part; raises BadScan where it is damaged."""
         try:

@@ -41,6 +41,9 @@ from fanogan.scans import (
 VolumeSource: TypeAlias = ScanSource | Scan | StoredVolume
 """A volume that can be read: a file or the pictures of a folder, from memory, or from a store."""
 
+# What its pictures have in common: their folder, and their subject if that tells volumes apart.
+_Key: TypeAlias = tuple[Path, str | None]
+
 MOST_PROCESSES = 4
 """Volumes flattened at a time: each takes a core, and up to one gigabyte."""
 
@@ -163,16 +166,16 @@ def _pictures_joined(files: Sequence[ScanSource], by_subject: bool) -> list[Scan
             return False
         return kind not in (".tif", ".tiff") or not is_stack(file.path)
 
-    volumes: dict[tuple[Path, str | None], list[ScanSource]] = {}
-    pictures: dict[tuple[Path, str | None], list[ScanSource]] = {}
+    volumes: dict[_Key, list[ScanSource]] = {}
+    depths: dict[_Key, int] = {}
     for file in files:
         if is_picture(file):
             key = file.path.parent, file.group if by_subject else None
-            pictures[key] = volumes.setdefault(key, [])
+            depths.setdefault(key, max(file.name.count("/"), 1))
         else:
             key = file.path, file.key
         volumes.setdefault(key, []).append(file)
-    names = _folder_names(pictures)
+    names = _folder_names(depths)
     joined = []
     for key, members in volumes.items():
         first = members[0]
@@ -185,13 +188,10 @@ def _pictures_joined(files: Sequence[ScanSource], by_subject: bool) -> list[Scan
     return joined
 
 
-def _folder_names(
-    pictures: dict[tuple[Path, str | None], list[ScanSource]],
-) -> dict[tuple[Path, str | None], str]:
-    """Name each volume by its folder, with more of the path where two would be called alike."""
-    subjects = Counter(folder for folder, _ in pictures)
-    paths = {key: Path(os.path.abspath(key[0])).parts[1:] or ("B-scans",) for key in pictures}
-    depths = {key: max(items[0].name.count("/"), 1) for key, items in pictures.items()}
+def _folder_names(depths: dict[_Key, int]) -> dict[_Key, str]:
+    """Name volumes by their folders' last `depths` parts, or more where two would be alike."""
+    subjects = Counter(folder for folder, _ in depths)
+    paths = {key: Path(os.path.abspath(key[0])).parts[1:] or ("B-scans",) for key in depths}
     while True:
         names = {}
         for (folder, subject), path in paths.items():

@@ -10,21 +10,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fanogan.data import Normals, seeded
-from fanogan.detectors import LearnedDetector, precision_of
 from fanogan.models import Generator
+from fanogan.scoring import Model
+from fanogan.training import precision_of
 
 BATCH = 50
 LEARNT, RATED = 1000, 500
 """Images of each kind to learn from, and to be rated."""
 
 
-def rate(detector: LearnedDetector, normals: Normals) -> dict[str, Any]:
+def rate(model: Model, normals: Normals) -> dict[str, Any]:
     """Train a classifier on training normals and generated images, and let it rate others of both.
 
     The real images that are rated are of held-out subjects, which no network has seen.
 
     Args:
-        detector: One with a generator.
+        model: One with a generator.
         normals: Those that it was trained on.
 
     Returns:
@@ -33,22 +34,22 @@ def rate(detector: LearnedDetector, normals: Normals) -> dict[str, Any]:
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    G = detector.networks[0]
+    G = model.networks["G"]
     assert isinstance(G, Generator)
-    training, held_out = detector._patches(normals)
-    device, features = detector.device, {}
+    training, held_out = normals.patches(flip=model.recipe.horizontal_flip, device=model.device)
+    device, features = model.device, {}
     for kind, patches, count in (("learnt", training, LEARNT), ("rated", held_out, RATED)):
-        random = seeded(device, detector.seed, "rater", kind)
+        random = seeded(device, model.provenance["seed"], "rater", kind)
         batches = range(count // BATCH)
         with torch.inference_mode(), precision_of("fp32"):
             real = torch.cat([patches.draw(BATCH, random) for _ in batches])
             z = [torch.randn(BATCH, G.latent, generator=random, device=device) for _ in batches]
             generated = torch.cat([G(each) for each in z])
-            if detector.recipe.horizontal_flip:  # as in training
+            if model.recipe.horizontal_flip:  # as in training
                 mirrored = torch.rand(count, generator=random, device=device) < 0.5
                 real = torch.where(mirrored[:, None, None, None], real.flip(3), real)
             features[kind] = np.concatenate([_features(x) for x in (real, generated)])
-    classifier = HistGradientBoostingClassifier(random_state=detector.seed)
+    classifier = HistGradientBoostingClassifier(random_state=model.provenance["seed"])
     classifier.fit(features["learnt"], np.repeat([1, 0], LEARNT))
     is_real = np.repeat([1, 0], RATED)
     right = classifier.predict(features["rated"]) == is_real

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from fanogan.data import seeded
-from fanogan.detectors import LearnedDetector, load_detector, precision_of
+from fanogan.detectors import Detector, with_networks_of
 from fanogan.models import Encoder, Generator
 from fanogan.report import overlay
-from fanogan.scoring import as_picture
+from fanogan.scoring import Model, as_picture
 from fanogan.storage import write_whole
 from fanogan.study.drawings import PageFigure, PictureRow, grid_figure, save_figure
 from fanogan.study.outcomes import Study, read_json
-from fanogan.study.systems import with_networks_of
 from fanogan.study.test_sets import (
     TRAINING_IMAGES,
     BadStudy,
@@ -34,6 +33,7 @@ from fanogan.study.test_sets import (
     score_windows,
     training_images,
 )
+from fanogan.training import precision_of
 
 COLUMNS = 4  # of each block of a grid
 STEPS = 100  # of an interpolation
@@ -55,7 +55,7 @@ class Pictures:
         self.systems = [n for n in self.timed_systems if not study.systems[n].on_subset]
         if not self.systems:
             raise BadStudy(f"no system of seed {seed} is done: there is nothing to show")
-        first = self.detector(self.systems[0])
+        first = self.model(self.systems[0])
         scored = study.scored(self.systems[0], seed, False)
         self.blocks, keys = choose_images(scored)
         cut = patch_windows if scored.unit == "patch" else image_windows
@@ -66,9 +66,9 @@ class Pictures:
         self.training = training_images(self.folder)
 
     @functools.cache  # noqa: B019 - as long as the report is being made
-    def detector(self, name: str) -> LearnedDetector:
-        """Return the trained detector of a system that has a model of its own."""
-        return load_detector(self.folder / name, device=self.device)
+    def model(self, name: str) -> Model:
+        """Return the trained model of a system that has one of its own."""
+        return Detector.load(self.folder / name, device=self.device).model
 
 
 def choose_images(scored: Scored) -> tuple[list[tuple[str, int]], list[str]]:
@@ -145,9 +145,9 @@ def _grid(pictures: Pictures, systems: Sequence[str], parts: Sequence[Windows]) 
     if masks.any():
         rows.append(PictureRow("annotation", [np.uint8(255) * mask for mask in masks]))
     for name in systems:
-        detector = pictures.detector(name)
-        maps = np.concatenate([score_windows(detector, part)[1] for part in parts])
-        scale = detector.calibration.map_scale
+        model = pictures.model(name)
+        maps = np.concatenate([score_windows(model, part)[1] for part in parts])
+        scale = model.calibration.map_scale
         title = pictures.study.systems[name].title
         rows.append(PictureRow(title, [_picture(each[1:]) for each in maps]))
         laid = [overlay(image, each[0], scale) for image, each in zip(images, maps, strict=True)]
@@ -201,15 +201,15 @@ def interpolations(
     """
     if "izi_f" not in pictures.systems or pictures.training is None:
         return [], {}
-    detector = pictures.detector("izi_f")
-    G, _, E = detector.networks
+    model = pictures.model("izi_f")
+    G, E = model.networks["G"], model.networks["E"]
     assert isinstance(G, Generator) and isinstance(E, Encoder)
     random = seeded(torch.device("cpu"), pictures.seed, "interpolations")
     real = pictures.training
-    share = torch.linspace(0, 1, STEPS + 1, device=detector.device)[:, None]
+    share = torch.linspace(0, 1, STEPS + 1, device=model.device)[:, None]
     with torch.inference_mode(), precision_of("fp32"):
-        z = torch.randn(TRAINING_IMAGES, G.latent, generator=random).to(detector.device)
-        ends = {"random latents": z, "encoded training images": E(real.to(detector.device))}
+        z = torch.randn(TRAINING_IMAGES, G.latent, generator=random).to(model.device)
+        ends = {"random latents": z, "encoded training images": E(real.to(model.device))}
         paths = {
             name: [
                 G(start + share * (end - start)).cpu()
@@ -250,7 +250,7 @@ def times(pictures: Pictures) -> dict[str, Any]:
         kept = read_json(path)
         if list(kept["milliseconds"]) == pictures.timed_systems:
             return kept
-    device = pictures.detector(pictures.systems[0]).device
+    device = pictures.model(pictures.systems[0]).device
     measured = {
         "milliseconds": {name: _milliseconds(pictures, name) for name in pictures.timed_systems},
         "batch": len(pictures.timed.x),
@@ -267,16 +267,16 @@ def _milliseconds(pictures: Pictures, name: str) -> float:
     system, windows = pictures.study.systems[name], pictures.timed
     if system.on_subset:
         assert system.networks_of is not None
-        other = pictures.detector(system.networks_of)
+        other = pictures.model(system.networks_of)
         seed, device = pictures.seed, pictures.device
-        detector = with_networks_of(other, system, other.recipe, seed=seed, device=device)
+        model = with_networks_of(other, system.new(other.recipe, seed=seed, device=device))
     else:
-        detector = pictures.detector(name)
-        score_windows(detector, windows)  # the first call takes longer
+        model = pictures.model(name)
+        score_windows(model, windows)  # the first call takes longer
     seconds = []
     for _ in range(1 if system.on_subset else 3):
         started = time.perf_counter()
-        score_windows(detector, windows, len(windows.x))  # onto the CPU: so the device is done
+        score_windows(model, windows, len(windows.x))  # onto the CPU: so the device is done
         seconds.append(time.perf_counter() - started)
     return 1000 * min(seconds) / len(windows.x)
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fanogan.calibration import counted, plural
+from fanogan.amounts import counted, number, percent, plural, share
 from fanogan.recipes import Recipe
-from fanogan.report import histogram_figure, number, percent, share
+from fanogan.report import histogram_figure
 from fanogan.storage import write_whole
 from fanogan.study.claims import (
     Finding,

@@ -8,17 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fanogan.data import Normals, Preprocessing
-from fanogan.detectors import DETECTORS, LearnedDetector, load_detector, new_detector
+from fanogan.detectors import Detector, detector_names, new_detector, with_networks_of
 from fanogan.recipes import Recipe
+from fanogan.scoring import Model, calibrate
 from fanogan.study.test_sets import BadStudy
-from fanogan.training import (
-    Progress,
-    adversarial_rounds,
-    ali_updates,
-    autoencoder_updates,
-    budget,
-    costs,
-)
+from fanogan.training import Progress
 
 GAN = "critic"
 """The system whose run trains the GAN of its seed, on which others build."""
@@ -51,7 +45,7 @@ class System:
         """The systems of the same seed that must be done before it."""
         return {name for name in (GAN if self.on_gan else None, self.networks_of) if name}
 
-    def new(self, recipe: Recipe, **options: Any) -> LearnedDetector:
+    def new(self, recipe: Recipe, **options: Any) -> Detector:
         """Return it untrained; ``options`` as for ``new_detector``."""
         return new_detector(self.detector, recipe.but(**self.changes), **options)
 
@@ -87,8 +81,8 @@ def system_of(name: str) -> System:
     """
     if name in SYSTEMS:
         return SYSTEMS[name]
-    if name not in DETECTORS:
-        names = dict.fromkeys((*SYSTEMS, *DETECTORS))
+    if name not in detector_names():
+        names = dict.fromkeys((*SYSTEMS, *detector_names()))
         raise BadStudy(f"no system {name}: give some of {', '.join(names)}")
     return System(name, name, name, on_gan=False)
 
@@ -107,8 +101,8 @@ def fitted(
     seed: int,
     device: str,
     progress: Progress,
-) -> LearnedDetector:
-    """Return a system's trained detector: read where it is there, resumed where it was begun.
+) -> Model:
+    """Return a system's trained model: read where it is there, resumed where it was begun.
 
     Args:
         system: Which.
@@ -116,56 +110,28 @@ def fitted(
         normals: Those of this seed.
         folder: This seed's; the system's run goes into the folder of its name.
         seed: Of all of training.
-        device: As for ``LearnedDetector``.
+        device: As for ``Detector``.
         progress: As for ``fit``.
     """
     run = folder / system.name
     if (run / "model").exists():
-        return load_detector(run, device=device)
+        return Detector.load(run, device=device).model
+    detector = system.new(recipe, seed=seed, device=device)
     if system.networks_of:
-        other = load_detector(folder / system.networks_of, device=device)
-        detector = with_networks_of(other, system, recipe, seed=seed, device=device)
+        other = Detector.load(folder / system.networks_of, device=device).model
+        model = with_networks_of(other, detector)
         # Calibrating the search would take longer than all else: each held-out patch has one.
-        if not system.on_subset:
-            detector.calibration = detector._calibrate(normals.held_out)
-        return detector
-    return system.new(recipe, seed=seed, device=device).fit(
+        return model if system.on_subset else calibrate(model, normals.held_out)
+    detector.fit(
         normals,
         gan=folder / GAN if system.on_gan else None,
         out=run,
         resume=(run / "config.yaml").exists(),
         progress=progress,
     )
+    return detector.model
 
 
-def with_networks_of(
-    other: LearnedDetector, system: System, recipe: Recipe, *, seed: int, device: str
-) -> LearnedDetector:
-    """Return a system's detector with another's trained networks; it isn't calibrated."""
-    detector = system.new(recipe, seed=seed, device=device)
-    detector.preprocessing, detector.familiar = other.preprocessing, other.familiar
-    detector.networks, detector.facts = other.networks, other.facts
-    return detector
-
-
-def training_cost(system: System, recipe: Recipe, seen: Preprocessing) -> int | None:
-    """Return the multiply-adds of a system's training, its share in the common GAN included.
-
-    None for a detector that isn't the paper's.
-    """
-    if system.name not in SYSTEMS:
-        return None
-    recipe = recipe.but(**DETECTORS[system.detector][1] | dict(system.changes))
-    size = (recipe, seen.sides, seen.channels)
-    each = costs(*size)
-    encoder = recipe.batch_size * recipe.encoder_updates * each.encoder
-    gan = budget(*size) - encoder
-    critics = recipe.critic_updates_per_generator_update * each.adversarial_critic
-    alone = {
-        "ae": lambda: autoencoder_updates(*size) * each.autoencoder,
-        "advae": lambda: adversarial_rounds(*size) * (critics + each.adversarial),
-        "ali": lambda: ali_updates(*size) * each.ali,
-    }
-    if system.detector in alone:
-        return recipe.batch_size * alone[system.detector]()
-    return gan if system.detector in (GAN, "iterative") else gan + encoder
+def training_cost(system: System, recipe: Recipe, seen: Preprocessing) -> int:
+    """Return the multiply-adds of a system's training, its share in the common GAN included."""
+    return system.new(recipe).training_cost(seen)

@@ -16,12 +16,25 @@ import torch
 from torch import Tensor
 
 from fanogan.data import Normals, is_retina, seeded
-from fanogan.detectors import BATCH, Encoded, LearnedDetector, Looked, Result, precision_of
 from fanogan.errors import FanoganError
 from fanogan.evaluation import masks_of
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, is_store, prepare
+from fanogan.scoring import (
+    BATCH,
+    Encoded,
+    FrameScore,
+    Model,
+    Result,
+    frame_name,
+    read,
+    result_of,
+    score_batch,
+    score_encoded,
+    totals_of,
+)
 from fanogan.storage import write_whole
+from fanogan.training import precision_of
 
 PARTS = ("train", "normal", "anomalous")
 SUBSET = 500  # images or patches that the iterative search is tested on
@@ -188,9 +201,9 @@ class Windows:
 
     Attributes:
         keys: (n,).
-        x: (n, C, *sides) in [−1, 1].
-        inside: (n, 1, *sides) bool, where x̂ counts; None: everywhere.
-        masks: (n, *sides) bool, empty where nothing is marked.
+        x: (n, C, *image_size) in [−1, 1].
+        inside: (n, 1, *image_size) bool, where x̂ counts; None: everywhere.
+        masks: (n, *image_size) bool, empty where nothing is marked.
     """
 
     keys: Sequence[str]
@@ -205,17 +218,17 @@ class Windows:
         return Windows([self.keys[place] for place in at], self.x[at], inside, self.masks[at])
 
 
-def keep_training_images(detector: LearnedDetector, normals: Normals, folder: Path) -> None:
+def keep_training_images(model: Model, normals: Normals, folder: Path) -> None:
     """Write random training images as the networks see them, for the pictures of the report."""
-    training, _ = detector._patches(normals)
-    x = training.draw(TRAINING_IMAGES, seeded(detector.device, "pictures")).cpu().numpy()
+    training, _ = normals.patches(flip=model.recipe.horizontal_flip, device=model.device)
+    x = training.draw(TRAINING_IMAGES, seeded(model.device, "pictures")).cpu().numpy()
     stream = io.BytesIO()
     np.savez_compressed(stream, x=x)
     write_whole(folder / "training.npz", stream.getvalue())
 
 
 def training_images(folder: Path) -> Tensor | None:
-    """Return what ``keep_training_images`` wrote: (n, C, *sides), or None."""
+    """Return what ``keep_training_images`` wrote: (n, C, *image_size), or None."""
     path = folder / "training.npz"
     if not path.exists():
         return None
@@ -224,52 +237,46 @@ def training_images(folder: Path) -> Tensor | None:
 
 
 def score_windows(
-    detector: LearnedDetector, windows: Windows, batch: int = BATCH
+    model: Model, windows: Windows, batch: int = BATCH
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what the networks make of windows, as all scoring does.
 
     Returns:
-        (A_R, A_D) as (n, 2) float64, and |x − x̂| and x̂ as (n, 1 + C, *sides) float32.
+        (A_R, A_D) as (n, 2) float64, and |x − x̂| and x̂ as (n, 1 + C, *image_size) float32.
     """
     terms, maps = [], []
     with torch.inference_mode(), precision_of("fp32"):
         for start in range(0, len(windows.x), batch):
             part = slice(start, start + batch)
-            inside = None if windows.inside is None else windows.inside[part].to(detector.device)
-            found, given = detector.look(windows.x[part].to(detector.device), inside)
+            inside = None if windows.inside is None else windows.inside[part].to(model.device)
+            found, given = score_batch(model, windows.x[part].to(model.device), inside)
             terms.append(found.cpu().double().numpy())
             maps.append(given.cpu().numpy())
     return np.concatenate(terms), np.concatenate(maps)
 
 
-def _frames(detector: LearnedDetector, encoded: Encoded) -> list[Result]:
-    """The name and place of each frame, without a score."""
-    nothing = Looked(np.zeros((1, 2)))
-    return [detector._result(encoded, frame, nothing) for frame in range(len(encoded.pixels))]
-
-
 def chosen_frames(
-    detector: LearnedDetector, data: StudyData, names: Container[str]
-) -> Iterator[tuple[int, Encoded, Result, np.ndarray | None]]:
+    model: Model, data: StudyData, names: Container[str]
+) -> Iterator[tuple[int, Encoded, int, Result, np.ndarray | None]]:
     """Yield the test images and B-scans of those names, in order.
 
     Yields:
-        The label; the scan; the frame's name, place and picture, without a score; and its mask,
-        where it has one.
+        The label; the scan; the frame's number; its names and picture, without a score; and its
+        mask, where it has one.
     """
-    retinal = detector.preprocessing.retina is not None
-    mask_of = masks_of(data.masks, data.anomalous, None, retinal)
+    mask_of = masks_of(data.masks, data.anomalous, None, model.preprocessing)
+    nothing = FrameScore(np.zeros((1, 2)))
     for label, source in enumerate((data.normal, data.anomalous)):
-        for encoded in detector.read(source):
-            for frame, result in enumerate(_frames(detector, encoded)):
+        for encoded in read(model, source):
+            for number, pixels in enumerate(encoded.pixels):
+                result = result_of(model, encoded, number, nothing)
                 if result.name not in names:
                     continue
-                if result.volume:
-                    picture = np.asarray(result.volume.bscans[frame])
-                else:
-                    picture = np.moveaxis(encoded.pixels[frame], 0, -1)
+                picture = encoded.scan.original(number)
+                if picture is None:
+                    picture = np.moveaxis(pixels, 0, -1)
                 result = dataclasses.replace(result, picture=picture)
-                yield label, encoded, result, mask_of(result) if label else None
+                yield label, encoded, number, result, mask_of(result) if label else None
 
 
 class Cut(NamedTuple):
@@ -280,21 +287,21 @@ class Cut(NamedTuple):
     retina: np.ndarray | None = None
 
 
-def patch_windows(detector: LearnedDetector, data: StudyData, keys: Sequence[str]) -> Windows:
+def patch_windows(model: Model, data: StudyData, keys: Sequence[str]) -> Windows:
     """Return the patches of those keys, '1 volume#frame@row,column', cut as scoring cuts them."""
     wanted: dict[str, list[tuple[int, int, str]]] = {}
     for key in keys:
         bscan, _, corner = key[2:].rpartition("@")
         row, column = map(int, corner.split(","))
         wanted.setdefault(bscan, []).append((row, column, key))
-    view, window = detector.preprocessing.retina, detector.preprocessing.window
-    assert view is not None and window is not None
+    window = model.preprocessing.window
+    assert window is not None
     cuts: dict[str, Cut] = {}
-    for _, encoded, result, mask in chosen_frames(detector, data, wanted):
-        volume, frame = result.volume, result.frame
+    for _, encoded, frame, result, mask in chosen_frames(model, data, wanted):
+        volume = result.volume
         assert volume is not None
         flat = None if mask is None else volume.forward(frame, mask)
-        retina = volume.retina[frame] if view.score_retina_only else None
+        retina = volume.tissue[frame] if model.preprocessing.tissue_only else None
         for row, column, key in wanted[result.name]:
             at = slice(row, row + window[0]), slice(column, column + window[1])
             cuts[key] = Cut(
@@ -302,18 +309,19 @@ def patch_windows(detector: LearnedDetector, data: StudyData, keys: Sequence[str
                 None if flat is None else flat[at],
                 None if retina is None else retina[at],
             )
-    return _windows(detector, cuts, keys)
+    return _windows(model, cuts, keys)
 
 
-def image_windows(detector: LearnedDetector, data: StudyData, keys: Sequence[str]) -> Windows:
+def image_windows(model: Model, data: StudyData, keys: Sequence[str]) -> Windows:
     """Return the images of those keys, '1 name', whole; of larger ones a window.
 
     It is around the middle of what is marked, where there is a mask, else of the image.
     """
-    window = detector.preprocessing.window
+    window = model.preprocessing.window
     cuts: dict[str, Cut] = {}
-    for label, encoded, result, mask in chosen_frames(detector, data, {key[2:] for key in keys}):
-        pixels = encoded.pixels[result.frame]
+    names = {key[2:] for key in keys}
+    for label, encoded, frame, result, mask in chosen_frames(model, data, names):
+        pixels = encoded.pixels[frame]
         at = slice(None), slice(None)
         if window is not None:
             sides = np.array(pixels.shape[1:])
@@ -324,50 +332,47 @@ def image_windows(detector: LearnedDetector, data: StudyData, keys: Sequence[str
             row, column = first.astype(int).tolist()
             at = slice(row, row + window[0]), slice(column, column + window[1])
         cuts[f"{label} {result.name}"] = Cut(pixels[:, *at], None if mask is None else mask[at])
-    return _windows(detector, cuts, keys)
+    return _windows(model, cuts, keys)
 
 
-def _windows(detector: LearnedDetector, cuts: Mapping[str, Cut], keys: Sequence[str]) -> Windows:
-    see, chosen = detector.preprocessing.see, [cuts[key] for key in keys]
+def _windows(model: Model, cuts: Mapping[str, Cut], keys: Sequence[str]) -> Windows:
+    preprocessing, chosen = model.preprocessing, [cuts[key] for key in keys]
 
     def seen(masks: Sequence[np.ndarray]) -> Tensor:
-        return see(torch.from_numpy(np.stack(masks))[:, None].float()) > 0.5
+        return preprocessing.resize(torch.from_numpy(np.stack(masks))[:, None].float()) > 0.5
 
     pixels = np.stack([cut.pixels for cut in chosen])
-    x = see(detector._to_device(pixels)).cpu()
+    x = preprocessing.resize(preprocessing.to_device(pixels, model.device)).cpu()
     empty = np.zeros(pixels.shape[2:], dtype=np.bool_)
     masks = seen([empty if cut.mask is None else cut.mask for cut in chosen])
     retinas = [cut.retina for cut in chosen if cut.retina is not None]
     return Windows(list(keys), x, seen(retinas) if retinas else None, masks[:, 0].numpy())
 
 
-def score_chosen(
-    detector: LearnedDetector, data: StudyData, unit: str, keys: Sequence[str]
-) -> np.ndarray:
+def score_chosen(model: Model, data: StudyData, unit: str, keys: Sequence[str]) -> np.ndarray:
     """Return A, A_R and A_D of chosen images or patches alone: (n, 3), in the order of their keys.
 
     Images are scored in all their windows.
     """
     if unit == "patch":
-        terms, _ = score_windows(detector, patch_windows(detector, data, keys))
-        return np.column_stack([detector._totals(terms), terms])
+        terms, _ = score_windows(model, patch_windows(model, data, keys))
+        return np.column_stack([totals_of(model, terms), terms])
     scores = {}
     names = {key[2:] for key in keys}
     for label, source in enumerate((data.normal, data.anomalous)):
-        scans = detector.read(source)
-        for result in detector._score(_only(detector, scans, names)):
-            if result.unit == "image":
-                scores[f"{label} {result.name}"] = (result.total, result.image, result.feature)
+        for batch in score_encoded(model, _only(read(model, source), names)):
+            for result in batch:
+                if result.unit == "image":
+                    scores[f"{label} {result.name}"] = (result.total, result.image, result.feature)
     return np.array([scores[key] for key in keys])
 
 
-def _only(
-    detector: LearnedDetector, scans: Iterator[Encoded], names: Container[str]
-) -> Iterator[Encoded]:
+def _only(scans: Iterator[Encoded], names: Container[str]) -> Iterator[Encoded]:
     """The frames of those names: of flat volumes by their windows, of others each as an image."""
     for encoded in scans:
-        frames = _frames(detector, encoded)
-        chosen = [frame for frame, result in enumerate(frames) if result.name in names]
+        scan = encoded.scan
+        frames = [frame_name(scan, number) for number in range(len(encoded.pixels))]
+        chosen = [number for number, name in enumerate(frames) if name in names]
         if encoded.usable is not None:
             usable = np.zeros_like(encoded.usable)
             usable[chosen] = encoded.usable[chosen]
@@ -376,10 +381,7 @@ def _only(
             continue
         for frame in chosen:
             alone = slice(frame, frame + 1)
-            scan = dataclasses.replace(
-                encoded.scan,
-                pixels=encoded.scan.pixels[alone],
-                name=frames[frame].name,
-                is_volume=False,
+            image = dataclasses.replace(
+                scan, pixels=scan.pixels[alone], name=frames[frame], is_volume=False
             )
-            yield dataclasses.replace(encoded, scan=scan, pixels=encoded.pixels[alone])
+            yield dataclasses.replace(encoded, scan=image, pixels=encoded.pixels[alone])

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fanogan.data import Normals
-from fanogan.detectors import Iterative, LearnedDetector
 from fanogan.evaluation import evaluate
 from fanogan.recipes import Recipe, load_recipe
-from fanogan.scoring import write_csv
+from fanogan.report import describe
+from fanogan.scoring import Model, write_csv
 from fanogan.storage import LOCK, exclusive, write_whole
 from fanogan.study.outcomes import outcome_of, settings_of
 from fanogan.study.rater import rate
@@ -70,7 +71,7 @@ def run_study(
         seeds: How many; they are 0, 1, …
         systems: Names of the paper's systems, or of other detectors; none: all of the paper's. The
             systems that they build on are added.
-        device: As for ``LearnedDetector``.
+        device: As for ``Detector``.
         on_state: Called whenever a system's state changes, by any thread; it may raise
             KeyboardInterrupt to stop.
 
@@ -165,6 +166,30 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
     write_whole(path, json.dumps(settings, indent=1).encode())
 
 
+class InParts(torch.nn.Module):
+    """A slow score module, called with a few images at a time, and what counts them.
+
+    ``on_scored`` may raise KeyboardInterrupt.
+    """
+
+    AT_ONCE = 16
+
+    def __init__(self, score: torch.nn.Module, on_scored: Callable[[int], None]):
+        """Wrap the module of a model."""
+        super().__init__()
+        self.score, self.on_scored = score, on_scored
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Score images, as ``models.ReconstructionScore`` does."""
+        parts = []
+        for start in range(0, len(x), self.AT_ONCE):
+            at = slice(start, start + self.AT_ONCE)
+            parts.append(self.score(x[at], None if inside is None else inside[at]))
+            self.on_scored(len(x[at]))
+        terms, maps = (torch.cat(each) for each in zip(*parts, strict=True))
+        return terms, maps
+
+
 class _Trials:
     """The systems of one seed, on one split of the normals and one GAN."""
 
@@ -176,8 +201,8 @@ class _Trials:
         self.folder = study / f"seed{seed}"
         self.normals = Normals.read(data.train, recipe, seed=seed)
         if seed == 0:
-            for note in self.normals.warnings:
-                log.warning("note: %s", note)
+            for note in self.normals.notes:
+                log.warning("note: %s", describe(note))
 
     def run(self, system: System) -> None:
         """Train and test a system; what went wrong is an outcome too."""
@@ -198,17 +223,17 @@ class _Trials:
         from sklearn.metrics import roc_auc_score
 
         out = self.folder / system.name / "evaluation"
-        detector, minutes = self._fitted(system)
+        model, minutes = self._fitted(system)
         more: dict[str, Any] = {}
         if system.name == GAN:
             self.state(system.name, self.seed, "rating images")
-            keep_training_images(detector, self.normals, self.folder)
-            more["rater"] = rate(detector, self.normals)
+            keep_training_images(model, self.normals, self.folder)
+            more["rater"] = rate(model, self.normals)
         if system.on_subset:
-            self._evaluate_subset(system, detector, out)
+            self._evaluate_subset(system, model, out)
         elif not (out / "scores.csv").exists():
             evaluate(
-                detector,
+                model,
                 self.data.normal,
                 self.data.anomalous,
                 out,
@@ -223,14 +248,14 @@ class _Trials:
             "seed": self.seed,
             "auc": float(roc_auc_score(scored.labels, scored.total)),
             "minutes": minutes,
-            "multiply_adds": training_cost(system, self.recipe, detector.preprocessing),
-            "warnings": detector.facts["warnings"],
-            "fingerprint": detector.facts["fingerprint"],
+            "multiply_adds": training_cost(system, self.recipe, model.preprocessing),
+            "warnings": model.provenance["warnings"],
+            "fingerprint": model.provenance["fingerprint"],
             **more,
         }
 
-    def _fitted(self, system: System) -> tuple[LearnedDetector, float | None]:
-        """The detector, and the minutes that training took unless it was resumed."""
+    def _fitted(self, system: System) -> tuple[Model, float | None]:
+        """The model, and the minutes that training took unless it was resumed."""
         run = self.folder / system.name
         if system.on_gan and not (self.folder / GAN / "model").exists():
             raise BadStudy(f"the GAN of seed {self.seed} could not be trained")
@@ -240,7 +265,7 @@ class _Trials:
         def progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
             self.state(system.name, self.seed, f"{stage} {100 * step // steps} %")
 
-        detector = fitted(
+        model = fitted(
             system,
             self.recipe,
             self.normals,
@@ -250,10 +275,10 @@ class _Trials:
             progress=progress,
         )
         if not (run / "model").exists() and not system.on_subset:
-            detector.save(run / "model")
-        return detector, None if resumed else (time.monotonic() - started) / 60
+            model.save(run / "model")
+        return model, None if resumed else (time.monotonic() - started) / 60
 
-    def _evaluate_subset(self, system: System, detector: LearnedDetector, out: Path) -> None:
+    def _evaluate_subset(self, system: System, model: Model, out: Path) -> None:
         """Score the subset alone, into a table like that of ``evaluate``."""
         tested = (name for name, each in SYSTEMS.items() if not each.on_subset)
         tables = [self.folder / name / "evaluation" / "scores.csv" for name in tested]
@@ -269,10 +294,9 @@ class _Trials:
             searched += count
             self.state(system.name, self.seed, f"searched {searched:,} of {windows:,}")
 
-        assert isinstance(detector, Iterative)
-        detector.on_searched = on_searched
+        model = model.but(score=InParts(model.score, on_searched))
         keys: list[str] = reference.keys.tolist()
-        scores = score_chosen(detector, self.data, reference.unit, keys)
+        scores = score_chosen(model, self.data, reference.unit, keys)
         lines = [
             {
                 "label": int(label),

@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 
 from fanogan.data import Patches, seeded
-from fanogan.detectors import LearnedDetector, precision_of
+from fanogan.detectors import registered
 from fanogan.errors import FanoganError
 from fanogan.models import Generator
-from fanogan.scoring import as_picture
+from fanogan.scoring import Model, as_picture, read
 from fanogan.storage import write_whole
+from fanogan.training import precision_of
 
 EACH = 50  # real images, and as many generated ones
 REAL, GENERATED = "real", "generated"
 PAGE, KEY, SCORES = "turing.html", "key.json", "turing.json"
-WITHOUT_GENERATOR = ("ae", "advae")  # their decoders have never seen z ~ N(0, I)
 CPU = torch.device("cpu")  # what is drawn doesn't depend on the device of the networks
 
 Labels = Mapping[str, str]
@@ -44,12 +44,12 @@ class BadTest(FanoganError):
 # --- making a test ------------------------------------------------------------------------------
 
 
-def write_test(detector: LearnedDetector, images: Any, out: str | Path, *, seed: int = 0) -> str:
+def write_test(model: Model, images: Any, out: str | Path, *, seed: int = 0) -> str:
     """Write a test: ``turing.html`` for the raters, and ``key.json``, which they mustn't see.
 
     Args:
-        detector: Any that has a generator.
-        images: Normal images (see ``read_scans``) that the detector wasn't trained on.
+        model: Any that has a generator.
+        images: Normal images (see ``read_scans``) that the model wasn't trained on.
         out: The folder.
         seed: Of the windows, the latents and the order; the same call makes the same test.
 
@@ -61,18 +61,18 @@ def write_test(detector: LearnedDetector, images: Any, out: str | Path, *, seed:
         BadScan: Bad images.
         OSError: ``out`` can't be written.
     """
-    if detector.name in WITHOUT_GENERATOR:
+    if not registered(model.detector).kind.has_generator:
         raise BadTest(
-            f"the detector {detector.name} has no generator that makes images of z ~ N(0, I): give "
+            f"the detector {model.detector} has no generator of images from z ~ N(0, I): give "
             "a model with a GAN, such as f-AnoGAN's"
         )
-    G = detector.networks[0]
+    G = model.networks["G"]
     assert isinstance(G, Generator)
     random = seeded(CPU, seed, "turing")
-    x = real_windows(detector, images, random)
+    x = real_windows(model, images, random)
     z = torch.randn(EACH, G.latent, generator=random)
     with torch.inference_mode(), precision_of("fp32"):
-        x = torch.cat([x, G(z.to(detector.device)).cpu()])
+        x = torch.cat([x, G(z.to(model.device)).cpu()])
     pictures = [as_picture(np.moveaxis(image, 0, -1)) for image in x.numpy()]
     order = _order(pictures)
     pngs = [_png(pictures[index]) for index in order]
@@ -92,7 +92,7 @@ def write_test(detector: LearnedDetector, images: Any, out: str | Path, *, seed:
     return test
 
 
-def real_windows(detector: LearnedDetector, images: Any, random: torch.Generator) -> Tensor:
+def real_windows(model: Model, images: Any, random: torch.Generator) -> Tensor:
     """Draw real windows as the networks see them in training, none twice: (50, C, *sides).
 
     They come from as many different images as there are: an image gives a second window only after
@@ -103,12 +103,12 @@ def real_windows(detector: LearnedDetector, images: Any, random: torch.Generator
         BadScan: Bad images.
     """
     patches = []
-    for encoded in detector.read(images):
+    for encoded in read(model, images):
         for frame, pixels in enumerate(encoded.pixels):
             usable = None if encoded.usable is None else [encoded.usable[frame]]
             if usable is None or usable[0].any():
                 patches.append(
-                    Patches([pixels], detector.preprocessing, flip=False, device=CPU, usable=usable)
+                    Patches([pixels], model.preprocessing, flip=False, device=CPU, usable=usable)
                 )
     order = torch.randperm(len(patches), generator=random).tolist()
     windows: dict[bytes, Tensor] = {}
@@ -123,7 +123,7 @@ def real_windows(detector: LearnedDetector, images: Any, random: torch.Generator
             "ones: give more normal images"
         )
     x = torch.cat(list(windows.values()))
-    if detector.recipe.horizontal_flip:  # as G has learnt it
+    if model.recipe.horizontal_flip:  # as G has learnt it
         mirrored = torch.rand(EACH, generator=random) < 0.5
         x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     return x
