@@ -343,9 +343,7 @@ def test_a_volume_cut_off_is_scored_whole_again(of_eyes, eyes, expected_of_eyes,
 
 
 @pytest.mark.parametrize("after", [1, 3, 5, 9])  # an eye: two B-scans and the volume
-def test_a_killed_scoring_of_volumes_is_resumed(
-    of_eyes, eyes, expected_of_eyes, tmp_path, after
-):
+def test_a_killed_scoring_of_volumes_is_resumed(of_eyes, eyes, expected_of_eyes, tmp_path, after):
     out = tmp_path / "out"
     killed(of_eyes, eyes, out, after)
     assert images_done(out) == (after - 1) // 3 * 2
@@ -353,9 +351,7 @@ def test_a_killed_scoring_of_volumes_is_resumed(
     assert contents(out) == expected_of_eyes
 
 
-def test_patches_that_a_power_cut_lost_are_written_again(
-    of_eyes, eyes, expected_of_eyes, tmp_path
-):
+def test_patches_that_a_power_cut_lost_are_written_again(of_eyes, eyes, expected_of_eyes, tmp_path):
     out = tmp_path / "out"
     assert stopped(of_eyes, eyes, out, 8) == 4
     patches = out / ".unfinished" / "results" / "patches.csv"
@@ -412,9 +408,7 @@ def test_a_killed_process_is_resumed(undisturbed, tmp_path, ending, least):
 
 
 @pytest.mark.slow
-def test_a_killed_process_that_scores_volumes_is_resumed(
-    of_eyes, eyes, expected_of_eyes, tmp_path
-):
+def test_a_killed_process_that_scores_volumes_is_resumed(of_eyes, eyes, expected_of_eyes, tmp_path):
     of_eyes.save(tmp_path / "model")
     out = tmp_path / "out"
     command = [*RUN_MAIN, "score", tmp_path / "model", eyes, "--out", out]
