@@ -20,7 +20,7 @@ from PIL import Image
 
 from fanogan import FAnoGAN
 from fanogan.cli.parser import main
-from fanogan.recipes.recipe import load_recipe
+from fanogan.recipes import load_recipe
 
 TINY = load_recipe("smoke").but(
     critic_updates=2, encoder_updates=2, reestimate_batch_norm=False, checkpoint_minutes=5

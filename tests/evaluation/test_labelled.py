@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fanogan import FAnoGAN
 from fanogan.calibration.held_out import HeldOut
-from fanogan.demo import run_demo
+from fanogan.cli.demo import run_demo
 from fanogan.evaluation import labelled
 from fanogan.evaluation.labelled import calibrated_row, compared_rows, evaluate
 from fanogan.evaluation.localization import PixelROC

@@ -19,10 +19,10 @@ from sklearn.datasets import load_digits
 from torch.nn import functional as F
 
 from fanogan.calibration.held_out import Calibration, HeldOut
+from fanogan.cli.demo import flat_phantom
 from fanogan.cli.parser import main
 from fanogan.data.patches import HALF
 from fanogan.data.preprocessing import Preprocessing
-from fanogan.demo import flat_phantom
 from fanogan.detectors import DETECTORS, FAnoGAN, LearnedDetector, new_detector
 from fanogan.export.engines import ExportedModel, use_engine
 from fanogan.export.file import export

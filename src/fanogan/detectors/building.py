@@ -74,6 +74,7 @@ def model_of(
     return Model(
         detector=detector.name,
         title=registered(detector.name).title,
+        exportable=detector.exportable,
         recipe=detector.recipe,
         networks=networks,
         score=detector.score_module(ready, learned["constants"]).eval(),

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fanogan.detectors import registered
 from fanogan.errors import FanoganError
 from fanogan.scoring import HALF, Model
 
@@ -30,7 +29,7 @@ def graph_of(model: Model) -> nn.Module:
     Raises:
         BadExport: a detector that is no fixed graph, or a user's own GAN.
     """
-    if not registered(model.detector).kind.exportable:
+    if not model.exportable:
         raise BadExport(
             f"the detector {model.detector} computes its score step by step, which is no fixed "
             "graph: score it with PyTorch"
