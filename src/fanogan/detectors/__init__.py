@@ -4,8 +4,8 @@ A detector says which networks it has, how they are trained and what score they 
 Other packages add their own through the entry point group ``fanogan.detectors``.
 """
 
-from fanogan.detectors.building import new_detector, untrained, with_networks_of
-from fanogan.detectors.detector import Detector
+from fanogan.detectors.building import untrained, with_networks_of
+from fanogan.detectors.detector import Detector, new_detector
 
 from fanogan.detectors.fanogan import FAnoGAN  # isort: skip  (the order of names in help)
 from fanogan.detectors.adversarial_autoencoder import AdversarialAutoencoder
