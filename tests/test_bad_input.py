@@ -341,7 +341,7 @@ def _(s):
     return ["fit", "--resume", str(s.images())]
 
 
-@row("fit: resume with another recipe", "run: a run goes on as it was begun", "without images")
+@row("fit: resume with another recipe", "run: a run is resumed as it was begun", "without images")
 def _(s):
     return ["fit", "--resume", str(s.run), "--recipe", "paper"]
 

@@ -126,7 +126,7 @@ def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsy
     process.send_signal(signal.SIGINT)
     shown, errors = process.communicate(timeout=240)
     assert (process.returncode, errors) == (130, "")
-    assert shown.splitlines()[-1] == f"stopped; go on with: fanogan fit --resume {out}"
+    assert shown.splitlines()[-1] == f"stopped; resume with: fanogan fit --resume {out}"
     assert not (out / "model").exists()
 
     main(["fit", "--resume", str(out)])

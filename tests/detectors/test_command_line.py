@@ -84,7 +84,7 @@ def test_a_run_on_a_gan_is_gone_on_with(
     images = np.load(folder / "new.npy")
     np.testing.assert_array_equal(ended.score(images).total, whole.score(images).total)
     said = refusal(capsys, "fit", "--resume", folder / "stopped", "--detector", "ae")
-    assert "a run goes on as it was begun; give --resume without" in said
+    assert "a run is resumed as it was begun; give --resume without" in said
 
 
 @pytest.mark.parametrize(

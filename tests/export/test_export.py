@@ -192,7 +192,7 @@ def file(written: tuple[Path, str]) -> ExportedModel:
 
 def test_the_command_writes_one_file(written: tuple[Path, str]) -> None:
     out, shown = written
-    said = rf"{out}: read again, and equal to PyTorch within \S+\n"
+    said = rf"{out}: equal to PyTorch within \S+ when read back\n"
     assert re.fullmatch(rf"{said}Research use only, not a medical device.\n", shown)
     assert [path.name for path in out.parent.iterdir()] == ["model.onnx"]
 

@@ -399,7 +399,7 @@ def test_a_killed_process_is_resumed(undisturbed, tmp_path, ending, least):
     shown, status = ended_by(ending, command, out / ".unfinished" / "results", least)
     if ending == signal.SIGINT:
         assert status == 130
-        assert shown.splitlines()[-1] == "stopped; the same command goes on"
+        assert shown.splitlines()[-1] == "stopped; the same command resumes"
     done = images_done(out)
     assert least - 128 < done < 1500 and done % 64 == 0
     ended = subprocess.run(command, check=True, capture_output=True, text=True)
