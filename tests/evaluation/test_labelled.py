@@ -17,8 +17,8 @@ from fanogan.evaluation import (
     calibrated_row,
     compared_rows,
     evaluate,
-    labelled,
     masks_of,
+    pixels,
 )
 from fanogan.recipes import load_recipe
 from fanogan.scans import BadScan
@@ -238,7 +238,7 @@ def test_pixels_are_counted_by_subject_in_memory_that_does_not_grow(
     model, files, tmp_path, monkeypatch, most
 ):
     """As in a pass of their own, with subjects '0' and '1'; of more than ``most`` some share."""
-    monkeypatch.setattr(labelled, "MOST_SUBJECTS", most)
+    monkeypatch.setattr(pixels, "MOST_SUBJECTS", most)
     sources = files / "normal", files / "ill"
     groups = r"(\d)\.png"
     out = tmp_path / "out"
@@ -250,7 +250,7 @@ def test_pixels_are_counted_by_subject_in_memory_that_does_not_grow(
             mask = np.zeros((16, 16), dtype=bool)
             if label:
                 mask = np.asarray(Image.open(files / "masks" / result.name)) > 0
-            roc = expected.setdefault(result.group, PixelROC(labelled.SUBJECT_BINS))
+            roc = expected.setdefault(result.group, PixelROC(pixels.SUBJECT_BINS))
             roc.update(result.residual, mask)
     assert len(expected) == 10
     for place, roc in enumerate([*expected.values()][most:]):
