@@ -34,10 +34,9 @@ from fanogan.study.test_sets import (
     Scored,
     StudyData,
     choose_subset,
-    image_windows,
-    patch_windows,
     score_chosen,
     score_windows,
+    windows_of,
 )
 from fanogan.study.trials import run_study
 from fanogan.training.cost import encoder_cost, gan_cost
@@ -381,7 +380,7 @@ def test_chosen_images_score_as_in_the_whole_table(digits, out):
     model = Detector.load(out / "seed0" / "izi_f").model
     found = score_chosen(model, data, "image", keys)
     assert found[:, 0] == pytest.approx(whole.total[[20, 3, 11]], rel=1e-5)
-    terms, _ = score_windows(model, image_windows(model, data, keys))
+    terms, _ = score_windows(model, windows_of(model, data, "image", keys))
     assert terms == pytest.approx(found[:, 1:], rel=1e-5)
 
 
@@ -471,7 +470,7 @@ def test_patches_are_cut_and_scored_as_in_the_whole_table(eyes, tmp_path):
     model, data = Detector.load(out / "seed0" / "ae").model, StudyData.find(eyes)
     found = score_chosen(model, data, "patch", keys)
     assert found[:, 0] == pytest.approx(whole.total[at], rel=1e-4)
-    marked = patch_windows(model, data, keys).masks.any((1, 2))
+    marked = windows_of(model, data, "patch", keys).masks.any((1, 2))
     assert not (marked & (whole.labels[at] == 0)).any()
     pixels = Study(out).pixels("ae", 0)
     assert pixels.figures["auc"] == pytest.approx(

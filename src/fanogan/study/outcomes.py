@@ -45,14 +45,7 @@ def outcome_of(folder: Path, system: str, seed: int) -> dict[str, Any] | None:
 
 
 class Study:
-    """What a study's folder holds, read once.
-
-    Attributes:
-        settings: What it was begun with.
-        outcomes: Results and failures, by seed and in the systems' order.
-        systems: The systems that have an outcome, by name, in their order.
-        subset: The keys of what the slow systems are tested on.
-    """
+    """What a study's folder holds, read once."""
 
     def __init__(self, folder: Path):
         """Read the outcomes.
@@ -62,17 +55,13 @@ class Study:
         """
         self.folder = folder
         self.settings = settings_of(folder)
-        tested: dict[int, set[str]] = {}
-        for path in (*folder.glob("seed*/*/result.json"), *folder.glob("seed*/*/failed.json")):
-            seed = int(path.parts[-3].removeprefix("seed"))
-            tested.setdefault(seed, set()).add(path.parts[-2])
-        outcomes = [
-            outcome_of(folder, name, seed)
-            for seed, names in sorted(tested.items())
-            for name in in_order(names)
-        ]
+        done = [*folder.glob("seed*/*/result.json"), *folder.glob("seed*/*/failed.json")]
+        names = in_order({path.parts[-2] for path in done})
+        seeds = {int(path.parts[-3].removeprefix("seed")) for path in done}
+        # All in the systems' order: outcomes by seed, and the systems that have any.
+        outcomes = [outcome_of(folder, name, seed) for seed in sorted(seeds) for name in names]
         self.outcomes = [outcome for outcome in outcomes if outcome]
-        names = in_order({outcome["system"] for outcome in self.outcomes})
+        self.successes = [outcome for outcome in self.outcomes if "failed" not in outcome]
         self.systems: dict[str, System] = {name: system_of(name) for name in names}
         path = folder / "subset.json"
         self.subset: list[str] = json.loads(path.read_text("utf-8")) if path.exists() else []
@@ -82,11 +71,6 @@ class Study:
         done = [(outcome["system"], outcome["seed"]) for outcome in self.successes]
         seeds = dict.fromkeys(seed for _, seed in done)
         return [seed for seed in seeds if all((system, seed) in done for system in systems)]
-
-    @property
-    def successes(self) -> list[dict[str, Any]]:
-        """The outcomes of what didn't fail."""
-        return [outcome for outcome in self.outcomes if "failed" not in outcome]
 
     def failures(self, system: str) -> dict[int, str]:
         """Return why a system failed, by seed."""

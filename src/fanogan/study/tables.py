@@ -21,8 +21,6 @@ REFERENCE = "izi_f"
 UNTRAINED = "untrained networks"
 """Their name among the rows of ``evaluate``."""
 
-ENCODERS = ("ziz", "izi", "izi_f")
-PIXEL_COLUMNS = ("sensitivity", "specificity", "auc")
 FALSE_POSITIVE_RATES = np.linspace(0, 1, 201)
 
 Row = dict[str, Any]
@@ -46,21 +44,13 @@ EMPTY_ROW: Row = dict.fromkeys(
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of the report.
-
-    Attributes:
-        name: Its file's.
-        title: Its heading.
-        about: What it shows.
-        rows: One for each system.
-        columns: The figures at Youden's point and the AUC, in their order.
-    """
+    """A table of the report: the name of its file, its heading, what it shows, and its rows."""
 
     name: str
     title: str
     about: str
-    rows: list[Row]
-    columns: tuple[str, ...] = COLUMNS
+    rows: list[Row]  # one for each system
+    columns: tuple[str, ...] = COLUMNS  # figures at Youden's point, and the AUC
 
 
 # --- differences --------------------------------------------------------------------------------
@@ -76,9 +66,7 @@ class Difference(NamedTuple):
 def mean_difference(exact: Sequence[float], resampled: Sequence[np.ndarray]) -> Difference | None:
     """Return the mean of each seed's difference; None where there is no seed.
 
-    Args:
-        exact: Each seed's difference.
-        resampled: Each seed's difference in the same resamples of subjects: (resamples,).
+    ``resampled`` are each seed's differences in the same resamples of subjects: (resamples,).
     """
     if not exact:
         return None
@@ -221,72 +209,70 @@ def _evaluated(metrics: Mapping[str, Any], name: str) -> Row:
 
 # --- tables -------------------------------------------------------------------------------------
 
+MAIN = ("ae", "advae", "ali", "critic", "iterative", "izi_f")
+TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "table1": (
+        "Table 1: detection of anomalous images",
+        "All test images; the iterative search is tested on a subset, in the next table.",
+        MAIN,
+    ),
+    "table1_subset": (
+        "Table 1 on the subset",
+        "A fixed sample of {subset:,}, with the shares of labels and subjects that all test images "
+        "have. What is compared with the iterative search is compared here.",
+        (*MAIN, "izi", "ziz"),
+    ),
+    "table2": (
+        "Table 2: trainings of the encoder",
+        "On the same GAN, each scored by what it was trained on.",
+        ("ziz", "izi", "izi_f"),
+    ),
+    "cross_scored": (
+        "Section 3.2: the same encoders, scored by f-AnoGAN's score",
+        "Features of the discriminator in the score of encoders that were trained without.",
+        ("ziz-features", "izi-features", "izi_f"),
+    ),
+    "tableA1": (
+        "Table A1: encoders with linear output",
+        "In parentheses the same with tanh.",
+        ("ziz-linear", "izi-linear", "izi_f-linear"),
+    ),
+    "denoising": (
+        "Appendix A.1: denoising training of the encoder",
+        "A fifth of the pixels that the encoder sees in training are mid-grey.",
+        ("denoising", "izi_f"),
+    ),
+    "tableB1": (
+        "Table B1: localisation, pixel by pixel",
+        "Residuals of all pixels against the masks.",
+        ("ae", "advae", "ali", "izi_f", "izi", "ziz"),
+    ),
+}
+WITH_OTHERS = ("table1", "table1_subset", "tableB1")  # below the paper's systems, other detectors
+
 
 def tables(study: Study) -> list[Table]:
     """Return all tables of the report for which something is done."""
     others = [name for name in study.systems if name not in SYSTEMS]
-    compared = ("ae", "advae", "ali", "critic", "iterative", "izi_f")
-    linear = _image_rows(study, [f"{name}-linear" for name in ENCODERS])
-    found = [
-        Table(
-            "table1",
-            "Table 1: detection of anomalous images",
-            "All test images; the iterative search is tested on a subset, in the next table.",
-            [*_image_rows(study, (*compared, *others)), *rows_without_learning(study)],
-        ),
-        Table(
-            "table1_subset",
-            "Table 1 on the subset",
-            f"A fixed sample of {len(study.subset):,}, with the shares of labels and subjects "
-            "that all test images have. What is compared with the iterative search is compared "
-            "here.",
-            _image_rows(study, (*compared, "izi", "ziz", *others), on_subset=True),
-        ),
-        Table(
-            "table2",
-            "Table 2: trainings of the encoder",
-            "On the same GAN, each scored by what it was trained on.",
-            _image_rows(study, ENCODERS),
-        ),
-        Table(
-            "cross_scored",
-            "Section 3.2: the same encoders, scored by f-AnoGAN's score",
-            "Features of the discriminator in the score of encoders that were trained without.",
-            _image_rows(study, ("ziz-features", "izi-features", "izi_f")),
-        ),
-        Table(
-            "tableA1",
-            "Table A1: encoders with linear output",
-            "In parentheses the same with tanh.",
-            [
-                row | {"beside": image_row(study, row["system"].removesuffix("-linear"))}
-                for row in linear
-            ],
-        ),
-        Table(
-            "denoising",
-            "Appendix A.1: denoising training of the encoder",
-            "A fifth of the pixels that the encoder sees in training are mid-grey.",
-            _image_rows(study, ("denoising", "izi_f")),
-        ),
-    ]
-    if study.has_pixels():
-        names = ("ae", "advae", "ali", "izi_f", "izi", "ziz", *others)
-        rows = [pixel_row(study, name) for name in names]
-        found.append(
-            Table(
-                "tableB1",
-                "Table B1: localisation, pixel by pixel",
-                "Residuals of all pixels against the masks.",
-                [row for row in rows if row["seeds"] or row["failed"]],
-                PIXEL_COLUMNS,
-            )
-        )
-    return [table for table in found if any(row["seeds"] for row in table.rows)]
-
-
-def _image_rows(study: Study, systems: Sequence[str], on_subset: bool = False) -> list[Row]:
-    return [image_row(study, name, on_subset) for name in systems if name in study.systems]
+    found = []
+    for name, (title, about, systems) in TABLES.items():
+        names = (*systems, *others) if name in WITH_OTHERS else systems
+        done = [each for each in names if each in study.systems]
+        columns = COLUMNS
+        if name == "tableB1":
+            rows = [pixel_row(study, each) for each in done] if study.has_pixels() else []
+            columns = ("sensitivity", "specificity", "auc")
+        else:
+            rows = [image_row(study, each, name == "table1_subset") for each in done]
+        if name == "tableA1":
+            for row in rows:
+                row["beside"] = image_row(study, row["system"].removesuffix("-linear"))
+        if name == "table1":
+            rows += rows_without_learning(study)
+        if any(row["seeds"] for row in rows):
+            about = about.format(subset=len(study.subset))
+            found.append(Table(name, title, about, rows, columns))
+    return found
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
