@@ -11,15 +11,10 @@ import numpy as np
 
 from fanogan.evaluation import resampled_times
 from fanogan.scoring import write_csv
-from fanogan.study.outcomes import RESAMPLES, Study
+from fanogan.study.outcomes import RESAMPLES, Level, Study
 from fanogan.study.paper import IMAGES, PIXELS
 from fanogan.study.systems import SYSTEMS
-from fanogan.study.tables import (
-    Difference,
-    auc_difference,
-    mean_difference,
-    pixel_auc_difference,
-)
+from fanogan.study.tables import Difference, auc_difference, mean_difference
 
 AUC, PIXEL_AUC, FALSE_ALARMS = "AUC", "AUC of pixels", "false-positive rate"
 
@@ -95,18 +90,18 @@ class Finding:
 
 def findings(study: Study) -> list[Finding]:
     """Return what is found of all claims, in the paper's order; of pixels only with masks."""
-    has_pixels = study.has_pixels()
+    has_pixels = any(study.seeds(name, level="pixels") for name in study.systems)
     return [_finding(study, claim) for claim in CLAIMS if claim.of != PIXEL_AUC or has_pixels]
 
 
 def _finding(study: Study, claim: Claim) -> Finding:
     first, second = claim.first, claim.second
-    if claim.of == PIXEL_AUC:
-        measured = pixel_auc_difference(study, first, second)
-    elif claim.of == FALSE_ALARMS:
+    if claim.of == FALSE_ALARMS:
         measured = false_alarm_difference(study, first, second)
     else:
-        measured = auc_difference(study, first, second, claim.on_subset)
+        level: Level = "subset" if claim.on_subset else "images"
+        level = "pixels" if claim.of == PIXEL_AUC else level
+        measured = auc_difference(study, first, second, level)
     difference, interval = measured or (None, None)
     if difference is None:
         missing = [SYSTEMS[name].title for name in (first, second) if not study.seeds(name)]
@@ -159,7 +154,7 @@ def write_claims(findings: Sequence[Finding], path: Path) -> None:
 def _false_alarms(study: Study, name: str, seed: int) -> np.ndarray | None:
     """Which normals are above the calibrated threshold; None without one."""
     threshold = study.metrics(name, seed)["calibrated"]["threshold"]
-    scored = study.scored(name, seed, False)
+    scored = study.scored(name, seed)
     return None if threshold is None else scored.total[scored.labels == 0] > threshold
 
 
@@ -175,7 +170,7 @@ def false_alarm_difference(study: Study, first: str, second: str) -> Difference 
             return None
         more = flags[0].astype(float) - flags[1].astype(float)
         exact.append(float(more.mean()))
-        scored = study.scored(first, seed, False)
+        scored = study.scored(first, seed)
         names, subjects = np.unique(scored.subjects[scored.labels == 0], return_inverse=True)
         if len(names) > 1:
             times = resampled_times(names.tolist(), len(names), RESAMPLES)
@@ -212,10 +207,10 @@ def detection_and_localisation(study: Study) -> list[dict[str, Any]]:
     """Return the AUC of images and of pixels beside each other, best images first."""
     rows = []
     for name in PIXELS:
-        seeds = study.seeds_with_pixels(name)
+        seeds = study.seeds(name, level="pixels")
         if seeds:
             images = [study.result(name, seed)["auc"] for seed in seeds]
-            pixels = [study.pixels(name, seed).figures["auc"] for seed in seeds]
+            pixels = [study.figures(name, seed, "pixels")["auc"] for seed in seeds]
             rows.append(
                 {
                     "system": name,

@@ -55,7 +55,7 @@ class Pictures:
         if not self.systems:
             raise BadStudy(f"no system of seed {seed} is done: there is nothing to show")
         first = self.model(self.systems[0])
-        scored = study.scored(self.systems[0], seed, False)
+        scored = study.scored(self.systems[0], seed)
         self.blocks, keys = choose_images(scored)
         timed = [key for key in study.subset if key not in keys][:TIMED]
         windows = windows_of(first, data, scored.unit, [*keys, *timed])

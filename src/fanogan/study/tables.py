@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fanogan.evaluation import delong, finite_or_none, mean_interval, roc_curve_points
+from fanogan.evaluation import delong, finite_or_none, mean_interval
 from fanogan.scoring import write_csv
-from fanogan.study.outcomes import Study
+from fanogan.study.outcomes import Level, Study
 from fanogan.study.paper import COLUMNS, IMAGES, PIXELS
 from fanogan.study.systems import SYSTEMS, system_of
 
@@ -75,43 +75,47 @@ def mean_difference(exact: Sequence[float], resampled: Sequence[np.ndarray]) -> 
 
 
 def auc_difference(
-    study: Study, first: str, second: str, on_subset: bool = False
+    study: Study, first: str, second: str, level: Level = "images"
 ) -> Difference | None:
-    """Return AUC(first) − AUC(second), by image."""
+    """Return AUC(first) − AUC(second)."""
     exact, resampled = [], []
-    for seed in study.seeds(first, second):
-        one, other = ((name, seed, on_subset) for name in (first, second))
+    for seed in study.seeds(first, second, level=level):
+        one, other = ((name, seed, level) for name in (first, second))
         exact.append(study.figures(*one)["auc"] - study.figures(*other)["auc"])
         resampled.append(study.resampled(*one) - study.resampled(*other))
-    return mean_difference(exact, resampled)
-
-
-def pixel_auc_difference(study: Study, first: str, second: str) -> Difference | None:
-    """Return AUC(first) − AUC(second), by pixel."""
-    exact, resampled = [], []
-    for seed in study.seeds_with_pixels(first, second):
-        one, other = study.pixels(first, seed), study.pixels(second, seed)
-        exact.append(one.figures["auc"] - other.figures["auc"])
-        resampled.append(one.resampled - other.resampled)
     return mean_difference(exact, resampled)
 
 
 # --- rows ---------------------------------------------------------------------------------------
 
 
-def image_row(study: Study, name: str, on_subset: bool = False) -> Row:
-    """Return a system's row of an image-level table."""
-    slow = system_of(name).on_subset
-    seeds = [] if slow and not on_subset else study.seeds(name)
-    row = _new_row(study, name, IMAGES)
+def row_of(study: Study, name: str, level: Level = "images") -> Row:
+    """Return a system's row of a table."""
+    seeds = study.seeds(name, level=level)
+    row = EMPTY_ROW | {
+        "system": name,
+        "title": system_of(name).title,
+        "seeds": seeds,
+        "failed": study.failures(name),
+        "paper": (PIXELS if level == "pixels" else IMAGES).get(name),
+    }
+    results = [study.result(name, seed) for seed in study.seeds(name)]
+    if results:
+        minutes = [result["minutes"] for result in results if result["minutes"] is not None]
+        row["multiply_adds"] = results[0]["multiply_adds"]
+        row["minutes"] = float(np.mean(minutes)) if minutes else None
     if not seeds:
         return row
-    row |= _means(seeds, [study.figures(name, seed, on_subset) for seed in seeds])
-    row |= _interval([study.resampled(name, seed, on_subset) for seed in seeds])
-    if name != REFERENCE:
-        row |= _compared(auc_difference(study, name, REFERENCE, on_subset))
+    row |= _means([study.figures(name, seed, level) for seed in seeds])
+    resampled = [study.resampled(name, seed, level) for seed in seeds]
+    row["auc_low"], row["auc_high"] = mean_interval(np.stack(resampled, axis=1)) or (None, None)
+    difference = None if name == REFERENCE else auc_difference(study, name, REFERENCE, level)
+    if difference:
+        row["difference"] = difference.mean
+        row["difference_low"], row["difference_high"] = difference.interval or (None, None)
+    if difference and level != "pixels":
         pairs = [
-            [study.scored(each, seed, on_subset) for each in (name, REFERENCE)]
+            [study.scored(each, seed, level) for each in (name, REFERENCE)]
             for seed in study.seeds(name, REFERENCE)
         ]
         # DeLong's test is of independent images: each is a subject of its own.
@@ -119,23 +123,9 @@ def image_row(study: Study, name: str, on_subset: bool = False) -> Row:
             row["delong"] = [
                 delong(one.labels, one.total, other.total).p_value for one, other in pairs
             ]
-    if not (slow or on_subset):
+    if level == "images":
         untrained = [_evaluated(study.metrics(name, seed), UNTRAINED)["auc"] for seed in seeds]
         row["untrained"] = float(np.mean(untrained))
-    return row
-
-
-def pixel_row(study: Study, name: str) -> Row:
-    """Return a system's row of the pixel-level table."""
-    row = _new_row(study, name, PIXELS)
-    seeds = study.seeds_with_pixels(name)
-    if not seeds:
-        return row
-    pixels = [study.pixels(name, seed) for seed in seeds]
-    row |= _means(seeds, [each.figures for each in pixels])
-    row |= _interval([each.resampled for each in pixels])
-    if name != REFERENCE:
-        row |= _compared(pixel_auc_difference(study, name, REFERENCE))
     return row
 
 
@@ -153,31 +143,15 @@ def rows_without_learning(study: Study) -> list[Row]:
             continue
         each = [_evaluated(one, first["name"]) for one in metrics]
         low, high = first["auc_interval"] or (None, None)
-        names = {"system": first["name"], "title": first["name"], "failed": {}}
-        figures = [{**one["youden"], "auc": one["auc"]} for one in each]
-        rows.append(EMPTY_ROW | names | _means(seeds, figures) | {"auc_low": low, "auc_high": high})
+        row = EMPTY_ROW | {"system": first["name"], "title": first["name"], "seeds": seeds}
+        row |= _means([{**one["youden"], "auc": one["auc"]} for one in each])
+        rows.append(row | {"failed": {}, "auc_low": low, "auc_high": high})
     return rows
 
 
-def _new_row(study: Study, name: str, paper: Mapping[str, Mapping[str, float]]) -> Row:
-    row = EMPTY_ROW | {
-        "system": name,
-        "title": system_of(name).title,
-        "seeds": [],
-        "failed": study.failures(name),
-        "paper": paper.get(name),
-    }
-    results = [study.result(name, seed) for seed in study.seeds(name)]
-    if results:
-        minutes = [result["minutes"] for result in results if result["minutes"] is not None]
-        row["multiply_adds"] = results[0]["multiply_adds"]
-        row["minutes"] = float(np.mean(minutes)) if minutes else None
-    return row
-
-
-def _means(seeds: list[int], figures: Sequence[Mapping[str, float | None]]) -> Row:
+def _means(figures: Sequence[Mapping[str, float | None]]) -> Row:
     """The mean of each column over seeds, and its standard deviation where there are several."""
-    row: Row = {"seeds": seeds}
+    row: Row = {}
     for column in COLUMNS:
         if column not in figures[0]:
             continue
@@ -187,18 +161,6 @@ def _means(seeds: list[int], figures: Sequence[Mapping[str, float | None]]) -> R
         if known.size > 1:
             row[f"{column}_spread"] = finite_or_none(float(known.std(ddof=1)))
     return row
-
-
-def _interval(resampled: Sequence[np.ndarray]) -> Row:
-    low, high = mean_interval(np.stack(resampled, axis=1)) or (None, None)
-    return {"auc_low": low, "auc_high": high}
-
-
-def _compared(difference: Difference | None) -> Row:
-    if difference is None:
-        return {}
-    low, high = difference.interval or (None, None)
-    return {"difference": difference.mean, "difference_low": low, "difference_high": high}
 
 
 def _evaluated(metrics: Mapping[str, Any], name: str) -> Row:
@@ -248,6 +210,8 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("ae", "advae", "ali", "izi_f", "izi", "ziz"),
     ),
 }
+LEVELS: dict[str, Level] = {"table1_subset": "subset", "tableB1": "pixels"}
+PIXEL_COLUMNS = ("sensitivity", "specificity", "auc")
 WITH_OTHERS = ("table1", "table1_subset", "tableB1")  # below the paper's systems, other detectors
 
 
@@ -258,20 +222,18 @@ def tables(study: Study) -> list[Table]:
     for name, (title, about, systems) in TABLES.items():
         names = (*systems, *others) if name in WITH_OTHERS else systems
         done = [each for each in names if each in study.systems]
-        columns = COLUMNS
-        if name == "tableB1":
-            rows = [pixel_row(study, each) for each in done] if study.has_pixels() else []
-            columns = ("sensitivity", "specificity", "auc")
-        else:
-            rows = [image_row(study, each, name == "table1_subset") for each in done]
+        level = LEVELS.get(name, "images")
+        rows = [row_of(study, each, level) for each in done]
         if name == "tableA1":
             for row in rows:
-                row["beside"] = image_row(study, row["system"].removesuffix("-linear"))
+                row["beside"] = row_of(study, row["system"].removesuffix("-linear"))
         if name == "table1":
             rows += rows_without_learning(study)
         if any(row["seeds"] for row in rows):
             about = about.format(subset=len(study.subset))
-            found.append(Table(name, title, about, rows, columns))
+            found.append(
+                Table(name, title, about, rows, PIXEL_COLUMNS if level == "pixels" else COLUMNS)
+            )
     return found
 
 
@@ -291,26 +253,8 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
         write_csv(folder / f"{table.name}.csv", list(lines[0]), lines)
 
 
-# --- curves -------------------------------------------------------------------------------------
-
-
-def mean_curve(study: Study, name: str, on_subset: bool = False) -> np.ndarray | None:
+def mean_curve(study: Study, name: str, level: Level) -> np.ndarray | None:
     """Return a system's sensitivity at each of ``FALSE_POSITIVE_RATES``, averaged over seeds."""
-    curves = []
-    for seed in study.seeds(name):
-        scored = study.scored(name, seed, on_subset)
-        rates, sensitivities, _ = roc_curve_points(scored.labels, scored.total)
-        curves.append(np.interp(FALSE_POSITIVE_RATES, rates, sensitivities))
-    return np.mean(curves, axis=0) if curves else None
-
-
-def mean_pixel_curve(study: Study, name: str) -> np.ndarray | None:
-    """Return a system's mean curve, by pixel."""
-    curves = []
-    for seed in study.seeds_with_pixels(name):
-        pixels = study.pixels(name, seed)
-        marked, normal = pixels.flagged(np.ones((1, len(pixels.counts))))
-        curves.append(
-            np.interp(FALSE_POSITIVE_RATES, np.append(0, normal[0]), np.append(0, marked[0]))
-        )
-    return np.mean(curves, axis=0) if curves else None
+    curves = [study.curve(name, seed, level) for seed in study.seeds(name, level=level)]
+    resampled = [np.interp(FALSE_POSITIVE_RATES, *curve) for curve in curves]
+    return np.mean(resampled, axis=0) if resampled else None

@@ -264,15 +264,16 @@ def windows_of(model: Model, data: StudyData, unit: str, keys: Sequence[str]) ->
             at = tuple(slice(*edges) for edges in zip(first, first + size, strict=True))
             if is_patch or key[0] == str(label):
                 cuts[key] = pixels[:, *at], mask[at], None if tissue is None else tissue[at]
-    pixels, masks = (np.stack([cuts[key][part] for key in keys]) for part in (0, 1))
-    tissues = [tissue for key in keys if (tissue := cuts[key][2]) is not None]
+    chosen = [cuts[key] for key in keys]
+    tissues = [tissue for _, _, tissue in chosen if tissue is not None]
 
-    def resized(masks: np.ndarray) -> Tensor:
-        return seen.resize(torch.from_numpy(masks)[:, None].float()) > 0.5
+    def resized(masks: Sequence[np.ndarray]) -> Tensor:
+        return seen.resize(torch.from_numpy(np.stack(masks))[:, None].float()) > 0.5
 
+    pixels = np.stack([pixels for pixels, _, _ in chosen])
     x = seen.resize(seen.to_device(pixels, model.device)).cpu()
-    inside = resized(np.stack(tissues)) if tissues else None
-    return Windows(x, inside, resized(masks)[:, 0].numpy())
+    masks = resized([mask for _, mask, _ in chosen])[:, 0].numpy()
+    return Windows(x, resized(tissues) if tissues else None, masks)
 
 
 def _frames(
