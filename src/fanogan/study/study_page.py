@@ -12,24 +12,25 @@ from fanogan.report import histogram_figure
 from fanogan.storage import write_whole
 from fanogan.study import claims
 from fanogan.study.drawings import ANOMALOUS, LINE, NORMAL, PageFigure, curves_figure, save_figure
-from fanogan.study.outcomes import Study
-from fanogan.study.paper import PIXELS, RATER_ACCURACY, SECONDS
+from fanogan.study.outcomes import Level, Study
+from fanogan.study.paper import RATER_ACCURACY, SECONDS
 from fanogan.study.reconstructions import Pictures, grids, interpolations, times
 from fanogan.study.systems import GAN, SYSTEMS
 from fanogan.study.tables import (
     FALSE_POSITIVE_RATES,
-    image_row,
     mean_curve,
-    mean_pixel_curve,
-    pixel_row,
+    row_of,
     rows_without_learning,
     tables,
     write_tables,
 )
 from fanogan.study.test_sets import StudyData
 
-FIG_8A = ("ae", "advae", "ali", "critic", "iterative", "izi_f")
-FIG_8B = ("ziz", "izi", "izi_f")
+CURVES: dict[str, tuple[str, Level, tuple[str, ...]]] = {
+    "fig8a": ("Fig. 8a", "images", ("ae", "advae", "ali", "critic", "iterative", "izi_f")),
+    "fig8b": ("Fig. 8b", "images", ("ziz", "izi", "izi_f")),
+    "figB2": ("Fig. B2", "pixels", ("ae", "advae", "ali", "izi_f")),
+}
 VERDICTS = {"holds": "holds", "reverse": "does not hold", "open": "open", "unknown": "not known"}
 
 
@@ -125,7 +126,7 @@ def _notes(study: Study) -> list[str]:
         notes.append(
             f"intervals resample {counted(subjects, 'subject')}, which makes them too narrow"
         )
-    own = image_row(study, "izi_f")["auc"]
+    own = row_of(study, "izi_f")["auc"]
     notes += [
         f"{row['title']}, which needs no learning, has AUC {share(row['auc'])} where f-AnoGAN has "
         f"{share(own)}"
@@ -151,32 +152,23 @@ def _notes(study: Study) -> list[str]:
 def _curves(study: Study, folder: Path) -> list[PageFigure]:
     """Fig. 8, B2 and B3."""
     figures = []
-    curves = {}
-    for name in dict.fromkeys((*FIG_8A, *FIG_8B)):
-        on_subset = SYSTEMS[name].on_subset
-        curve = mean_curve(study, name, on_subset)
-        if curve is not None:
-            curves[name] = (curve, image_row(study, name, on_subset)["auc"])
-    for name, title, systems in (("fig8a", "Fig. 8a", FIG_8A), ("fig8b", "Fig. 8b", FIG_8B)):
-        shown = {each: curves[each] for each in systems if each in curves}
-        if shown:
-            caption = "Detection: ROC curves and AUC. Mean over seeds."
-            if "iterative" in shown:
+    for name, (title, level, systems) in CURVES.items():
+        curves = {}
+        for system in systems:
+            of: Level = "subset" if SYSTEMS[system].on_subset else level
+            curve = mean_curve(study, system, of)
+            if curve is not None:
+                curves[system] = (curve, row_of(study, system, of)["auc"])
+        if curves:
+            what = "Detection" if level == "images" else "Localisation, pixel by pixel"
+            caption = f"{what}: ROC curves and AUC. Mean over seeds."
+            if "iterative" in curves:
                 caption += " The iterative search on its subset."
-            drawing = curves_figure(FALSE_POSITIVE_RATES, shown)
+            drawing = curves_figure(FALSE_POSITIVE_RATES, curves)
             figures.append(save_figure(folder, name, title, caption, drawing))
-    shown = {}
-    for name in PIXELS:
-        curve = mean_pixel_curve(study, name)
-        if curve is not None:
-            shown[name] = (curve, pixel_row(study, name)["auc"])
-    if shown:
-        caption = "Localisation, pixel by pixel: ROC curves and AUC. Mean over seeds."
-        drawing = curves_figure(FALSE_POSITIVE_RATES, shown)
-        figures.append(save_figure(folder, "figB2", "Fig. B2", caption, drawing))
     if study.seeds("izi_f"):
         seed = study.seeds("izi_f")[0]
-        scored = study.scored("izi_f", seed, False)
+        scored = study.scored("izi_f", seed)
         series = [
             ("normal", scored.total[scored.labels == 0], NORMAL),
             ("anomalous", scored.total[scored.labels == 1], ANOMALOUS),
