@@ -12,10 +12,11 @@ from torch import nn
 
 from fanogan.calibration import UNCALIBRATED
 from fanogan.data import Normals, Preprocessing
-from fanogan.detectors.registry import registered
+from fanogan.detectors.registry import BadDetector, Registered, registered
 from fanogan.models import folded
 from fanogan.recipes import Recipe, load_recipe
-from fanogan.scoring import Model
+from fanogan.scoring import Model, ModelFile
+from fanogan.storage import BadFolder
 from fanogan.training import Progress, Run, RunFolder
 
 if TYPE_CHECKING:
@@ -37,6 +38,21 @@ def new_detector(name: str, recipe: str | Path | Recipe = "small", **options: An
     """
     entry = registered(name)
     return entry.kind(load_recipe(recipe).but(**entry.settings), **options)
+
+
+def registered_for(saved: ModelFile) -> Registered:
+    """Return the detector that made a model.
+
+    Raises:
+        BadFolder: there is none of that name here.
+    """
+    try:
+        return registered(saved.detector)
+    except BadDetector:
+        raise BadFolder(
+            f"{saved.folder}: not a model that this version can read: it has no detector "
+            f"{saved.detector!r}; update fanogan, or install the package that adds the detector"
+        ) from None
 
 
 def new_networks(

@@ -18,9 +18,9 @@ from torch import nn
 
 from fanogan.calibration import UNCALIBRATED
 from fanogan.data import Normals, Preprocessing
-from fanogan.detectors.building import model_of, new_networks, run_of
+from fanogan.detectors.building import model_of, new_networks, registered_for, run_of
 from fanogan.detectors.gan import Gan, given_gan, own_gan_of
-from fanogan.detectors.registry import name_of, registered
+from fanogan.detectors.registry import name_of
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
 from fanogan.scoring import Model, Result, Scores, calibrate, read_model, results
@@ -307,7 +307,7 @@ class Detector(abc.ABC):
             BadFolder: missing, damaged, of a newer version or another detector's.
         """
         saved = read_model(folder)
-        entry = registered(saved.detector)
+        entry = registered_for(saved)
         if not issubclass(entry.kind, cls):
             raise BadFolder(
                 f"{folder}: holds a model of the detector {saved.detector}, not "
