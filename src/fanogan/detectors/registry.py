@@ -69,7 +69,9 @@ def _load_entry_points() -> None:
         try:
             kind = entry.load()  # which may register itself, with settings
         except Exception as error:  # another package's fault leaves ours at work
-            log.warning("the detector %s can't be loaded from %s: %s", entry.name, entry.value, error)
+            log.warning(
+                "the detector %s can't be loaded from %s: %s", entry.name, entry.value, error
+            )
             continue
         _registered.setdefault(entry.name, Registered(kind, {}, entry.name, former=False))
 
