@@ -12,9 +12,10 @@ from torch import nn
 from fanogan.calibration import UNCALIBRATED
 from fanogan.data import Normals, Preprocessing
 from fanogan.detectors.definition import Definition
-from fanogan.detectors.registry import name_of, registered
+from fanogan.detectors.registry import BadDetector, Registered, name_of, registered
 from fanogan.models import folded
-from fanogan.scoring import Model
+from fanogan.scoring import Model, ModelFile
+from fanogan.storage import BadFolder
 from fanogan.training import Progress, Run, RunFolder
 
 if TYPE_CHECKING:
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
 
 _GLOBAL_RANDOM = threading.Lock()
 """Held while weights are drawn: torch has one global generator for all threads."""
+
+
+def registered_for(saved: ModelFile) -> Registered:
+    """Return the detector that made a model.
+
+    Raises:
+        BadFolder: there is none of that name here.
+    """
+    try:
+        return registered(saved.detector)
+    except BadDetector:
+        raise BadFolder(
+            f"{saved.folder}: not a model that this version can read: it has no detector "
+            f"{saved.detector!r}; update fanogan, or install the package that adds the detector"
+        ) from None
 
 
 def new_networks(

@@ -16,7 +16,7 @@ import numpy as np
 
 from fanogan.calibration import UNCALIBRATED
 from fanogan.data import Normals
-from fanogan.detectors.building import model_of, new_networks, run_of
+from fanogan.detectors.building import model_of, new_networks, registered_for, run_of
 from fanogan.detectors.definition import Definition
 from fanogan.detectors.gan import Gan, given_gan, own_gan_of
 from fanogan.detectors.registry import name_of, registered
@@ -227,7 +227,7 @@ class Detector(Definition):
             BadFolder: missing, damaged, of a newer version or another detector's.
         """
         saved = read_model(folder)
-        entry = registered(saved.detector)
+        entry = registered_for(saved)
         if not issubclass(entry.kind, cls):
             raise BadFolder(
                 f"{folder}: holds a model of the detector {saved.detector}, not "

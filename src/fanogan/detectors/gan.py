@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fanogan.data import Normals
+from fanogan.detectors.building import registered_for
 from fanogan.detectors.definition import Definition
-from fanogan.detectors.registry import name_of, registered
+from fanogan.detectors.registry import name_of
 from fanogan.errors import FanoganError
 from fanogan.models import Discriminator, Generator
 from fanogan.recipes import Recipe
@@ -152,7 +153,7 @@ def own_gan_of(saved: ModelFile, gan: Any, device: torch.device) -> Gan | None:
 
 def _our_gan(folder: str | Path, normals: Normals, recipe: Recipe, device: torch.device) -> Gan:
     saved = read_model(folder)
-    if not registered(saved.detector).kind.builds_on_gan or saved.identity_of_own_gan:
+    if not registered_for(saved).kind.builds_on_gan or saved.identity_of_own_gan:
         own = saved.identity_of_own_gan
         made_with = "a GAN of your own" if own else f"the detector {saved.detector}"
         raise BadFolder(

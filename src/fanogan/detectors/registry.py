@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from typing import Any, TypeVar
 from fanogan.detectors.definition import Definition
 from fanogan.errors import FanoganError
 from fanogan.recipes import Recipe
+
+log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "fanogan.detectors"
 """The entry point group of other packages: name = "package.module:DetectorClass"."""
@@ -61,7 +64,13 @@ def register(
 @functools.cache
 def _load_entry_points() -> None:
     for entry in entry_points(group=ENTRY_POINTS):
-        kind = entry.load()  # which may register itself, with settings
+        try:
+            kind = entry.load()  # which may register itself, with settings
+        except Exception as error:  # another package's fault leaves ours at work
+            log.warning(
+                "the detector %s can't be loaded from %s: %s", entry.name, entry.value, error
+            )
+            continue
         _registered.setdefault(entry.name, Registered(kind, {}, entry.name, former=False))
 
 
