@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from fanogan.demo import DISEASED, SHAPE, SPACING, flat_phantom
+from fanogan.cli.demo import DISEASED, SHAPE, SPACING, flat_phantom
 from fanogan.detectors import load_detector
 from fanogan.phantom import make_phantom
 from fanogan.report import en_face_picture, outline, overlay

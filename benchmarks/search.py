@@ -43,7 +43,7 @@ def losses(study: Path) -> Iterator[tuple[str, str]]:
     """The encoder's loss on held-out normals of seed 0, then the search's at each rate."""
     settings = settings_of(study)
     recipe = Recipe.from_dict(settings["recipe"])
-    data = StudyData.find(Path(settings["data"])).straight(recipe, study / "prepared")
+    data = StudyData.find(Path(settings["data"])).flattened(recipe, study / "prepared")
     normals = Normals.read(data.train, recipe, seed=0)
 
     def detector(system: str, **changes: float) -> LearnedDetector:

@@ -54,7 +54,7 @@ def section(seeds: range, column_mm: float) -> str:
         for seed in seeds:
             for volume, frame, mask in bscans(seed, kind, column_mm):
                 columns = volume.pixels.shape[2]
-                known = np.isfinite(volume.back(frame, np.zeros(volume.pixels.shape[1:])))
+                known = np.isfinite(volume.to_original(frame, np.zeros(volume.pixels.shape[1:])))
                 pixels, reached = pixels + mask.sum(), reached + (mask & known).sum()
                 if (mask & known).any():
                     counts.append(lesions(mask & known, *returned(volume, frame, mask), known))
@@ -95,7 +95,8 @@ def bscans(seed: int, kind: str, column_mm: float) -> Iterator[tuple[FlatVolume,
 def returned(volume: FlatVolume, frame: int, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mask after there and back: kept as shares, and made binary in flat space."""
     shares = volume.forward(frame, mask.astype(np.float32))
-    return volume.back(frame, shares) >= 0.5, volume.back(frame, volume.forward(frame, mask))
+    binary = volume.to_original(frame, volume.forward(frame, mask))
+    return volume.to_original(frame, shares) >= 0.5, binary
 
 
 def lesions(

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fanogan import FAnoGAN
 from fanogan.calibration import HeldOut
-from fanogan.demo import run_demo
+from fanogan.cli.demo import run_demo
 from fanogan.detectors import untrained
 from fanogan.evaluation import (
     PixelROC,

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from fanogan.calibration import Calibration, HeldOut
 from fanogan.cli import main
+from fanogan.cli.demo import flat_phantom
 from fanogan.data import Preprocessing
-from fanogan.demo import flat_phantom
 from fanogan.detectors import Detector, FAnoGAN, detector_names, new_detector
 from fanogan.export import BadExport, ExportedModel, export, use_engine
 from fanogan.export.graph import Deployed, Resample
@@ -86,7 +86,7 @@ def phantom_patches(count: int) -> tuple[np.ndarray, np.ndarray]:
         (slice(b, b + 1), slice(r, r + 64), slice(c, c + 48))
         for b, r, c in np.array(corners)[chosen]
     ]
-    both = (np.stack([volume[one] for one in cut]) for volume in (flat.pixels, flat.retina))
+    both = (np.stack([volume[one] for one in cut]) for volume in (flat.pixels, flat.tissue))
     pixels, retina = both
     return pixels, retina
 

@@ -8,6 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from fanogan.models.losses import (
+    ADVERSARIAL_WEIGHT,
+    adversarial_loss,
+    adversarial_terms,
+    ali_discriminator_loss,
+    ali_generator_loss,
+    ali_latent,
+    ali_mean,
+    ali_values,
     critic_values,
     encoder_loss,
     encoder_terms,
@@ -17,7 +25,7 @@ from fanogan.models.losses import (
     image_residual,
     latent_residual,
 )
-from fanogan.models.networks import Discriminator, Encoder, Generator
+from fanogan.models.networks import Discriminator, Encoder, Generator, JointDiscriminator
 from fanogan.recipes.recipe import EncoderLoss
 
 
@@ -220,3 +228,94 @@ def test_every_loss_teaches_the_encoder(kind: Any, trio: Any, x: Tensor, z: Tens
     E.zero_grad()
     encoder_loss(encoder_terms(kind, *trio, x, z), kappa=1).backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in E.linear.parameters())
+
+
+@pytest.mark.parametrize("kind", get_args(EncoderLoss))
+def test_denoising_hides_pixels_from_the_encoder_alone(
+    kind: Any, trio: Any, x: Tensor, z: Tensor
+) -> None:
+    E, G, D = trio
+    keep = (torch.rand(6, 1, 16, 16, generator=torch.Generator().manual_seed(3)) > 0.2).float()
+    with torch.no_grad():
+        terms = encoder_terms(kind, E, G, D, x, z, keep)
+        if kind == "ziz":
+            assert terms["latent"].item() == pytest.approx(mean_square(z, E(G(z) * keep)).mean())
+            return
+        x_hat = G(E(x * keep))
+        assert terms["image"].item() == pytest.approx(mean_square(x, x_hat).mean(), rel=1e-5)
+        if kind == "izi_f":
+            expected = mean_square(D.features(x), D.features(x_hat)).mean()
+            assert terms["feature"].item() == pytest.approx(expected, rel=1e-5)
+
+
+# --- encoder and generator together ---------------------------------------------------------------
+
+
+def test_adversarial_loss_is_the_residual_and_a_thousandth_of_the_critics_value(
+    trio: Any, x: Tensor
+) -> None:
+    E, G, D = trio
+    terms = adversarial_terms(E, G, D, x)
+    with torch.no_grad():
+        x_hat = G(E(x))
+        expected = (x - x_hat).square().mean() - 0.001 * D(x_hat).mean()
+    assert ADVERSARIAL_WEIGHT == 0.001
+    assert adversarial_loss(terms).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def ali() -> tuple[Encoder, Generator, JointDiscriminator]:
+    torch.manual_seed(0)
+    E = Encoder((16, 16), width=2, latent=10, output="linear")
+    G = Generator((16, 16), width=2, latent=5)
+    return E.eval(), G.eval(), JointDiscriminator((16, 16), width=2, latent=5)
+
+
+@pytest.fixture
+def noise() -> Tensor:
+    return torch.randn(6, 5, generator=torch.Generator().manual_seed(4))
+
+
+def test_ali_latent_is_its_mean_and_deviation_times_noise(
+    ali: Any, x: Tensor, noise: Tensor
+) -> None:
+    E = ali[0]
+    with torch.no_grad():
+        out = E(x).numpy()
+        found = ali_latent(E, x, noise).numpy()
+        mean = ali_mean(E, x).numpy()
+    np.testing.assert_allclose(found, out[:, :5] + np.exp(out[:, 5:]) * noise.numpy(), rtol=1e-5)
+    np.testing.assert_array_equal(mean, out[:, :5])
+
+
+def test_ali_losses_are_those_of_a_logistic_gan_on_pairs() -> None:
+    encoded, generated = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
+    sigma = 1 / (1 + np.exp(-np.array([[2.0, -1.0], [0.5, -3.0]])))
+    for_D = -np.log(sigma[0]).mean() - np.log(1 - sigma[1]).mean()
+    for_EG = -np.log(1 - sigma[0]).mean() - np.log(sigma[1]).mean()
+    assert ali_discriminator_loss(encoded, generated).item() == pytest.approx(for_D, rel=1e-6)
+    assert ali_generator_loss(encoded, generated).item() == pytest.approx(for_EG, rel=1e-6)
+
+
+def test_ali_values_are_of_pairs_that_belong_together(
+    ali: Any, x: Tensor, z: Tensor, noise: Tensor
+) -> None:
+    E, G, D = ali
+    with torch.no_grad():
+        encoded, generated = ali_values(E, G, D, x, z, noise)
+        z_hat = ali_latent(E, x, noise)
+        for i in range(6):
+            one = D(x[i : i + 1], z_hat[i : i + 1])
+            other = D(G(z[i : i + 1]), z[i : i + 1])
+            torch.testing.assert_close(encoded[i : i + 1], one, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(generated[i : i + 1], other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_joint_discriminator_takes_both_into_account(ali: Any, x: Tensor, z: Tensor) -> None:
+    D = ali[2]
+    x, z = x.requires_grad_(), z.requires_grad_()
+    values = D(x, z)
+    assert values.shape == (6,)
+    by_x, by_z = torch.autograd.grad(values.sum(), (x, z))
+    assert by_x.abs().amax((1, 2, 3)).min() > 0 and by_z.abs().amax(1).min() > 0
+    assert D.features(x).shape[0] == 6

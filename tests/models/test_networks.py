@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from small_runs import small_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,8 +29,7 @@ from fanogan.models.networks import (
 )
 from fanogan.recipes import blocks_of
 from fanogan.recipes.recipe import Recipe
-from fanogan.training.fabric import fabric_of
-from fanogan.training.wgan import TensorFlowRMSprop, descend, frozen, update_critic
+from fanogan.training import TensorFlowRMSprop, descend, frozen, update_critic
 
 SIDES = [c * 2**b for b in range(2, 7) for c in (4, 5, 6, 7) if c * 2**b <= 256]
 RECTANGLES = [(64, 112), (32, 56), (112, 64), (16, 28), (160, 224)]
@@ -386,7 +386,7 @@ def test_a_hundred_updates_end_as_with_the_blocks_as_written(plain: ModuleType) 
 
 def a_hundred_updates(G: Generator, D: Discriminator, E: Encoder, xs: Tensor) -> None:
     """Fifty of the critic, ten of the generator and forty of the encoder, on these images."""
-    recipe, fabric = Recipe(), fabric_of(torch.device("cpu"), Recipe(), 1)
+    run = small_run(Recipe())
     random = torch.Generator().manual_seed(1)
     adam_D, adam_G = (torch.optim.Adam(n.parameters(), 1e-3, betas=(0.0, 0.9)) for n in (D, G))
     rmsprop = TensorFlowRMSprop(E.parameters(), 1e-2)
@@ -397,11 +397,11 @@ def a_hundred_updates(G: Generator, D: Discriminator, E: Encoder, xs: Tensor) ->
     for step in range(50):
         with torch.no_grad():
             fake = G(latents())
-        update_critic(D, adam_D, xs[step % 10], fake, recipe, random, fabric)
+        update_critic(D, adam_D, xs[step % 10], fake, run, random)
         if step % 5 == 0:
             with frozen(D):
-                descend(generator_loss(D, G(latents())), adam_G, fabric)
+                descend(generator_loss(D, G(latents())), adam_G, run.fabric)
     with frozen(G, D):
         for step in range(40):
             terms = encoder_terms("izi_f", E, G.eval(), D, xs[step % 10], latents())
-            descend(encoder_loss(terms, 1.0), rmsprop, fabric)
+            descend(encoder_loss(terms, 1.0), rmsprop, run.fabric)

@@ -1,4 +1,4 @@
-"""What the tests of the retina share: two made-up eyes, and a store that holds them."""
+"""Fixtures of the retina: two made-up eyes, and a store that holds them."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def eyes() -> list[Scan]:
-    """Two volumes of whom everything is known that a scan may tell."""
+    """Two volumes in which every field of a scan is set."""
     return [
         Scan(
             eye.pixels,

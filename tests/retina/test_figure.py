@@ -1,4 +1,4 @@
-"""The picture of the steps where there is no place for a patch; the other is the command's."""
+"""The picture of the steps without a patch; that with patches is tested with the command."""
 
 import io
 

@@ -1,4 +1,6 @@
-"""The retina made straight: where boundaries come to lie, what is altered, and the way back."""
+"""Flattening: where boundaries come to lie, what is altered, and the way back."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from fanogan.phantom.eye import make_phantom
-from fanogan.retina.flat_volume import FlatSpace, make_flat
+from fanogan.retina import FlatSpace, FlatVolume, make_flat
 from fanogan.retina.flatten import (
     BELOW,
     OUTSIDE,
@@ -151,7 +153,7 @@ def test_compression_averages_what_it_puts_together() -> None:
     np.testing.assert_array_equal(there, 100)
 
 
-def test_phantoms_come_to_lie_straight() -> None:
+def test_phantoms_are_flattened() -> None:
     phantom = make_phantom(5, shape=(6, 496, 128), spacing=(1.0, 0.00387, 0.046), diseased=True)
     inner, outer = phantom.boundaries["ILM"], phantom.boundaries["RPE outer"]
     assert np.ptp(outer) > 20
@@ -307,3 +309,31 @@ def test_a_lesions_mask_survives_the_whole_way_as_shares(column_mm: float, kind:
     mask, of_shares, of_binary = (np.stack(way) for way in ways)
     assert dice(of_shares, mask) >= 0.995
     assert dice(of_shares, mask) > dice(of_binary, mask)
+
+
+@pytest.mark.parametrize("window", [(40, 24), (96, 60), (130, 8)])
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+def test_usable_windows_hold_retina_and_only_tissue(
+    straight: list[FlatVolume], window: tuple[int, int], fraction: float
+) -> None:
+    volume = replace(straight[0], recorded=straight[0].recorded.copy())
+    volume.recorded[1, 60:70, 30:34] = False
+    usable = volume.usable_windows(window, fraction)
+    frames, rows, columns = volume.pixels.shape
+    assert usable.shape == (frames, max(rows - window[0] + 1, 0), columns - window[1] + 1)
+    corners = np.argwhere(np.ones(usable.shape, bool))
+    for frame, row, column in corners[::37]:
+        place = frame, slice(row, row + window[0]), slice(column, column + window[1])
+        expected = volume.recorded[place].all() and volume.tissue[place].mean() >= fraction
+        assert usable[frame, row, column] == expected
+
+
+def test_a_position_is_where_its_pixel_comes_back(straight: list[FlatVolume]) -> None:
+    volume = straight[1]
+    spot = np.zeros(volume.pixels.shape[1:], np.float32)
+    spot[100, 30] = 1
+    back = np.nan_to_num(volume.to_original(2, spot))
+    centroid = (np.indices(back.shape) * back).sum(axis=(1, 2)) / back.sum()
+    frame, row, column = volume.original_position(2, 100, 30)
+    assert frame == 2 and np.abs(centroid - (row, column)).max() < 0.5
+    np.testing.assert_array_equal(volume.original(2), volume.bscans[2])

@@ -1,4 +1,4 @@
-"""Preparing a store: written, gone on with, and what cannot be used."""
+"""Preparing a store: writing, resuming, and what cannot be used."""
 
 import csv
 import shutil
@@ -39,7 +39,7 @@ def test_a_name_may_be_anything(straight: list[FlatVolume], tmp_path: Path, name
     assert [path.name for path in out.parent.iterdir()] == ["a.zarr"]
 
 
-# --- gone on with ---------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------
 
 
 def test_what_is_there_is_not_made_again(eyes: list[Scan], store: Path) -> None:
@@ -125,7 +125,7 @@ def test_two_at_once_are_refused(eyes: list[Scan], store: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_prepare_goes_on(eyes: list[Scan], tmp_path: Path) -> None:
+def test_a_killed_prepare_is_resumed(eyes: list[Scan], tmp_path: Path) -> None:
     scans, out = tmp_path / "scans", tmp_path / "a.zarr"
     scans.mkdir()
     for number in range(6):
@@ -149,7 +149,7 @@ def test_a_killed_prepare_goes_on(eyes: list[Scan], tmp_path: Path) -> None:
 # --- what cannot be used --------------------------------------------------------------------------
 
 
-def test_failures_are_listed_until_they_are_mended(eyes: list[Scan], tmp_path: Path) -> None:
+def test_failures_are_listed_until_they_are_fixed(eyes: list[Scan], tmp_path: Path) -> None:
     out = tmp_path / "a.zarr"
     summary = prepare([BROKEN, eyes[0]], out)
     reason = "colour is in colour, and OCT is grey: give the scanner's own export"

@@ -1,4 +1,4 @@
-"""A prepared store, read again: whole ones, damaged ones, and those of other programs."""
+"""Reading prepared stores: whole ones, damaged ones, and those of other programs."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import zarr
 from fanogan.retina import FlatSpace, FlatVolume, prepare, read_store, read_volumes, straighten
 from fanogan.retina.flatten import OUTSIDE
 from fanogan.retina.store import is_store
-from fanogan.scans import BadScan, Scan
+from fanogan.scans import BadScan, EmptyFrames, GreyStoredAsColour, Scan, Verbatim
 
 
 def assert_equal(one: FlatVolume, other: FlatVolume) -> None:
@@ -86,6 +86,21 @@ def test_any_zarr_reader_reads_it(eyes: list[Scan], made: Path) -> None:
     }
 
 
+def test_notes_are_kept_and_those_of_older_stores_are_text(eyes: list[Scan], store: Path) -> None:
+    prepare(replace(eyes[0], name="third", notes=(EmptyFrames((1, 2), of=3),)), store)
+    body = json.loads((store / "000001/zarr.json").read_text())
+    assert body["attributes"]["notes"] == [{"kind": "Verbatim", "text": "a note"}]
+    body["attributes"]["notes"] = ["an old note", {"kind": "GreyStoredAsColour"}]
+    (store / "000001/zarr.json").write_text(json.dumps(body))
+    _, older, newer = read_store(store)
+    assert older.notes == (Verbatim("an old note"), GreyStoredAsColour())
+    assert newer.notes == (EmptyFrames((1, 2), of=3),)
+    body["attributes"]["notes"] = [{"kind": "OfTheFuture"}]
+    (store / "000001/zarr.json").write_text(json.dumps(body))
+    with pytest.raises(BadScan, match=r"OfTheFuture.*; update it"):
+        list(read_store(store))
+
+
 # --- damaged and foreign --------------------------------------------------------------------------
 
 
@@ -104,7 +119,7 @@ def cut(path: Path) -> None:
     "name",
     ["flat/c/0/0/0", "inner/c/0/0", "margins/c/0/0/0", "en_face/c/0/0", "outer/zarr.json"],
 )
-def test_a_damaged_volume_is_named_and_the_rest_go_on(
+def test_a_damaged_volume_is_named_and_the_rest_continue(
     eyes: list[Scan], store: Path, damage: object, name: str
 ) -> None:
     damage(store / "000000" / name)  # type: ignore[operator]

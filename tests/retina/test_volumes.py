@@ -1,4 +1,4 @@
-"""Volumes come in, from whatever holds them, and are made straight."""
+"""Volumes come in, from files, stores or memory, and are flattened."""
 
 import re
 import subprocess
@@ -139,7 +139,7 @@ def test_sources_mix_and_keep_their_order(
 @pytest.mark.parametrize(
     "space", [FlatSpace(96, 88), FlatSpace(128, 100), FlatSpace(stretched=True)]
 )
-def test_flat_volumes_of_another_space_are_made_anew(
+def test_flat_volumes_of_another_space_are_flattened_anew(
     eyes: list[Scan], straight: list[FlatVolume], space: FlatSpace
 ) -> None:
     volume, expected = one(straight[0], space), straighten(eyes[0], space)
@@ -191,7 +191,7 @@ def save_ct(path: Path, pixels: np.ndarray) -> None:
     made.save_as(path, enforce_file_format=True)
 
 
-def test_each_bad_volume_is_one_sentence_and_the_rest_go_on(
+def test_each_bad_volume_is_one_sentence_and_the_rest_continue(
     eyes: list[Scan], straight: list[FlatVolume], tmp_path: Path
 ) -> None:
     pictures(tmp_path / "1 whole", eyes[0].pixels)

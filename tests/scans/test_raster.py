@@ -14,6 +14,7 @@ from fanogan.scans import (
     AlphaDropped,
     BadScan,
     ConvertedToRGB,
+    FirstFrameOnly,
     GreyStoredAsColour,
     read_scan,
 )
@@ -271,3 +272,12 @@ def test_real_scans_are_read(data_folder: Path) -> None:
         if not paths:
             pytest.skip(f"no {pattern} in the folder of real scans")
         assert {read_scan(path).pixels.shape for path in paths} <= {shape, (1, 768, 768)}
+
+
+def test_of_several_frames_the_first_is_read(tmp_path: Path) -> None:
+    first = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    others = [Image.fromarray(255 - first)]
+    Image.fromarray(first).save(tmp_path / "a.png", save_all=True, append_images=others)
+    scan = read_scan(tmp_path / "a.png")
+    np.testing.assert_array_equal(scan.pixels[0], first)
+    assert scan.notes == (FirstFrameOnly(of=2),)

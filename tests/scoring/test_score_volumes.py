@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from fanogan.cli.demo import flat_phantom
 from fanogan.data import Normals, Preprocessing
-from fanogan.demo import flat_phantom
 from fanogan.detectors import Detector, FAnoGAN, untrained
 from fanogan.evaluation import evaluate
 from fanogan.phantom import Phantom, make_phantom
@@ -86,10 +86,10 @@ def test_patches_hold_enough_retina_and_nothing_unknown(eye: FlatVolume) -> None
     assert usable[0].any() and usable[2].any() and not usable[1].any()
     for frame, row, column in np.argwhere(usable)[::97]:
         patch = np.s_[frame, row : row + 64, column : column + 64]
-        assert eye.retina[patch].mean() >= 0.6 and eye.recorded[patch].all()
+        assert eye.tissue[patch].mean() >= 0.6 and eye.recorded[patch].all()
     for frame, row, column in np.argwhere(~usable)[::997]:
         patch = np.s_[frame, row : row + 64, column : column + 64]
-        assert eye.retina[patch].mean() < 0.6 or not eye.recorded[patch].all()
+        assert eye.tissue[patch].mean() < 0.6 or not eye.recorded[patch].all()
 
 
 def test_an_eye_without_any_place_for_a_patch_is_refused(eye: FlatVolume) -> None:
@@ -120,8 +120,8 @@ def test_matching_brings_another_scanners_grey_values_back(eyes: list[FlatVolume
     darker = dataclasses.replace(eye, pixels=(0.5 * eye.pixels + 20).astype(np.uint8))
     profile = DepthProfile.of([eye])
     assert len(profile.median) == DEPTHS + 2
-    apart = np.abs(darker.pixels.astype(int) - eye.pixels)[eye.retina].mean()
-    left = np.abs(profile.match(darker).astype(int) - eye.pixels)[eye.retina].mean()
+    apart = np.abs(darker.pixels.astype(int) - eye.pixels)[eye.tissue].mean()
+    left = np.abs(profile.match(darker).astype(int) - eye.pixels)[eye.tissue].mean()
     assert apart > 10 and left < 2
     view = Preprocessing.of([eye], RECIPE.but(match_layers=True))
     again = Preprocessing.from_dict(json.loads(json.dumps(view.to_dict())))

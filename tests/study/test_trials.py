@@ -15,8 +15,9 @@ from sklearn.metrics import roc_auc_score
 
 from fanogan.cli import console
 from fanogan.cli.parser import main
-from fanogan.detectors import load_detector
-from fanogan.evaluation import mean_interval, resampled_aucs, resampled_times
+from fanogan.data import Preprocessing
+from fanogan.detectors import Detector, new_detector
+from fanogan.evaluation.metrics import mean_interval, resampled_aucs, resampled_times
 from fanogan.phantom.eye import make_phantom
 from fanogan.recipes.recipe import load_recipe
 from fanogan.retina import make_flat, prepare
@@ -24,8 +25,8 @@ from fanogan.retina.flat_volume import FlatSpace
 from fanogan.scans import Scan
 from fanogan.study.claims import CLAIMS, findings
 from fanogan.study.outcomes import Pixels, Study
-from fanogan.study.page import write_study_report
-from fanogan.study.reconstructions import choose, smoothness
+from fanogan.study.reconstructions import choose_images, smoothness
+from fanogan.study.study_page import write_study_report
 from fanogan.study.systems import SYSTEMS, training_cost
 from fanogan.study.tables import image_row
 from fanogan.study.test_sets import (
@@ -34,12 +35,12 @@ from fanogan.study.test_sets import (
     StudyData,
     choose_subset,
     image_windows,
-    look,
     patch_windows,
     score_chosen,
+    score_windows,
 )
 from fanogan.study.trials import run_study
-from fanogan.training.cost import budget, costs
+from fanogan.training.cost import encoder_cost, gan_cost
 
 RECIPE = load_recipe("smoke").but(
     critic_updates=10,
@@ -130,14 +131,13 @@ def test_the_tables_are_what_the_scores_say(out):
 def test_the_difference_is_paired_by_image_and_seed(out):
     study = Study(out)
     systems = [[study.scored(name, seed, False) for seed in (0, 1)] for name in ("ae", "izi_f")]
-    labels, subjects = systems[0][0].labels, systems[0][0].subjects
-    ae, izi_f = (
-        resampled_aucs(labels, np.stack([scored.total for scored in each]), subjects)
-        for each in systems
-    )
+    scores = [np.stack([scored.total for scored in each]) for each in systems]
+    labels, subjects = systems[0][0].labels, systems[0][0].subjects.tolist()
+    ae, ours = (resampled_aucs(labels, each, subjects) for each in scores)
     row = image_row(study, "ae")
-    interval = [row["difference_low"], row["difference_high"]]
-    assert interval == pytest.approx(mean_interval(ae - izi_f))
+    assert [row["difference_low"], row["difference_high"]] == pytest.approx(
+        mean_interval(ae - ours)
+    )
 
 
 def test_pixel_figures_are_those_of_evaluate(out):
@@ -149,7 +149,7 @@ def test_pixel_figures_are_those_of_evaluate(out):
 
 def test_pixels_resampled_are_those_of_subjects_scored_anew(digits, out):
     """The interval of Table B1 by a pass of its own: each image is a subject, drawn again."""
-    detector, values, marked = load_detector(out / "seed0" / "ae"), [], []
+    detector, values, marked = Detector.load(out / "seed0" / "ae"), [], []
     for kind in ("normal", "anomalous"):
         for result in detector.results(digits / kind):
             path = digits / "masks" / result.name
@@ -177,19 +177,20 @@ def test_pixels_resampled_are_pixels_counted_again():
 
 
 def test_izi_scored_with_features_has_the_networks_of_izi(out):
-    izi, featured = (load_detector(out / "seed0" / name) for name in ("izi", "izi-features"))
-    for one, other in zip(izi.networks, featured.networks, strict=True):
-        for key, tensor in one.state_dict().items():
-            assert torch.equal(tensor, other.state_dict()[key])
+    izi, featured = (Detector.load(out / "seed0" / name) for name in ("izi", "izi-features"))
+    for letter, network in izi.model.networks.items():
+        other = featured.model.networks[letter].state_dict()
+        for key, tensor in network.state_dict().items():
+            assert torch.equal(tensor, other[key])
     scored = [Study(out).scored(name, 0, False) for name in ("izi", "izi-features")]
     assert scored[0].total == pytest.approx(scored[1].image)
     assert scored[1].total == pytest.approx(scored[1].image + scored[1].feature)
 
 
 def test_all_that_share_a_gan_have_the_same(out):
-    weights = load_detector(out / "seed0" / "critic").networks[0].state_dict()
+    weights = Detector.load(out / "seed0" / "critic").model.networks["G"].state_dict()
     for name in ("izi_f", "ziz", "izi_f-linear", "denoising"):
-        other = load_detector(out / "seed0" / name).networks[0].state_dict()
+        other = Detector.load(out / "seed0" / name).model.networks["G"].state_dict()
         assert all(torch.equal(weights[key], other[key]) for key in weights)
 
 
@@ -318,10 +319,10 @@ def test_the_iterative_search_is_compared_on_the_subset(out):
 
 def scored(labels, subjects):
     count = len(labels)
-    keys = tuple(f"{label} image {number:03d}" for number, label in enumerate(labels))
-    values = np.arange(float(count))
+    keys = np.array([f"{label} image {number:03d}" for number, label in enumerate(labels)])
+    names, values = np.array(subjects), np.arange(float(count))
     terms = values, values, values
-    return Scored("image", keys, np.array(labels), subjects, subjects, *terms, np.ones(count, int))
+    return Scored("image", keys, np.array(labels), names, names, *terms, np.ones(count, int))
 
 
 def test_the_subset_has_the_shares_of_labels_and_subjects():
@@ -338,7 +339,7 @@ def test_the_subset_has_the_shares_of_labels_and_subjects():
 
 def test_pictures_tell_healthy_from_diseased_cases():
     subjects = ("well", "well", "ill", "ill", "ill")
-    blocks, keys = choose(scored([0, 0, 0, 0, 1], subjects), seed=0)
+    blocks, keys = choose_images(scored([0, 0, 0, 0, 1], subjects))
     assert blocks == [
         ("normal, healthy cases", 2),
         ("normal, diseased cases", 2),
@@ -358,10 +359,10 @@ def test_a_straight_blend_is_smooth_and_a_jump_is_not():
 
 
 def test_every_system_stays_within_the_budget():
-    seen = type("Seen", (), {"sides": (16, 16), "channels": 1})
-    whole = budget(RECIPE, (16, 16), 1)
+    seen = Preprocessing("uint8", 0.0, 255.0, 1, None, (16, 16))
+    whole = gan_cost(RECIPE, (1, 16, 16)) + encoder_cost(RECIPE, (1, 16, 16))
     assert training_cost(SYSTEMS["izi_f"], RECIPE, seen) == whole
-    each = RECIPE.batch_size * costs(RECIPE, (16, 16), 1).autoencoder
+    each = RECIPE.batch_size * new_detector("ae", RECIPE).step_cost(seen)
     assert whole - each < training_cost(SYSTEMS["ae"], RECIPE, seen) <= whole
     for system in SYSTEMS.values():
         assert 0 < training_cost(system, RECIPE, seen) <= whole
@@ -377,10 +378,10 @@ def test_chosen_images_score_as_in_the_whole_table(digits, out):
     study, data = Study(out), StudyData.find(digits)
     whole = study.scored("izi_f", 0, False)
     keys = [whole.keys[place] for place in (20, 3, 11)]
-    detector = load_detector(out / "seed0" / "izi_f")
-    found = score_chosen(detector, data, "image", keys)
+    model = Detector.load(out / "seed0" / "izi_f").model
+    found = score_chosen(model, data, "image", keys)
     assert found[:, 0] == pytest.approx(whole.total[[20, 3, 11]], rel=1e-5)
-    terms, _ = look(detector, image_windows(detector, data, keys))
+    terms, _ = score_windows(model, image_windows(model, data, keys))
     assert terms == pytest.approx(found[:, 1:], rel=1e-5)
 
 
@@ -411,7 +412,7 @@ def test_what_cannot_be_a_study_is_refused(digits, out, tmp_path):
         run_study(tmp_path, tmp_path / "out", recipe=RECIPE)
     with pytest.raises(BadStudy, match="no system gan"):
         run_study(digits, tmp_path / "out", recipe=RECIPE, systems=["gan"])
-    with pytest.raises(BadStudy, match=r"begun with other recipe \(width\);"):
+    with pytest.raises(BadStudy, match=r"begun with other recipe \(base_width\);"):
         run_study(digits, out, recipe=RECIPE.but(base_width=8))
     with pytest.raises(BadStudy, match="holds no study"):
         write_study_report(tmp_path)
@@ -466,11 +467,11 @@ def test_patches_are_cut_and_scored_as_in_the_whole_table(eyes, tmp_path):
     whole = Study(out).scored("ae", 0, False)
     assert whole.unit == "patch"
     keys = choose_subset(whole, 12)
-    at = [whole.keys.index(key) for key in keys]
-    detector, data = load_detector(out / "seed0" / "ae"), StudyData.find(eyes)
-    found = score_chosen(detector, data, "patch", keys)
+    at = [whole.keys.tolist().index(key) for key in keys]
+    model, data = Detector.load(out / "seed0" / "ae").model, StudyData.find(eyes)
+    found = score_chosen(model, data, "patch", keys)
     assert found[:, 0] == pytest.approx(whole.total[at], rel=1e-4)
-    marked = patch_windows(detector, data, keys).masks.any((1, 2))
+    marked = patch_windows(model, data, keys).masks.any((1, 2))
     assert not (marked & (whole.labels[at] == 0)).any()
     pixels = Study(out).pixels("ae", 0)
     assert pixels.figures["auc"] == pytest.approx(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -23,11 +24,11 @@ from PIL import Image
 
 from fanogan.cli.parser import main
 from fanogan.data.patches import seeded
-from fanogan.detectors import FAnoGAN, new_detector
+from fanogan.detectors import FAnoGAN
 from fanogan.recipes.recipe import load_recipe
 from fanogan.study import turing
 from fanogan.study.turing import BadTest, kappa, real_windows, score_answers, write_test
-from fanogan.training import wgan as training
+from fanogan.training import Run
 
 TINY = load_recipe("smoke").but(critic_updates=4, encoder_updates=4, horizontal_flip=False)
 
@@ -42,8 +43,8 @@ def stripes(count: int, side: int = 16, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="module")
 def detector() -> FAnoGAN:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "HEALTH_IMAGES", 64)
-        patch.setattr(training, "REESTIMATE_BATCHES", 5)
+        patch.setattr(Run, "HEALTH_IMAGES", 64)
+        patch.setattr(Run, "REESTIMATE_BATCHES", 5)
         return FAnoGAN(TINY, device="cpu").fit(stripes(40))
 
 
@@ -58,7 +59,7 @@ def model(detector: FAnoGAN, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(detector: FAnoGAN, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A test of 60 whole images."""
     out = tmp_path_factory.mktemp("turing") / "test"
-    write_test(detector, stripes(60, seed=1), out)
+    write_test(detector.model, stripes(60, seed=1), out)
     return out
 
 
@@ -86,9 +87,9 @@ def test_half_are_images_of_the_user_and_half_are_made_by_the_generator(detector
     assert len({image.tobytes() for image in shown["real"]} & given) == 50
     # Each generated image is G(z) of a z from N(0, I), up to rounding to 8 bits.
     generator = seeded(torch.device("cpu"), 0, "turing")
-    real_windows(detector, stripes(60, seed=1), generator)
+    real_windows(detector.model, stripes(60, seed=1), generator)
     with torch.inference_mode():
-        x = detector.networks[0](torch.randn(50, TINY.latent_size, generator=generator))
+        x = detector.model.networks["G"](torch.randn(50, TINY.latent_size, generator=generator))
     expected = {
         np.round((image + 1) * 127.5).astype(np.uint8).tobytes() for image in x[:, 0].numpy()
     }
@@ -96,12 +97,8 @@ def test_half_are_images_of_the_user_and_half_are_made_by_the_generator(detector
 
 
 def test_windows_of_large_images_come_from_all_of_them_and_none_twice(detector):
-    large = FAnoGAN(TINY, device="cpu")
-    large.networks = detector.networks
-    large.familiar = detector.familiar
-    large.preprocessing = type(detector.preprocessing)(
-        **{**detector.preprocessing.__dict__, "window": (16, 16)}
-    )
+    seen = dataclasses.replace(detector.model.preprocessing, window=(16, 16))
+    large = detector.model.but(preprocessing=seen)
     # The grey value says which image a window is of, the gradient along the columns where it is.
     images = np.stack([np.full((16, 21), 10 * i) + np.arange(21) for i in range(10)])
     x = real_windows(large, images.astype(np.uint8), seeded(torch.device("cpu"), 3))
@@ -114,9 +111,7 @@ def test_windows_of_large_images_come_from_all_of_them_and_none_twice(detector):
 
 
 def test_real_images_are_mirrored_as_the_generator_has_learnt_them(detector):
-    mirroring = FAnoGAN(TINY.but(horizontal_flip=True), device="cpu")
-    mirroring.networks, mirroring.familiar = detector.networks, detector.familiar
-    mirroring.preprocessing = detector.preprocessing
+    mirroring = detector.model.but(recipe=TINY.but(horizontal_flip=True))
     images = stripes(60, seed=1)
     x = real_windows(mirroring, images, seeded(torch.device("cpu"), 3))
     grey = np.round((x[:, 0].numpy() + 1) * 127.5).astype(np.uint8)
@@ -130,8 +125,8 @@ def test_real_images_are_mirrored_as_the_generator_has_learnt_them(detector):
 
 def test_the_same_call_makes_the_same_test_and_another_seed_another(detector, made, tmp_path):
     images = stripes(60, seed=1)
-    assert write_test(detector, images, tmp_path / "a") != write_test(
-        detector, images, tmp_path / "b", seed=1
+    assert write_test(detector.model, images, tmp_path / "a") != write_test(
+        detector.model, images, tmp_path / "b", seed=1
     )
     for name in ("turing.html", "key.json"):
         assert (tmp_path / "a" / name).read_bytes() == (made / name).read_bytes()
@@ -171,22 +166,22 @@ def test_the_order_depends_on_which_pictures_are_real():
 def test_too_few_images_are_refused(detector, tmp_path):
     images = np.concatenate([stripes(49), stripes(49)])  # a repeated image is no second one
     with pytest.raises(BadTest, match=r"only 49 different windows in these images"):
-        write_test(detector, images, tmp_path / "test")
+        write_test(detector.model, images, tmp_path / "test")
     assert not (tmp_path / "test").exists()
 
 
-@pytest.mark.parametrize("name", ["ae", "advae"])
-def test_a_detector_without_a_generator_is_refused(name, tmp_path):
+@pytest.mark.parametrize("name", ["ae", "advae", "pca"])
+def test_a_detector_without_a_generator_is_refused(detector, name, tmp_path):
     with pytest.raises(BadTest, match=rf"the detector {name} has no generator .* give a model"):
-        write_test(new_detector(name, TINY, device="cpu"), stripes(60), tmp_path / "test")
+        write_test(detector.model.but(detector=name), stripes(60), tmp_path / "test")
 
 
 def test_the_key_of_another_test_is_not_overwritten(detector, made):
     before = (made / "key.json").read_bytes()
     with pytest.raises(BadTest, match=r"key\.json: the key of another test.* --out"):
-        write_test(detector, stripes(60, seed=2), made)
+        write_test(detector.model, stripes(60, seed=2), made)
     assert (made / "key.json").read_bytes() == before
-    write_test(detector, stripes(60, seed=1), made)  # the same test may be made again
+    write_test(detector.model, stripes(60, seed=1), made)  # the same test may be made again
 
 
 # --- scores -------------------------------------------------------------------------------------

@@ -8,13 +8,31 @@ import pytest
 import torch
 from torch import nn
 
+from fanogan.data import Preprocessing
+from fanogan.detectors import new_detector
 from fanogan.models.losses import gradient_penalty
 from fanogan.models.networks import Discriminator
-from fanogan.recipes.recipe import load_recipe
-from fanogan.training import cost as budget
+from fanogan.recipes.recipe import Recipe, load_recipe
+from fanogan.training import cost
+from fanogan.training.cost import encoder_cost, gan_cost, multiply_adds
 
 SMOKE = load_recipe("smoke")
 PAPER = load_recipe("paper")
+
+
+def seen(side: int) -> Preprocessing:
+    """Grey images of this size."""
+    return Preprocessing("uint8", 0.0, 255.0, 1, None, (side, side))
+
+
+def cost_and_step(name: str, recipe: Recipe, side: int) -> tuple[int, int]:
+    """The multiply-adds of a detector with one stage, and those of an update or round of it."""
+    detector = new_detector(name, recipe, device="cpu")
+    (steps,) = detector.steps(seen(side)).values()
+    total = detector.training_cost(seen(side))
+    step, rest = divmod(total, steps)
+    assert rest == 0
+    return total, step
 
 
 def test_a_convolution_counts_once_forward_and_twice_backward() -> None:
@@ -22,12 +40,12 @@ def test_a_convolution_counts_once_forward_and_twice_backward() -> None:
         conv, x = nn.Conv2d(3, 5, 3, padding=1), torch.empty(2, 3, 8, 6)
         frozen = nn.Conv2d(3, 5, 3, padding=1).requires_grad_(False)
     forward = 2 * 5 * 8 * 6 * 3 * 9
-    assert budget.multiply_adds(lambda: conv(x)) == forward
+    assert multiply_adds(lambda: conv(x)) == forward
     # The images take no gradient: there is none but that of the weights.
-    assert budget.multiply_adds(lambda: conv(x).sum().backward()) == 2 * forward
+    assert multiply_adds(lambda: conv(x).sum().backward()) == 2 * forward
     given = x.clone().requires_grad_()
-    assert budget.multiply_adds(lambda: conv(given).sum().backward()) == 3 * forward
-    assert budget.multiply_adds(lambda: frozen(given).sum().backward()) == 2 * forward
+    assert multiply_adds(lambda: conv(given).sum().backward()) == 3 * forward
+    assert multiply_adds(lambda: frozen(given).sum().backward()) == 2 * forward
 
 
 def test_the_penaltys_second_derivatives_count() -> None:
@@ -44,13 +62,13 @@ def test_the_penaltys_second_derivatives_count() -> None:
         D, x, alpha = Square(), torch.empty(1, 1, 2, 3), torch.empty(1, 1, 1, 1)
     first, second = 6 * 4, 4
     # y = W₁x, D = w₂·y²: forward by W₁ and w₂, the gradient by both; and back through each again.
-    counted = budget.multiply_adds(lambda: gradient_penalty(D, x, -x, alpha).backward())
+    counted = multiply_adds(lambda: gradient_penalty(D, x, -x, alpha).backward())
     assert 2 * (first + second) + 3 * first + second <= counted <= 6 * (first + second)
 
 
 def test_costs_of_the_papers_recipe() -> None:
     """One pass is 0.9010 (E, G) or 0.8999 (D) billion, as the rearranged blocks compute it."""
-    each = budget.costs(PAPER, (64, 64), 1)
+    generator, critic, encoder = cost._updates((1, 64, 64), 64, 128, "izi_f")
     channels = list(pairwise([64, 128, 256, 512, 512]))
     sizes = list(zip(channels, (32, 16, 8, 4), strict=True))  # of a block's smaller side
     same = sum(9 * (2 * side) ** 2 * narrow**2 for (narrow, _), side in sizes)
@@ -58,39 +76,45 @@ def test_costs_of_the_papers_recipe() -> None:
     edge, linear = 9 * 64**2 * 64, 128 * 8192  # the convolution at the full size, and the latent
     G = E = same + changing + edge + linear
     D = E - linear + 8192
-    assert each.autoencoder == pytest.approx(3 * (E + G), rel=2e-3)
-    assert each.generator == pytest.approx(3 * G + 2 * D, rel=2e-3)
-    assert each.encoder == pytest.approx(3 * E + 2 * G + 3 * D, rel=2e-3)
-    assert each.adversarial == pytest.approx(3 * (E + G) + 2 * D, rel=2e-3)
-    assert each.adversarial_critic - each.critic == pytest.approx(E, rel=2e-3)
+    assert generator == pytest.approx(3 * G + 2 * D, rel=2e-3)
+    assert encoder == pytest.approx(3 * E + 2 * G + 3 * D, rel=2e-3)
     # Two images forward and backward, and the penalty: nearly six passes (forward, gradient, four).
-    assert each.critic == pytest.approx(G + 6 * D + 5.9 * D, rel=1e-2)
+    assert critic == pytest.approx(G + 6 * D + 5.9 * D, rel=1e-2)
+    per_image = {name: cost_and_step(name, PAPER, 64)[1] / 64 for name in ("ae", "advae")}
+    assert per_image["ae"] == pytest.approx(3 * (E + G), rel=2e-3)
+    # Five updates of the critic, whose images are G(E(x)), and one of E and G.
+    a_round = 5 * (critic + E) + 3 * (E + G) + 2 * D
+    assert per_image["advae"] == pytest.approx(a_round, rel=2e-3)
 
 
 @pytest.mark.parametrize("changes", [{}, {"critic_updates": 400}, {"encoder_loss": "ziz"}])
 def test_every_system_spends_the_budget_of_a_gan_and_an_encoder(changes: dict[str, int]) -> None:
-    recipe = SMOKE.but(**changes)
-    size = ((16, 16), 1)
-    each, total = budget.costs(recipe, *size), budget.budget(recipe, *size)
+    recipe, shape = SMOKE.but(**changes), (1, 16, 16)
+    total = gan_cost(recipe, shape) + encoder_cost(recipe, shape)
+    size = (recipe.base_width, recipe.latent_size)
+    generator, critic, encoder = cost._updates(shape, *size, recipe.encoder_loss)
     assert total == recipe.batch_size * (
-        (recipe.rounds - 1) * each.generator
-        + recipe.critic_updates * each.critic
-        + recipe.encoder_updates * each.encoder
+        (recipe.rounds - 1) * generator
+        + recipe.critic_updates * critic
+        + recipe.encoder_updates * encoder
     )
-    a_round = (
-        recipe.critic_updates_per_generator_update * each.adversarial_critic + each.adversarial
-    )
-    for steps, cost in (
-        (budget.autoencoder_updates(recipe, *size), each.autoencoder),
-        (budget.adversarial_rounds(recipe, *size), a_round),
-        (budget.ali_updates(recipe, *size), each.ali),
-    ):
-        spent = steps * recipe.batch_size * cost
-        assert spent <= total < spent + recipe.batch_size * cost
+    for name in ("ae", "advae", "ali"):
+        spent, step = cost_and_step(name, recipe, 16)
+        assert spent <= total < spent + step
+
+
+@pytest.mark.parametrize("name", ["izi_f", "izi", "ziz", "critic", "iterative"])
+def test_what_builds_on_a_gan_costs_the_gan_and_its_encoder(name: str) -> None:
+    detector = new_detector(name, SMOKE, device="cpu")
+    expected = gan_cost(SMOKE, (1, 16, 16))
+    if name not in ("critic", "iterative"):
+        expected += encoder_cost(detector.recipe, (1, 16, 16))
+    assert detector.training_cost(seen(16)) == expected
 
 
 def test_counting_draws_no_random_numbers() -> None:
-    budget._costs.cache_clear()
+    cost._updates.cache_clear()
     before = torch.random.get_rng_state()
-    budget.costs(SMOKE, (16, 16), 1)
+    for name in ("izi_f", "ae", "advae", "ali", "pca"):
+        new_detector(name, SMOKE, device="cpu").training_cost(seen(16))
     assert torch.equal(torch.random.get_rng_state(), before)

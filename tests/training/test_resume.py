@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 
 from fanogan.detectors import FAnoGAN
 from fanogan.recipes.recipe import Recipe, load_recipe
-from fanogan.storage import LOCK, BadFolder, alone
-from fanogan.training import wgan as training
+from fanogan.storage import LOCK, BadFolder, exclusive
+from fanogan.training.run import Run
 
 RECIPE = load_recipe("smoke").but(critic_updates=24, encoder_updates=12, log_every=4)
 ROUNDS, UPDATES = 12, 12
@@ -38,8 +38,8 @@ FORKS.set_forkserver_preload(
 def fit(
     out: Path, die_at: tuple[str, int] | None = None, seed: int = 0, recipe: Recipe = RECIPE
 ) -> None:
-    """Begin a run, or go on with it; SIGKILL on the way where asked for."""
-    training.HEALTH_IMAGES, training.REESTIMATE_BATCHES = 16, 10
+    """Begin a run, or resume it; SIGKILL on the way where asked for."""
+    Run.HEALTH_IMAGES, Run.REESTIMATE_BATCHES = 16, 10
 
     def progress(stage: str, step: int, steps: int, figures: Any) -> None:
         if (stage, step) == die_at and not figures:
@@ -158,16 +158,18 @@ def test_killed_at_many_random_moments(uninterrupted: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("stage", ["gan", "encoder"])
-def test_ctrl_c_saves_and_the_run_goes_on(uninterrupted: Path, tmp_path: Path, stage: str) -> None:
+def test_ctrl_c_saves_and_the_run_can_be_resumed(
+    uninterrupted: Path, tmp_path: Path, stage: str
+) -> None:
     out = tmp_path / "run"
     script = f"""
         import os, signal
         import numpy as np
-        from fanogan.training import wgan as training
+        from fanogan.training.run import Run
         from fanogan.detectors import FAnoGAN
         from fanogan.recipes.recipe import load_recipe
 
-        training.HEALTH_IMAGES, training.REESTIMATE_BATCHES = 16, 10
+        Run.HEALTH_IMAGES, Run.REESTIMATE_BATCHES = 16, 10
 
         def press_ctrl_c(stage, step, steps, figures):
             if (stage, step) == ({stage!r}, 5):
@@ -229,8 +231,8 @@ def test_a_run_is_not_resumed_as_another(
 def test_two_at_a_time_are_refused_and_the_first_is_not_disturbed(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "HEALTH_IMAGES", 16)
-    monkeypatch.setattr(training, "REESTIMATE_BATCHES", 10)
+    monkeypatch.setattr(Run, "HEALTH_IMAGES", 16)
+    monkeypatch.setattr(Run, "REESTIMATE_BATCHES", 10)
     out, refused = tmp_path / "run", []
 
     def another(stage: str, step: int, steps: int, figures: Any) -> None:
@@ -294,7 +296,7 @@ def test_what_the_first_process_refuses_is_said_once_and_the_other_ends(
         return ended.stdout
 
     before = weights(uninterrupted)
-    with alone(uninterrupted / LOCK, BadFolder("held")):
+    with exclusive(uninterrupted / LOCK, BadFolder("held")):
         assert refusal(0) == (
             f"{uninterrupted}: another process is training it; wait for its end\n"
         )
@@ -337,7 +339,7 @@ def test_two_processes_stay_in_step(tmp_path: Path) -> None:
             sys.exit(0)
         weights = {
             f"{name}.{key}": tensor.contiguous()
-            for name, network in zip("GDE", detector.networks)
+            for name, network in detector.model.networks.items()
             for key, tensor in network.state_dict().items()
         }
         save_file(weights, out / f"rank{rank}.safetensors")

@@ -1,7 +1,7 @@
-"""The verbs of the command line: each is a function, and what it says when it is done.
+"""The commands: each is a function, and what it says when it is done.
 
-Signatures and docstrings are the commands' options and help. What is heavy is imported inside, so
-that ``fanogan --help`` answers at once.
+Signatures and docstrings are the options and help. Heavy libraries are imported inside, so that
+``fanogan --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESEARCH_ONLY = "Research use only, not a medical device."
 
 
 class UsageError(FanoganError):
-    """A command that can't be carried out as it was typed, said in one sentence."""
+    """A command that can't be done as it was typed, said in one sentence."""
 
 
 def prepare(
@@ -34,22 +34,23 @@ def prepare(
     spacing: str | None = None,
     recipe: str = "small",
 ) -> None:
-    """Make volumes of retinal OCT straight once, and keep them for fit and score.
+    """Flatten volumes of retinal OCT once, and keep them for fit and score.
 
     Example: fanogan prepare exports --out prepared.zarr
 
     Args:
         scans: folders, files or globs of OCT volumes; the pictures of a folder are one volume.
-        out: the store to make, or to go on with; its steps.png shows what was done.
-        groups: how subjects are named, as for fit; pictures of one folder and one subject are a
-            volume then.
-        spacing: millimetres between B-scans, rows and columns where files don't tell, such as
-            0.12,0.0039,0.0115; one that isn't known is left empty.
-        recipe: the recipe that fit will be given; its flat area is what matters.
+        out: the store to make or to resume; its steps.png shows what was done.
+        groups: how subjects are named, as for fit; the pictures of one folder and one subject are
+            then a volume.
+        spacing: millimetres between B-scans, rows and columns where files don't say, such as
+            0.12,0.0039,0.0115; leave out a number that isn't known.
+        recipe: the recipe that fit will be given; it sets the flat area.
     """
     from fanogan.recipes import load_recipe
-    from fanogan.retina import FlatSpace, find_volumes
+    from fanogan.retina import FlatSpace, find_volumes, read_store, steps_figure
     from fanogan.retina import prepare as prepare_store
+    from fanogan.storage import write_whole
 
     if not scans:
         raise UsageError("no scans: fanogan prepare SCANS --out STORE")
@@ -68,9 +69,11 @@ def prepare(
                 on_volume=on_volume,
             )
     except KeyboardInterrupt:
-        say("stopped; the same command goes on")
+        say("stopped; the same command resumes")
         raise
-    _draw_steps(out, chosen.window)
+    if not (out / "steps.png").exists():  # a picture of the steps on the first volume
+        first = next(read_store(out))
+        write_whole(out / "steps.png", steps_figure(first, len(first.pixels) // 2, chosen.window))
     console.say_prepared(summary, out)
 
 
@@ -86,16 +89,6 @@ def _spacing(text: str) -> tuple[float | None, float | None, float | None]:
             "as 0.12,0.0039,0.0115"
         )
     return between, row, column
-
-
-def _draw_steps(out: Path, window: tuple[int, int]) -> None:
-    """A picture of the steps on the first volume, once."""
-    from fanogan.retina import read_store, steps_figure
-    from fanogan.storage import write_whole
-
-    if not (out / "steps.png").exists():
-        first = next(read_store(out))
-        write_whole(out / "steps.png", steps_figure(first, len(first.pixels) // 2, window))
 
 
 def fit(
@@ -119,28 +112,29 @@ def fit(
     Args:
         normals: folders, files or globs of normal images.
         recipe: paper, overnight, small, smoke, or a YAML file of your own.
-        detector: its name; if not given, the recipe's encoder_loss, izi_f (f-AnoGAN) by default.
-        gan: a run or model folder whose GAN to build on, instead of training one.
+        detector: a detector's name; an unknown one is answered with the list. Without it, the
+            recipe's encoder_loss names one, by default izi_f, which is f-AnoGAN.
+        gan: a run or model folder whose GAN is used, instead of training one.
         out: the run folder to make.
-        resume: a run folder to go on with, in place of NORMALS, --recipe and --out.
+        resume: a run folder to resume, in place of NORMALS, --recipe and --out.
         groups: how subjects are named, if not by folders: a CSV file with the columns path and
             subject, or a regular expression whose first group is the subject.
         seed: of the split, the weights and all of training.
         device: auto, cpu, cuda or mps.
         devices: how many GPUs (or processes) train together.
         skip_bad: leave out files that can't be read, instead of stopping.
-        dry_run: say what would be done and how long it would take, and stop.
+        dry_run: only say what would be done and how long it would take.
     """
     from fanogan.data import Normals
-    from fanogan.detectors import new_detector
+    from fanogan.detectors import new_detector, seconds_to_fit
     from fanogan.recipes import load_recipe
     from fanogan.report import describe
-    from fanogan.storage import RunFolder
+    from fanogan.training import RunFolder
 
     if resume:
         if normals or out or groups or detector or gan or (recipe, seed) != ("small", 0):
             raise UsageError(
-                f"{resume}: a run goes on as it was begun; give --resume without images, --out, "
+                f"{resume}: a run is resumed as it was begun; give --resume without images, --out, "
                 "--recipe, --detector, --gan, --groups and --seed"
             )
         chosen, seed, origin, detector, gan = _begun(resume)
@@ -164,7 +158,7 @@ def fit(
         say(f"note: {describe(note)}", "yellow")
     if dry_run or not resume:
         with console.status("timing a few updates"):
-            seconds = learner.seconds_to_fit(read, gan=gan)
+            seconds = seconds_to_fit(learner, read, gan=gan)
         say(f"about {console.duration(seconds)} on this machine")
     if dry_run:
         return
@@ -172,7 +166,7 @@ def fit(
         with console.training_bars() as progress:
             learner.fit(read, gan=gan, out=out, resume=bool(resume), progress=progress)
     except KeyboardInterrupt:
-        say(f"stopped; go on with: fanogan fit --resume {out}")
+        say(f"stopped; resume with: fanogan fit --resume {out}")
         raise
     console.say_calibration(learner.model, 0.05)
     about = f": {chosen.about}" if chosen.about else ""
@@ -182,7 +176,8 @@ def fit(
 def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | None]:
     """The recipe, the seed, the images, the detector and the GAN that a run was begun with."""
     from fanogan.recipes import Recipe
-    from fanogan.storage import BadFolder, RunFolder
+    from fanogan.storage import BadFolder
+    from fanogan.training import RunFolder
 
     config = RunFolder(run, resume=True).config
     try:
@@ -193,7 +188,7 @@ def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | N
     if origin is None or (gan and not gan_path):
         what = "arrays" if origin is None else "a GAN of your own"
         raise UsageError(
-            f"{run}: this run was begun in Python, with {what}; go on there, with "
+            f"{run}: this run was begun in Python, with {what}; resume it there, with "
             "fit(normals, out=…, resume=True)"
         )
     return recipe, seed, origin, config.get("detector"), Path(gan_path) if gan_path else None
@@ -223,7 +218,7 @@ def score(
         device: auto, cpu, cuda or mps.
         engine: torch, onnxruntime, openvino, or auto, the fastest of those that are installed.
         skip_bad: leave out files that can't be read, instead of stopping.
-        scores_only: write scores.csv and report.html alone; maps may take longer than the scores.
+        scores_only: write only scores.csv and report.html; maps can take longer than scores.
     """
     from fanogan.detectors import Detector
     from fanogan.scoring import images_done, write_results
@@ -253,7 +248,7 @@ def score(
                 on_result=on_result,
             )
     except KeyboardInterrupt:
-        say("stopped; the same command goes on")
+        say("stopped; the same command resumes")
         raise
     console.say_scores(rows)
     console.say_calibration(trained, alpha)
@@ -263,7 +258,7 @@ def score(
 
 
 def export(model: Path, to: str, out: Path) -> None:
-    """Write a model as one graph, with preprocessing, score, map and threshold in it.
+    """Write a model as one graph that holds preprocessing, score, map and threshold.
 
     Example: fanogan export runs/retina --to onnx --out retina.onnx
 
@@ -277,7 +272,7 @@ def export(model: Path, to: str, out: Path) -> None:
 
     with console.status("writing the graph, and comparing it with PyTorch"):
         difference = export_model(Detector.load(model, device="cpu").model, to, out)
-    say(f"{out}: read again, and equal to PyTorch within {difference:.1g}")
+    say(f"{out}: equal to PyTorch within {difference:.1g} when read back")
     say(RESEARCH_ONLY)
 
 
@@ -303,8 +298,8 @@ def evaluate(
         anomalous: anomalous images.
         out: the folder for metrics.json, scores.csv and report.html.
         masks: masks of the anomalous images, in files of the same names, non-zero where anomalous;
-            with them OCT is evaluated patch by patch.
-        beside: run or model folders of other detectors, to be compared with.
+            OCT is then evaluated patch by patch.
+        beside: run or model folders of other detectors to compare with.
         alpha: the false-positive rate wanted of the calibrated threshold.
         groups: how subjects are named, as for fit; intervals resample subjects.
         device: auto, cpu, cuda or mps.
@@ -340,17 +335,17 @@ def evaluate(
 def demo(
     out: Path = Path("demo"), digits: bool = False, seed: int = 0, device: str = "auto"
 ) -> None:
-    """Show the whole job on made-up retinas: healthy eyes are learnt, eyes with lesions tested.
+    """Show the whole job on made-up retinas: learn from healthy eyes, test eyes with lesions.
 
     Example: fanogan demo --out demo
 
     Args:
         out: the folder for the images, the runs and the report; made anew.
-        digits: handwritten digits in place of retinas: one is normal, the others are anomalous.
+        digits: use handwritten digits in place of retinas: one is normal, the others anomalous.
         seed: of the split, the weights and all of training.
         device: auto, cpu, cuda or mps.
     """
-    from fanogan.demo import run_demo
+    from fanogan.cli.demo import run_demo
 
     with console.training_bars() as progress:
         found = run_demo(out, digits=digits, seed=seed, device=device, progress=progress)
@@ -361,7 +356,7 @@ def demo(
 
 @contextlib.contextmanager
 def told_by_the_user() -> Iterator[None]:
-    """A ValueError in here is about a value that the user gave."""
+    """Turn a ValueError, which is about a value that the user gave, into a sentence."""
     try:
         yield
     except ValueError as error:

@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fanogan.calibration import HeldOut
     from fanogan.retina import FlatVolume, Summary
     from fanogan.scans import BadScan
     from fanogan.scoring import Model, Result
     from fanogan.training import Progress
 
 LONGEST_NAME = 28
-STAGES = {"gan": "GAN rounds", "encoder": "encoder updates", "ae": "autoencoder"}
+STAGES = {"gan": "GAN rounds", "encoder": "encoder updates"}
 
 
 @functools.cache
 def console() -> Any:
-    """The one console: what is printed while a bar is shown goes above it, not through it.
+    """Return the one console: what is printed while a bar is shown goes above it.
 
-    Of several processes that train together only the first speaks.
+    Of several processes that train together only the first prints.
     """
     from rich.console import Console
 
@@ -45,17 +44,17 @@ class LogHandler(logging.Handler):
     """Shows log records as plain lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one."""
+        """Show a record."""
         say(self.format(record), "yellow")
 
 
 def status(text: str) -> Any:
-    """A spinner while something short goes on."""
+    """Show a spinner during something short."""
     return console().status(text)
 
 
 def duration(seconds: float) -> str:
-    """A length of time in the unit that people would use."""
+    """Return a length of time in the unit that people would use."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 1.5 * length:
             count = seconds / length
@@ -65,7 +64,7 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def training_bars() -> Iterator[Progress]:
-    """One bar a stage, with speed and time left, and a line of its last figures below."""
+    """Show a bar for each stage, with speed, time left, and its last figures below."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
@@ -130,7 +129,7 @@ def _counter() -> Any:
 
 @contextlib.contextmanager
 def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
-    """A bar that counts images; files may hold several."""
+    """Show a bar that counts images; files may hold several."""
     with _counter() as bars:
         task = bars.add_task(text, total=total)
         count = 0
@@ -145,9 +144,9 @@ def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
 
 @contextlib.contextmanager
 def volumes_bar(total: int) -> Iterator[Callable[[str, FlatVolume | BadScan | None], None]]:
-    """A bar that counts volumes, with a line above it for each."""
+    """Show a bar that counts volumes, with a line above it for each."""
     with _counter() as bars:
-        task = bars.add_task("straightening", total=total)
+        task = bars.add_task("flattening", total=total)
 
         def on_volume(name: str, found: FlatVolume | BadScan | None) -> None:
             if isinstance(found, Exception):
@@ -175,7 +174,7 @@ def _volume_line(volume: FlatVolume) -> str:
 
 @contextlib.contextmanager
 def study_table() -> Iterator[Callable[[str, int, str], None]]:
-    """A table of what each system and seed of a study is at; lines where there is no console."""
+    """Show the state of each system and seed of a study; as lines where there is no terminal."""
     from rich.console import RenderableType
     from rich.control import Control
     from rich.live import Live
@@ -218,7 +217,7 @@ def say_prepared(summary: Summary, out: Path) -> None:
         f"in {100 * summary.found:.1f} % of columns"
     )
     if summary.kept:
-        say(f"{summary.kept:,} of them were there already")
+        say(f"{summary.kept:,} of them were prepared before")
     if summary.failed:
         say(f"{len(summary.failed):,} left out: {out}/failed.csv", "yellow")
     say(f"{out} · {out}/steps.png")
@@ -282,7 +281,7 @@ def _shortened(name: str) -> str:
 
 def say_calibration(model: Model, alpha: float) -> None:
     """Say what each kind of unit is flagged by."""
-    units: Mapping[str, HeldOut] = model.calibration.units
+    units = model.calibration.units
     for unit, noun in (("image", model.preprocessing.noun), ("volume", "volume")):
         if unit in units:
             say(f"{noun}s: {units[unit].describe(alpha, noun)}")

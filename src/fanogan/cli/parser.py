@@ -1,6 +1,6 @@
 """The command line: ``fanogan demo``, ``fit``, ``score``, ``evaluate`` and the other commands.
 
-The verbs' signatures and docstrings are the commands' options and help.
+Options and help come from the signatures and docstrings of the commands' functions.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
 
 
 def parser() -> ArgumentParser:
-    """The parser, made of the verbs' signatures and docstrings."""
+    """Make the parser from the commands' signatures and docstrings."""
     from importlib.metadata import version
 
     whole = ArgumentParser(
@@ -64,7 +64,7 @@ def parser() -> ArgumentParser:
 
 
 class _Help(DefaultHelpFormatter):
-    """Says of an option what it does, and its default where it has one."""
+    """Shows what an option does, and its default where it has one."""
 
     def _get_help_string(self, action: Any) -> str:
         # 0 is a default that is shown, though it equals False.
@@ -72,7 +72,7 @@ class _Help(DefaultHelpFormatter):
         return (action.help or "") + ("" if is_plain else " (default: %(default)s)")
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        """Leaves an example on its line, to be copied."""
+        """Leave an example on its line, to be copied."""
         return text if text.startswith("Example:") else super()._fill_text(text, width, indent)
 
 
@@ -95,7 +95,7 @@ def _add_arguments(
     positional: Sequence[str],
     texts: Mapping[str, str],
 ) -> None:
-    """A function's parameters, with switches and lists given bare, as a shell has them."""
+    """Add a function's parameters as options, with switches and lists as shells have them."""
     types = inspect.get_annotations(function, eval_str=True)
     for name, parameter in inspect.signature(function).parameters.items():
         kind, several = _kind(types[name])
@@ -127,7 +127,7 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; ends the process with 0, 1 (said why), 2 (usage) or 130 (stopped)."""
+    """Run a command; exit with 0, 1 (with a sentence), 2 (usage) or 130 (stopped)."""
     # Before torch is imported: waiting threads that spin slow a busy machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_memory()

@@ -1,4 +1,4 @@
-"""The verbs of the study: its commands, and what they say."""
+"""The commands of the study."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def study(
     systems: Sequence[str] = (),
     device: str = "auto",
 ) -> None:
-    """The paper's whole comparison on your data: every system, its tables, figures and claims.
+    """Repeat the paper's whole comparison on your data: systems, tables, figures and claims.
 
     Example: fanogan study scans --recipe overnight --out study
 
@@ -27,18 +27,18 @@ def study(
             where the truth is known; each a folder, or a store that prepare made (train.zarr).
         recipe: of all systems.
         seeds: how many trainings of each.
-        out: the study's folder; the same command goes on where it was stopped.
-        systems: some of critic, izi_f, izi, ziz, izi-features, ziz-features, ae, advae, ali,
-            iterative, izi_f-linear, izi-linear, ziz-linear and denoising; all if left out.
+        out: the study's folder; a stopped study is resumed by the same command.
+        systems: some of the paper's systems, or other detectors by their names; all of the paper's
+            if left out. An unknown name is answered with the list.
         device: auto, cpu, cuda or mps.
     """
-    from fanogan.detectors import new_detector
+    from fanogan.detectors import FAnoGAN
     from fanogan.study import run_study, write_study_report
 
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: give one or more")
     with told_by_the_user():
-        new_detector("izi_f", recipe, device=device)  # refused now, not by each system
+        FAnoGAN(recipe, device=device)  # refused now, not by each system
     try:
         with console.study_table() as on_state:
             outcomes = run_study(
@@ -51,7 +51,7 @@ def study(
                 on_state=on_state,
             )
     except KeyboardInterrupt:
-        say("stopped; the same command goes on")
+        say("stopped; the same command resumes")
         raise
     for outcome in outcomes:
         if "failed" in outcome:
@@ -72,7 +72,7 @@ def turing(
     key: Path | None = None,
     device: str = "auto",
 ) -> None:
-    """Visual Turing test: a page of 50 real and 50 generated images for raters, and its scores.
+    """Make a visual Turing test: 50 real and 50 generated images for raters, and its scores.
 
     Example: fanogan turing runs/retina scans/healthy_unseen --out turing
 
@@ -89,32 +89,29 @@ def turing(
     if score:
         if model or images or not key:
             raise UsageError("give either a model and images, or --score ANSWERS with --key KEY")
-        _score_turing(score, key, out)
+        import json
+
+        from fanogan.storage import write_whole
+        from fanogan.study import SCORES, score_answers
+
+        scores = score_answers(score, key)
+        console.say_turing(scores)
+        if out:
+            text = json.dumps(scores, indent=1, ensure_ascii=False) + "\n"
+            write_whole(out / SCORES, text.encode())
+            say(f"{out / SCORES}")
         return
     if not (model and images and out) or key:
         raise UsageError(
             "a test is made with fanogan turing MODEL IMAGES --out DIR, and scored with fanogan "
             "turing --score ANSWERS --key KEY"
         )
-    from fanogan.detectors import load_detector
+    from fanogan.detectors import Detector
     from fanogan.study import EACH, KEY, PAGE, write_test
 
     with told_by_the_user():
-        detector = load_detector(model, device=device)
+        trained = Detector.load(model, device=device).model
     with console.status("drawing images"):
-        test = write_test(detector, list(images), out, seed=seed)
+        test = write_test(trained, list(images), out, seed=seed)
     say(f"test {test}: {EACH} real and {EACH} generated images in random order")
     say(f"for the raters: {out / PAGE} · to be kept from them: {out / KEY}")
-
-
-def _score_turing(answers: Sequence[str], key: Path, out: Path | None) -> None:
-    import json
-
-    from fanogan.storage import write_whole
-    from fanogan.study import SCORES, score_answers
-
-    found = score_answers(answers, key)
-    console.say_turing(found)
-    if out:
-        write_whole(out / SCORES, (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
-        say(f"{out / SCORES}")

@@ -4,7 +4,8 @@ A detector says which networks it has, how they are trained and what score they 
 Other packages add their own through the entry point group ``fanogan.detectors``.
 """
 
-from fanogan.detectors.detector import Detector, new_detector, untrained
+from fanogan.detectors.building import untrained, with_networks_of
+from fanogan.detectors.detector import Detector, new_detector
 
 from fanogan.detectors.fanogan import FAnoGAN  # isort: skip  (the order of names in help)
 from fanogan.detectors.adversarial_autoencoder import AdversarialAutoencoder
@@ -15,6 +16,7 @@ from fanogan.detectors.gan import BadGan
 from fanogan.detectors.iterative import Iterative
 from fanogan.detectors.pca import PrincipalComponents
 from fanogan.detectors.registry import BadDetector, detector_names, register, registered
+from fanogan.detectors.timing import seconds_to_fit
 
 __all__ = [
     "AdversarialAutoencoder",
@@ -31,5 +33,7 @@ __all__ = [
     "new_detector",
     "register",
     "registered",
+    "seconds_to_fit",
     "untrained",
+    "with_networks_of",
 ]

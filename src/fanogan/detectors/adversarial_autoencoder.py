@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fanogan.data import Preprocessing
-from fanogan.detectors.detector import Detector
+from fanogan.detectors.joint import JointDetector
 from fanogan.detectors.registry import register
 from fanogan.models import (
     Discriminator,
@@ -31,15 +31,12 @@ from fanogan.training import (
     half_batches,
     multiply_adds,
     statistics_untouched,
-    steps_within_budget,
     update_critic,
 )
 
-STAGE = "advae"
-
 
 @register("advae")
-class AdversarialAutoencoder(Detector):
+class AdversarialAutoencoder(JointDetector):
     """``advae``: the autoencoder with a discriminator's adversarial term, scored by Eq. 4.
 
     The paper leaves open the kind of adversarial loss and its weight. Here: f-AnoGAN's D as a
@@ -49,6 +46,8 @@ class AdversarialAutoencoder(Detector):
     three; as many rounds as cost one GAN and one encoder. Features are those of D, as in f-AnoGAN.
     Nothing is asked of the latents' distribution.
     """
+
+    stage = "advae"
 
     def networks(self, preprocessing: Preprocessing) -> dict[str, nn.Module]:
         """Make G, D and E."""
@@ -60,12 +59,8 @@ class AdversarialAutoencoder(Detector):
             "E": Encoder(*size, recipe.latent_size, recipe.encoder_output),
         }
 
-    def steps(self, preprocessing: Preprocessing) -> dict[str, int]:
-        """Return the rounds that the budget pays for, each with the recipe's critic updates."""
-        shape = preprocessing.image_shape
-        return {STAGE: steps_within_budget(self.recipe, shape, self._round_cost(preprocessing))}
-
-    def _round_cost(self, preprocessing: Preprocessing) -> int:
+    def step_cost(self, preprocessing: Preprocessing) -> int:
+        """Count one round."""
         with torch.device("meta"):
             G, D, E = self.networks(preprocessing).values()
             x = torch.empty(1, *preprocessing.image_shape)
@@ -100,9 +95,9 @@ class AdversarialAutoencoder(Detector):
         }
         health = ReconstructionHealth(run, (E, G), lambda x: G(E(x)))
 
-        with Stage(STAGE, run, state) as stage, half_batches(run.device) as for_each_half:
+        with Stage(self.stage, run, state) as stage, half_batches(run.device) as for_each_half:
             for round_ in stage.steps_left():
-                random = run.random_at(STAGE, round_)
+                random = run.random_at(self.stage, round_)
 
                 # --- critic updates, each on new images; the statistics of E and G don't move
                 for _ in range(recipe.critic_updates_per_generator_update):
@@ -132,8 +127,3 @@ class AdversarialAutoencoder(Detector):
         D = networks["D"]
         assert isinstance(D, Discriminator)
         return ReconstructionScore(networks["E"], networks["G"], features=D)
-
-    def training_cost(self, preprocessing: Preprocessing) -> int:
-        """Return the multiply-adds of all rounds."""
-        rounds = self.steps(preprocessing)[STAGE]
-        return rounds * self.recipe.batch_size * self._round_cost(preprocessing)

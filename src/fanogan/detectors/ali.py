@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fanogan.data import Preprocessing
-from fanogan.detectors.detector import Detector
+from fanogan.detectors.joint import JointDetector
 from fanogan.detectors.registry import register
 from fanogan.models import (
     Encoder,
@@ -31,10 +31,7 @@ from fanogan.training import (
     frozen,
     multiply_adds,
     statistics_untouched,
-    steps_within_budget,
 )
-
-STAGE = "ali"
 
 
 class LatentMean(nn.Module):
@@ -51,7 +48,7 @@ class LatentMean(nn.Module):
 
 
 @register("ali")
-class Ali(Detector):
+class Ali(JointDetector):
     """``ali``: adversarially learned inference (Dumoulin et al. 2016), scored by Eq. 4.
 
     D tells pairs (x, E(x)) from pairs (G(z), z), and E and G learn together to make them alike. As
@@ -63,6 +60,7 @@ class Ali(Detector):
     encoder.
     """
 
+    stage = "ali"
     has_generator = True
 
     def networks(self, preprocessing: Preprocessing) -> dict[str, nn.Module]:
@@ -75,12 +73,8 @@ class Ali(Detector):
             "E": Encoder(*size, 2 * recipe.latent_size, "linear"),
         }
 
-    def steps(self, preprocessing: Preprocessing) -> dict[str, int]:
-        """Return the updates that the budget pays for, each of D and then of E and G."""
-        shape = preprocessing.image_shape
-        return {STAGE: steps_within_budget(self.recipe, shape, self._update_cost(preprocessing))}
-
-    def _update_cost(self, preprocessing: Preprocessing) -> int:
+    def step_cost(self, preprocessing: Preprocessing) -> int:
+        """Count one update."""
         with torch.device("meta"):
             G, D, E = self.networks(preprocessing).values()
             x = torch.empty(1, *preprocessing.image_shape)
@@ -121,9 +115,9 @@ class Ali(Detector):
             run, (E, G), lambda x: G(ali_mean(E, x)), samples=lambda: G(latents)
         )
 
-        with Stage(STAGE, run, state) as stage:
+        with Stage(self.stage, run, state) as stage:
             for update in stage.steps_left():
-                random = run.random_at(STAGE, update)
+                random = run.random_at(self.stage, update)
                 x = run.normals.draw(run.batch_size, random)
                 z, noise = torch.randn(
                     2, run.batch_size, G.latent, generator=random, device=run.device
@@ -153,8 +147,3 @@ class Ali(Detector):
         E, D = networks["E"], networks["D"]
         assert isinstance(E, Encoder) and isinstance(D, JointDiscriminator)
         return ReconstructionScore(LatentMean(E), networks["G"], features=D)
-
-    def training_cost(self, preprocessing: Preprocessing) -> int:
-        """Return the multiply-adds of all updates."""
-        steps = self.steps(preprocessing)[STAGE]
-        return steps * self.recipe.batch_size * self._update_cost(preprocessing)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fanogan.data import Preprocessing
-from fanogan.detectors.detector import Detector
+from fanogan.detectors.joint import JointDetector
 from fanogan.detectors.registry import register
 from fanogan.models import Encoder, Generator, ReconstructionScore, image_residual
 from fanogan.training import (
@@ -19,14 +19,11 @@ from fanogan.training import (
     descend,
     finish_autoencoder,
     multiply_adds,
-    steps_within_budget,
 )
-
-STAGE = "ae"
 
 
 @register("ae")
-class Autoencoder(Detector):
+class Autoencoder(JointDetector):
     """``ae``: E and G trained together on the image residual (Eq. 2), and scored by it.
 
     As like f-AnoGAN as it can be, as in the paper: E and G are its networks. The paper leaves open
@@ -35,18 +32,16 @@ class Autoencoder(Detector):
     ``encoder_output``.
     """
 
+    stage = "ae"
+
     def networks(self, preprocessing: Preprocessing) -> dict[str, nn.Module]:
         """Make G and E."""
         seen, recipe = preprocessing, self.recipe
         size = (seen.image_size, seen.channels, recipe.base_width, recipe.latent_size)
         return {"G": Generator(*size), "E": Encoder(*size, recipe.encoder_output)}
 
-    def steps(self, preprocessing: Preprocessing) -> dict[str, int]:
-        """Return the updates that the budget pays for."""
-        shape = preprocessing.image_shape
-        return {STAGE: steps_within_budget(self.recipe, shape, self._update_cost(preprocessing))}
-
-    def _update_cost(self, preprocessing: Preprocessing) -> int:
+    def step_cost(self, preprocessing: Preprocessing) -> int:
+        """Count one update."""
         with torch.device("meta"):
             G, E = self.networks(preprocessing).values()
             x = torch.empty(1, *preprocessing.image_shape)
@@ -60,9 +55,9 @@ class Autoencoder(Detector):
         adam = torch.optim.Adam(parameters, run.recipe.gan_learning_rate, fused=True)
         health = ReconstructionHealth(run, (E, G), lambda x: G(E(x)))
 
-        with Stage(STAGE, run, {"encoder": E, "generator": G, "adam": adam}) as stage:
+        with Stage(self.stage, run, {"encoder": E, "generator": G, "adam": adam}) as stage:
             for update in stage.steps_left():
-                random = run.random_at(STAGE, update)
+                random = run.random_at(self.stage, update)
                 x = run.normals.draw(run.batch_size, random)
                 with run.fabric.autocast():
                     loss = image_residual(x, G(E(x))).mean()
@@ -77,8 +72,3 @@ class Autoencoder(Detector):
     ) -> ReconstructionScore:
         """Return Eqs. 4 and 5 with x̂ = G(E(x)) and no feature term."""
         return ReconstructionScore(networks["E"], networks["G"])
-
-    def training_cost(self, preprocessing: Preprocessing) -> int:
-        """Return the multiply-adds of all updates."""
-        steps = self.steps(preprocessing)[STAGE]
-        return steps * self.recipe.batch_size * self._update_cost(preprocessing)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from fanogan.detectors.gan_detector import GanDetector
 from fanogan.detectors.registry import register
-from fanogan.detectors.wgan import GanDetector
 from fanogan.training import Run
 
 MEAN_IMAGES = 32_000

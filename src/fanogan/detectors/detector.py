@@ -6,132 +6,46 @@ reading, preprocessing, windows, calibration and saving are the same for all.
 
 from __future__ import annotations
 
-import abc
 import contextlib
-import logging
-import threading
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
-import torch
-from torch import nn
 
 from fanogan.calibration import UNCALIBRATED
-from fanogan.data import Normals, Preprocessing
-from fanogan.detectors.gan import BadGan, Gan, own_gan, read_gan
+from fanogan.data import Normals
+from fanogan.detectors.building import model_of, new_networks, run_of
+from fanogan.detectors.definition import Definition
+from fanogan.detectors.gan import Gan, given_gan, own_gan_of
 from fanogan.detectors.registry import name_of, registered
-from fanogan.models import folded
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
-from fanogan.scoring import Model, ModelFile, Result, Scores, calibrate, read_model, results
+from fanogan.scoring import Model, Result, Scores, calibrate, read_model, results
 from fanogan.scoring import score as score_model
-from fanogan.storage import LOCK, BadFolder, RunFolder, alone
+from fanogan.storage import LOCK, BadFolder, exclusive
 from fanogan.training import (
     GAN,
     Progress,
-    Run,
+    RunFolder,
     by_first,
-    device_of,
     fabric_of,
     no_progress,
     open_run,
     precision_of,
 )
 
-_GLOBAL_RANDOM = threading.Lock()
-"""Held while weights are drawn: torch has one global generator for all threads."""
 
+class Detector(Definition):
+    """A detector that learns from normal images; higher scores are more anomalous."""
 
-class Detector(abc.ABC):
-    """A detector that learns from normal images; higher scores are more anomalous.
-
-    Attributes:
-        has_generator: Whether networks["G"] makes normal images of z ~ N(0, I).
-        builds_on_gan: Whether a trained GAN, (G, D), can be given in place of training one.
-        exportable: Whether its score module is a fixed graph.
-    """
-
-    has_generator: ClassVar[bool] = False
-    builds_on_gan: ClassVar[bool] = False
-    exportable: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        recipe: str | Path | Recipe = "small",
-        *,
-        seed: int = 0,
-        device: str = "auto",
-        devices: int = 1,
-    ):
-        """Make an untrained detector.
-
-        Args:
-            recipe: a shipped recipe's name, a YAML file, or a ``Recipe``.
-            seed: of the split, the weights and all of training.
-            device: 'auto', 'cpu', 'cuda' or 'mps'.
-            devices: how many processes train together (one per GPU).
-
-        Raises:
-            BadRecipe: the recipe can't be read.
-            ValueError: no such device here, or a batch that can't be shared out.
-        """
-        self.recipe = load_recipe(recipe)
-        if devices < 1 or self.recipe.batch_size % devices:
-            raise ValueError(
-                f"a batch of {self.recipe.batch_size} can't be shared by {devices} devices: give a "
-                "number that divides it"
-            )
-        self.seed = seed
-        self.devices = devices
-        self.device = device_of(device)
-        self._model: Model | None = None
+    _model: Model | None = None
 
     @property
     def name(self) -> str:
         """The name under which it is registered."""
         return name_of(type(self), self.recipe)
-
-    # --- what a detector says of itself ---------------------------------------------------------
-
-    @abc.abstractmethod
-    def networks(self, preprocessing: Preprocessing) -> dict[str, nn.Module]:
-        """Make new networks for what the preprocessing gives, by their letters: G, D, E."""
-
-    @abc.abstractmethod
-    def steps(self, preprocessing: Preprocessing) -> dict[str, int]:
-        """Return the stages of training, in order, and the rounds or updates of each."""
-
-    @abc.abstractmethod
-    def train(self, networks: Mapping[str, nn.Module], run: Run) -> list[str]:
-        """Train the networks in place, through the stages of ``run.steps``.
-
-        Returns:
-            Health warnings.
-
-        Raises:
-            TrainingFailed: a loss isn't finite.
-        """
-
-    @abc.abstractmethod
-    def score_module(
-        self, networks: Mapping[str, nn.Module], constants: Mapping[str, float]
-    ) -> nn.Module:
-        """Return the module x, inside → terms, maps of trained networks (``ReconstructionScore``).
-
-        PyTorch, the ONNX graph and the cost counter all use it.
-        """
-
-    def constants(self, networks: Mapping[str, nn.Module], run: Run) -> dict[str, float]:
-        """Return numbers that the score needs beside trained networks; they are kept with them."""
-        return {}
-
-    @abc.abstractmethod
-    def training_cost(self, preprocessing: Preprocessing) -> int:
-        """Return the multiply-adds of training, that of a GAN that is given included."""
 
     # --- learning -------------------------------------------------------------------------------
 
@@ -174,7 +88,7 @@ class Detector(abc.ABC):
                 normals, self.recipe, groups=groups, seed=self.seed, skip_bad=skip_bad
             )
         fabric = fabric_of(self.device, self.recipe, self.devices)
-        given = self._given_gan(gan, normals, fabric.device)
+        given = given_gan(self, gan, normals, fabric.device)
         config = {
             "fanogan": version("fanogan"),
             "detector": self.name,
@@ -189,7 +103,7 @@ class Detector(abc.ABC):
         with contextlib.ExitStack() as held:
             if folder:
                 busy = BadFolder(f"{folder.path}: another process is training it; wait for its end")
-                lock = alone(folder.path / LOCK, busy)
+                lock = exclusive(folder.path / LOCK, busy)
                 by_first(fabric, lambda: held.enter_context(lock))
             self.model = self._learn(normals, given, fabric, folder, progress)
             if folder and fabric.is_global_zero:
@@ -206,12 +120,12 @@ class Detector(abc.ABC):
         progress: Progress,
     ) -> Model:
         seen = normals.preprocessing
-        networks = _new_networks(self, seen, self.seed, fabric.device)
+        networks = new_networks(self, seen, self.seed, fabric.device)
         steps = self.steps(seen)
         if given:
             networks |= {"G": given.G, "D": given.D}
             del steps[GAN]
-        run = _run_of(self, normals, steps, fabric, folder, progress)
+        run = run_of(self, normals, steps, fabric, folder, progress)
         warnings = [*map(describe, normals.notes), *(given.warnings if given else ())]
         with precision_of(self.recipe.precision):
             warnings += self.train(networks, run)
@@ -224,7 +138,7 @@ class Detector(abc.ABC):
                 "steps": steps,
                 "gan": given.identity if given else None,
             }
-            model = _model_of(
+            model = model_of(
                 self,
                 networks,
                 fabric.device,
@@ -235,59 +149,6 @@ class Detector(abc.ABC):
                 provenance=provenance,
             )
             return calibrate(model, normals.held_out)
-
-    def _given_gan(self, gan: Any, normals: Normals, device: torch.device) -> Gan | None:
-        if gan is None:
-            return None
-        if not self.builds_on_gan:
-            raise BadGan(f"the detector {self.name} trains all its networks: leave the GAN out")
-        given = read_gan(gan, normals, self.recipe, device)
-        self.recipe = self.recipe.but(latent_size=given.G.latent)
-        return given
-
-    def seconds_to_fit(self, normals: Normals, *, gan: Any = None) -> float:
-        """Estimate how long ``fit`` will take here, from a few updates of throwaway networks."""
-        given = self._given_gan(gan, normals, self.device)
-        steps = self.steps(normals.preprocessing)
-        if given:
-            del steps[GAN]
-        most = self.recipe.batch_size // self.devices
-        batch = min(4, most)
-        seconds = self._seconds_of_steps(normals, given, batch)
-        if batch < most and max(seconds.values(), default=0) < 2:
-            batch = most  # else what is proportional to the batch is most of it
-            seconds = self._seconds_of_steps(normals, given, batch)
-        return most / batch * sum(steps[stage] * each for stage, each in seconds.items())
-
-    def _seconds_of_steps(
-        self, normals: Normals, given: Gan | None, batch: int
-    ) -> dict[str, float]:
-        """Seconds of a round or update of each stage: the second of three, without health."""
-        recipe = self.recipe.but(
-            batch_size=batch,
-            critic_updates=3 * self.recipe.critic_updates_per_generator_update,
-            encoder_updates=3,
-            log_every=10_000,
-            reestimate_batch_norm=False,
-        )
-        few = type(self)(recipe, seed=self.seed, device=self.device.type)
-        steps = few.steps(normals.preprocessing)
-        networks = _new_networks(few, normals.preprocessing, self.seed, self.device)
-        if given:
-            networks |= {"G": given.G, "D": given.D}
-            del steps[GAN]
-        marks: dict[tuple[str, int], float] = {}
-
-        def mark(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize()
-            marks[stage, step] = time.perf_counter()
-
-        run = _run_of(few, normals, steps, fabric_of(self.device, recipe, 1), None, mark)
-        # What throwaway networks would be warned of is no news.
-        with precision_of(recipe.precision), _silenced("fanogan.training.stage"):
-            few.train(networks, run)
-        return {stage: marks[stage, 2] - marks[stage, 1] for stage in steps}
 
     # --- what was learned -----------------------------------------------------------------------
 
@@ -374,16 +235,16 @@ class Detector(abc.ABC):
             )
         recipe = saved.recipe.but(**entry.settings)
         detector = entry.kind(recipe, seed=saved.provenance["seed"], device=device)
-        given = _own_gan_of(saved, gan, detector.device)
+        given = own_gan_of(saved, gan, detector.device)
         if given:
             detector.recipe = recipe.but(latent_size=given.G.latent)
-        networks = _new_networks(detector, saved.preprocessing, 0, detector.device)
+        networks = new_networks(detector, saved.preprocessing, 0, detector.device)
         saved.put_weights_into(
             {name: each for name, each in networks.items() if not (given and name in "GD")}
         )
         if given:
             networks |= {"G": given.G, "D": given.D}
-        detector.model = _model_of(
+        detector.model = model_of(
             detector,
             networks,
             detector.device,
@@ -396,87 +257,6 @@ class Detector(abc.ABC):
         return detector
 
 
-def _own_gan_of(saved: ModelFile, gan: Any, device: torch.device) -> Gan | None:
-    """The user's own GAN that a model was trained on; None: it has one of ours.
-
-    Raises:
-        BadFolder: it was trained on one that isn't given.
-    """
-    if not saved.identity_of_own_gan:
-        return None
-    if gan is None:
-        raise BadFolder(
-            f"{saved.folder}: this model was trained on a GAN of your own, which isn't kept in it; "
-            "load it in Python with gan=(G, D)"
-        )
-    given = own_gan(gan[0], gan[1], device)
-    if given.identity != saved.identity_of_own_gan:
-        raise BadFolder(
-            f"{saved.folder}: this model was trained on another GAN than the (G, D) given; give "
-            "that"
-        )
-    return given
-
-
-def _new_networks(
-    detector: Detector, preprocessing: Preprocessing, seed: int, device: torch.device
-) -> dict[str, nn.Module]:
-    with _GLOBAL_RANDOM, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        networks = detector.networks(preprocessing)
-    for network in networks.values():
-        network.to(device).eval()
-    return networks
-
-
-def _run_of(
-    detector: Detector,
-    normals: Normals,
-    steps: Mapping[str, int],
-    fabric: Any,
-    folder: RunFolder | None,
-    progress: Progress,
-) -> Run:
-    """Put the encoded images on the device, as patches."""
-    recipe, device = detector.recipe, fabric.device
-    training, held_out = normals.patches(flip=recipe.horizontal_flip, device=device)
-    return Run(recipe, fabric, detector.seed, training, held_out, steps, folder, progress)
-
-
-def _model_of(
-    detector: Detector, networks: Mapping[str, nn.Module], device: torch.device, **learned: Any
-) -> Model:
-    """The model of trained networks; those of its score are folded and no longer learn."""
-    with torch.no_grad():
-        ready = {letter: folded(network) for letter, network in networks.items()}
-    return Model(
-        detector=detector.name,
-        title=registered(detector.name).title,
-        recipe=detector.recipe,
-        networks=networks,
-        score=detector.score_module(ready, learned["constants"]).eval(),
-        device=device,
-        **learned,
-    )
-
-
-def untrained(model: Model) -> Model:
-    """Return the same detector with networks that have learned nothing, to be compared with."""
-    seed = model.provenance["seed"]
-    detector = registered(model.detector).kind(model.recipe, seed=seed, device=model.device.type)
-    networks = _new_networks(detector, model.preprocessing, seed + 1, model.device)
-    return _model_of(
-        detector,
-        networks,
-        model.device,
-        preprocessing=model.preprocessing,
-        calibration=UNCALIBRATED,
-        profile=model.profile,
-        constants={},
-        provenance={**model.provenance, "gan": None},
-    )
-
-
 def new_detector(name: str, recipe: str | Path | Recipe = "small", **options: Any) -> Detector:
     """Return an untrained detector by its name; ``options`` as for ``Detector``.
 
@@ -486,16 +266,6 @@ def new_detector(name: str, recipe: str | Path | Recipe = "small", **options: An
         ValueError: an option that can't work.
     """
     entry = registered(name)
-    return entry.kind(load_recipe(recipe).but(**entry.settings), **options)
-
-
-@contextlib.contextmanager
-def _silenced(name: str) -> Iterator[None]:
-    """Let no warnings of a logger through."""
-    logger = logging.getLogger(name)
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before
+    detector = entry.kind(load_recipe(recipe).but(**entry.settings), **options)
+    assert isinstance(detector, Detector)
+    return detector

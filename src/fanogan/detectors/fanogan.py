@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from fanogan.data import Preprocessing
+from fanogan.detectors.gan_detector import GanDetector
 from fanogan.detectors.registry import register
-from fanogan.detectors.wgan import GanDetector
 from fanogan.models import Discriminator, Encoder, Generator, ReconstructionScore
 from fanogan.training import ENCODER, Run, encoder_cost, train_encoder
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from fanogan.data import Normals
-from fanogan.detectors.registry import registered
+from fanogan.detectors.definition import Definition
+from fanogan.detectors.registry import name_of, registered
 from fanogan.errors import FanoganError
 from fanogan.models import Discriminator, Generator
 from fanogan.recipes import Recipe
-from fanogan.scoring import read_model
+from fanogan.scoring import ModelFile, read_model
 from fanogan.storage import BadFolder
 
 
@@ -68,6 +69,23 @@ class Gan:
     warnings: tuple[str, ...] = ()
 
 
+def given_gan(detector: Definition, gan: Any, normals: Normals, device: torch.device) -> Gan | None:
+    """Return the GAN that a detector is to build on, or None; the recipe takes its latents' size.
+
+    Raises:
+        BadGan: the detector takes none, or this one doesn't fit.
+        BadFolder: as ``read_gan``.
+    """
+    if gan is None:
+        return None
+    if not detector.builds_on_gan:
+        name = name_of(type(detector), detector.recipe)
+        raise BadGan(f"the detector {name} trains all its networks: leave the GAN out")
+    given = read_gan(gan, normals, detector.recipe, device)
+    detector.recipe = detector.recipe.but(latent_size=given.G.latent)
+    return given
+
+
 def read_gan(
     gan: str | Path | tuple[Any, Any], normals: Normals, recipe: Recipe, device: torch.device
 ) -> Gan:
@@ -108,6 +126,28 @@ def own_gan(G: Any, D: Any, device: torch.device) -> Gan:
         network.to(device).eval()
     identity = {"own": True, "weights": _weights_sha256(generator, discriminator)}
     return Gan(generator, discriminator, identity)
+
+
+def own_gan_of(saved: ModelFile, gan: Any, device: torch.device) -> Gan | None:
+    """The user's own GAN that a model was trained on; None: it has one of ours.
+
+    Raises:
+        BadFolder: it was trained on one that isn't given.
+    """
+    if not saved.identity_of_own_gan:
+        return None
+    if gan is None:
+        raise BadFolder(
+            f"{saved.folder}: this model was trained on a GAN of your own, which isn't kept in it; "
+            "load it in Python with gan=(G, D)"
+        )
+    given = own_gan(gan[0], gan[1], device)
+    if given.identity != saved.identity_of_own_gan:
+        raise BadFolder(
+            f"{saved.folder}: this model was trained on another GAN than the (G, D) given; give "
+            "that"
+        )
+    return given
 
 
 def _our_gan(folder: str | Path, normals: Normals, recipe: Recipe, device: torch.device) -> Gan:

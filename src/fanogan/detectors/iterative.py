@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fanogan.data import seeded
+from fanogan.detectors.gan_detector import GanDetector
 from fanogan.detectors.registry import register
-from fanogan.detectors.wgan import GanDetector
 from fanogan.models import (
     Discriminator,
     Generator,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from fanogan.phantom.lesions import LESIONS, Maps, grow
-from fanogan.phantom.speckle import Array, Body, Tissue, Vessels, covered, record, waves
+from fanogan.phantom.speckle import Array, Tissue, Vessels, record, waves
 
 # Layers from the vitreous down: name, grey value, and over how many mm the upper edge is blurred
 # by tissue that is less even than its mean. The two spaces are empty in a healthy eye.
@@ -48,20 +48,15 @@ BOUNDARIES = (
 class Phantom:
     """A made-up OCT volume.
 
-    Attributes:
-        name: 'phantom_0007' for seed 7.
-        pixels: (B-scans, rows, columns) uint8.
-        spacing: mm between B-scans, rows and columns.
-        boundaries: For each of `BOUNDARIES` the row of every column, (B-scans, columns) float32;
-            row 10.0 is the centre of the pixel in row 10.
-        lesions: (B-scans, rows, columns) uint8, labels of `LESIONS`.
+    Its `boundaries` are for each of `BOUNDARIES` the row of every column, (B-scans, columns)
+    float32; row 10.0 is the centre of the pixel in row 10.
     """
 
-    name: str
-    pixels: NDArray[np.uint8]
-    spacing: tuple[float, float, float]
+    name: str  # 'phantom_0007' for seed 7
+    pixels: NDArray[np.uint8]  # (B-scans, rows, columns)
+    spacing: tuple[float, float, float]  # mm between B-scans, rows and columns
     boundaries: Mapping[str, Array]
-    lesions: NDArray[np.uint8]
+    lesions: NDArray[np.uint8]  # like `pixels`, labels of `LESIONS`
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -128,12 +123,18 @@ def make_phantom(
         bodies=bodies,
         vessels=_vessels(anatomy, x, y, spacing[2]),
     )
+    # A pixel belongs to the lesion that fills at least half of it.
+    labels = np.zeros(shape, dtype=np.uint8)
+    for body in bodies:
+        for frame in range(shape[0]):
+            index, share = body.shares(frame, shape[1])
+            labels[frame][index] = np.where(share >= 0.5, body.label, labels[frame][index])
     return Phantom(
         name=f"phantom_{seed:04d}",
         pixels=record(tissue, shape, spacing, recording),
         spacing=spacing,
         boundaries=rows,
-        lesions=_labels(bodies, shape),
+        lesions=labels,
     )
 
 
@@ -142,19 +143,6 @@ def _stacked(thickness: Maps, bruch: Array, choroid: Array) -> Maps:
     layers = np.stack([thickness[name] for name, _, _ in _LAYERS])
     above = bruch - np.cumsum(layers[::-1], axis=0)[::-1]
     return dict(zip(BOUNDARIES, [*above, bruch, bruch + choroid], strict=True))
-
-
-def _labels(bodies: Sequence[Body], shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """The lesion that fills at least half of each pixel: (B-scans, rows, columns)."""
-    labels = np.zeros(shape, dtype=np.uint8)
-    rows = np.arange(shape[1], dtype=np.float32)[:, None]
-    for body in bodies:
-        for scan in np.flatnonzero((body.bottom > body.top).any(axis=1)):
-            columns = np.flatnonzero(body.bottom[scan] > body.top[scan])
-            share = covered(rows, body.top[scan, columns], body.bottom[scan, columns])
-            row, column = np.nonzero(share >= 0.5)
-            labels[scan, row, columns[column]] = body.label
-    return labels
 
 
 def _places(
@@ -242,34 +230,25 @@ def _greys(rng: np.random.Generator, x: Array, y: Array) -> list[Array]:
 
 def _vessels(rng: np.random.Generator, x: Array, y: Array, step: float) -> list[Vessels]:
     """Large and small vessels: curves in the plane, none in the fovea's avascular zone."""
+
+    def nearness(radius: float, count: int, inner: float, length: float) -> Array:
+        """1 on bent curves at least `inner` mm from the fovea, 0 far from them."""
+        steps = np.linspace(-0.5, 0.5, int(length / 0.01)) * length
+        start = rng.uniform(-4.5, 4.5, (count, 2, 1))
+        angle = rng.uniform(0, np.pi, (count, 1)) + rng.normal(0, 0.5, (count, 1)) * steps
+        shifts = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 0.01
+        points = (start + np.cumsum(shifts, axis=2)).transpose(0, 2, 1).reshape(-1, 2)
+        points = points[np.hypot(*points.T) > inner].astype(np.float32)
+        places = np.stack([x.ravel(), y.ravel()], axis=1)
+        distance, _ = cKDTree(points).query(places, distance_upper_bound=3 * radius)
+        near = np.exp(-((distance.reshape(x.shape) / radius) ** 2))
+        return np.asarray(near, dtype=np.float32)
+
     radius = rng.uniform(0.025, 0.04)
-    large = _nearness(x, y, _curves(rng, count=22, inner=0.9, length=2.2), radius)
-    small = _curves(rng, count=240, inner=0.4, length=0.5)
+    large = nearness(radius, count=22, inner=0.9, length=2.2)
+    # A small vessel is narrower than a column; so that none is missed, its shadow is not.
+    small = nearness(max(0.010, 0.7 * step), count=240, inner=0.4, length=0.5)
     return [
         Vessels(large, radius, BOUNDARIES.index("NFL/GCL"), light=40, dark=60),
-        # A small vessel is narrower than a column; so that none is missed, its shadow is not.
-        Vessels(
-            _nearness(x, y, small, max(0.010, 0.7 * step)),
-            radius=0.012,
-            edge=BOUNDARIES.index("IPL/INL"),
-            light=34,
-            dark=36,
-        ),
+        Vessels(small, 0.012, BOUNDARIES.index("IPL/INL"), light=34, dark=36),
     ]
-
-
-def _curves(rng: np.random.Generator, count: int, inner: float, length: float) -> Array:
-    """Points (n, 2) on `count` bent curves, in mm, every 10 µm, at least `inner` from the fovea."""
-    steps = np.linspace(-0.5, 0.5, int(length / 0.01)) * length
-    start = rng.uniform(-4.5, 4.5, (count, 2, 1))
-    angle = rng.uniform(0, np.pi, (count, 1)) + rng.normal(0, 0.5, (count, 1)) * steps
-    step = np.stack([np.cos(angle), np.sin(angle)], axis=1) * 0.01
-    points = (start + np.cumsum(step, axis=2)).transpose(0, 2, 1).reshape(-1, 2)
-    return np.asarray(points[np.hypot(*points.T) > inner], dtype=np.float32)
-
-
-def _nearness(x: Array, y: Array, points: Array, radius: float) -> Array:
-    """1 on a curve, falling to 0 beyond `radius` mm: (B-scans, columns)."""
-    places = np.stack([x.ravel(), y.ravel()], axis=1)
-    distance, _ = cKDTree(points).query(places, distance_upper_bound=3 * radius)
-    return np.asarray(np.exp(-((distance.reshape(x.shape) / radius) ** 2)), dtype=np.float32)

@@ -76,19 +76,12 @@ def grow(
     y: Array,
     spacing: tuple[float, float, float],
     thickness: Maps,
-    lesions: Sequence[str] | None,
+    kinds: Sequence[str] | None,
 ) -> list[Growth]:
-    """Draw lesions, and make room for them in `thickness`.
+    """Draw lesions of these kinds, or of random ones, and make room for them in `thickness`.
 
-    Args:
-        rng: Source of kinds, numbers, sizes and places.
-        x: Position of each A-scan in mm from the fovea along the B-scans, (B-scans, columns).
-        y: Position across the B-scans, likewise.
-        spacing: mm between B-scans, rows and columns.
-        thickness: Thickness of each layer in mm, (B-scans, columns); changed in place.
-        lesions: The kinds, or None to draw at least one at random.
+    `x` and `y` are the positions of the A-scans in mm from the fovea, (B-scans, columns).
     """
-    kinds = lesions
     if kinds is None:
         chances = dict(zip(LESIONS, rng.random(len(LESIONS)), strict=True))
         kinds = [kind for kind, chance in chances.items() if chance < 0.5]

@@ -40,6 +40,20 @@ class Body:
     top: Array
     bottom: Array
 
+    def shares(self, scan: int, height: int) -> tuple[tuple[NDArray[np.intp], ...], Array]:
+        """Return an index of the pixels around the lesion in a B-scan, and its share in each.
+
+        A pixel extends half a row up and down from its number; `height` is that of the B-scan.
+        """
+        columns = np.flatnonzero(self.bottom[scan] > self.top[scan])
+        top, bottom = self.top[scan, columns], self.bottom[scan, columns]
+        first = max(int(top.min(initial=height)) - 1, 0)
+        last = min(int(bottom.max(initial=-3)) + 3, height)
+        rows = np.arange(first, last, dtype=np.float32)[:, None]
+        share = np.clip(rows + 0.5 - top, 0, 1) - np.clip(rows + 0.5 - bottom, 0, 1)
+        index = np.ix_(rows[:, 0].astype(np.intp), columns)
+        return index, np.asarray(share, dtype=np.float32)
+
 
 @dataclass(frozen=True)
 class Vessels:
@@ -54,21 +68,14 @@ class Vessels:
 
 @dataclass(frozen=True)
 class Tissue:
-    """An eye as a device meets it.
+    """An eye as a device meets it; arrays are (B-scans, columns)."""
 
-    Attributes:
-        edges: Rows of the layers' upper boundaries, from the vitreous down; then those of Bruch's
-            membrane and of the choroid's lower end: (B-scans, columns) each.
-        greys: Mean grey value of each layer above Bruch's membrane: (B-scans, columns) each.
-        blurs: Over how many mm a layer's upper edge changes; its middle is the boundary.
-        bodies: Lesions.
-        vessels: Retinal vessels.
-    """
-
+    # Rows of the layers' upper boundaries, from the vitreous down, then of Bruch's membrane and of
+    # the choroid's lower end.
     edges: Sequence[Array]
-    greys: Sequence[Array]
-    blurs: Sequence[float]
-    bodies: Sequence[Body]
+    greys: Sequence[Array]  # mean grey value of each layer above Bruch's membrane
+    blurs: Sequence[float]  # over how many mm a layer's upper edge changes, round the boundary
+    bodies: Sequence[Body]  # lesions
     vessels: Sequence[Vessels]
 
 
@@ -86,18 +93,6 @@ class _Device:
     shadow: float
 
 
-def covered(rows: Array, top: Array, bottom: Array) -> Array:
-    """Return how much of each pixel lies between two surfaces: (rows, columns), 0 to 1.
-
-    Args:
-        rows: (rows, 1) row numbers; a pixel extends half a row up and down from its number.
-        top: (columns,) upper surface.
-        bottom: (columns,) lower surface.
-    """
-    share = np.clip(rows + 0.5 - top, 0, 1) - np.clip(rows + 0.5 - bottom, 0, 1)
-    return np.asarray(share, dtype=np.float32)
-
-
 def record(
     tissue: Tissue,
     shape: tuple[int, int, int],
@@ -113,15 +108,12 @@ def record(
         rng: Source of the recording's quality, of texture, speckle and noise.
     """
     # The quality varies as much as among real eyes.
+    height = shape[1] * spacing[1]
     device = _Device(
         contrast=rng.uniform(0.34, 0.42),
         noise=float(np.exp(np.clip(rng.normal(-7.6, 0.6), -8.1, -6.4))),
         noise_decay=rng.uniform(0.6, 1.2),
-        haze=(
-            shape[1] * spacing[1] * rng.uniform(0, 0.3),
-            rng.uniform(0.05, 0.2),
-            rng.uniform(0, 1.2),
-        ),
+        haze=(height * rng.uniform(0, 0.3), rng.uniform(0.05, 0.2), rng.uniform(0, 1.2)),
         choroid=rng.uniform(70, 94),
         attenuation=rng.uniform(120, 240),
         sclera=rng.uniform(0, 40),
@@ -135,10 +127,11 @@ def record(
         _add_choroid(grey, tissue, scan, texture[scan], device, spacing[1])
         _add_vessels(grey, tissue, scan, device, spacing[1])
         for body in tissue.bodies:
-            _add_body(grey, body, scan)
+            index, share = body.shares(scan, shape[1])
+            grey[index] += share * (body.grey - grey[index])
         # Brightness changes between B-scans and from place to place, and falls with depth.
-        along = coloured(rng, grey.shape[1:], (0.02 / spacing[2],))
-        mottle = coloured(rng, grey.shape, (0.007 / spacing[1], 0.022 / spacing[2]))
+        along = _coloured(rng, grey.shape[1:], (0.02,), spacing[2:])
+        mottle = _coloured(rng, grey.shape, (0.007, 0.022), spacing[1:])
         steady = rng.normal(0, 3) + 3 * along + 8 * (0.75 - depth)
         grey += np.asarray(steady + 7 * mottle, dtype=np.float32)
         pixels[scan] = _expose(grey, spacing[1:], device, rng)
@@ -166,8 +159,7 @@ def _choroid_texture(
     rows = min(shape[1], int(0.45 / spacing[1]) + 2)
 
     def blobs(*widths: float) -> Array:
-        steps = tuple(width / step for width, step in zip(widths, spacing, strict=True))
-        return coloured(rng, (shape[0], rows, shape[2]), steps)
+        return _coloured(rng, (shape[0], rows, shape[2]), widths, spacing)
 
     depth = (np.arange(rows, dtype=np.float32) * spacing[1])[None, :, None]
     vessels = 1 / (1 + np.exp(-3 * (blobs(0.06, 0.026, 0.05) - 0.3)))
@@ -205,18 +197,6 @@ def _add_vessels(grey: Array, tissue: Tissue, scan: int, device: _Device, step: 
         grey[:, columns] += near * (vessels.light * wall - vessels.dark * device.shadow * shadow)
 
 
-def _add_body(grey: Array, body: Body, scan: int) -> None:
-    """Draw a lesion over the layers."""
-    columns = np.flatnonzero(body.bottom[scan] > body.top[scan])
-    if not len(columns):
-        return
-    top, bottom = body.top[scan, columns], body.bottom[scan, columns]
-    first = max(int(top.min()) - 1, 0)
-    rows = np.arange(first, min(int(bottom.max()) + 3, grey.shape[0]), dtype=np.float32)[:, None]
-    place = np.ix_(rows[:, 0].astype(np.intp), columns)
-    grey[place] += covered(rows, top, bottom) * (body.grey - grey[place])
-
-
 def waves(rng: np.random.Generator, x: Array, y: Array, length: float) -> Array:
     """Return a smooth random surface of mean 0 and variance 1 that varies over `length` mm."""
     total = np.zeros(x.shape)
@@ -227,28 +207,33 @@ def waves(rng: np.random.Generator, x: Array, y: Array, length: float) -> Array:
     return np.asarray(total / 2, dtype=np.float32)
 
 
-def coloured(rng: np.random.Generator, shape: tuple[int, ...], widths: tuple[float, ...]) -> Array:
-    """Return Gaussian noise of mean 0 and variance 1, smoothed by Gaussians of `widths` pixels."""
+def _coloured(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    widths: tuple[float, ...],
+    spacing: tuple[float, ...],
+) -> Array:
+    """Gaussian noise of mean 0 and variance 1, smoothed by Gaussians of `widths` mm."""
     field = rng.standard_normal(shape, dtype=np.float32)
-    smooth = np.asarray(gaussian_filter(field, widths, mode="wrap"), dtype=np.float32)
+    smooth: Array = gaussian_filter(field, _pixels(widths, spacing), mode="wrap")
     return np.asarray((smooth - smooth.mean()) / max(float(smooth.std()), 1e-6))
+
+
+def _pixels(widths: tuple[float, ...], spacing: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(width / step for width, step in zip(widths, spacing, strict=True))
 
 
 def _expose(
     grey: Array, spacing: tuple[float, ...], device: _Device, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
     """Blur, speckle, noise and the display curve: (rows, columns) uint8."""
-
-    def pixels(widths: tuple[float, float]) -> tuple[float, ...]:
-        return tuple(width / step for width, step in zip(widths, spacing, strict=True))
-
-    blurred: Array = gaussian_filter(grey, pixels(_EDGE_WIDTH), mode="nearest")
+    blurred: Array = gaussian_filter(grey, _pixels(_EDGE_WIDTH, spacing), mode="nearest")
     intensity = np.maximum(np.exp(blurred * (_RANGE / 255) - _SHIFT) - _OFFSET, 0)
-    speckle = coloured(rng, grey.shape, pixels(_SPECKLE_WIDTH))
+    speckle = _coloured(rng, grey.shape, _SPECKLE_WIDTH, spacing)
     intensity *= np.exp(device.contrast * speckle - device.contrast**2 / 2)
     # Gamma-distributed noise of mean 1 and variance 1 / looks (Wilson and Hilferty 1931). The
     # device subtracts most of its mean, so part of the background is exactly black.
-    looks, normal = 1.2, coloured(rng, grey.shape, pixels(_NOISE_WIDTH))
+    looks, normal = 1.2, _coloured(rng, grey.shape, _NOISE_WIDTH, spacing)
     root = np.maximum(1 - 1 / (9 * looks) + normal / (3 * looks**0.5), 0)
     noise = np.asarray(root**3, dtype=np.float32) - 0.25
     depth = np.arange(grey.shape[0], dtype=np.float32)[:, None] * spacing[0]

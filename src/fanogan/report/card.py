@@ -72,9 +72,8 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     if "encoder" in steps:
         kind = f"{recipe['encoder_loss']}, {recipe['encoder_output']} output"
         yield f"{counted(steps['encoder'], 'encoder update')} ({kind})"
-    for stage, unit in (("ae", "update"), ("advae", "round"), ("ali", "update")):
-        if stage in steps:
-            yield (
-                f"{counted(steps[stage], unit)} of encoder and generator together, at the cost in "
-                "multiply-adds of one GAN and one encoder of this recipe"
-            )
+    for stage in sorted(set(steps) - {"gan", "encoder"}):
+        yield (
+            f"{counted(steps[stage], 'step')} of {stage}, at the cost in multiply-adds of one GAN "
+            "and one encoder of this recipe"
+        )

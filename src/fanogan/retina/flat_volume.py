@@ -17,32 +17,24 @@ from fanogan.scans import BadScan, Scan, Spacing, filled_margins
 
 @dataclass(frozen=True, kw_only=True)
 class FlatVolume(Scan):
-    """A `Scan` whose pixels are flat, with all that the way back needs.
+    """A `Scan` whose pixels are flat, with all that the way back to the recorded scan needs.
 
-    Attributes:
-        pixels: (B-scans, flat rows, columns) uint8, x = 2·(value/255 − ½); 0 where OUTSIDE.
-        spacing: Millimetres between B-scans, and of a flat pixel that isn't compressed.
-        bscans: (B-scans, rows, columns) uint8, the recorded scan with its grey values normalised;
-            an array, or one that is read from a store on demand.
-        margins: (B-scans, rows, columns) bool, the scan's filled margins; likewise.
-        scan_spacing: Millimetres between B-scans, rows and columns of the recorded scan.
-        inner: Row of the inner limiting membrane in the recorded scan, (B-scans, its columns)
-            float32; NaN where unknown.
-        outer: Row of the outer boundary of the pigment epithelium, likewise.
-        grid: The resampling in the plane of the B-scans.
-        flat: The flattening.
-        recorded: (B-scans, flat rows, columns) bool, false where flat space is OUTSIDE or in a
-            filled margin.
+    Its `pixels` are (B-scans, flat rows, columns) uint8, x = 2·(value/255 − ½), 0 where OUTSIDE;
+    its `spacing` is that of a flat pixel that isn't compressed.
     """
 
+    # Arrays, or read from a store on demand: the recorded scan, (B-scans, rows, columns) uint8,
+    # its grey values normalised; and its filled margins, bool.
     bscans: Any
     margins: Any
-    scan_spacing: Spacing
+    scan_spacing: Spacing  # of the recorded scan
+    # Rows of the inner limiting membrane and of the outer boundary of the pigment epithelium in the
+    # recorded scan, (B-scans, its columns); NaN where unknown.
     inner: NDArray[np.float32]
     outer: NDArray[np.float32]
-    grid: Grid
+    grid: Grid  # the resampling in the plane of the B-scans
     flat: Flattening
-    recorded: NDArray[np.bool_]
+    recorded: NDArray[np.bool_]  # like `pixels`: false where OUTSIDE or in a filled margin
 
     @property
     def found(self) -> float:
@@ -55,15 +47,7 @@ class FlatVolume(Scan):
         return np.asarray((self.flat.region == RETINA) & self.recorded)
 
     def usable_windows(self, window: tuple[int, int], min_fraction: float) -> NDArray[np.bool_]:
-        """Return the corners that a window may have.
-
-        Args:
-            window: Rows h and columns w of the window in flat space.
-            min_fraction: Least share of retina in a window; nothing in it may be unrecorded.
-
-        Returns:
-            (B-scans, flat rows − h + 1, columns − w + 1) bool, by the window's upper left corner.
-        """
+        """Return corners of windows with `min_fraction` of retina and nothing unrecorded."""
         h, w = window
 
         def count(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
@@ -84,15 +68,9 @@ class FlatVolume(Scan):
         return np.asarray(self.bscans[frame])
 
     def to_original(self, frame: int, map: NDArray[Any]) -> NDArray[Any]:
-        """Return a map or mask on the flat pixels of a B-scan in its recorded geometry.
+        """Return a map or mask (flat rows, columns) in the geometry of the recorded B-scan.
 
-        Args:
-            frame: Which B-scan.
-            map: (flat rows, columns), bool or float.
-
-        Returns:
-            (rows, columns) of the recorded B-scan: bool, or float32 with NaN where flat space
-            doesn't reach or wasn't recorded.
+        Masks stay bool; maps are float32, NaN where flat space doesn't reach or wasn't recorded.
         """
         if map.dtype.kind != "b":
             map = np.where(self.recorded[frame], map, np.float32(np.nan))
@@ -111,14 +89,9 @@ class FlatVolume(Scan):
         )
 
     def en_face_line(self, frame: int, map: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return one line of an en-face map: the means over the depth of the retina.
+        """Return the means of a map (rows, columns) of a recorded B-scan over the retina's depth.
 
-        Args:
-            frame: Which B-scan.
-            map: (rows, columns) of the recorded B-scan, NaN where unknown.
-
-        Returns:
-            (columns,) of the recorded B-scan, NaN where nothing in the retina is known.
+        They are (columns,) float32, NaN where nothing in the retina is known.
         """
         rows = np.arange(len(map))[:, None]
         inside = (rows >= self.inner[frame]) & (rows <= self.outer[frame]) & np.isfinite(map)
@@ -128,15 +101,10 @@ class FlatVolume(Scan):
         return np.asarray(line, dtype=np.float32)
 
     def forward(self, frame: int, mask: NDArray[Any]) -> NDArray[Any]:
-        """Return a mask of a recorded B-scan in flat space: (flat rows, columns).
+        """Return a mask (rows, columns) of a recorded B-scan in flat space: (flat rows, columns).
 
-        A mask that is to come back goes as floats: the share of each flat pixel that it covers.
-        ``to_original(frame, shares) >= 0.5`` is then the mask. A mask made binary in flat space,
-        where columns are wider, comes back with steps along its rim.
-
-        Args:
-            frame: Which B-scan.
-            mask: (rows, columns) of the recorded B-scan, bool or float.
+        Pass a mask that is to come back as floats: ``to_original(frame, shares) >= 0.5`` is then
+        the mask. One made binary in flat space, where columns are wider, comes back with steps.
         """
         return np.asarray(self._flattening_of(frame).forward(self.grid.forward(mask[None]))[0])
 
@@ -155,19 +123,6 @@ class FlatVolume(Scan):
         flat, frames = self.flat, slice(frame, frame + 1)
         return replace(flat, inner=flat.inner[frames], outer=flat.outer[frames])
 
-    # --- names that callers still use -----------------------------------------------------------
-
-    back = to_original
-
-    @property
-    def retina(self) -> NDArray[np.bool_]:
-        """The former name of `tissue`."""
-        return self.tissue
-
-    def place(self, frame: int, row: float, column: float) -> tuple[float, float]:
-        """Return row and column of `original_position`."""
-        return self.original_position(frame, row, column)[1:]
-
 
 def make_flat(
     scan: Scan,
@@ -181,14 +136,13 @@ def make_flat(
     """Normalise, resample and flatten a scan whose boundaries are known.
 
     Args:
-        scan: A grey volume; where `bscans` is given, its grey values don't matter.
+        scan: A grey volume.
         inner: Row of the inner boundary, (B-scans, columns) of the scan.
         outer: Row of the outer boundary, likewise.
-        margins: The scan's filled margins, (B-scans, rows, columns) bool; an array, or one that is
-            read on demand.
+        margins: As in `FlatVolume`.
         space: The flat area; the paper's where None.
-        bscans: The normalised scan, likewise, where it is known already.
-        pixels: The flat pixels in this `space`, where they are known already.
+        bscans: As in `FlatVolume`, if known; the scan's own grey values then don't matter.
+        pixels: The flat pixels in this `space`, if known.
 
     Raises:
         BadScan: As `normalise` and `Grid.of`, or no retina in any column.
@@ -199,9 +153,9 @@ def make_flat(
             f"no retina was found in {scan.name}: give a retinal OCT with depth along the rows, or "
             "leave it out with --skip-bad"
         )
+    grid = Grid.of(scan)
     if bscans is None:
         bscans = normalise(scan, np.asarray(margins))
-    grid = Grid.of(scan)
     flat = Flattening(
         grid.boundary(inner), grid.boundary(outer), grid.shape[0], space or FlatSpace()
     )
@@ -243,9 +197,7 @@ def straighten(scan: Scan, space: FlatSpace | None = None) -> FlatVolume:
     Raises:
         BadScan: Colour, one grey value, impossible pixels, or no retina in any column.
     """
-    if scan.pixels.ndim != 3:
-        raise BadScan(f"{scan.name} is in colour, and OCT is grey: give the scanner's own export")
-    Grid.of(scan)  # refuses impossible pixels before the long search
+    Grid.of(scan)  # refuses colour and impossible pixels before the long search
     margins = filled_margins(scan.pixels)
     found = find_boundaries(scan.pixels, scan.spacing, ~margins)
     return make_flat(scan, found.inner, found.outer, margins, space)

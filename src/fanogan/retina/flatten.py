@@ -22,17 +22,11 @@ OUTSIDE, VITREOUS, RETINA, BELOW = range(4)
 
 @dataclass(frozen=True)
 class FlatSpace:
-    """The area that the retina is flattened into.
-
-    Attributes:
-        rows: Rows of the area.
-        base: Row in which the outer boundary of the pigment epithelium comes to lie.
-        stretched: Whether the retina fills the area above `base` in every column.
-    """
+    """The area that the retina is flattened into."""
 
     rows: int = 128
-    base: int = 120
-    stretched: bool = False
+    base: int = 120  # row in which the outer boundary of the pigment epithelium comes to lie
+    stretched: bool = False  # whether the retina fills the area above the base in every column
 
 
 @dataclass(frozen=True)
@@ -40,17 +34,11 @@ class Flattening:
     """The transform from a volume to flat space, which follows from the two boundaries.
 
     Row f of a column in flat space lies at row offset + f / scale of the volume.
-
-    Attributes:
-        inner: Row of the inner boundary, (B-scans, columns) float32; NaN where unknown.
-        outer: Row of the outer boundary, likewise.
-        scan_rows: Rows of the volume.
-        space: The flat area.
     """
 
-    inner: NDArray[np.float32]
+    inner: NDArray[np.float32]  # rows of the boundaries, (B-scans, columns); NaN where unknown
     outer: NDArray[np.float32]
-    scan_rows: int
+    scan_rows: int  # rows of the volume
     space: FlatSpace = FlatSpace()
 
     def __post_init__(self) -> None:
@@ -92,18 +80,15 @@ class Flattening:
         return region
 
     def forward(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """Return a volume or mask in flat space.
-
-        Args:
-            volume: (B-scans, scan_rows, columns), finite.
+        """Return a volume (B-scans, scan_rows, columns), finite, in flat space.
 
         Returns:
-            (B-scans, rows, columns), 0 where OUTSIDE. Booleans by the nearest row; all else by the
-            mean over a flat pixel's extent, which is linear interpolation where the scale is 1:
-            integers rounded, floats as float32.
+            (B-scans, rows, columns), 0 where OUTSIDE. Booleans by the nearest row; integers,
+            rounded, and float32 by the mean over a flat pixel's extent, which is linear
+            interpolation where the scale is 1.
 
         Raises:
-            ValueError: The volume doesn't have the shape of the boundaries.
+            ValueError: The volume has another shape.
         """
         self._check(volume, self.scan_rows)
         is_mask = volume.dtype.kind == "b"
@@ -122,18 +107,15 @@ class Flattening:
         return flat
 
     def back(self, flat: NDArray[Any]) -> NDArray[Any]:
-        """Return a flat map or mask in the rows of the volume.
-
-        Args:
-            flat: (B-scans, rows, columns).
+        """Return a flat map (B-scans, rows, columns) in the rows of the volume.
 
         Returns:
             (B-scans, scan_rows, columns). Booleans by the nearest row, so that masks come back
-            unchanged where the scale is 1, and false where flat space doesn't reach; all else
-            float32 by linear interpolation, NaN next to NaN and where flat space doesn't reach.
+            unchanged where the scale is 1; all else float32 by linear interpolation, NaN next to
+            NaN. False or NaN where flat space doesn't reach.
 
         Raises:
-            ValueError: The map doesn't have the shape of flat space.
+            ValueError: The map has another shape.
         """
         self._check(flat, self.space.rows)
         is_mask = flat.dtype.kind == "b"

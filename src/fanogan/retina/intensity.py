@@ -24,15 +24,10 @@ _LEAST_SPREAD = 2.0
 
 @dataclass(frozen=True)
 class DepthProfile:
-    """Grey values by relative depth: vitreous, `DEPTHS` within the retina, below.
+    """Grey values by relative depth: vitreous, `DEPTHS` within the retina, below."""
 
-    Attributes:
-        median: (DEPTHS + 2,) in [0, 255].
-        spread: (DEPTHS + 2,), half the distance of the 16th from the 84th percentile.
-    """
-
-    median: tuple[float, ...]
-    spread: tuple[float, ...]
+    median: tuple[float, ...]  # (DEPTHS + 2,) in [0, 255]
+    spread: tuple[float, ...]  # likewise half the distance of the 16th from the 84th percentile
 
     @classmethod
     def of(cls, volumes: Iterable[FlatVolume]) -> DepthProfile:

@@ -23,15 +23,12 @@ from fanogan.scans import Spacing, filled_margins
 Array = NDArray[np.float32]
 Surfaces = NDArray[np.float64]
 
+# mm between B-scans, rows and columns of a Spectralis volume, assumed for unknown spacings.
 TYPICAL_SPACING = (0.12, 0.00387, 0.0114)
-"""mm between B-scans, rows and columns of a Spectralis volume, assumed for unknown spacings."""
-
+# mm between the two surfaces.
 LEAST_THICKNESS, MOST_THICKNESS = 0.1, 1.2
-"""mm between the two surfaces."""
-
+# Columns below it are left out; 1 is a contrast of 0.3 of a B-scan's own range.
 LEAST_CONFIDENCE = 0.5
-"""Columns below it are left out; 1 is a contrast of 0.3 of a B-scan's own range."""
-
 # Percentiles of a B-scan that become 0 and 1, and where brighter pixels are cut off.
 _BACKGROUND, _BRIGHT, _BRIGHTEST = 30, 99, 1.3
 # What separates vitreous from tissue, the mm of tissue above that are one too many, and their cost.
@@ -54,21 +51,16 @@ _SCALE, _FORBIDDEN = 1000, 10**7
 
 @dataclass(frozen=True)
 class Boundaries:
-    """The two surfaces of the retina in a volume.
+    """The two surfaces of the retina in a volume, (B-scans, columns) float32 each.
 
     Row 10.0 is the centre of the pixel in row 10. Both surfaces are NaN in the same columns: where
     there is no retina, where it reaches into a filled margin or out of the scan, and where
     `confidence` is below `LEAST_CONFIDENCE`.
-
-    Attributes:
-        inner: Row of the inner limiting membrane, (B-scans, columns) float32.
-        outer: Row of the outer boundary of the pigment epithelium, (B-scans, columns) float32.
-        confidence: In [0, 1], (B-scans, columns) float32; from the contrast at both surfaces.
     """
 
-    inner: Array
-    outer: Array
-    confidence: Array
+    inner: Array  # row of the inner limiting membrane
+    outer: Array  # row of the outer boundary of the pigment epithelium
+    confidence: Array  # in [0, 1], from the contrast at both surfaces
 
     @property
     def found(self) -> NDArray[np.bool_]:
@@ -141,13 +133,8 @@ def _normalised(volume: NDArray[Any], valid: NDArray[np.bool_]) -> Array:
             continue
         filled = scan
         if not mask.all():
-            filled = scan[
-                tuple(
-                    ndimage.distance_transform_edt(
-                        ~mask, return_distances=False, return_indices=True
-                    )
-                )
-            ]
+            _, nearest = ndimage.distance_transform_edt(~mask, return_indices=True)
+            filled = scan[tuple(nearest)]
         smooth = ndimage.uniform_filter(filled.astype(np.float32), (3, 9))
         low, high = np.percentile(smooth, (_BACKGROUND, _BRIGHT))
         # Nothing but noise stays at 0.
@@ -247,35 +234,24 @@ def _search(
     index = _closed_set(banded, base, limits, steepest, (within, between))
     # Sub-pixel: the lowest point of the parabola through three neighbouring costs.
     places = (index[..., None] + np.arange(-1, 2)).clip(0, banded.shape[3] - 1)
-    above, here, below = np.moveaxis(np.take_along_axis(banded, places, axis=3), 3, 0).astype(
-        np.float64
-    )
+    near_costs = np.take_along_axis(banded, places, axis=3).astype(np.float64)
+    above, here, below = np.moveaxis(near_costs, 3, 0)
     bend = above - 2 * here + below
     offset = 0.5 * (above - below) / np.where(bend > 0, bend, 1)
     return np.asarray(base + index + np.where(bend > 0, offset, 0).clip(-0.5, 0.5))
 
 
 def _closed_set(
-    costs: Array,
-    base: NDArray[np.int64],
-    limits: tuple[int, int],
-    steepest: int,
-    stiffness: tuple[float, float],
+    costs: Array,  # (2, B-scans, columns, heights)
+    base: NDArray[np.int64],  # row of the first height, (2, B-scans, columns)
+    limits: tuple[int, int],  # least and most rows from the first surface to the second
+    steepest: int,  # most heights between neighbouring columns
+    stiffness: tuple[float, float],  # cost of a height between neighbouring columns, and B-scans
 ) -> NDArray[np.int64]:
-    """The pair of surfaces of least cost, as a minimum closed set.
+    """The pair of surfaces of least cost, as a minimum closed set: index of each height.
 
     A node is a height in a column of a surface. It is in the set if the surface is at that height
     or lower down. An arc that cannot be cut says: with this node, that one.
-
-    Args:
-        costs: (2, B-scans, columns, heights).
-        base: Row of the first height, (2, B-scans, columns).
-        limits: Least and most rows from the first surface to the second.
-        steepest: Most heights between neighbouring columns.
-        stiffness: Cost of each height between neighbouring columns, and neighbouring B-scans.
-
-    Returns:
-        Index of the height, (2, B-scans, columns).
     """
     import maxflow
 

@@ -16,20 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
-from fanogan.retina.store import FORMAT, is_store, settings_of, volumes_in
+from fanogan.retina.store import FORMAT, is_store, settings_of, stored_volumes
 from fanogan.retina.volumes import VolumeSource, find_volumes, straightened
 from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension, note_to_json
-from fanogan.storage import LOCK, alone, write_whole
-
-if TYPE_CHECKING:
-    from zarr import Group
+from fanogan.storage import LOCK, exclusive, write_whole
 
 # B-scans of a chunk; those of the recorded scan are read one by one.
 _CHUNKS = {"bscans": 1, "flat": 16}
@@ -41,21 +37,13 @@ _ADVICE = ", or leave it out with --skip-bad"
 
 @dataclass(frozen=True)
 class Summary:
-    """What a store holds after `prepare`.
-
-    Attributes:
-        volumes: Volumes in the store.
-        bscans: Their B-scans.
-        found: Share of all their columns in which the retina was found.
-        kept: How many of the volumes were there before.
-        failed: Name and reason of each volume that could not be used.
-    """
+    """What a store holds after `prepare`."""
 
     volumes: int
     bscans: int
-    found: float
-    kept: int
-    failed: tuple[tuple[str, str], ...]
+    found: float  # share of all columns in which the retina was found
+    kept: int  # volumes that were there before
+    failed: tuple[tuple[str, str], ...]  # name and reason of each volume that could not be used
 
 
 def prepare(
@@ -69,9 +57,9 @@ def prepare(
 ) -> Summary:
     """Flatten volumes, and keep them in a Zarr store.
 
-    A run that was stopped is resumed: a volume that is in the store already, made from the same
-    files with the same settings, isn't made again. Volumes that cannot be used are listed in the
-    store's attributes and in its ``failed.csv``.
+    A store that is there already is resumed: volumes made from the same files with the same
+    settings are kept. Volumes that cannot be used are listed in the store's attributes and in its
+    ``failed.csv``.
 
     Args:
         source: As for `find_volumes`.
@@ -81,9 +69,6 @@ def prepare(
         spacing: Millimetres between B-scans, rows and columns, for what a file doesn't tell.
         on_volume: Called with each volume's name and the volume, or why it cannot be used, or
             None where it was there already.
-
-    Returns:
-        What the store holds now.
 
     Raises:
         BadScan: Nothing found, nothing that could be used, or a store that is damaged, of another
@@ -102,10 +87,10 @@ def prepare(
             raise BadScan(f"{out} holds other files: give the store a folder of its own")
         _write_settings(out, made_with)
     busy = BadScan(f"{out} is being written to by another fanogan prepare: wait until it ends")
-    with alone(out / LOCK, busy):
+    with exclusive(out / LOCK, busy):
         _check_settings(out, made_with)
         shutil.rmtree(out / _PARTIAL, ignore_errors=True)
-        stored = {volume.name: volume for volume in volumes_in(out)}
+        stored = {volume.name: volume for volume in stored_volumes(out, may_be_empty=True)}
         for known in (found for found in sources if found.name in stored):
             there = stored[known.name]
             if (there.group, there.attributes["source"]) != (known.group, _fingerprint(known)):
@@ -130,14 +115,14 @@ def prepare(
             write_whole(out / "failed.csv", table.getvalue().encode(errors="surrogateescape"))
         else:
             (out / "failed.csv").unlink(missing_ok=True)
-        facts = [volume.attributes for volume in volumes_in(out)]
-    if not facts:
+        entries = [volume.attributes for volume in stored_volumes(out, may_be_empty=True)]
+    if not entries:
         raise BadScan(f"none of {len(failed)} volumes could be used; the first: {failed[0][1]}")
-    columns = [known["bscans"] * known["columns"] for known in facts]
+    columns = [known["bscans"] * known["columns"] for known in entries]
     return Summary(
-        volumes=len(facts),
-        bscans=sum(known["bscans"] for known in facts),
-        found=float(np.average([known["found"] for known in facts], weights=columns)),
+        volumes=len(entries),
+        bscans=sum(known["bscans"] for known in entries),
+        found=float(np.average([known["found"] for known in entries], weights=columns)),
         kept=len(stored),
         failed=tuple(failed),
     )
@@ -197,6 +182,7 @@ def _fingerprint(source: VolumeSource) -> str:
 def _add(out: Path, volume: FlatVolume, fingerprint: str) -> None:
     """Write a volume under a temporary name, and rename it to its number once it is whole."""
     import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
 
     partial, en_face = out / _PARTIAL, volume.en_face
     numbers = [int(folder.name) for folder in out.iterdir() if folder.name.isdecimal()]
@@ -211,7 +197,15 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str) -> None:
         arrays |= {"en_face": en_face.pixels, "en_face_lines": en_face.lines}
     try:
         group = zarr.open_group(partial, mode="w", zarr_format=3)
-        _write_arrays(group, arrays)
+        for name, array in arrays.items():
+            bscans = min(_CHUNKS.get(name, len(array)), len(array))
+            group.create_array(
+                name,
+                data=array,
+                chunks=(bscans, *array.shape[1:]),
+                compressors=(ZstdCodec(level=3), Crc32cCodec()),
+                config={"write_empty_chunks": True},
+            )
         group.attrs.update(
             {
                 "name": volume.name,
@@ -238,17 +232,3 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str) -> None:
         partial.rename(out / f"{max(numbers, default=-1) + 1:06d}")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_arrays(group: Group, arrays: Mapping[str, NDArray[Any]]) -> None:
-    from zarr.codecs import Crc32cCodec, ZstdCodec
-
-    for name, array in arrays.items():
-        chunk = _CHUNKS.get(name)
-        group.create_array(
-            name,
-            data=array,
-            chunks=array.shape if chunk is None else (min(chunk, len(array)), *array.shape[1:]),
-            compressors=(ZstdCodec(level=3), Crc32cCodec()),
-            config={"write_empty_chunks": True},
-        )

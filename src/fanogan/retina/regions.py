@@ -18,41 +18,26 @@ LEAST_PIXELS = 5
 class Region:
     """A connected part of the en-face map above the threshold.
 
-    Attributes:
-        number: From 1, in order of mean times area, the largest first.
-        bscan: B-scan of the peak, from 0.
-        row: Row of the strongest residual in the peak's column of the recorded scan.
-        column: Column of the peak.
-        bscans: First and last B-scan.
-        columns: First and last column.
-        x_mm: Position of the peak along the B-scans, to the right of the centre of the scanned
-            area; None where the spacing is unknown, as for all millimetres.
-        y_mm: Position of the peak across the B-scans, in their order.
-        pixels: Pixels on the en-face map.
-        area_mm2: Area.
-        mean: Mean of the en-face map over the region.
-        peak: Maximum of the en-face map in the region.
+    The peak is the maximum of the map; its position in millimetres is measured from the centre of
+    the scanned area. Millimetres are None where the spacing is unknown.
     """
 
-    number: int
-    bscan: int
-    row: int
-    column: int
-    bscans: tuple[int, int]
+    number: int  # from 1, the largest mean times area first
+    bscan: int  # of the peak, from 0
+    row: int  # of the strongest residual in the peak's column, in the recorded scan
+    column: int  # of the peak
+    bscans: tuple[int, int]  # first and last
     columns: tuple[int, int]
-    x_mm: float | None
-    y_mm: float | None
-    pixels: int
+    x_mm: float | None  # along the B-scans, to the right
+    y_mm: float | None  # across the B-scans, in their order
+    pixels: int  # on the en-face map
     area_mm2: float | None
-    mean: float
+    mean: float  # of the en-face map
     peak: float
 
 
 def find_regions(
-    en_face: NDArray[np.float32],
-    deepest: NDArray[np.intp],
-    threshold: float,
-    spacing: Spacing,
+    en_face: NDArray[np.float32], deepest: NDArray[np.intp], threshold: float, spacing: Spacing
 ) -> list[Region]:
     """Return the regions of an en-face map; pixels are connected at sides and corners.
 

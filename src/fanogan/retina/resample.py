@@ -13,15 +13,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from fanogan.scans import BadScan, Scan
 
+# Height and width of a resampled pixel: a Spectralis's, and that of the paper's 256 columns.
 ROW_MM, COLUMN_MM = 0.00387, 0.022
-"""Height and width of a resampled pixel: a Spectralis's, and that of the paper's 256 columns."""
-
+# Height and width of the largest pixel of retinal OCT; more is micrometres, or no spacing.
 MOST_MM = (0.02, 0.2)
-"""Height and width of the largest pixel of retinal OCT; more is micrometres, or no spacing."""
-
+# Percentiles of a volume's grey values that become −1 and +1.
 PERCENTILES = (0.5, 99.5)
-"""Percentiles of a volume's grey values that become −1 and +1."""
-
 # Averaging 1.96 columns makes stripes, as the pixels that share a column alternate; 2 makes none.
 _TOLERANCE = 0.03
 _MOST_VALUES = 2_000_000
@@ -30,21 +27,12 @@ _MOST_VALUES = 2_000_000
 def normalise(scan: Scan, margins: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return the grey values of a volume mapped to [−1, 1], as 8 bits: x = 2·(value/255 − ½).
 
-    The range is that of `PERCENTILES` outside the margins, so neither a few saturated pixels nor
-    what the scanner filled in sets it; what lies beyond is clipped.
-
-    Args:
-        scan: Grey volume, any dtype.
-        margins: (B-scans, rows, columns), true where the scanner filled in; see `filled_margins`.
-
-    Returns:
-        (B-scans, rows, columns) uint8.
+    The range is that of `PERCENTILES` outside the margins (as of `filled_margins`), so neither a
+    few saturated pixels nor what the scanner filled in sets it; what lies beyond is clipped.
 
     Raises:
-        BadScan: Colour, or no two grey values outside the margins.
+        BadScan: No two grey values outside the margins.
     """
-    if scan.pixels.ndim != 3:
-        raise BadScan(f"{scan.name} is in colour, and OCT is grey: give the scanner's own export")
     known = scan.pixels[~margins]
     if not known.size or known.min() == known.max():
         raise BadScan(
@@ -68,14 +56,10 @@ class Grid:
 
     Both grids cover the same area from edge to edge. A new pixel is the mean over its extent;
     where pixels grow smaller, linear interpolation.
-
-    Attributes:
-        scan_shape: Rows and columns of the scan.
-        shape: Rows and columns of the resampled scan.
     """
 
-    scan_shape: tuple[int, int]
-    shape: tuple[int, int]
+    scan_shape: tuple[int, int]  # rows and columns of the scan
+    shape: tuple[int, int]  # rows and columns of the resampled scan
 
     @classmethod
     def of(cls, scan: Scan) -> Grid:
@@ -85,9 +69,13 @@ class Grid:
         stay as they are, and columns too unless there are 512, which are halved as in the paper.
 
         Raises:
-            BadScan: Pixels larger than `MOST_MM`, which would be split into millions.
+            BadScan: Colour, or pixels larger than `MOST_MM`, which would be split into millions.
         """
-        rows, columns = scan.pixels.shape[1:3]
+        if len(scan.pixels.shape) != 3:
+            raise BadScan(
+                f"{scan.name} is in colour, and OCT is grey: give the scanner's own export"
+            )
+        rows, columns = scan.pixels.shape[1:]
         _, row_mm, column_mm = scan.spacing
         if (row_mm or 0) > MOST_MM[0] or (column_mm or 0) > MOST_MM[1]:
             size = " × ".join("?" if mm is None else f"{mm:g}" for mm in (row_mm, column_mm))
@@ -108,14 +96,11 @@ class Grid:
         return cls((rows, columns), shape)
 
     def forward(self, volume: NDArray[Any]) -> NDArray[Any]:
-        """Return a volume or mask of the scan's shape on the grid.
-
-        Args:
-            volume: (B-scans, rows, columns) of the scan. Floats may be NaN, which stays local.
+        """Return a volume or mask (B-scans, rows, columns) of the scan on the grid.
 
         Returns:
-            (B-scans, rows, columns) of the grid: booleans true where at least half of a pixel is,
-            integers rounded, floats as float32.
+            Booleans true where at least half of a pixel is, integers rounded, or float32; a NaN
+            stays local.
 
         Raises:
             ValueError: The frames have another shape.
@@ -127,14 +112,9 @@ class Grid:
         return _resample(values, self.shape, self.scan_shape)
 
     def boundary(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a boundary on the grid.
+        """Return a boundary, given in rows of the scan, (B-scans, columns), in rows of the grid.
 
-        Args:
-            rows: Rows of the scan, (B-scans, columns); NaN where there is no boundary.
-
-        Returns:
-            Rows of the grid, (B-scans, columns) float32; NaN where any of the columns that a
-            resampled one is made of has no boundary.
+        A resampled column is NaN where any of the columns that it is made of is.
         """
         weights = _weights(self.scan_shape[1], self.shape[1])
         missing = np.isnan(rows)

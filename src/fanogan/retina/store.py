@@ -35,10 +35,6 @@ class StoredArray:
         self._array, self._volume = array, volume
         self.shape: tuple[int, ...] = array.shape
 
-    def __len__(self) -> int:
-        """Return the length of the first axis."""
-        return self.shape[0]
-
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Read a part; raises BadScan where it is damaged."""
         try:
@@ -56,21 +52,13 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class StoredVolume:
-    """A volume of a store.
+    """A volume of a store; `name` and `group` as of a `Scan`."""
 
-    Attributes:
-        path: The folder of its group.
-        name: The scan's name.
-        group: The subject.
-        attributes: What else is known of the scan, as in the store.
-        space: The flat space that it was prepared in.
-    """
-
-    path: Path
+    path: Path  # the folder of its Zarr group
     name: str
     group: str
-    attributes: Mapping[str, Any]
-    space: FlatSpace
+    attributes: Mapping[str, Any]  # what else is known of the scan, as in the store
+    space: FlatSpace  # that it was prepared in
 
     def read(self, space: FlatSpace) -> FlatVolume:
         """Return the volume; its B-scans are read only if `space` isn't the stored one.
@@ -117,14 +105,11 @@ class StoredVolume:
         known = self.attributes
         en_face = None
         if known["en_face"] is not None:
-            centre = known["en_face"]["grid_centre"]
             row, column = known["en_face"]["spacing"]
-            en_face = EnFace(
-                arrays["en_face"][:],
-                (row, column),
-                arrays["en_face_lines"][:],
-                None if centre is None else (centre[0], centre[1]),
-            )
+            centre = known["en_face"]["grid_centre"]
+            centre = None if centre is None else (centre[0], centre[1])
+            lines = arrays["en_face_lines"][:]
+            en_face = EnFace(arrays["en_face"][:], (row, column), lines, centre)
         try:
             notes = tuple(map(note_from_json, known["notes"]))
         except ValueError as error:
@@ -138,11 +123,8 @@ class StoredVolume:
             (between, row, column),
             is_volume=True,
             notes=notes,
-            eye=known["eye"],
-            device=known["device"],
             en_face=en_face,
-            thickness=known["thickness"],
-            is_retina=known["is_retina"],
+            **{key: known[key] for key in ("eye", "device", "thickness", "is_retina")},
         )
 
 
@@ -156,31 +138,14 @@ def is_store(path: Any) -> bool:
 def read_store(path: str | Path, space: FlatSpace | None = None) -> Iterator[FlatVolume]:
     """Read the volumes of a store that `prepare` made, in the order in which they were added.
 
-    Args:
-        path: The store.
-        space: The flat space wanted; the stored one where None. For another one, the flat pixels
-            are computed anew from the stored boundaries.
-
-    Returns:
-        An iterator over the volumes, whose `bscans` are read on demand.
+    Their `bscans` are read on demand. For another `space` than the stored one, which None stands
+    for, the flat pixels are computed anew from the stored boundaries.
 
     Raises:
         BadScan: The store or one of its volumes is damaged, of a newer version or another kind.
     """
     stored = stored_volumes(path)
     return (volume.read(space or volume.space) for volume in stored)
-
-
-def stored_volumes(path: str | Path) -> list[StoredVolume]:
-    """List the volumes of a store, in the order in which they were added.
-
-    Raises:
-        BadScan: The store is damaged, of a newer version, of another kind, or empty.
-    """
-    volumes = volumes_in(Path(path))
-    if not volumes:
-        raise BadScan(f"{path} holds no prepared volumes: run fanogan prepare again")
-    return volumes
 
 
 def settings_of(path: Path) -> dict[str, Any]:
@@ -207,12 +172,13 @@ def settings_of(path: Path) -> dict[str, Any]:
     return settings
 
 
-def volumes_in(path: Path) -> list[StoredVolume]:
-    """List the volumes of a store, which may still be empty.
+def stored_volumes(path: str | Path, *, may_be_empty: bool = False) -> list[StoredVolume]:
+    """List the volumes of a store, in the order in which they were added.
 
     Raises:
-        BadScan: The store is damaged, of a newer version, or of another kind.
+        BadScan: The store is damaged, of a newer version, of another kind, or empty.
     """
+    path = Path(path)
     try:
         space = FlatSpace(**settings_of(path)["space"])
     except (KeyError, TypeError) as error:
@@ -231,6 +197,8 @@ def volumes_in(path: Path) -> list[StoredVolume]:
         ):
             raise BadScan(f"{folder} of a prepared store is damaged: {_PREPARE_AGAIN}")
         volumes.append(StoredVolume(folder, known["name"], known["subject"], known, space))
+    if not volumes and not may_be_empty:
+        raise BadScan(f"{path} holds no prepared volumes: run fanogan prepare again")
     return volumes
 
 

@@ -18,21 +18,13 @@ from fanogan.scans import BadScan
 
 @dataclass(frozen=True)
 class RetinalView:
-    """What is taken of a flat volume.
-
-    Attributes:
-        space: The flat area.
-        share: Least share of retina in a window.
-        depth_channel: Whether the row in the flat area is a second channel.
-        profile: Grey values by depth that each volume is matched to, or None.
-        score_retina_only: Whether vitreous and choroid are left out of the score.
-    """
+    """What is taken of a flat volume."""
 
     space: FlatSpace
-    share: float
-    depth_channel: bool = False
-    profile: DepthProfile | None = None
-    score_retina_only: bool = False
+    share: float  # of retina in a window, at least
+    depth_channel: bool = False  # whether the row in the flat area is a second channel
+    profile: DepthProfile | None = None  # grey values by depth that each volume is matched to
+    score_retina_only: bool = False  # whether vitreous and choroid are left out of the score
 
     def find(self, images: Any, groups: str | None = None) -> list[VolumeSource]:
         """Find the volumes to read; arguments and errors as for `find_volumes`."""

@@ -41,6 +41,9 @@ from fanogan.scans import (
 VolumeSource: TypeAlias = ScanSource | Scan | StoredVolume
 """A volume that can be read: a file or the pictures of a folder, from memory, or from a store."""
 
+# What its pictures have in common: their folder, and their subject if that tells volumes apart.
+_Key: TypeAlias = tuple[Path, str | None]
+
 MOST_PROCESSES = 4
 """Volumes flattened at a time: each takes a core, and up to one gigabyte."""
 
@@ -66,14 +69,11 @@ def read_volumes(
         on_bad: Called with the error of each volume skipped.
         done: Names of volumes to leave out, since they were used before.
 
-    Returns:
-        An iterator over the volumes.
-
     Raises:
         BadScan: Nothing found; a bad volume, unless `skip_bad`; or nothing but bad ones.
     """
     sources = [volume for volume in find_volumes(source, groups) if volume.name not in done]
-    flat = cast(Iterator[Scan | BadScan], straightened(sources, space, spacing))
+    flat = straightened(sources, space, spacing)
     good = good_ones(flat, skip_bad, on_bad, noun="volumes", before=len(done))
     return cast(Iterator[FlatVolume], good)
 
@@ -91,8 +91,8 @@ def find_volumes(source: Any, groups: str | None = None) -> list[VolumeSource]:
         groups: As for `find_scans`; of files only.
 
     Returns:
-        The volumes in the order given. A `ScanSource` whose path is a folder has its pictures as
-        parts.
+        The volumes in the order given; pictures are the parts of a `ScanSource` whose path is
+        their folder.
 
     Raises:
         BadScan: As `find_scans`; arrays; or a store that is damaged or of another kind.
@@ -139,8 +139,7 @@ def straightened(
         spacing: Millimetres between B-scans, rows and columns, for what a file doesn't tell.
 
     Returns:
-        An iterator with one volume for each source; in the place of one that cannot be used, the
-        `BadScan` that says why.
+        One volume for each source, or the `BadScan` that says why it cannot be used.
     """
     work = partial(_flat_or_error, space=space, spacing=spacing)
     counts = Counter(source.name for source in sources)
@@ -167,16 +166,16 @@ def _pictures_joined(files: Sequence[ScanSource], by_subject: bool) -> list[Scan
             return False
         return kind not in (".tif", ".tiff") or not is_stack(file.path)
 
-    volumes: dict[tuple[Path, str | None], list[ScanSource]] = {}
-    pictures: dict[tuple[Path, str | None], list[ScanSource]] = {}
+    volumes: dict[_Key, list[ScanSource]] = {}
+    depths: dict[_Key, int] = {}
     for file in files:
         if is_picture(file):
             key = file.path.parent, file.group if by_subject else None
-            pictures[key] = volumes.setdefault(key, [])
+            depths.setdefault(key, max(file.name.count("/"), 1))
         else:
             key = file.path, file.key
         volumes.setdefault(key, []).append(file)
-    names = _folder_names(pictures)
+    names = _folder_names(depths)
     joined = []
     for key, members in volumes.items():
         first = members[0]
@@ -189,23 +188,15 @@ def _pictures_joined(files: Sequence[ScanSource], by_subject: bool) -> list[Scan
     return joined
 
 
-def _folder_names(
-    pictures: dict[tuple[Path, str | None], list[ScanSource]],
-) -> dict[tuple[Path, str | None], str]:
-    """Name each volume by its folder, with more of the path where two would be called alike."""
-    subjects = Counter(folder for folder, _ in pictures)
-    paths = {key: Path(os.path.abspath(key[0])).parts[1:] or ("B-scans",) for key in pictures}
-    depths = {key: max(items[0].name.count("/"), 1) for key, items in pictures.items()}
+def _folder_names(depths: dict[_Key, int]) -> dict[_Key, str]:
+    """Name volumes by their folders' last `depths` parts, or more where two would be alike."""
+    subjects = Counter(folder for folder, _ in depths)
+    paths = {key: Path(os.path.abspath(key[0])).parts[1:] or ("B-scans",) for key in depths}
     while True:
-        names = {
-            (folder, subject): "/".join(
-                [
-                    *path[-depths[folder, subject] :],
-                    *([subject] if subject and subjects[folder] > 1 else []),
-                ]
-            )
-            for (folder, subject), path in paths.items()
-        }
+        names = {}
+        for (folder, subject), path in paths.items():
+            own = [subject] if subject and subjects[folder] > 1 else []
+            names[folder, subject] = "/".join([*path[-depths[folder, subject] :], *own])
         counts = Counter(names.values())
         alike = [
             key for key, name in names.items() if counts[name] > 1 and depths[key] < len(paths[key])

@@ -11,15 +11,17 @@ from fanogan.scoring.model import Model, ModelFile, read_model
 from fanogan.scoring.pipeline import (
     BATCH,
     encode,
+    frame_name,
     read,
     result_batches,
+    result_of,
     results,
     score,
     score_batch,
     score_encoded,
     totals_of,
 )
-from fanogan.scoring.result import Encoded, Result, Scores
+from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.table import COLUMNS, Table, row_of, write_csv
 from fanogan.scoring.volume_maps import VolumeMaps
 from fanogan.scoring.windows import HALF
@@ -31,6 +33,7 @@ __all__ = [
     "HALF",
     "VOLUMES_SHOWN",
     "Encoded",
+    "FrameScore",
     "Gallery",
     "Model",
     "ModelFile",
@@ -43,10 +46,12 @@ __all__ = [
     "calibrate",
     "case_of",
     "encode",
+    "frame_name",
     "images_done",
     "read",
     "read_model",
     "result_batches",
+    "result_of",
     "results",
     "row_of",
     "score",

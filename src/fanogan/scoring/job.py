@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fanogan.scoring.model import Model, identity_of
-from fanogan.storage import LOCK, BadFolder, alone, write_whole
+from fanogan.storage import LOCK, BadFolder, exclusive, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def open_job(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journal]
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with alone(out / LOCK, busy), contextlib.closing(_journal_of(work, job)) as journal:
+        with exclusive(out / LOCK, busy), contextlib.closing(_journal_of(work, job)) as journal:
             try:
                 with _system_errors(work):
                     yield work, journal

@@ -242,6 +242,11 @@ def totals_of(model: Model, terms: np.ndarray) -> np.ndarray:
     return np.asarray(((terms - means) / spreads).sum(-1))
 
 
+def frame_name(scan: Scan, number: int) -> str:
+    """Return the name of a frame: the scan's, and its number in a volume."""
+    return f"{scan.name}#{number}" if scan.is_volume else scan.name
+
+
 def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameScore) -> Result:
     """Reduce the terms of windows to one score, and bring maps into the scan's geometry.
 
@@ -257,10 +262,9 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
     count = max(1, math.ceil(model.recipe.top_window_fraction * len(totals) * (1 - 1e-12)))
     top = np.argsort(-totals, kind="stable")[:count]
     means = terms[top].mean(0)
-    several = scan.is_volume and number is not None
     scan_name, frame_number = scan.member or (scan.name, number or 0)
     result = Result(
-        name=f"{scan.name}#{number}" if several else scan.name,
+        name=scan.name if number is None else frame_name(scan, number),
         scan_name=scan_name,
         group=scan.group,
         unit="volume" if number is None else "image",

@@ -124,7 +124,9 @@ class _Writer:
         lines = size(PATCHES)
 
         def has_files(row: Mapping[str, Any]) -> bool:
-            return moved or (lines >= row.get("patches", 0) and all(map(size, row.get("files", ()))))
+            return moved or (
+                lines >= row.get("patches", 0) and all(map(size, row.get("files", ())))
+            )
 
         for row in self.journal.restore(has_files):
             names.add(row["name"])

@@ -5,17 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fanogan.evaluation import mean_interval, resampled_times
+from fanogan.evaluation import resampled_times
 from fanogan.scoring import write_csv
 from fanogan.study.outcomes import RESAMPLES, Study
 from fanogan.study.paper import IMAGES, PIXELS
 from fanogan.study.systems import SYSTEMS
-from fanogan.study.tables import compared, compared_pixels
+from fanogan.study.tables import (
+    Difference,
+    auc_difference,
+    mean_difference,
+    pixel_auc_difference,
+)
 
-Difference = tuple[float, list[float] | None]
+AUC, PIXEL_AUC, FALSE_ALARMS = "AUC", "AUC of pixels", "false-positive rate"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +29,10 @@ class Claim:
     """A claim that one system exceeds another in a figure, or that both are alike.
 
     Attributes:
-        group: What it is part of.
+        group: The heading that it stands under.
         first: The system that the paper has above, or that is claimed to be as good.
         second: The other.
-        of: 'AUC', 'AUC of pixels' or 'false-positive rate'.
+        of: AUC, PIXEL_AUC or FALSE_ALARMS.
         alike: Whether the paper finds no difference.
         on_subset: Whether it is compared on the subset.
     """
@@ -34,12 +40,33 @@ class Claim:
     group: str
     first: str
     second: str
-    of: str = "AUC"
+    of: str = AUC
     alike: bool = False
     on_subset: bool = False
 
+    @property
+    def statement(self) -> str:
+        """The claim in words."""
+        first, second = SYSTEMS[self.first].title, SYSTEMS[self.second].title
+        if self.of == FALSE_ALARMS:
+            return f"{first} raises more false alarms on normals than {second}"
+        if self.alike:
+            return f"{first} is as good as {second}"
+        return f"{first} {'localises' if self.of == PIXEL_AUC else 'is'} better than {second}"
+
+    @property
+    def paper(self) -> float | None:
+        """The paper's own difference; None where it reports none."""
+        figures = PIXELS if self.of == PIXEL_AUC else IMAGES
+        if self.of == FALSE_ALARMS or not {self.first, self.second} <= set(figures):
+            return None
+        return figures[self.first]["auc"] - figures[self.second]["auc"]
+
 
 ORDER = "the order of the systems"
+TANH = "tanh at the encoder's output"
+FEATURES = "features in the score"
+TRAINED_WITH_FEATURES = "features in the encoder's training too"
 CLAIMS = (
     Claim(ORDER, "izi_f", "iterative", on_subset=True),
     Claim(ORDER, "iterative", "ziz", on_subset=True),
@@ -49,17 +76,17 @@ CLAIMS = (
     Claim(ORDER, "ae", "advae", alike=True),
     Claim(ORDER, "advae", "ali"),
     Claim(ORDER, "ali", "critic"),
-    Claim("tanh at the encoder's output", "izi_f", "izi_f-linear"),
-    Claim("tanh at the encoder's output", "izi", "izi-linear"),
-    Claim("tanh at the encoder's output", "ziz", "ziz-linear"),
-    Claim("features in the score", "izi-features", "izi"),
-    Claim("features in the score", "ziz-features", "ziz"),
-    Claim("features in the encoder's training too", "izi_f", "izi-features"),
-    Claim("features in the encoder's training too", "izi_f", "ziz-features"),
-    Claim("localisation", "izi_f", "advae", "AUC of pixels"),
-    Claim("localisation", "advae", "ali", "AUC of pixels"),
-    Claim("localisation", "ali", "ae", "AUC of pixels"),
-    Claim("denoising", "denoising", "izi_f", "false-positive rate"),
+    Claim(TANH, "izi_f", "izi_f-linear"),
+    Claim(TANH, "izi", "izi-linear"),
+    Claim(TANH, "ziz", "ziz-linear"),
+    Claim(FEATURES, "izi-features", "izi"),
+    Claim(FEATURES, "ziz-features", "ziz"),
+    Claim(TRAINED_WITH_FEATURES, "izi_f", "izi-features"),
+    Claim(TRAINED_WITH_FEATURES, "izi_f", "ziz-features"),
+    Claim("localisation", "izi_f", "advae", PIXEL_AUC),
+    Claim("localisation", "advae", "ali", PIXEL_AUC),
+    Claim("localisation", "ali", "ae", PIXEL_AUC),
+    Claim("denoising", "denoising", "izi_f", FALSE_ALARMS),
 )
 
 
@@ -67,108 +94,54 @@ CLAIMS = (
 class Finding:
     """What this study says of a claim.
 
-    ``verdict`` is 'holds', 'reverse', 'open' or 'unknown'; ``paper`` the paper's own difference.
+    Attributes:
+        claim: The claim.
+        difference: The mean over seeds; None where it isn't known.
+        interval: 95 %, of resampled subjects and seeds.
+        seeds: How many both systems have.
+        verdict: 'holds', 'reverse', 'open' or 'unknown'.
+        sentence: All of it in words.
     """
 
     claim: Claim
     difference: float | None
     interval: list[float] | None
     seeds: int
-    paper: float | None
     verdict: str
     sentence: str
 
 
 def findings(study: Study) -> list[Finding]:
-    """Of all claims, in the paper's order; pixels only where there are masks."""
-    return [
-        _finding(study, claim)
-        for claim in CLAIMS
-        if claim.of != "AUC of pixels" or study.has_pixels()
-    ]
+    """Return what is found of all claims, in the paper's order; of pixels only with masks."""
+    has_pixels = study.has_pixels()
+    return [_finding(study, claim) for claim in CLAIMS if claim.of != PIXEL_AUC or has_pixels]
 
 
 def _finding(study: Study, claim: Claim) -> Finding:
-    found = _measured(study, claim)
-    paper = _of_paper(claim)
-    seeds = len(set(study.seeds(claim.first)) & set(study.seeds(claim.second)))
-    if found is None:
-        which = [name for name in (claim.first, claim.second) if not study.seeds(name)]
-        why = (
-            "no threshold could be calibrated"
-            if not which
-            else f"{' and '.join(SYSTEMS[name].title for name in which)} not done"
-        )
-        sentence = f"{_said(claim)}: not known here, {why}."
-        return Finding(claim, None, None, seeds, paper, "unknown", sentence)
-    difference, interval = found
-    verdict = _verdict(claim, interval)
-    return Finding(
-        claim, difference, interval, seeds, paper, verdict, _sentence(claim, found, verdict, paper)
-    )
-
-
-def _measured(study: Study, claim: Claim) -> Difference | None:
-    if claim.of == "AUC of pixels":
-        return compared_pixels(study, claim.first, claim.second)
-    if claim.of == "false-positive rate":
-        return compared_false_positives(study, claim.first, claim.second)
-    return compared(study, claim.first, claim.second, claim.on_subset)
-
-
-def compared_false_positives(study: Study, first: str, second: str) -> Difference | None:
-    """The mean over seeds of the difference in the share of normals above the own threshold."""
-    exact, resampled = [], []
-    for seed in study.seeds(first):
-        if seed not in study.seeds(second):
-            continue
-        flags = [_false_alarms(study, name, seed) for name in (first, second)]
-        if flags[0] is None or flags[1] is None:
-            return None
-        more = flags[0].astype(float) - flags[1].astype(float)
-        scored = study.scored(first, seed, False)
-        subjects = np.array(scored.subjects)[scored.labels == 0]
-        names, of = np.unique(subjects, return_inverse=True)
-        exact.append(float(more.mean()))
-        if len(names) > 1:
-            times = resampled_times(names.tolist(), len(names), RESAMPLES)
-            sums, counts = np.bincount(of, more), np.bincount(of)
-            resampled.append(times @ sums / (times @ counts))
-    if not exact:
-        return None
-    interval = mean_interval(np.stack(resampled, axis=1)) if resampled else None
-    return float(np.mean(exact)), interval
-
-
-def _false_alarms(study: Study, system: str, seed: int) -> np.ndarray | None:
-    """Which normals lie above the calibrated threshold; None without one."""
-    threshold = study.metrics(system, seed)["calibrated"]["threshold"]
-    scored = study.scored(system, seed, False)
-    return None if threshold is None else scored.total[scored.labels == 0] > threshold
-
-
-def _verdict(claim: Claim, interval: Sequence[float] | None) -> str:
+    first, second = claim.first, claim.second
+    seeds = len(study.seeds(first, second))
+    if claim.of == PIXEL_AUC:
+        measured = pixel_auc_difference(study, first, second)
+    elif claim.of == FALSE_ALARMS:
+        measured = false_alarm_difference(study, first, second)
+    else:
+        measured = auc_difference(study, first, second, claim.on_subset)
+    if measured is None:
+        missing = [SYSTEMS[name].title for name in (first, second) if not study.seeds(name)]
+        why = f"{' and '.join(missing)} not done" if missing else "no threshold could be calibrated"
+        sentence = f"{claim.statement}: not known here, {why}."
+        return Finding(claim, None, None, seeds, "unknown", sentence)
+    difference, interval = measured
     if interval is None or interval[0] <= 0 <= interval[1]:
-        return "open"
-    return "holds" if interval[0] > 0 and not claim.alike else "reverse"
+        verdict = "open"
+    else:
+        verdict = "holds" if interval[0] > 0 and not claim.alike else "reverse"
+    sentence = _sentence(claim, measured, verdict)
+    return Finding(claim, difference, interval, seeds, verdict, sentence)
 
 
-def _said(claim: Claim) -> str:
-    first, second = SYSTEMS[claim.first].title, SYSTEMS[claim.second].title
-    if claim.of == "false-positive rate":
-        return f"{first} raises more false alarms on normals than {second}"
-    if claim.alike:
-        return f"{first} is as good as {second}"
-    return f"{first} {'localises' if 'pixels' in claim.of else 'is'} better than {second}"
-
-
-def _sentence(claim: Claim, found: Difference, verdict: str, paper: float | None) -> str:
-    difference, interval = found
-    said = f"{_said(claim)}: "
-    where = " on the subset" if claim.on_subset else ""
-    edges = f", 95 % interval {signed(interval[0])} to {signed(interval[1])}" if interval else ""
-    figures = f"difference in {claim.of}{where} {signed(difference)}{edges}"
-    papers = "" if paper is None else f" (the paper's, on other data: {signed(paper)})"
+def _sentence(claim: Claim, measured: Difference, verdict: str) -> str:
+    difference, interval = measured
     if claim.alike:
         better = SYSTEMS[claim.first if difference > 0 else claim.second].title
         words = {
@@ -182,84 +155,112 @@ def _sentence(claim: Claim, found: Difference, verdict: str, paper: float | None
             "reverse": "does not hold here, it is the other way round",
             "open": f"not established here, {zero}",
         }
-    return f"{said}{words[verdict]}; {figures}{papers}."
+    where = " on the subset" if claim.on_subset else ""
+    edges = f", 95 % interval {signed(interval[0])} to {signed(interval[1])}" if interval else ""
+    paper = "" if claim.paper is None else f" (the paper's, on other data: {signed(claim.paper)})"
+    return (
+        f"{claim.statement}: {words[verdict]}; difference in {claim.of}{where} "
+        f"{signed(difference)}{edges}{paper}."
+    )
 
 
 def signed(value: float) -> str:
-    """A difference with its sign."""
+    """Return a difference with its sign."""
     return f"{value:+.3f}".replace("-", "−")
 
 
-def _of_paper(claim: Claim) -> float | None:
-    figures = PIXELS if claim.of == "AUC of pixels" else IMAGES
-    if claim.of == "false-positive rate" or not {claim.first, claim.second} <= set(figures):
-        return None
-    return figures[claim.first]["auc"] - figures[claim.second]["auc"]
+def write_claims(findings: Sequence[Finding], path: Path) -> None:
+    """Write them as a CSV."""
+    lines = []
+    for finding in findings:
+        claim, (low, high) = finding.claim, finding.interval or (None, None)
+        lines.append(
+            {
+                **{key: getattr(claim, key) for key in ("group", "first", "second", "of")},
+                "on_subset": claim.on_subset,
+                "seeds": finding.seeds,
+                "difference": finding.difference,
+                "low": low,
+                "high": high,
+                "paper": claim.paper,
+                "verdict": finding.verdict,
+                "sentence": finding.sentence,
+            }
+        )
+    write_csv(path, list(lines[0]), lines)
 
 
-def orders(study: Study) -> list[dict[str, object]]:
-    """Detection and localisation beside each other: AUC of images and of pixels, best first."""
-    if not study.has_pixels():
-        return []
+# --- false alarms, and detection beside localisation --------------------------------------------
+
+
+def _false_alarms(study: Study, name: str, seed: int) -> np.ndarray | None:
+    """Which normals are above the calibrated threshold; None without one."""
+    threshold = study.metrics(name, seed)["calibrated"]["threshold"]
+    scored = study.scored(name, seed, False)
+    return None if threshold is None else scored.total[scored.labels == 0] > threshold
+
+
+def false_alarm_difference(study: Study, first: str, second: str) -> Difference | None:
+    """Return how many more normals the first has above its own threshold, as a share of them.
+
+    None where a threshold is missing.
+    """
+    exact, resampled = [], []
+    for seed in study.seeds(first, second):
+        flags = [_false_alarms(study, name, seed) for name in (first, second)]
+        if flags[0] is None or flags[1] is None:
+            return None
+        more = flags[0].astype(float) - flags[1].astype(float)
+        exact.append(float(more.mean()))
+        scored = study.scored(first, seed, False)
+        names, subjects = np.unique(scored.subjects[scored.labels == 0], return_inverse=True)
+        if len(names) > 1:
+            times = resampled_times(names.tolist(), len(names), RESAMPLES)
+            sums, counts = np.bincount(subjects, more), np.bincount(subjects)
+            resampled.append(times @ sums / (times @ counts))
+    return mean_difference(exact, resampled)
+
+
+def false_positive_rates(study: Study) -> list[dict[str, Any]]:
+    """Return the share of normals above the calibrated threshold, beside the rate asked for.
+
+    Of f-AnoGAN and of its denoising encoder, of which the paper says something (A.1).
+    """
     rows = []
-    for name in PIXELS:
+    for name in ("izi_f", "denoising"):
         seeds = study.seeds(name)
-        if not seeds:
-            continue
-        images = np.mean([study.result(name, seed)["auc"] for seed in seeds])
-        pixels = np.mean([study.pixels(name, seed).figures["auc"] for seed in seeds])
-        rows.append(
-            {
-                "system": name,
-                "title": SYSTEMS[name].title,
-                "images": float(images),
-                "pixels": float(pixels),
-                "paper_images": IMAGES[name]["auc"],
-                "paper_pixels": PIXELS[name]["auc"],
-            }
-        )
-    return sorted(rows, key=lambda row: -float(str(row["images"])))
-
-
-def false_positive_rates(study: Study, systems: Sequence[str]) -> list[dict[str, object]]:
-    """The share of normals above the calibrated threshold, beside the rate asked for, by system."""
-    rows: list[dict[str, object]] = []
-    for name in systems:
-        flags = [_false_alarms(study, name, seed) for seed in study.seeds(name)]
-        known = [float(each.mean()) for each in flags if each is not None]
-        if not known:
-            continue
-        asked = study.metrics(name, study.seeds(name)[0])["calibrated"]["alpha"]
-        rows.append(
-            {
-                "system": name,
-                "title": SYSTEMS[name].title,
-                "asked": asked,
-                "rate": float(np.mean(known)),
-                "spread": float(np.std(known, ddof=1)) if len(known) > 1 else None,
-                "seeds": len(known),
-            }
-        )
+        flags = [_false_alarms(study, name, seed) for seed in seeds]
+        rates = [float(each.mean()) for each in flags if each is not None]
+        if rates:
+            rows.append(
+                {
+                    "system": name,
+                    "title": SYSTEMS[name].title,
+                    "asked": study.metrics(name, seeds[0])["calibrated"]["alpha"],
+                    "rate": float(np.mean(rates)),
+                    "spread": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
+                    "seeds": len(rates),
+                }
+            )
     return rows
 
 
-def write_claims(found: Sequence[Finding], path: Path) -> None:
-    """Write them as a CSV."""
-    rows = [
-        {
-            "group": one.claim.group,
-            "first": one.claim.first,
-            "second": one.claim.second,
-            "of": one.claim.of,
-            "on_subset": one.claim.on_subset,
-            "seeds": one.seeds,
-            "difference": one.difference,
-            "low": one.interval[0] if one.interval else None,
-            "high": one.interval[1] if one.interval else None,
-            "paper": one.paper,
-            "verdict": one.verdict,
-            "sentence": one.sentence,
-        }
-        for one in found
-    ]
-    write_csv(path, list(rows[0]), rows)
+def detection_and_localisation(study: Study) -> list[dict[str, Any]]:
+    """Return the AUC of images and of pixels beside each other, best images first."""
+    rows = []
+    for name in PIXELS:
+        seeds = study.seeds_with_pixels(name)
+        if seeds:
+            images = [study.result(name, seed)["auc"] for seed in seeds]
+            pixels = [study.pixels(name, seed).figures["auc"] for seed in seeds]
+            rows.append(
+                {
+                    "system": name,
+                    "title": SYSTEMS[name].title,
+                    "images": float(np.mean(images)),
+                    "pixels": float(np.mean(pixels)),
+                    "paper_images": IMAGES[name]["auc"],
+                    "paper_pixels": PIXELS[name]["auc"],
+                }
+            )
+    return sorted(rows, key=lambda row: -row["images"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, LINE, NORMAL, ANOMALOUS = "#1d2327", "#5c666d", "#dcdfdf", "#0069a8", "#c24a0a"
-ON_PAGE = {
+PAGE_COLOURS = {
     INK: "currentColor",
     MUTED: "var(--muted)",
     LINE: "var(--line)",
@@ -44,33 +44,32 @@ CURVES: dict[str, tuple[str, str]] = {
     "ziz": ("#3d6fb6", "-"),
     "izi": ("#1aa3b8", "-"),
 }
-EDGING = "#c22d1f"  # of real images, red as in the paper
-
-Curve = tuple[np.ndarray, np.ndarray]
+EDGE = "#c22d1f"  # around real images, red as in the paper
 
 
-def curves_figure(curves: Mapping[str, tuple[Curve, float]]) -> Figure:
+def curves_figure(rates: np.ndarray, curves: Mapping[str, tuple[np.ndarray, float]]) -> Figure:
     """Draw ROC curves.
 
     Args:
-        curves: By system, the false-positive rates and sensitivities, and the AUC for the legend.
+        rates: The false-positive rates of all curves.
+        curves: Each system's sensitivities at them, and its AUC for the legend.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        drawing = Figure(figsize=(4.6, 4.2), layout="constrained")
-        axes = drawing.add_subplot()
+        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+        axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        for system, ((rates, sensitivities), auc) in curves.items():
-            colour, dashes = CURVES[system]
+        for name, (sensitivities, auc) in curves.items():
+            colour, dashes = CURVES[name]
             axes.plot(
                 rates,
                 sensitivities,
                 color=colour,
                 linestyle=dashes,
-                linewidth=2.0 if system == "izi_f" else 1.4,
-                label=f"{SYSTEMS[system].title} ({share(auc)})",
+                linewidth=2.0 if name == "izi_f" else 1.4,
+                label=f"{SYSTEMS[name].title} ({share(auc)})",
             )
         axes.set(
             xlabel="false-positive rate",
@@ -80,70 +79,68 @@ def curves_figure(curves: Mapping[str, tuple[Curve, float]]) -> Figure:
             aspect="equal",
         )
         axes.legend(loc="lower right")
-    return drawing
+    return figure
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of pictures: (rows, columns) or (rows, columns, 3) uint8 each, None for a gap."""
+class PictureRow:
+    """A row of pictures: (rows, columns) or (rows, columns, 3) uint8 each, None for a gap.
+
+    ``edged`` are the columns of those with a red edge.
+    """
 
     label: str
     pictures: Sequence[np.ndarray | None]
     edged: frozenset[int] = frozenset()
 
 
-def grid_figure(
-    rows: Sequence[Row], blocks: Sequence[tuple[str, int]] = (), side: float = 0.48
-) -> Figure:
+def grid_figure(rows: Sequence[PictureRow], blocks: Sequence[tuple[str, int]] = ()) -> Figure:
     """Draw rows of pictures.
 
     Args:
         rows: All of one length.
-        blocks: What the columns are, from the left: a heading and how many.
-        side: Of a picture, in inches.
+        blocks: Headings over the columns, from the left: each a text and how many columns.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    across, left, top = len(rows[0].pictures), 1.5, 0.35 if blocks else 0.05
+    # In inches, the side that of a picture.
+    side, gap, left, top = 0.48, 0.12, 1.5, 0.35 if blocks else 0.05
     starts = np.cumsum([0, *(count for _, count in blocks)])
-    gap = 0.12
-    offsets = [gap * max(0, int(np.searchsorted(starts[1:-1], c, "right"))) for c in range(across)]
-    width = left + across * side + gap * max(0, len(blocks) - 1)
+    places = [
+        left + column * side + gap * max(0, int(np.searchsorted(starts[1:-1], column, "right")))
+        for column in range(len(rows[0].pictures))
+    ]
+    width = left + len(places) * side + gap * max(0, len(blocks) - 1)
     height = top + len(rows) * side
+    small: dict[str, Any] = {"va": "center", "fontsize": 7.5}
     with rc_context(STYLE):
-        drawing = Figure(figsize=(width, height))
-        for number, row in enumerate(rows):
-            bottom = height - top - (number + 1) * side
+        figure = Figure(figsize=(width, height))
+        for number, row in enumerate(rows, 1):
+            bottom = height - top - number * side
             middle = (bottom + side / 2) / height
-            drawing.text(
-                (left - 0.08) / width, middle, row.label, ha="right", va="center", fontsize=7.5
-            )
-            for column, picture in enumerate(row.pictures):
+            figure.text((left - 0.08) / width, middle, row.label, ha="right", **small)
+            for column, (picture, place) in enumerate(zip(row.pictures, places, strict=True)):
                 if picture is None:
                     continue
-                place = left + column * side + offsets[column]
-                axes = drawing.add_axes(
+                axes = figure.add_axes(
                     (place / width, bottom / height, 0.96 * side / width, 0.96 * side / height)
                 )
                 axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="none")
                 axes.axis("off")
                 if column in row.edged:
                     edge = Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False)
-                    edge.set(edgecolor=EDGING, linewidth=2.5)
+                    edge.set(edgecolor=EDGE, linewidth=2.5)
                     axes.add_patch(edge)
-        for number, (heading, count) in enumerate(blocks):
-            first = int(starts[number])
-            centre = left + (first + count / 2) * side + offsets[first]
-            drawing.text(
-                centre / width, 1 - 0.16 / height, heading, ha="center", va="center", fontsize=7.5
-            )
-    return drawing
+        for (heading, count), start in zip(blocks, starts, strict=False):
+            centre = (places[start] + count / 2 * side) / width
+            figure.text(centre, 1 - 0.16 / height, heading, ha="center", **small)
+    return figure
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
+class PageFigure:
     """A figure on the page: its file's name, what it shows, and its SVG."""
 
     name: str
@@ -152,21 +149,18 @@ class Drawn:
     svg: str
 
 
-def keep(folder: Path, name: str, title: str, caption: str, drawing: Figure) -> Drawn:
-    """Write a figure as SVG and PDF, and make it ready for the page."""
+def save_figure(folder: Path, name: str, title: str, caption: str, figure: Figure) -> PageFigure:
+    """Write a figure as SVG and PDF, and return it as the page shows it."""
     from markupsafe import Markup
     from matplotlib import rc_context
 
-    metadata: dict[str, dict[str, None]] = {
-        "svg": dict.fromkeys(("Date", "Creator")),
-        "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
-    }
-    for kind, nothing in metadata.items():
+    unwanted = {"svg": ("Date", "Creator"), "pdf": ("CreationDate", "Creator", "Producer")}
+    for kind, keys in unwanted.items():
         stream = io.BytesIO()
         with rc_context({**STYLE, "svg.hashsalt": name}):
-            drawing.savefig(stream, format=kind, metadata=nothing)
+            figure.savefig(stream, format=kind, metadata=dict.fromkeys(keys))
         write_whole(folder / f"{name}.{kind}", stream.getvalue())
-    svg = str(inline_svg(name, caption, drawing))
-    for colour, replacement in ON_PAGE.items():
-        svg = svg.replace(colour, replacement)
-    return Drawn(name, title, caption, Markup(svg))
+    svg = str(inline_svg(name, caption, figure))
+    for colour, variable in PAGE_COLOURS.items():
+        svg = svg.replace(colour, variable)
+    return PageFigure(name, title, caption, Markup(svg))

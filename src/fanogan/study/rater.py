@@ -9,22 +9,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fanogan.data import Normals, Patches, seeded
-from fanogan.detectors import LearnedDetector, precision_of
+from fanogan.data import Normals, seeded
 from fanogan.models import Generator
+from fanogan.scoring import Model
+from fanogan.training import precision_of
 
+BATCH = 50
 LEARNT, RATED = 1000, 500
 """Images of each kind to learn from, and to be rated."""
 
 
-def rate(detector: LearnedDetector, normals: Normals) -> dict[str, Any]:
-    """Train a classifier on training normals and generated images, rate others of both.
+def rate(model: Model, normals: Normals) -> dict[str, Any]:
+    """Train a classifier on training normals and generated images, and let it rate others of both.
 
     The real images that are rated are of held-out subjects, which no network has seen.
 
     Args:
-        detector: one with a generator.
-        normals: those that it was trained on.
+        model: One with a generator.
+        normals: Those that it was trained on.
 
     Returns:
         ``accuracy`` on the images rated (0.5 is guessing), ``of_real`` and ``of_generated``, and
@@ -32,44 +34,32 @@ def rate(detector: LearnedDetector, normals: Normals) -> dict[str, Any]:
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    G = detector.networks[0]
+    G = model.networks["G"]
     assert isinstance(G, Generator)
-    training, held_out = detector._patches(normals)
-    sets = {
-        kind: _half_and_half(G, patches, count, detector, kind)
-        for kind, patches, count in (("learnt", training, LEARNT), ("rated", held_out, RATED))
-    }
-    classifier = HistGradientBoostingClassifier(random_state=detector.seed)
-    classifier.fit(*sets["learnt"])
-    features, truth = sets["rated"]
-    right = classifier.predict(features) == truth
+    training, held_out = normals.patches(flip=model.recipe.horizontal_flip, device=model.device)
+    device, features = model.device, {}
+    for kind, patches, count in (("learnt", training, LEARNT), ("rated", held_out, RATED)):
+        random = seeded(device, model.provenance["seed"], "rater", kind)
+        batches = range(count // BATCH)
+        with torch.inference_mode(), precision_of("fp32"):
+            real = torch.cat([patches.draw(BATCH, random) for _ in batches])
+            z = [torch.randn(BATCH, G.latent, generator=random, device=device) for _ in batches]
+            generated = torch.cat([G(each) for each in z])
+            if model.recipe.horizontal_flip:  # as in training
+                mirrored = torch.rand(count, generator=random, device=device) < 0.5
+                real = torch.where(mirrored[:, None, None, None], real.flip(3), real)
+            features[kind] = np.concatenate([_features(x) for x in (real, generated)])
+    classifier = HistGradientBoostingClassifier(random_state=model.provenance["seed"])
+    classifier.fit(features["learnt"], np.repeat([1, 0], LEARNT))
+    is_real = np.repeat([1, 0], RATED)
+    right = classifier.predict(features["rated"]) == is_real
     return {
         "accuracy": float(right.mean()),
-        "of_real": float(right[truth == 1].mean()),
-        "of_generated": float(right[truth == 0].mean()),
+        "of_real": float(right[is_real == 1].mean()),
+        "of_generated": float(right[is_real == 0].mean()),
         "learnt": 2 * LEARNT,
         "rated": 2 * RATED,
     }
-
-
-def _half_and_half(
-    G: Generator, patches: Patches, count: int, detector: LearnedDetector, kind: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features of real and of generated images, and 1 for the real."""
-    random = seeded(detector.device, detector.seed, "rater", kind)
-    with torch.inference_mode(), precision_of("fp32"):
-        real = torch.cat([patches.draw(50, random) for _ in range(count // 50)])
-        generated = torch.cat(
-            [
-                G(torch.randn(50, G.latent, generator=random, device=detector.device))
-                for _ in range(count // 50)
-            ]
-        )
-        if detector.recipe.horizontal_flip:  # as training has it
-            mirrored = torch.rand(count, generator=random, device=detector.device) < 0.5
-            real = torch.where(mirrored[:, None, None, None], real.flip(3), real)
-        features = np.concatenate([_features(x) for x in (real, generated)])
-    return features, np.repeat([1, 0], count)
 
 
 def _features(x: Tensor) -> np.ndarray:

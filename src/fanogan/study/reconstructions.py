@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from fanogan.data import seeded
-from fanogan.detectors import LearnedDetector, load_detector, precision_of
+from fanogan.detectors import Detector, with_networks_of
 from fanogan.models import Encoder, Generator
 from fanogan.report import overlay
-from fanogan.scoring import as_picture
+from fanogan.scoring import Model, as_picture
 from fanogan.storage import write_whole
-from fanogan.study.drawings import Drawn, Row, grid_figure, keep
-from fanogan.study.outcomes import Study
-from fanogan.study.systems import GAN, SYSTEMS
+from fanogan.study.drawings import PageFigure, PictureRow, grid_figure, save_figure
+from fanogan.study.outcomes import Study, read_json
 from fanogan.study.test_sets import (
     TRAINING_IMAGES,
     BadStudy,
@@ -30,40 +29,35 @@ from fanogan.study.test_sets import (
     StudyData,
     Windows,
     image_windows,
-    look,
     patch_windows,
+    score_windows,
     training_images,
 )
+from fanogan.training import precision_of
 
 COLUMNS = 4  # of each block of a grid
-PATHS = TRAINING_IMAGES // 2  # of the interpolations
-STEPS, SHOWN = 100, 10  # images along a path, and how many of them are drawn
-ROWS = 6
+STEPS = 100  # of an interpolation
 TIMED = 64  # images in one batch
 
 
-# --- what the report shows ----------------------------------------------------------------------
-
-
-class Shown:
+class Pictures:
     """The trained systems of one seed, and the images that all pictures of the report show."""
 
     def __init__(self, study: Study, seed: int, data: StudyData, device: str):
         """Choose the images: the same ones for all systems.
 
         Raises:
-            BadStudy: no system of this seed has a table of all test images.
+            BadStudy: No system of this seed was tested on all images.
         """
         self.study, self.seed, self.device = study, seed, device
         self.folder = study.folder / f"seed{seed}"
-        done = [name for name in SYSTEMS if seed in study.seeds(name)]
-        self.done = [name for name in done if not SYSTEMS[name].on_subset]
-        if not self.done:
+        self.timed_systems = [name for name in study.systems if seed in study.seeds(name)]
+        self.systems = [n for n in self.timed_systems if not study.systems[n].on_subset]
+        if not self.systems:
             raise BadStudy(f"no system of seed {seed} is done: there is nothing to show")
-        self.all_done = done
-        first = self.detector(self.done[0])
-        scored = study.scored(self.done[0], seed, False)
-        self.blocks, keys = choose(scored, seed=0)
+        first = self.model(self.systems[0])
+        scored = study.scored(self.systems[0], seed, False)
+        self.blocks, keys = choose_images(scored)
         cut = patch_windows if scored.unit == "patch" else image_windows
         timed = [key for key in study.subset if key not in keys][:TIMED]
         windows = cut(first, data, [*keys, *timed])
@@ -72,101 +66,98 @@ class Shown:
         self.training = training_images(self.folder)
 
     @functools.cache  # noqa: B019 - as long as the report is being made
-    def detector(self, name: str) -> LearnedDetector:
-        """The trained detector of a system that has a model of its own."""
-        return load_detector(self.folder / name, device=self.device)
-
-    def windows(self) -> tuple[list[tuple[str, int]], list[Windows]]:
-        """Blocks of columns with their headings, and the windows in them."""
-        blocks, parts = list(self.blocks), [self.test]
-        if self.training is not None:
-            x = self.training[:COLUMNS]
-            none = np.zeros((len(x), *x.shape[2:]), dtype=np.bool_)
-            parts.insert(0, Windows(("",) * len(x), x, None, none))
-            blocks.insert(0, ("training", len(x)))
-        return blocks, parts
-
-    def grid(self, systems: Sequence[str], places: Sequence[int] | None = None) -> list[Row]:
-        """Images, masks, and of each system reconstructions and overlays (Figs. 6, 7, A1, A2).
-
-        Args:
-            systems: those that are not done are left out.
-            places: which test images alone; None: training images and all test images.
-        """
-        parts = [self.test.part(places)] if places is not None else self.windows()[1]
-        x = [image for part in parts for image in part.x.numpy()]
-        rows = [Row("image", [_picture(image) for image in x])]
-        masks = np.concatenate([part.masks for part in parts])
-        if masks.any():
-            rows.append(Row("annotation", [np.uint8(255) * mask for mask in masks]))
-        for name in systems:
-            if name not in self.done:
-                continue
-            detector, title = self.detector(name), SYSTEMS[name].title
-            maps = np.concatenate([look(detector, part)[1] for part in parts])
-            scale = detector.calibration.map_scale
-            rows.append(Row(title, [_picture(each[1:]) for each in maps]))
-            laid = [overlay(_picture(i), each[0], scale) for i, each in zip(x, maps, strict=True)]
-            rows.append(Row("", laid))
-        return rows
+    def model(self, name: str) -> Model:
+        """Return the trained model of a system that has one of its own."""
+        return Detector.load(self.folder / name, device=self.device).model
 
 
-def choose(scored: Scored, seed: int) -> tuple[list[tuple[str, int]], list[str]]:
-    """Test images for the grids: normal ones of healthy cases, normal and anomalous of diseased.
+def choose_images(scored: Scored) -> tuple[list[tuple[str, int]], list[str]]:
+    """Choose test images at random: normal ones of healthy cases, and both of diseased ones.
 
     A case is a subject; it is diseased where anything of it is anomalous.
+
+    Returns:
+        Headings and how many images stand under each; the images' keys.
     """
-    order = np.random.default_rng(seed).permutation(len(scored.keys))
-    diseased = {
-        subject
-        for subject, label in zip(scored.subjects, scored.labels.tolist(), strict=True)
-        if label
-    }
+    diseased = set(scored.subjects[scored.labels == 1])
     kinds: dict[str, list[str]] = {
         "normal, healthy cases": [],
         "normal, diseased cases": [],
         "anomalous": [],
     }
-    for at in order:
+    for at in np.random.default_rng(0).permutation(len(scored.keys)):
+        kind = "normal, diseased cases"
         if scored.labels[at]:
             kind = "anomalous"
-        else:
-            is_ill = scored.subjects[at] in diseased
-            kind = "normal, diseased cases" if is_ill else "normal, healthy cases"
+        elif scored.subjects[at] not in diseased:
+            kind = "normal, healthy cases"
         if len(kinds[kind]) < COLUMNS:
-            kinds[kind].append(scored.keys[at])
+            kinds[kind].append(scored.keys[at].item())
     blocks = [(heading, len(keys)) for heading, keys in kinds.items() if keys]
     return blocks, [key for keys in kinds.values() for key in keys]
 
 
-def grids(shown: Shown, folder: Path) -> list[Drawn]:
-    """The grids of the paper, of what is done."""
-    blocks, _ = shown.windows()
+# --- grids --------------------------------------------------------------------------------------
+
+GRIDS = {
+    "fig6": ("Fig. 6", "Reconstructions and residuals.", ("izi_f", "ae", "advae", "ali")),
+    "fig7": ("Fig. 7", "Trainings of the encoder.", ("izi_f", "izi", "ziz")),
+    "figA1": ("Fig. A1", "Normal test images.", ("izi_f", "denoising")),
+    "figA2": (
+        "Fig. A2",
+        "Output of the encoder: tanh and linear.",
+        ("izi_f", "izi_f-linear", "izi", "izi-linear", "ziz", "ziz-linear"),
+    ),
+}
+
+
+def grids(pictures: Pictures, folder: Path) -> list[PageFigure]:
+    """Draw the grids of the paper with what is done (Figs. 6, 7, A1, A2)."""
+    blocks, parts = list(pictures.blocks), [pictures.test]
+    if pictures.training is not None:
+        x = pictures.training[:COLUMNS]
+        unmarked = np.zeros((len(x), *x.shape[2:]), dtype=np.bool_)
+        blocks.insert(0, ("training", len(x)))
+        parts.insert(0, Windows([""] * len(x), x, None, unmarked))
+    normal = [block for block in pictures.blocks if block[0].startswith("normal")]
+    count = sum(count for _, count in normal)
     about = (
         " Below each system's reconstructions the image with the residual in colour, on a scale "
-        f"that the system's held-out normals fix. Seed {shown.seed}; chosen at random."
+        f"that the system's held-out normals fix. Seed {pictures.seed}; chosen at random."
     )
-    normal = list(range(sum(count for name, count in shown.blocks if name.startswith("normal"))))
-    wanted: list[tuple[str, str, str, Sequence[str], Sequence[int] | None]] = [
-        ("fig6", "Fig. 6", "Reconstructions and residuals.", ("izi_f", "ae", "advae", "ali"), None),
-        ("fig7", "Fig. 7", "Trainings of the encoder.", ("izi_f", "izi", "ziz"), None),
-        ("figA1", "Fig. A1", "Normal test images.", ("izi_f", "denoising"), normal),
-        (
-            "figA2",
-            "Fig. A2",
-            "Output of the encoder: tanh and linear.",
-            ("izi_f", "izi_f-linear", "izi", "izi-linear", "ziz", "ziz-linear"),
-            None,
-        ),
-    ]
-    found = []
-    for name, title, caption, systems, places in wanted:
-        if not set(systems) & set(shown.done) or places == []:
-            continue
-        rows = shown.grid(systems, places)
-        headings = shown.blocks[:-1] if places is not None else blocks
-        found.append(keep(folder, name, title, caption + about, grid_figure(rows, headings)))
-    return found
+    figures = []
+    for name, (title, caption, systems) in GRIDS.items():
+        shown = [each for each in systems if each in pictures.systems]
+        headings, windows = blocks, parts
+        if name == "figA1":
+            headings, windows = normal, [pictures.test.part(range(count))] if count else []
+        if shown and windows:
+            drawing = grid_figure(_grid(pictures, shown, windows), headings)
+            figures.append(save_figure(folder, name, title, caption + about, drawing))
+    return figures
+
+
+def _grid(pictures: Pictures, systems: Sequence[str], parts: Sequence[Windows]) -> list[PictureRow]:
+    """Images, masks, and of each system reconstructions and overlays."""
+    images = [_picture(image) for part in parts for image in part.x.numpy()]
+    rows = [PictureRow("image", images)]
+    masks = np.concatenate([part.masks for part in parts])
+    if masks.any():
+        rows.append(PictureRow("annotation", [np.uint8(255) * mask for mask in masks]))
+    for name in systems:
+        model = pictures.model(name)
+        maps = np.concatenate([score_windows(model, part)[1] for part in parts])
+        scale = model.calibration.map_scale
+        title = pictures.study.systems[name].title
+        rows.append(PictureRow(title, [_picture(each[1:]) for each in maps]))
+        laid = [overlay(image, each[0], scale) for image, each in zip(images, maps, strict=True)]
+        rows.append(PictureRow("", laid))
+    return rows
+
+
+def _picture(image: np.ndarray) -> np.ndarray:
+    """(C, H, W) in [−1, 1] → 8 bits."""
+    return as_picture(np.moveaxis(image, 0, -1))
 
 
 # --- interpolations -----------------------------------------------------------------------------
@@ -174,7 +165,7 @@ def grids(shown: Shown, folder: Path) -> list[Drawn]:
 
 @dataclasses.dataclass(frozen=True)
 class Smoothness:
-    """Of paths between latents: means over paths; a straight blend of two images has 1 and 1.
+    """How smooth paths between latents are, on average; a blend of two images has 1 and 1.
 
     ``largest`` is the largest step over the mean step, ``length`` the length of the path over the
     distance of its ends, both of images (root mean square).
@@ -183,13 +174,6 @@ class Smoothness:
     largest: float
     length: float
     paths: int
-
-
-def path_images(G: Generator, start: Tensor, end: Tensor) -> Tensor:
-    """The images along the line between two latents: (STEPS + 1, C, *sides)."""
-    share = torch.linspace(0, 1, STEPS + 1, device=start.device)[:, None]
-    images: Tensor = G(start + share * (end - start))
-    return images
 
 
 def smoothness(paths: Sequence[Tensor]) -> Smoothness:
@@ -206,98 +190,102 @@ def smoothness(paths: Sequence[Tensor]) -> Smoothness:
     return Smoothness(float(np.mean(largest)), float(np.mean(length)), len(largest))
 
 
-def interpolations(shown: Shown, folder: Path) -> tuple[Drawn, dict[str, Smoothness]] | None:
-    """Fig. 5 and B1, and how smooth the paths are; None without f-AnoGAN or training images."""
-    if "izi_f" not in shown.done or shown.training is None:
-        return None
-    detector = shown.detector("izi_f")
-    G, _, E = detector.networks
+def interpolations(
+    pictures: Pictures, folder: Path
+) -> tuple[list[PageFigure], dict[str, Smoothness]]:
+    """Draw Fig. 5 and B1, and measure how smooth the paths are.
+
+    Returns:
+        The figure, and the smoothness by what the paths join; nothing without f-AnoGAN or training
+        images.
+    """
+    if "izi_f" not in pictures.systems or pictures.training is None:
+        return [], {}
+    model = pictures.model("izi_f")
+    G, E = model.networks["G"], model.networks["E"]
     assert isinstance(G, Generator) and isinstance(E, Encoder)
-    random = seeded(torch.device("cpu"), shown.seed, "interpolations")
-    real = shown.training.to(detector.device)
+    random = seeded(torch.device("cpu"), pictures.seed, "interpolations")
+    real = pictures.training
+    share = torch.linspace(0, 1, STEPS + 1, device=model.device)[:, None]
     with torch.inference_mode(), precision_of("fp32"):
-        drawn = torch.randn(2 * PATHS, G.latent, generator=random).to(detector.device)
-        ends = {"random latents": drawn, "encoded training images": E(real)}
+        z = torch.randn(TRAINING_IMAGES, G.latent, generator=random).to(model.device)
+        ends = {"random latents": z, "encoded training images": E(real.to(model.device))}
         paths = {
-            name: [path_images(G, *z).cpu() for z in zip(latents[::2], latents[1::2], strict=True)]
+            name: [
+                G(start + share * (end - start)).cpu()
+                for start, end in zip(latents[::2], latents[1::2], strict=True)
+            ]
             for name, latents in ends.items()
         }
     rows = []
-    at = np.linspace(0, STEPS, SHOWN).round().astype(int)
-    for name, found in paths.items():
-        for number, images in enumerate(found[:ROWS]):
-            pictures = [_picture(image) for image in images[at].numpy()]
-            label = name if number == 0 else ""
-            edges: list[np.ndarray | None] = [None, None]
-            if name != "random latents":
-                both = real[2 * number : 2 * number + 2].cpu().numpy()
-                edges = [_picture(image) for image in both]
-            edged = frozenset() if edges[0] is None else frozenset({0, SHOWN + 1})
-            rows.append(Row(label, [edges[0], *pictures, edges[1]], edged))
+    shown = np.linspace(0, STEPS, 10).round().astype(int)
+    for name, each in paths.items():
+        for number, images in enumerate(each[:6]):
+            row: list[np.ndarray | None] = [_picture(image) for image in images[shown].numpy()]
+            edged: frozenset[int] = frozenset()
+            if name == "encoded training images":
+                first, last = (_picture(image) for image in real.numpy()[2 * number :][:2])
+                row, edged = [first, *row, last], frozenset({0, len(row) + 1})
+            else:
+                row = [None, *row, None]
+            rows.append(PictureRow("" if number else name, row, edged))
     caption = (
         "Images along straight lines between latents: random ones, and those of encoded training "
-        f"images, which stand at both ends with red edges. Seed {shown.seed}."
+        f"images, which stand at both ends with red edges. Seed {pictures.seed}."
     )
-    figure = keep(folder, "fig5", "Fig. 5 and B1", caption, grid_figure(rows))
-    return figure, {name: smoothness(found) for name, found in paths.items()}
+    figure = save_figure(folder, "fig5", "Fig. 5 and B1", caption, grid_figure(rows))
+    return [figure], {name: smoothness(each) for name, each in paths.items()}
 
 
 # --- time ---------------------------------------------------------------------------------------
 
 
-def times(shown: Shown) -> dict[str, Any]:
-    """Milliseconds an image of each system, one after the other, measured once and kept.
+def times(pictures: Pictures) -> dict[str, Any]:
+    """Return milliseconds an image of each system, one after the other, measured once and kept.
 
-    Of the networks alone: no reading, no preprocessing; the least of three.
+    The networks alone: no reading, no preprocessing; the least of three.
     """
-    path = shown.study.folder / "times.json"
+    path = pictures.study.folder / "times.json"
     if path.exists():
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if list(kept["milliseconds"]) == shown.all_done:
+        kept = read_json(path)
+        if list(kept["milliseconds"]) == pictures.timed_systems:
             return kept
-    found = {name: _milliseconds(shown, name) for name in shown.all_done}
-    result = {
-        "milliseconds": found,
-        "batch": len(shown.timed.x),
-        "sides": list(shown.timed.x.shape[2:]),
+    device = pictures.model(pictures.systems[0]).device
+    measured = {
+        "milliseconds": {name: _milliseconds(pictures, name) for name in pictures.timed_systems},
+        "batch": len(pictures.timed.x),
+        "sides": list(pictures.timed.x.shape[2:]),
         "threads": torch.get_num_threads(),
-        "device": _device_of(shown.detector(shown.done[0])),
-        "seed": shown.seed,
+        "device": _machine(device),
+        "seed": pictures.seed,
     }
-    write_whole(path, json.dumps(result, indent=1).encode())
-    return result
+    write_whole(path, json.dumps(measured, indent=1).encode())
+    return measured
 
 
-def _milliseconds(shown: Shown, name: str) -> float:
-    system = SYSTEMS[name]
+def _milliseconds(pictures: Pictures, name: str) -> float:
+    system, windows = pictures.study.systems[name], pictures.timed
     if system.on_subset:
-        trained = shown.detector(GAN)
-        detector = system.new(trained.recipe, seed=shown.seed, device=shown.device)
-        detector.preprocessing, detector.networks = trained.preprocessing, trained.networks
-        repeats = 1
+        assert system.networks_of is not None
+        other = pictures.model(system.networks_of)
+        seed, device = pictures.seed, pictures.device
+        model = with_networks_of(other, system.new(other.recipe, seed=seed, device=device))
     else:
-        detector, repeats = shown.detector(name), 3
-        look(detector, shown.timed)
-    least = min(_seconds(detector, shown.timed) for _ in range(repeats))
-    return 1000 * least / len(shown.timed.x)
+        model = pictures.model(name)
+        score_windows(model, windows)  # the first call takes longer
+    seconds = []
+    for _ in range(1 if system.on_subset else 3):
+        started = time.perf_counter()
+        score_windows(model, windows, len(windows.x))  # onto the CPU: so the device is done
+        seconds.append(time.perf_counter() - started)
+    return 1000 * min(seconds) / len(windows.x)
 
 
-def _seconds(detector: LearnedDetector, windows: Windows) -> float:
-    started = time.perf_counter()
-    look(detector, windows, len(windows.x))  # what it gives is on the CPU: the device is done
-    return time.perf_counter() - started
-
-
-def _device_of(detector: LearnedDetector) -> str:
+def _machine(device: torch.device) -> str:
     """The machine in words, without its name."""
-    if detector.device.type == "cuda":
+    if device.type == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} cores {names[0]}" if names else detector.device.type
-
-
-def _picture(image: np.ndarray) -> np.ndarray:
-    """(C, H, W) in [−1, 1] → 8 bits."""
-    return as_picture(np.moveaxis(image, 0, -1))
+    return f"{len(names)} cores {names[0]}" if names else device.type

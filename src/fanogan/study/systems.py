@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from fanogan.data import Normals, Preprocessing
-from fanogan.detectors import DETECTORS, LearnedDetector, load_detector, new_detector
+from fanogan.detectors import Detector, detector_names, new_detector, with_networks_of
 from fanogan.recipes import Recipe
-from fanogan.training import (
-    Progress,
-    adversarial_rounds,
-    ali_updates,
-    autoencoder_updates,
-    budget,
-    costs,
-)
+from fanogan.scoring import Model, calibrate
+from fanogan.study.test_sets import BadStudy
+from fanogan.training import Progress
 
 GAN = "critic"
 """The system whose run trains the GAN of its seed, on which others build."""
@@ -25,12 +20,12 @@ GAN = "critic"
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """One row of the comparison.
+    """A row of the comparison.
 
     Attributes:
         name: As a user types it, and its folder's.
         title: As tables have it.
-        detector: Its name among ``DETECTORS``.
+        detector: Its name among the detectors.
         changes: What differs from the study's recipe.
         on_gan: Whether it builds on the GAN of its seed.
         networks_of: The system whose networks it has, scored in another way.
@@ -48,12 +43,10 @@ class System:
     @property
     def needs(self) -> set[str]:
         """The systems of the same seed that must be done before it."""
-        return ({GAN} if self.on_gan else set()) | (
-            {self.networks_of} if self.networks_of else set()
-        )
+        return {name for name in (GAN if self.on_gan else None, self.networks_of) if name}
 
-    def new(self, recipe: Recipe, **options: Any) -> LearnedDetector:
-        """Make it, untrained; ``options`` as for ``new_detector``."""
+    def new(self, recipe: Recipe, **options: Any) -> Detector:
+        """Return it untrained; ``options`` as for ``new_detector``."""
         return new_detector(self.detector, recipe.but(**self.changes), **options)
 
 
@@ -70,13 +63,33 @@ SYSTEMS: dict[str, System] = {
         System("ae", "AE", "ae", on_gan=False),
         System("advae", "AdvAE", "advae", on_gan=False),
         System("ali", "ALI", "ali", on_gan=False),
-        System("iterative", "iterative", "iterative", on_subset=True),
+        System("iterative", "iterative", "iterative", networks_of=GAN, on_subset=True),
         System("izi_f-linear", "izi_f linear", "izi_f", LINEAR),
         System("izi-linear", "izi linear", "izi", LINEAR),
         System("ziz-linear", "ziz linear", "ziz", LINEAR),
         System("denoising", "izi_f denoising", "izi_f", {"denoising": 0.2}),
     )
 }
+"""The paper's systems. Any other detector is one too, by its own name: see ``system_of``."""
+
+
+def system_of(name: str) -> System:
+    """Return the paper's system of a name, or another detector as a system, trained by ``fit``.
+
+    Raises:
+        BadStudy: There is neither.
+    """
+    if name in SYSTEMS:
+        return SYSTEMS[name]
+    if name not in detector_names():
+        names = dict.fromkeys((*SYSTEMS, *detector_names()))
+        raise BadStudy(f"no system {name}: give some of {', '.join(names)}")
+    return System(name, name, name, on_gan=False)
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    """Return names of systems as tables have them: the paper's, then others."""
+    return [*(name for name in SYSTEMS if name in names), *sorted(set(names) - SYSTEMS.keys())]
 
 
 def fitted(
@@ -88,61 +101,37 @@ def fitted(
     seed: int,
     device: str,
     progress: Progress,
-) -> LearnedDetector:
-    """The trained detector of a system: read where it is there, gone on with where it was begun.
+) -> Model:
+    """Return a system's trained model: read where it is there, resumed where it was begun.
 
     Args:
-        system: which.
-        recipe: the study's.
-        normals: of this seed.
-        folder: of this seed; the system's run goes into the folder of its name.
-        seed: of all of training.
-        device: as for ``LearnedDetector``.
-        progress: as for ``fit``.
+        system: Which.
+        recipe: The study's.
+        normals: Those of this seed.
+        folder: This seed's; the system's run goes into the folder of its name.
+        seed: Of all of training.
+        device: As for ``Detector``.
+        progress: As for ``fit``.
     """
     run = folder / system.name
     if (run / "model").exists():
-        return load_detector(run, device=device)
+        return Detector.load(run, device=device).model
     detector = system.new(recipe, seed=seed, device=device)
     if system.networks_of:
-        return _scored_otherwise(
-            detector, load_detector(folder / system.networks_of, device=device), normals
-        )
-    if system.on_subset:
-        # Calibrating it would take longer than all else: every held-out patch has a search.
-        return _with_networks_of(detector, load_detector(folder / GAN, device=device))
-    resume = (run / "config.yaml").exists()
-    gan = folder / GAN if system.on_gan else None
-    return detector.fit(normals, gan=gan, out=run, resume=resume, progress=progress)
-
-
-def _with_networks_of(detector: LearnedDetector, other: LearnedDetector) -> LearnedDetector:
-    detector.preprocessing, detector.familiar = other.preprocessing, other.familiar
-    detector.networks, detector.facts = other.networks, other.facts
-    return detector
-
-
-def _scored_otherwise(
-    detector: LearnedDetector, other: LearnedDetector, normals: Normals
-) -> LearnedDetector:
-    _with_networks_of(detector, other)
-    detector.calibration = detector._calibrate(normals.held_out)
-    return detector
+        other = Detector.load(folder / system.networks_of, device=device).model
+        model = with_networks_of(other, detector)
+        # Calibrating the search would take longer than all else: each held-out patch has one.
+        return model if system.on_subset else calibrate(model, normals.held_out)
+    detector.fit(
+        normals,
+        gan=folder / GAN if system.on_gan else None,
+        out=run,
+        resume=(run / "config.yaml").exists(),
+        progress=progress,
+    )
+    return detector.model
 
 
 def training_cost(system: System, recipe: Recipe, seen: Preprocessing) -> int:
-    """The multiply-adds of a system's training, its share in the common GAN included."""
-    recipe = recipe.but(**DETECTORS[system.detector][1] | dict(system.changes))
-    size = (recipe, seen.sides, seen.channels)
-    each = costs(*size)
-    encoder = recipe.batch_size * recipe.encoder_updates * each.encoder
-    gan = budget(*size) - encoder
-    critics = recipe.critic_updates_per_generator_update * each.adversarial_critic
-    alone = {
-        "ae": lambda: autoencoder_updates(*size) * each.autoencoder,
-        "advae": lambda: adversarial_rounds(*size) * (critics + each.adversarial),
-        "ali": lambda: ali_updates(*size) * each.ali,
-    }
-    if system.detector in alone:
-        return recipe.batch_size * alone[system.detector]()
-    return gan if system.detector in (GAN, "iterative") else gan + encoder
+    """Return the multiply-adds of a system's training, its share in the common GAN included."""
+    return system.new(recipe).training_cost(seen)

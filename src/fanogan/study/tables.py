@@ -5,26 +5,43 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fanogan.evaluation import (
-    delong,
-    finite_or_none,
-    image_metrics,
-    mean_interval,
-    roc_curve_points,
-)
+from fanogan.evaluation import delong, finite_or_none, mean_interval, roc_curve_points
 from fanogan.scoring import write_csv
 from fanogan.study.outcomes import Study
 from fanogan.study.paper import COLUMNS, IMAGES, PIXELS
-from fanogan.study.systems import SYSTEMS
-from fanogan.study.test_sets import Scored
+from fanogan.study.systems import SYSTEMS, system_of
 
-BESIDE = "izi_f"
-"""What all others are compared with."""
-GRID = np.linspace(0, 1, 201)
+REFERENCE = "izi_f"
+"""The system that all others are compared with."""
+
+UNTRAINED = "untrained networks"
+"""Their name among the rows of ``evaluate``."""
+
+ENCODERS = ("ziz", "izi", "izi_f")
+PIXEL_COLUMNS = ("sensitivity", "specificity", "auc")
+FALSE_POSITIVE_RATES = np.linspace(0, 1, 201)
+
+Row = dict[str, Any]
+"""A line of a table.
+
+``system``, ``title``, ``seeds``, ``failed`` (reasons by seed), each of ``COLUMNS`` and its
+``_spread`` (standard deviation over seeds), ``auc_low`` and ``auc_high`` (95 %), ``difference`` of
+the AUC from the reference's with its ``_low`` and ``_high``, ``delong`` (p-values by seed, of
+independent images), ``untrained`` (AUC), ``multiply_adds``, ``minutes`` and ``paper``. What isn't
+known is None.
+"""
+
+EMPTY_ROW: Row = dict.fromkeys(
+    [
+        *(name for column in COLUMNS for name in (column, f"{column}_spread")),
+        *("auc_low", "auc_high", "difference", "difference_low", "difference_high"),
+        *("delong", "untrained", "multiply_adds", "minutes", "paper"),
+    ]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,207 +52,187 @@ class Table:
         name: Its file's.
         title: Its heading.
         about: What it shows.
-        rows: One a system, as ``image_row`` and ``pixel_row`` make them.
+        rows: One for each system.
         columns: The figures at Youden's point and the AUC, in their order.
     """
 
     name: str
     title: str
     about: str
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     columns: tuple[str, ...] = COLUMNS
+
+
+# --- differences --------------------------------------------------------------------------------
+
+
+class Difference(NamedTuple):
+    """The mean of a paired difference over seeds, and its 95 % interval if there are subjects."""
+
+    mean: float
+    interval: list[float] | None
+
+
+def mean_difference(exact: Sequence[float], resampled: Sequence[np.ndarray]) -> Difference | None:
+    """Return the mean of each seed's difference; None where there is no seed.
+
+    Args:
+        exact: Each seed's difference.
+        resampled: Each seed's difference in the same resamples of subjects: (resamples,).
+    """
+    if not exact:
+        return None
+    interval = mean_interval(np.stack(resampled, axis=1)) if resampled else None
+    return Difference(float(np.mean(exact)), interval)
+
+
+def auc_difference(
+    study: Study, first: str, second: str, on_subset: bool = False
+) -> Difference | None:
+    """Return AUC(first) − AUC(second), by image."""
+    exact, resampled = [], []
+    for seed in study.seeds(first, second):
+        one, other = ((name, seed, on_subset) for name in (first, second))
+        exact.append(study.figures(*one)["auc"] - study.figures(*other)["auc"])
+        resampled.append(study.resampled(*one) - study.resampled(*other))
+    return mean_difference(exact, resampled)
+
+
+def pixel_auc_difference(study: Study, first: str, second: str) -> Difference | None:
+    """Return AUC(first) − AUC(second), by pixel."""
+    exact, resampled = [], []
+    for seed in study.seeds_with_pixels(first, second):
+        one, other = study.pixels(first, seed), study.pixels(second, seed)
+        exact.append(one.figures["auc"] - other.figures["auc"])
+        resampled.append(one.resampled - other.resampled)
+    return mean_difference(exact, resampled)
 
 
 # --- rows ---------------------------------------------------------------------------------------
 
 
-def image_row(study: Study, system: str, on_subset: bool = False) -> dict[str, Any]:
-    """A system's line of an image-level table.
-
-    Returns:
-        ``system``, ``title``, ``seeds``, ``failed`` (reasons), each of ``COLUMNS`` and its
-        ``_spread`` (standard deviation over seeds), ``auc_low`` and ``auc_high`` (95 %),
-        ``difference`` from izi_f with its ``_low`` and ``_high``, ``delong`` (a p-value a seed, of
-        independent images), ``untrained`` (AUC), ``multiply_adds``, ``minutes``, and ``paper``.
-        What isn't known is None.
-    """
-    seeds = [] if SYSTEMS[system].on_subset and not on_subset else study.seeds(system)
-    row = _about(study, system, IMAGES)
+def image_row(study: Study, name: str, on_subset: bool = False) -> Row:
+    """Return a system's row of an image-level table."""
+    slow = system_of(name).on_subset
+    seeds = [] if slow and not on_subset else study.seeds(name)
+    row = _new_row(study, name, IMAGES)
     if not seeds:
         return row
-    scored = [study.scored(system, seed, on_subset) for seed in seeds]
-    found = [image_metrics(one.labels, one.total, bootstrap=0) for one in scored]
-    values = {name: [one["youden"][name] for one in found] for name in COLUMNS[:-1]}
-    row |= _over_seeds({**values, "auc": [one["auc"] for one in found]})
-    row["seeds"] = seeds
-    row |= _interval("auc", [study.resampled(system, seed, on_subset) for seed in seeds])
-    row |= _beside(None if system == BESIDE else compared(study, system, BESIDE, on_subset))
-    independent = len(set(scored[0].subjects)) == len(scored[0].keys)
-    if independent and system != BESIDE:
-        row["delong"] = [
-            delong(one.labels, one.total, other.total).p_value
-            for one, other in _pairs(study, system, BESIDE, on_subset)
+    row |= _means(seeds, [study.figures(name, seed, on_subset) for seed in seeds])
+    row |= _interval([study.resampled(name, seed, on_subset) for seed in seeds])
+    if name != REFERENCE:
+        row |= _compared(auc_difference(study, name, REFERENCE, on_subset))
+        pairs = [
+            [study.scored(each, seed, on_subset) for each in (name, REFERENCE)]
+            for seed in study.seeds(name, REFERENCE)
         ]
-    if not SYSTEMS[system].on_subset and not on_subset:
-        untrained = [_row_of(study.metrics(system, seed), "untrained networks") for seed in seeds]
-        row["untrained"] = float(np.mean([one["auc"] for one in untrained]))
+        # DeLong's test is of independent images: each is a subject of its own.
+        if all(len(set(one.subjects)) == len(one.keys) for one, _ in pairs):
+            row["delong"] = [
+                delong(one.labels, one.total, other.total).p_value for one, other in pairs
+            ]
+    if not (slow or on_subset):
+        untrained = [_evaluated(study.metrics(name, seed), UNTRAINED)["auc"] for seed in seeds]
+        row["untrained"] = float(np.mean(untrained))
     return row
 
 
-def honest_rows(study: Study) -> list[dict[str, Any]]:
-    """What needs no learning, as ``evaluate`` measured it beside izi_f; the first seed's interval.
-
-    All seeds are tested on the same images, so only what is of networks differs between them.
-    """
-    seeds = study.seeds(BESIDE)
+def pixel_row(study: Study, name: str) -> Row:
+    """Return a system's row of the pixel-level table."""
+    row = _new_row(study, name, PIXELS)
+    seeds = study.seeds_with_pixels(name)
     if not seeds:
-        return []
-    metrics = [study.metrics(BESIDE, seed) for seed in seeds]
+        return row
+    pixels = [study.pixels(name, seed) for seed in seeds]
+    row |= _means(seeds, [each.figures for each in pixels])
+    row |= _interval([each.resampled for each in pixels])
+    if name != REFERENCE:
+        row |= _compared(pixel_auc_difference(study, name, REFERENCE))
+    return row
+
+
+def rows_without_learning(study: Study) -> list[Row]:
+    """Return what needs no learning, as ``evaluate`` measured it beside the reference.
+
+    All seeds are tested on the same images, so only what has networks differs between them. The
+    intervals are the first seed's.
+    """
+    seeds = study.seeds(REFERENCE)
+    metrics = [study.metrics(REFERENCE, seed) for seed in seeds]
     rows = []
-    for first in metrics[0]["rows"]:
+    for first in metrics[0]["rows"] if metrics else ():
         if first["kind"] != "honest":
             continue
-        each = [_row_of(one, first["name"]) for one in metrics]
-        values = {name: [one["youden"][name] for one in each] for name in COLUMNS[:-1]}
+        each = [_evaluated(one, first["name"]) for one in metrics]
         low, high = first["auc_interval"] or (None, None)
-        rows.append(
-            {
-                **dict.fromkeys(_EMPTY),
-                "system": first["name"],
-                "title": first["name"],
-                "seeds": seeds,
-                "failed": {},
-                **_over_seeds({**values, "auc": [one["auc"] for one in each]}),
-                "auc_low": low,
-                "auc_high": high,
-            }
-        )
+        names = {"system": first["name"], "title": first["name"], "failed": {}}
+        figures = [{**one["youden"], "auc": one["auc"]} for one in each]
+        rows.append(EMPTY_ROW | names | _means(seeds, figures) | {"auc_low": low, "auc_high": high})
     return rows
 
 
-def pixel_row(study: Study, system: str) -> dict[str, Any]:
-    """A system's line of the pixel-level table; as ``image_row``."""
-    row = _about(study, system, PIXELS)
-    seeds = study.seeds(system)
-    if not seeds:
-        return row
-    pixels = [study.pixels(system, seed) for seed in seeds]
-    figures = [one.figures for one in pixels]
-    row |= _over_seeds({name: [one[name] for one in figures] for name in figures[0]})
-    row["seeds"] = seeds
-    row |= _interval("auc", [one.resampled for one in pixels])
-    return row | _beside(None if system == BESIDE else compared_pixels(study, system, BESIDE))
-
-
-_EMPTY = (
-    *(name for column in COLUMNS for name in (column, f"{column}_spread")),
-    *("auc_low", "auc_high", "difference", "difference_low", "difference_high"),
-    *("delong", "untrained", "multiply_adds", "minutes", "paper"),
-)
-
-
-def _about(study: Study, system: str, paper: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    row: dict[str, Any] = dict.fromkeys(_EMPTY)
-    row |= {
-        "system": system,
-        "title": SYSTEMS[system].title,
+def _new_row(study: Study, name: str, paper: Mapping[str, Mapping[str, float]]) -> Row:
+    row = EMPTY_ROW | {
+        "system": name,
+        "title": system_of(name).title,
         "seeds": [],
-        "failed": study.failures(system),
-        "paper": paper.get(system),
+        "failed": study.failures(name),
+        "paper": paper.get(name),
     }
-    results = [study.result(system, seed) for seed in study.seeds(system)]
+    results = [study.result(name, seed) for seed in study.seeds(name)]
     if results:
-        minutes = [one["minutes"] for one in results if one["minutes"] is not None]
+        minutes = [result["minutes"] for result in results if result["minutes"] is not None]
         row["multiply_adds"] = results[0]["multiply_adds"]
         row["minutes"] = float(np.mean(minutes)) if minutes else None
     return row
 
 
-def _over_seeds(values: Mapping[str, Sequence[float | None]]) -> dict[str, float | None]:
-    """Mean, and standard deviation where there are several seeds."""
-    row: dict[str, float | None] = {}
-    for name, each in values.items():
-        known = np.array([np.nan if value is None else value for value in each])
-        row[name] = finite_or_none(float(known.mean()))
-        several = known.size > 1
-        row[f"{name}_spread"] = finite_or_none(float(known.std(ddof=1))) if several else None
+def _means(seeds: list[int], figures: Sequence[Mapping[str, float | None]]) -> Row:
+    """The mean of each column over seeds, and its standard deviation where there are several."""
+    row: Row = {"seeds": seeds}
+    for column in COLUMNS:
+        if column not in figures[0]:
+            continue
+        values = [each[column] for each in figures]
+        known = np.array([np.nan if value is None else value for value in values])
+        row[column] = finite_or_none(float(known.mean()))
+        if known.size > 1:
+            row[f"{column}_spread"] = finite_or_none(float(known.std(ddof=1)))
     return row
 
 
-def _interval(name: str, resampled: Sequence[np.ndarray]) -> dict[str, float | None]:
+def _interval(resampled: Sequence[np.ndarray]) -> Row:
     low, high = mean_interval(np.stack(resampled, axis=1)) or (None, None)
-    return {f"{name}_low": low, f"{name}_high": high}
+    return {"auc_low": low, "auc_high": high}
 
 
-def _row_of(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(row for row in metrics["rows"] if row["name"] == name)
-    return found
-
-
-def _pairs(study: Study, first: str, second: str, on_subset: bool) -> list[tuple[Scored, Scored]]:
-    """The scores of two systems, of the seeds that both have."""
-    return [
-        (study.scored(first, seed, on_subset), study.scored(second, seed, on_subset))
-        for seed in study.seeds(first)
-        if seed in study.seeds(second)
-    ]
-
-
-def compared(
-    study: Study, first: str, second: str, on_subset: bool = False
-) -> tuple[float, list[float] | None] | None:
-    """The mean over seeds of AUC(first) − AUC(second), and its paired 95 % interval."""
-    seeds = [seed for seed in study.seeds(first) if seed in study.seeds(second)]
-    if not seeds:
-        return None
-    exact = [
-        image_metrics(one.labels, one.total, bootstrap=0)["auc"]
-        - image_metrics(other.labels, other.total, bootstrap=0)["auc"]
-        for one, other in _pairs(study, first, second, on_subset)
-    ]
-    resampled = [
-        study.resampled(first, seed, on_subset) - study.resampled(second, seed, on_subset)
-        for seed in seeds
-    ]
-    return float(np.mean(exact)), mean_interval(np.stack(resampled, axis=1))
-
-
-def compared_pixels(
-    study: Study, first: str, second: str
-) -> tuple[float, list[float] | None] | None:
-    """As ``compared``, pixel by pixel."""
-    seeds = [seed for seed in study.seeds(first) if seed in study.seeds(second)]
-    if not seeds:
-        return None
-    pairs = [(study.pixels(first, seed), study.pixels(second, seed)) for seed in seeds]
-    exact = [one.figures["auc"] - other.figures["auc"] for one, other in pairs]
-    resampled = [one.resampled - other.resampled for one, other in pairs]
-    return float(np.mean(exact)), mean_interval(np.stack(resampled, axis=1))
-
-
-def _beside(found: tuple[float, list[float] | None] | None) -> dict[str, float | None]:
-    if found is None:
+def _compared(difference: Difference | None) -> Row:
+    if difference is None:
         return {}
-    low, high = found[1] or (None, None)
-    return {"difference": found[0], "difference_low": low, "difference_high": high}
+    low, high = difference.interval or (None, None)
+    return {"difference": difference.mean, "difference_low": low, "difference_high": high}
+
+
+def _evaluated(metrics: Mapping[str, Any], name: str) -> Row:
+    """A row that ``evaluate`` wrote."""
+    row: Row = next(row for row in metrics["rows"] if row["name"] == name)
+    return row
 
 
 # --- tables -------------------------------------------------------------------------------------
 
-ENCODERS = ("ziz", "izi", "izi_f")
-PIXEL_COLUMNS = ("sensitivity", "specificity", "auc")
-
 
 def tables(study: Study) -> list[Table]:
-    """All tables of the report that this study has something for."""
-    honest = honest_rows(study)
-    compared_ones = ("ae", "advae", "ali", "critic", "iterative", "izi_f")
+    """Return all tables of the report for which something is done."""
+    others = [name for name in study.systems if name not in SYSTEMS]
+    compared = ("ae", "advae", "ali", "critic", "iterative", "izi_f")
+    linear = _image_rows(study, [f"{name}-linear" for name in ENCODERS])
     found = [
         Table(
             "table1",
             "Table 1: detection of anomalous images",
             "All test images; the iterative search is tested on a subset, in the next table.",
-            [*_image_rows(study, compared_ones), *honest],
+            [*_image_rows(study, (*compared, *others)), *rows_without_learning(study)],
         ),
         Table(
             "table1_subset",
@@ -243,7 +240,7 @@ def tables(study: Study) -> list[Table]:
             f"A fixed sample of {len(study.subset):,}, with the shares of labels and subjects "
             "that all test images have. What is compared with the iterative search is compared "
             "here.",
-            _image_rows(study, (*compared_ones, "izi", "ziz"), on_subset=True),
+            _image_rows(study, (*compared, "izi", "ziz", *others), on_subset=True),
         ),
         Table(
             "table2",
@@ -262,8 +259,8 @@ def tables(study: Study) -> list[Table]:
             "Table A1: encoders with linear output",
             "In parentheses the same with tanh.",
             [
-                {**row, "beside": image_row(study, row["system"].removesuffix("-linear"))}
-                for row in _image_rows(study, [f"{name}-linear" for name in ENCODERS])
+                row | {"beside": image_row(study, row["system"].removesuffix("-linear"))}
+                for row in linear
             ],
         ),
         Table(
@@ -274,7 +271,8 @@ def tables(study: Study) -> list[Table]:
         ),
     ]
     if study.has_pixels():
-        rows = [pixel_row(study, name) for name in ("ae", "advae", "ali", "izi_f", "izi", "ziz")]
+        names = ("ae", "advae", "ali", "izi_f", "izi", "ziz", *others)
+        rows = [pixel_row(study, name) for name in names]
         found.append(
             Table(
                 "tableB1",
@@ -287,46 +285,46 @@ def tables(study: Study) -> list[Table]:
     return [table for table in found if any(row["seeds"] for row in table.rows)]
 
 
-def _image_rows(
-    study: Study, systems: Sequence[str], on_subset: bool = False
-) -> list[dict[str, Any]]:
-    rows = [image_row(study, name, on_subset) for name in systems]
-    return [row for row in rows if row["seeds"] or row["failed"] or study.seeds(row["system"])]
+def _image_rows(study: Study, systems: Sequence[str], on_subset: bool = False) -> list[Row]:
+    return [image_row(study, name, on_subset) for name in systems if name in study.systems]
 
 
-def write_tables(found: Sequence[Table], folder: Path) -> None:
+def write_tables(tables: Sequence[Table], folder: Path) -> None:
     """Write each as a CSV."""
     folder.mkdir(parents=True, exist_ok=True)
-    for table in found:
-        rows = [_flat(row) for row in table.rows]
-        write_csv(folder / f"{table.name}.csv", list(rows[0]), rows)
+    for table in tables:
+        lines = []
+        for row in table.rows:
+            line = {key: value for key, value in row.items() if key not in ("paper", "beside")}
+            line |= {f"tanh_{name}": row["beside"][name] for name in COLUMNS if "beside" in row}
+            line["seeds"] = " ".join(map(str, row["seeds"]))
+            line["failed"] = "; ".join(f"seed {at}: {why}" for at, why in row["failed"].items())
+            line["delong"] = " ".join(f"{value:.4g}" for value in row["delong"] or ())
+            paper = row["paper"] or {}
+            lines.append(line | {f"paper_{name}": paper.get(name) for name in COLUMNS})
+        write_csv(folder / f"{table.name}.csv", list(lines[0]), lines)
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat = {key: value for key, value in row.items() if key not in ("paper", "beside")}
-    flat |= {f"tanh_{name}": row["beside"][name] for name in COLUMNS if "beside" in row}
-    flat["seeds"] = " ".join(map(str, row["seeds"]))
-    flat["failed"] = "; ".join(f"seed {seed}: {why}" for seed, why in row["failed"].items())
-    flat["delong"] = " ".join(f"{value:.4g}" for value in row["delong"] or ())
-    paper = row["paper"] or {}
-    return {**flat, **{f"paper_{name}": paper.get(name) for name in COLUMNS}}
+# --- curves -------------------------------------------------------------------------------------
 
 
-def mean_curve(study: Study, system: str, on_subset: bool) -> tuple[np.ndarray, np.ndarray] | None:
-    """The ROC curve of a system: sensitivity at each false-positive rate, averaged over seeds."""
+def mean_curve(study: Study, name: str, on_subset: bool = False) -> np.ndarray | None:
+    """Return a system's sensitivity at each of ``FALSE_POSITIVE_RATES``, averaged over seeds."""
     curves = []
-    for seed in study.seeds(system):
-        scored = study.scored(system, seed, on_subset)
-        curve = roc_curve_points(scored.labels, scored.total)
-        curves.append(np.interp(GRID, curve.false_positive_rate, curve.sensitivity))
-    return (GRID, np.mean(curves, axis=0)) if curves else None
+    for seed in study.seeds(name):
+        scored = study.scored(name, seed, on_subset)
+        rates, sensitivities, _ = roc_curve_points(scored.labels, scored.total)
+        curves.append(np.interp(FALSE_POSITIVE_RATES, rates, sensitivities))
+    return np.mean(curves, axis=0) if curves else None
 
 
-def mean_pixel_curve(study: Study, system: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """As ``mean_curve``, pixel by pixel."""
+def mean_pixel_curve(study: Study, name: str) -> np.ndarray | None:
+    """Return a system's mean curve, by pixel."""
     curves = []
-    for seed in study.seeds(system):
-        pixels = study.pixels(system, seed)
+    for seed in study.seeds_with_pixels(name):
+        pixels = study.pixels(name, seed)
         marked, normal = pixels.flagged(np.ones((1, len(pixels.counts))))
-        curves.append(np.interp(GRID, np.append(0, normal[0]), np.append(0, marked[0])))
-    return (GRID, np.mean(curves, axis=0)) if curves else None
+        curves.append(
+            np.interp(FALSE_POSITIVE_RATES, np.append(0, normal[0]), np.append(0, marked[0]))
+        )
+    return np.mean(curves, axis=0) if curves else None

@@ -7,20 +7,34 @@ import dataclasses
 import io
 import json
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fanogan.data import Normals, is_retina, seeded
-from fanogan.detectors import BATCH, Encoded, LearnedDetector, Looked, Result, precision_of
 from fanogan.errors import FanoganError
 from fanogan.evaluation import masks_of
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, is_store, prepare
+from fanogan.scoring import (
+    BATCH,
+    Encoded,
+    FrameScore,
+    Model,
+    Result,
+    frame_name,
+    read,
+    result_of,
+    score_batch,
+    score_encoded,
+    totals_of,
+)
 from fanogan.storage import write_whole
+from fanogan.training import precision_of
 
 PARTS = ("train", "normal", "anomalous")
 SUBSET = 500  # images or patches that the iterative search is tested on
@@ -36,7 +50,7 @@ class BadStudy(FanoganError):
 
 @dataclasses.dataclass(frozen=True)
 class StudyData:
-    """Where the images of a study lie; each as ``evaluate`` takes it."""
+    """Where the images of a study are; each as ``evaluate`` takes it."""
 
     train: Path
     normal: Path
@@ -45,26 +59,30 @@ class StudyData:
 
     @classmethod
     def find(cls, folder: Path) -> StudyData:
-        """Find the parts: folders, or stores that ``prepare`` made (``train.zarr``).
+        """Return the parts: folders, or stores that ``prepare`` made (``train.zarr``).
 
         Raises:
-            BadStudy: one is missing.
+            BadStudy: One is missing.
         """
-        found = {part: _part(folder, part) for part in (*PARTS, "masks")}
-        missing = [part for part in PARTS if found[part] is None]
+        found: dict[str, Path] = {}
+        for part in (*PARTS, "masks"):
+            for path in (folder / f"{part}.zarr", folder / part):
+                if path.is_dir():
+                    found[part] = path
+        missing = [part for part in PARTS if part not in found]
         if missing:
             raise BadStudy(
                 f"{folder}: has no {' and no '.join(missing)}; a study takes a folder that holds "
                 "train (normals), normal and anomalous (both for testing), and masks where the "
                 "truth is known, each a folder or a prepared store such as train.zarr"
             )
-        return cls(**found)  # type: ignore[arg-type]
+        return cls(found["train"], found["normal"], found["anomalous"], found.get("masks"))
 
-    def straight(self, recipe: Recipe, folder: Path) -> StudyData:
-        """The same with volumes of the retina made straight, once, in stores in ``folder``.
+    def flattened(self, recipe: Recipe, folder: Path) -> StudyData:
+        """Return the same with volumes of the retina flattened, once, in stores in ``folder``.
 
         Raises:
-            BadScan: volumes that can't be read, or a store of other ones.
+            BadScan: Volumes that can't be read, or a store of other ones.
         """
         space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
         stores = {}
@@ -79,143 +97,138 @@ class StudyData:
         return dataclasses.replace(self, **stores)
 
 
-def _part(folder: Path, part: str) -> Path | None:
-    for path in (folder / part, folder / f"{part}.zarr"):
-        if path.is_dir():
-            return path
-    return None
-
-
-# --- what was scored ----------------------------------------------------------------------------
+# --- scores -------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """The lines of a ``scores.csv`` in one order for all systems; (n,) each."""
+    """The lines of a ``scores.csv``, in one order for all systems.
+
+    Attributes:
+        unit: What was scored: 'image', 'patch' …
+        keys: (n,) label and name, '1 name'.
+        labels: (n,) 1 anomalous, 0 normal.
+        groups: (n,) the subject as the table has it.
+        subjects: (n,) the subject as it is resampled.
+        total: (n,) A.
+        image: (n,) A_R.
+        feature: (n,) A_D.
+        windows: (n,) that each was scored in.
+    """
 
     unit: str
-    keys: tuple[str, ...]
+    keys: np.ndarray
     labels: np.ndarray
-    groups: tuple[str, ...]  # as the table has them
-    subjects: tuple[str, ...]  # as they are resampled
+    groups: np.ndarray
+    subjects: np.ndarray
     total: np.ndarray
     image: np.ndarray
     feature: np.ndarray
-    windows: np.ndarray  # that each was scored in
+    windows: np.ndarray
 
     @classmethod
     def read(cls, path: Path) -> Scored:
         """Read a table.
 
         Raises:
-            BadStudy: two lines can't be told apart.
+            BadStudy: Two lines can't be told apart.
         """
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        keyed = sorted((f"{row['label']} {row['name']}", row) for row in rows)
-        key, count = Counter(key for key, _ in keyed).most_common(1)[0]
+            lines = sorted(csv.DictReader(file), key=_key)
+        key, count = Counter(map(_key, lines)).most_common(1)[0]
         if count > 1:
             raise BadStudy(
                 f"{path}: {count} lines are called {key[2:]}, so systems can't be compared line "
                 "by line; give the volumes among normal and anomalous different names"
             )
+        columns = ("score", "image_residual", "feature_residual")
         total, image, feature = (
-            np.array([float(row[column]) for _, row in keyed])
-            for column in ("score", "image_residual", "feature_residual")
+            np.array([float(line[column]) for line in lines]) for column in columns
         )
         return cls(
-            rows[0]["unit"],
-            tuple(key for key, _ in keyed),
-            np.array([int(row["label"]) for _, row in keyed]),
-            tuple(row["subject"] for _, row in keyed),
-            tuple(_subject(row) for _, row in keyed),
-            total,
-            image,
-            feature,
-            np.array([int(row.get("windows") or 1) for _, row in keyed]),
+            unit=lines[0]["unit"],
+            keys=np.array([_key(line) for line in lines]),
+            labels=np.array([int(line["label"]) for line in lines]),
+            groups=np.array([line["subject"] for line in lines]),
+            subjects=np.array([_subject(line) for line in lines]),
+            total=total,
+            image=image,
+            feature=feature,
+            windows=np.array([int(line.get("windows") or 1) for line in lines]),
         )
 
     def only(self, keys: Sequence[str]) -> Scored:
-        """Those lines alone."""
-        wanted = set(keys)
-        at = [place for place, key in enumerate(self.keys) if key in wanted]
-        return Scored(
-            self.unit,
-            tuple(self.keys[place] for place in at),
-            self.labels[at],
-            tuple(self.groups[place] for place in at),
-            tuple(self.subjects[place] for place in at),
-            self.total[at],
-            self.image[at],
-            self.feature[at],
-            self.windows[at],
-        )
+        """Return those lines alone."""
+        wanted = np.isin(self.keys, keys)
+        columns = (getattr(self, field.name) for field in dataclasses.fields(self)[1:])
+        return Scored(self.unit, *(column[wanted] for column in columns))
 
 
-def _subject(row: dict[str, str]) -> str:
+def _key(line: Mapping[str, str]) -> str:
+    return f"{line['label']} {line['name']}"
+
+
+def _subject(line: Mapping[str, str]) -> str:
     """As ``evaluate`` resamples: files of one name in two folders are not one subject."""
-    name, group = row["name"], row["subject"]
+    name, group = line["name"], line["subject"]
     is_its_own = group == name or name.startswith(f"{group}#")
-    return f"{row['label']} {group}" if is_its_own and row["unit"] != "patch" else group
+    return f"{line['label']} {group}" if is_its_own and line["unit"] != "patch" else group
 
 
 def choose_subset(scored: Scored, count: int = SUBSET) -> list[str]:
-    """Keys of a fixed sample, as many of each label and subject as their share asks for."""
+    """Return keys of a fixed sample, of each label and subject as many as their share asks for."""
     shuffled = np.random.default_rng(0).permutation(len(scored.keys))
     order = sorted(shuffled, key=lambda line: (scored.labels[line], scored.subjects[line]))
     places = np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))
-    return sorted(scored.keys[order[place]] for place in places)
+    return sorted(scored.keys[order[place]].item() for place in places)
 
 
-def subset(folder: Path, scored: Scored | None = None) -> list[str]:
-    """The study's subset: chosen when it is first asked for, the same ever after."""
+def subset(folder: Path, scored: Scored) -> list[str]:
+    """Return the study's subset: chosen when it is first asked for, the same ever after."""
     path = folder / "subset.json"
     if not path.exists():
-        if scored is None:
-            raise BadStudy("no system has been tested on all images yet: there is no subset")
         write_whole(path, json.dumps(choose_subset(scored), indent=0).encode())
     keys: list[str] = json.loads(path.read_text(encoding="utf-8"))
     return keys
 
 
-# --- what a detector sees of it -----------------------------------------------------------------
+# --- what the networks are given ----------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
     """Chosen images or patches, as the networks see them, in the order of their keys.
 
-    ``x`` (n, C, *sides) in [−1, 1]; ``inside`` (n, 1, *sides) bool, where x̂ counts, or None;
-    ``masks`` (n, *sides) bool, empty where nothing is marked.
+    Attributes:
+        keys: (n,).
+        x: (n, C, *image_size) in [−1, 1].
+        inside: (n, 1, *image_size) bool, where x̂ counts; None: everywhere.
+        masks: (n, *image_size) bool, empty where nothing is marked.
     """
 
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     x: Tensor
     inside: Tensor | None
     masks: np.ndarray
 
     def part(self, places: Sequence[int]) -> Windows:
-        """Some of them."""
+        """Return some of them."""
         at = list(places)
-        return Windows(
-            tuple(self.keys[place] for place in at),
-            self.x[at],
-            None if self.inside is None else self.inside[at],
-            self.masks[at],
-        )
+        inside = None if self.inside is None else self.inside[at]
+        return Windows([self.keys[place] for place in at], self.x[at], inside, self.masks[at])
 
 
-def keep_training_images(detector: LearnedDetector, normals: Normals, folder: Path) -> None:
+def keep_training_images(model: Model, normals: Normals, folder: Path) -> None:
     """Write random training images as the networks see them, for the pictures of the report."""
-    training, _ = detector._patches(normals)
-    x = training.draw(TRAINING_IMAGES, seeded(detector.device, "pictures")).cpu().numpy()
+    training, _ = normals.patches(flip=model.recipe.horizontal_flip, device=model.device)
+    x = training.draw(TRAINING_IMAGES, seeded(model.device, "pictures")).cpu().numpy()
     stream = io.BytesIO()
     np.savez_compressed(stream, x=x)
     write_whole(folder / "training.npz", stream.getvalue())
 
 
 def training_images(folder: Path) -> Tensor | None:
-    """What ``keep_training_images`` wrote: (n, C, *sides), or None."""
+    """Return what ``keep_training_images`` wrote: (n, C, *image_size), or None."""
     path = folder / "training.npz"
     if not path.exists():
         return None
@@ -223,147 +236,143 @@ def training_images(folder: Path) -> Tensor | None:
         return torch.from_numpy(file["x"])
 
 
-def look(
-    detector: LearnedDetector, windows: Windows, batch: int = BATCH
+def score_windows(
+    model: Model, windows: Windows, batch: int = BATCH
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the networks make of windows, by the path that all scoring takes.
+    """Return what the networks make of windows, as all scoring does.
 
     Returns:
-        (A_R, A_D) as (n, 2) float64, and |x − x̂| and x̂ as (n, 1 + C, *sides) float32.
+        (A_R, A_D) as (n, 2) float64, and |x − x̂| and x̂ as (n, 1 + C, *image_size) float32.
     """
     terms, maps = [], []
     with torch.inference_mode(), precision_of("fp32"):
         for start in range(0, len(windows.x), batch):
             part = slice(start, start + batch)
-            inside = None if windows.inside is None else windows.inside[part].to(detector.device)
-            found, given = detector.look(windows.x[part].to(detector.device), inside)
+            inside = None if windows.inside is None else windows.inside[part].to(model.device)
+            found, given = score_batch(model, windows.x[part].to(model.device), inside)
             terms.append(found.cpu().double().numpy())
             maps.append(given.cpu().numpy())
     return np.concatenate(terms), np.concatenate(maps)
 
 
-def frames(
-    detector: LearnedDetector, data: StudyData, names: Container[str]
-) -> Iterator[tuple[int, Encoded, Result, np.ndarray | None]]:
-    """The test images and B-scans of those names, in order.
+def chosen_frames(
+    model: Model, data: StudyData, names: Container[str]
+) -> Iterator[tuple[int, Encoded, int, Result, np.ndarray | None]]:
+    """Yield the test images and B-scans of those names, in order.
 
     Yields:
-        1 for what lies among the anomalous, else 0; the scan; the frame's name and place, with its
-        picture and no score; and its mask, where it has one.
+        The label; the scan; the frame's number; its names and picture, without a score; and its
+        mask, where it has one.
     """
-    retinal = detector.preprocessing.retina is not None
-    mask_of = masks_of(data.masks, data.anomalous, None, retinal)
+    mask_of = masks_of(data.masks, data.anomalous, None, model.preprocessing)
+    nothing = FrameScore(np.zeros((1, 2)))
     for label, source in enumerate((data.normal, data.anomalous)):
-        for encoded in detector.read(source):
-            for frame, pixels in enumerate(encoded.pixels):
-                result = detector._result(encoded, frame, Looked(np.zeros((1, 2))))
+        for encoded in read(model, source):
+            for number, pixels in enumerate(encoded.pixels):
+                result = result_of(model, encoded, number, nothing)
                 if result.name not in names:
                     continue
-                bscan = result.volume.bscans[frame] if result.volume else np.moveaxis(pixels, 0, -1)
-                result = dataclasses.replace(result, picture=np.asarray(bscan))
-                yield label, encoded, result, mask_of(result) if label else None
+                picture = encoded.scan.original(number)
+                if picture is None:
+                    picture = np.moveaxis(pixels, 0, -1)
+                result = dataclasses.replace(result, picture=picture)
+                yield label, encoded, number, result, mask_of(result) if label else None
 
 
-def patch_windows(detector: LearnedDetector, data: StudyData, keys: Sequence[str]) -> Windows:
-    """The patches of those keys, '1 volume#frame@row,column', cut as scoring cuts them."""
+class Cut(NamedTuple):
+    """A window as it is stored: ``pixels`` (C, h, w), ``mask`` and ``retina`` (h, w) bool."""
+
+    pixels: np.ndarray
+    mask: np.ndarray | None
+    retina: np.ndarray | None = None
+
+
+def patch_windows(model: Model, data: StudyData, keys: Sequence[str]) -> Windows:
+    """Return the patches of those keys, '1 volume#frame@row,column', cut as scoring cuts them."""
     wanted: dict[str, list[tuple[int, int, str]]] = {}
     for key in keys:
         bscan, _, corner = key[2:].rpartition("@")
         row, column = map(int, corner.split(","))
         wanted.setdefault(bscan, []).append((row, column, key))
-    view, window = detector.preprocessing.retina, detector.preprocessing.window
-    assert view is not None and window is not None
-    found: dict[str, Cut] = {}
-    for _, encoded, result, mask in frames(detector, data, wanted):
-        volume, frame = result.volume, result.frame
+    window = model.preprocessing.window
+    assert window is not None
+    cuts: dict[str, Cut] = {}
+    for _, encoded, frame, result, mask in chosen_frames(model, data, wanted):
+        volume = result.volume
         assert volume is not None
         flat = None if mask is None else volume.forward(frame, mask)
-        retina = volume.retina[frame] if view.score_retina_only else None
+        retina = volume.tissue[frame] if model.preprocessing.tissue_only else None
         for row, column, key in wanted[result.name]:
             at = slice(row, row + window[0]), slice(column, column + window[1])
-            found[key] = Cut(
+            cuts[key] = Cut(
                 encoded.pixels[frame][:, *at],
                 None if flat is None else flat[at],
                 None if retina is None else retina[at],
             )
-    return _windows(detector, [found[key] for key in keys], keys)
+    return _windows(model, cuts, keys)
 
 
-def image_windows(detector: LearnedDetector, data: StudyData, keys: Sequence[str]) -> Windows:
-    """The images of those keys, '1 name', whole; of larger ones a window.
+def image_windows(model: Model, data: StudyData, keys: Sequence[str]) -> Windows:
+    """Return the images of those keys, '1 name', whole; of larger ones a window.
 
-    It lies around the middle of what is marked, where there is a mask, else of the image.
+    It is around the middle of what is marked, where there is a mask, else of the image.
     """
-    found: dict[str, Cut] = {}
-    for label, encoded, result, mask in frames(detector, data, {key[2:] for key in keys}):
-        pixels = encoded.pixels[result.frame]
-        at = _middle(pixels.shape[1:], detector.preprocessing.window, mask)
-        found[f"{label} {result.name}"] = Cut(pixels[:, *at], None if mask is None else mask[at])
-    return _windows(detector, [found[key] for key in keys], keys)
+    window = model.preprocessing.window
+    cuts: dict[str, Cut] = {}
+    names = {key[2:] for key in keys}
+    for label, encoded, frame, result, mask in chosen_frames(model, data, names):
+        pixels = encoded.pixels[frame]
+        at = slice(None), slice(None)
+        if window is not None:
+            sides = np.array(pixels.shape[1:])
+            middle = sides / 2
+            if mask is not None and mask.any():
+                middle = np.argwhere(mask).mean(0)
+            first = np.clip(np.round(middle - np.array(window) / 2), 0, sides - window)
+            row, column = first.astype(int).tolist()
+            at = slice(row, row + window[0]), slice(column, column + window[1])
+        cuts[f"{label} {result.name}"] = Cut(pixels[:, *at], None if mask is None else mask[at])
+    return _windows(model, cuts, keys)
 
 
-@dataclasses.dataclass(frozen=True)
-class Cut:
-    """A window as it is stored: ``pixels`` (C, h, w), ``mask`` and ``retina`` (h, w) bool."""
+def _windows(model: Model, cuts: Mapping[str, Cut], keys: Sequence[str]) -> Windows:
+    preprocessing, chosen = model.preprocessing, [cuts[key] for key in keys]
 
-    pixels: np.ndarray
-    mask: np.ndarray | None = None
-    retina: np.ndarray | None = None
+    def seen(masks: Sequence[np.ndarray]) -> Tensor:
+        return preprocessing.resize(torch.from_numpy(np.stack(masks))[:, None].float()) > 0.5
 
-
-def _windows(detector: LearnedDetector, cuts: Sequence[Cut], keys: Sequence[str]) -> Windows:
-    see = detector.preprocessing.see
-    x = see(detector._to_device(np.stack([cut.pixels for cut in cuts]))).cpu()
-    none = np.zeros(cuts[0].pixels.shape[1:], dtype=np.bool_)
-    masks = np.stack([none if cut.mask is None else cut.mask for cut in cuts])
-    inside = None
-    if cuts[0].retina is not None:
-        retina = np.stack([none if cut.retina is None else cut.retina for cut in cuts])
-        inside = see(torch.from_numpy(retina)[:, None].float()) > 0.5
-    seen = see(torch.from_numpy(masks)[:, None].float()) > 0.5
-    return Windows(tuple(keys), x, inside, seen[:, 0].numpy())
+    pixels = np.stack([cut.pixels for cut in chosen])
+    x = preprocessing.resize(preprocessing.to_device(pixels, model.device)).cpu()
+    empty = np.zeros(pixels.shape[2:], dtype=np.bool_)
+    masks = seen([empty if cut.mask is None else cut.mask for cut in chosen])
+    retinas = [cut.retina for cut in chosen if cut.retina is not None]
+    return Windows(list(keys), x, seen(retinas) if retinas else None, masks[:, 0].numpy())
 
 
-def _middle(
-    shape: Sequence[int], window: tuple[int, int] | None, mask: np.ndarray | None
-) -> tuple[slice, slice]:
-    if window is None:
-        return slice(None), slice(None)
-    middle = np.array(shape) / 2
-    if mask is not None and mask.any():
-        middle = np.argwhere(mask).mean(0)
-    first = np.clip(np.round(middle - np.array(window) / 2), 0, np.array(shape) - window)
-    (row, column), (rows, columns) = first.astype(int).tolist(), window
-    return slice(row, row + rows), slice(column, column + columns)
+def score_chosen(model: Model, data: StudyData, unit: str, keys: Sequence[str]) -> np.ndarray:
+    """Return A, A_R and A_D of chosen images or patches alone: (n, 3), in the order of their keys.
 
-
-def score_chosen(
-    detector: LearnedDetector, data: StudyData, unit: str, keys: Sequence[str]
-) -> np.ndarray:
-    """Total, A_R and A_D of chosen images or patches alone: (n, 3), in the order of their keys."""
+    Images are scored in all their windows.
+    """
     if unit == "patch":
-        terms, _ = look(detector, patch_windows(detector, data, keys))
-        return np.column_stack([detector._totals(terms), terms])
-    found = {}
+        terms, _ = score_windows(model, patch_windows(model, data, keys))
+        return np.column_stack([totals_of(model, terms), terms])
+    scores = {}
     names = {key[2:] for key in keys}
     for label, source in enumerate((data.normal, data.anomalous)):
-        scans = detector.read(source)
-        for result in detector._score(_named(detector, scans, names)):
-            if result.unit == "image":
-                found[f"{label} {result.name}"] = (result.total, result.image, result.feature)
-    return np.array([found[key] for key in keys])
+        for batch in score_encoded(model, _only(read(model, source), names)):
+            for result in batch:
+                if result.unit == "image":
+                    scores[f"{label} {result.name}"] = (result.total, result.image, result.feature)
+    return np.array([scores[key] for key in keys])
 
 
-def _named(
-    detector: LearnedDetector, scans: Iterator[Encoded], names: Container[str]
-) -> Iterator[Encoded]:
+def _only(scans: Iterator[Encoded], names: Container[str]) -> Iterator[Encoded]:
     """The frames of those names: of flat volumes by their windows, of others each as an image."""
     for encoded in scans:
-        results = [
-            detector._result(encoded, frame, Looked(np.zeros((1, 2))))
-            for frame in range(len(encoded.pixels))
-        ]
-        chosen = [frame for frame, result in enumerate(results) if result.name in names]
+        scan = encoded.scan
+        frames = [frame_name(scan, number) for number in range(len(encoded.pixels))]
+        chosen = [number for number, name in enumerate(frames) if name in names]
         if encoded.usable is not None:
             usable = np.zeros_like(encoded.usable)
             usable[chosen] = encoded.usable[chosen]
@@ -371,11 +380,8 @@ def _named(
                 yield dataclasses.replace(encoded, usable=usable)
             continue
         for frame in chosen:
-            scan = dataclasses.replace(
-                encoded.scan,
-                pixels=encoded.scan.pixels[frame : frame + 1],
-                name=results[frame].name,
-                is_volume=False,
+            alone = slice(frame, frame + 1)
+            image = dataclasses.replace(
+                scan, pixels=scan.pixels[alone], name=frames[frame], is_volume=False
             )
-            pixels = encoded.pixels[frame : frame + 1]
-            yield dataclasses.replace(encoded, scan=scan, pixels=pixels)
+            yield dataclasses.replace(encoded, scan=image, pixels=encoded.pixels[alone])

@@ -12,8 +12,9 @@ from fanogan.training.encoder import ENCODER, train_encoder
 from fanogan.training.fabric import by_first, device_of, fabric_of, precision_of
 from fanogan.training.reconstruction import ReconstructionHealth, finish_autoencoder
 from fanogan.training.run import Progress, Run, no_progress, open_run
+from fanogan.training.run_folder import RunFolder, State
 from fanogan.training.split_batch import ForEachPart, half_batches, whole_batch
-from fanogan.training.stage import Stage, State, StopRequest, TrainingFailed, shared_threads
+from fanogan.training.stage import Stage, StopRequest, TrainingFailed, shared_threads
 from fanogan.training.updates import (
     TensorFlowRMSprop,
     descend,
@@ -29,6 +30,7 @@ __all__ = [
     "Progress",
     "ReconstructionHealth",
     "Run",
+    "RunFolder",
     "Stage",
     "State",
     "StopRequest",

@@ -13,8 +13,9 @@ import torch
 
 from fanogan.data import Patches, seeded
 from fanogan.recipes import BadRecipe, Recipe
-from fanogan.storage import BadFolder, RunFolder
+from fanogan.storage import BadFolder
 from fanogan.training.fabric import by_first
+from fanogan.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -16,12 +16,9 @@ from torch import Tensor, nn
 
 from fanogan.errors import FanoganError
 from fanogan.training.run import Run, no_progress
+from fanogan.training.run_folder import State
 
 log = logging.getLogger(__name__)
-
-
-State = dict[str, nn.Module | torch.optim.Optimizer]
-"""Networks and optimisers by name: all that a checkpoint holds."""
 
 
 class TrainingFailed(FanoganError):

@@ -23,8 +23,9 @@ from fanogan.models import (
     wasserstein_distance,
 )
 from fanogan.training.run import Run
+from fanogan.training.run_folder import State
 from fanogan.training.split_batch import ForEachPart, half_batches, whole_batch
-from fanogan.training.stage import Stage, State
+from fanogan.training.stage import Stage
 from fanogan.training.updates import (
     descend,
     frozen,

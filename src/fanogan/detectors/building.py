@@ -1,0 +1,104 @@
+"""Making networks, runs and models of a detector."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from fanogan.calibration import UNCALIBRATED
+from fanogan.data import Normals, Preprocessing
+from fanogan.detectors.definition import Definition
+from fanogan.detectors.registry import name_of, registered
+from fanogan.models import folded
+from fanogan.scoring import Model
+from fanogan.training import Progress, Run, RunFolder
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+_GLOBAL_RANDOM = threading.Lock()
+"""Held while weights are drawn: torch has one global generator for all threads."""
+
+
+def new_networks(
+    detector: Definition, preprocessing: Preprocessing, seed: int, device: torch.device
+) -> dict[str, nn.Module]:
+    """Make networks in eval mode on a device, from a seed."""
+    with _GLOBAL_RANDOM, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        networks = detector.networks(preprocessing)
+    for network in networks.values():
+        network.to(device).eval()
+    return networks
+
+
+def run_of(
+    detector: Definition,
+    normals: Normals,
+    steps: Mapping[str, int],
+    fabric: Fabric,
+    folder: RunFolder | None,
+    progress: Progress,
+) -> Run:
+    """Put the encoded images on the device, as patches, for a run of these stages."""
+    recipe, device = detector.recipe, fabric.device
+    training, held_out = normals.patches(flip=recipe.horizontal_flip, device=device)
+    return Run(recipe, fabric, detector.seed, training, held_out, steps, folder, progress)
+
+
+def model_of(
+    detector: Definition, networks: Mapping[str, nn.Module], device: torch.device, **learned: Any
+) -> Model:
+    """Return the model of trained networks; those of its score are folded and no longer learn."""
+    name = name_of(type(detector), detector.recipe)
+    with torch.no_grad():
+        ready = {letter: folded(network) for letter, network in networks.items()}
+    return Model(
+        detector=name,
+        title=registered(name).title,
+        exportable=detector.exportable,
+        recipe=detector.recipe,
+        networks=networks,
+        score=detector.score_module(ready, learned["constants"]).eval(),
+        device=device,
+        **learned,
+    )
+
+
+def with_networks_of(model: Model, detector: Definition) -> Model:
+    """Return the model that scores with the networks of ``model`` as another detector does.
+
+    It isn't calibrated: ``scoring.calibrate`` does that.
+    """
+    return model_of(
+        detector,
+        model.networks,
+        model.device,
+        preprocessing=model.preprocessing,
+        calibration=UNCALIBRATED,
+        profile=model.profile,
+        constants=model.constants,
+        provenance=model.provenance,
+    )
+
+
+def untrained(model: Model) -> Model:
+    """Return the same detector with networks that have learned nothing, to be compared with."""
+    seed = model.provenance["seed"]
+    detector = registered(model.detector).kind(model.recipe, seed=seed, device=model.device.type)
+    networks = new_networks(detector, model.preprocessing, seed + 1, model.device)
+    return model_of(
+        detector,
+        networks,
+        model.device,
+        preprocessing=model.preprocessing,
+        calibration=UNCALIBRATED,
+        profile=model.profile,
+        constants={},
+        provenance={**model.provenance, "gan": None},
+    )
