@@ -146,7 +146,7 @@ def test_score_writes_what_python_says(run, digits, tmp_path, capsys):
     shown = capsys.readouterr()
     detector = FAnoGAN.load(run)
     scores = detector.score(digits / "ill")
-    held_out = detector.calibration.units["image"].scores
+    held_out = detector.model.calibration.units["image"].scores
     rows = {row["name"]: row for row in read_rows(out / "scores.csv")}
     assert set(rows) == set(scores.names)
     for name, total, residual in zip(
