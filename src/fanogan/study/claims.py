@@ -190,35 +190,24 @@ def false_positive_rates(study: Study) -> list[dict[str, Any]]:
         flags = [_false_alarms(study, name, seed) for seed in seeds]
         rates = [float(each.mean()) for each in flags if each is not None]
         if rates:
-            rows.append(
-                {
-                    "system": name,
-                    "title": SYSTEMS[name].title,
-                    "asked": study.metrics(name, seeds[0])["calibrated"]["alpha"],
-                    "rate": float(np.mean(rates)),
-                    "spread": float(np.std(rates, ddof=1)) if len(rates) > 1 else None,
-                    "seeds": len(rates),
-                }
-            )
+            asked = study.metrics(name, seeds[0])["calibrated"]["alpha"]
+            row = {"system": name, "title": SYSTEMS[name].title, "asked": asked}
+            spread = float(np.std(rates, ddof=1)) if len(rates) > 1 else None
+            row |= {"rate": float(np.mean(rates)), "spread": spread, "seeds": len(rates)}
+            rows.append(row)
     return rows
 
 
 def detection_and_localisation(study: Study) -> list[dict[str, Any]]:
     """Return the AUC of images and of pixels beside each other, best images first."""
     rows = []
-    for name in PIXELS:
+    for name, paper in PIXELS.items():
         seeds = study.seeds(name, level="pixels")
         if seeds:
-            images = [study.result(name, seed)["auc"] for seed in seeds]
-            pixels = [study.figures(name, seed, "pixels")["auc"] for seed in seeds]
-            rows.append(
-                {
-                    "system": name,
-                    "title": SYSTEMS[name].title,
-                    "images": float(np.mean(images)),
-                    "pixels": float(np.mean(pixels)),
-                    "paper_images": IMAGES[name]["auc"],
-                    "paper_pixels": PIXELS[name]["auc"],
-                }
-            )
+            images = np.mean([study.result(name, seed)["auc"] for seed in seeds])
+            pixels = np.mean([study.figures(name, seed, "pixels")["auc"] for seed in seeds])
+            row: dict[str, Any] = {"system": name, "title": SYSTEMS[name].title}
+            row |= {"images": float(images), "pixels": float(pixels)}
+            row |= {"paper_images": IMAGES[name]["auc"], "paper_pixels": paper["auc"]}
+            rows.append(row)
     return sorted(rows, key=lambda row: -row["images"])

@@ -71,13 +71,8 @@ def curves_figure(rates: np.ndarray, curves: Mapping[str, tuple[np.ndarray, floa
                 linewidth=2.0 if name == "izi_f" else 1.4,
                 label=f"{SYSTEMS[name].title} ({share(auc)})",
             )
-        axes.set(
-            xlabel="false-positive rate",
-            ylabel="sensitivity",
-            xlim=(-0.02, 1.02),
-            ylim=(-0.02, 1.02),
-            aspect="equal",
-        )
+        axes.set(xlabel="false-positive rate", ylabel="sensitivity", aspect="equal")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.legend(loc="lower right")
     return figure
 
@@ -139,18 +134,10 @@ def grid_figure(rows: Sequence[PictureRow], blocks: Sequence[tuple[str, int]] = 
     return figure
 
 
-@dataclasses.dataclass(frozen=True)
-class PageFigure:
-    """A figure on the page: its file's name, what it shows, and its SVG."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
-
-
-def save_figure(folder: Path, name: str, title: str, caption: str, figure: Figure) -> PageFigure:
-    """Write a figure as SVG and PDF, and return it as the page shows it."""
+def save_figure(
+    folder: Path, name: str, title: str, caption: str, figure: Figure
+) -> dict[str, str]:
+    """Write a figure as SVG and PDF; return ``title``, ``caption`` and the ``svg`` for the page."""
     from markupsafe import Markup
     from matplotlib import rc_context
 
@@ -163,4 +150,4 @@ def save_figure(folder: Path, name: str, title: str, caption: str, figure: Figur
     svg = str(inline_svg(name, caption, figure))
     for colour, variable in PAGE_COLOURS.items():
         svg = svg.replace(colour, variable)
-    return PageFigure(name, title, caption, Markup(svg))
+    return {"title": title, "caption": caption, "svg": Markup(svg)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import time
@@ -20,7 +19,7 @@ from fanogan.models import Encoder, Generator
 from fanogan.report import overlay
 from fanogan.scoring import Model, as_picture
 from fanogan.storage import write_whole
-from fanogan.study.drawings import PageFigure, PictureRow, grid_figure, save_figure
+from fanogan.study.drawings import PictureRow, grid_figure, save_figure
 from fanogan.study.outcomes import Study, read_json
 from fanogan.study.test_sets import (
     TRAINING_IMAGES,
@@ -77,22 +76,20 @@ def choose_images(scored: Scored) -> tuple[list[tuple[str, int]], list[str]]:
     Returns:
         Headings and how many images stand under each; the images' keys.
     """
-    diseased = set(scored.subjects[scored.labels == 1])
-    kinds: dict[str, list[str]] = {
-        "normal, healthy cases": [],
-        "normal, diseased cases": [],
-        "anomalous": [],
-    }
-    for at in np.random.default_rng(0).permutation(len(scored.keys)):
-        kind = "normal, diseased cases"
-        if scored.labels[at]:
-            kind = "anomalous"
-        elif scored.subjects[at] not in diseased:
-            kind = "normal, healthy cases"
-        if len(kinds[kind]) < COLUMNS:
-            kinds[kind].append(scored.keys[at].item())
-    blocks = [(heading, len(keys)) for heading, keys in kinds.items() if keys]
-    return blocks, [key for keys in kinds.values() for key in keys]
+    anomalous = scored.labels == 1
+    diseased = np.isin(scored.subjects, scored.subjects[anomalous])
+    order = np.random.default_rng(0).permutation(len(scored.keys))
+    blocks, chosen = [], []
+    for heading, kind in (
+        ("normal, healthy cases", ~diseased),
+        ("normal, diseased cases", diseased & ~anomalous),
+        ("anomalous", anomalous),
+    ):
+        keys = scored.keys[order[kind[order]]][:COLUMNS].tolist()
+        if keys:
+            blocks.append((heading, len(keys)))
+            chosen += keys
+    return blocks, chosen
 
 
 # --- grids --------------------------------------------------------------------------------------
@@ -109,7 +106,7 @@ GRIDS = {
 }
 
 
-def grids(pictures: Pictures, folder: Path) -> list[PageFigure]:
+def grids(pictures: Pictures, folder: Path) -> list[dict[str, str]]:
     """Draw the grids of the paper with what is done (Figs. 6, 7, A1, A2)."""
     blocks, parts = list(pictures.blocks), [pictures.test]
     if pictures.training is not None:
@@ -161,21 +158,14 @@ def _picture(image: np.ndarray) -> np.ndarray:
 # --- interpolations -----------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Smoothness:
-    """How smooth paths between latents are, on average; a blend of two images has 1 and 1.
+def smoothness(paths: Sequence[Tensor]) -> dict[str, float]:
+    """Measure how smooth paths of images are, (steps + 1, C, rows, columns) each.
 
-    ``largest`` is the largest step over the mean step, ``length`` the length of the path over the
-    distance of its ends, both of images (root mean square).
+    Returns:
+        Means over ``paths`` of the ``largest`` step over the mean step, and of the ``length`` of
+        the path over the distance of its ends, both of images (root mean square). A straight blend
+        of two images has 1 and 1.
     """
-
-    largest: float
-    length: float
-    paths: int
-
-
-def smoothness(paths: Sequence[Tensor]) -> Smoothness:
-    """Measure paths of images, (steps + 1, C, *sides) each."""
     largest, length = [], []
     for images in paths:
         steps = (images[1:] - images[:-1]).square().flatten(1).mean(1).sqrt()
@@ -183,14 +173,13 @@ def smoothness(paths: Sequence[Tensor]) -> Smoothness:
         if steps.mean() > 0 and direct > 0:
             largest.append(float(steps.max() / steps.mean()))
             length.append(float(steps.sum() / direct))
-    if not largest:
-        return Smoothness(float("nan"), float("nan"), 0)
-    return Smoothness(float(np.mean(largest)), float(np.mean(length)), len(largest))
+    means = [float(np.mean(each)) if each else float("nan") for each in (largest, length)]
+    return {"largest": means[0], "length": means[1], "paths": len(largest)}
 
 
 def interpolations(
     pictures: Pictures, folder: Path
-) -> tuple[list[PageFigure], dict[str, Smoothness]]:
+) -> tuple[list[dict[str, str]], dict[str, dict[str, float]]]:
     """Draw Fig. 5 and B1, and measure how smooth the paths are.
 
     Returns:
@@ -266,8 +255,8 @@ def _milliseconds(pictures: Pictures, name: str) -> float:
     if system.on_subset:
         assert system.networks_of is not None
         other = pictures.model(system.networks_of)
-        seed, device = pictures.seed, pictures.device
-        model = with_networks_of(other, system.new(other.recipe, seed=seed, device=device))
+        options = {"seed": pictures.seed, "device": pictures.device}
+        model = with_networks_of(other, system.new(other.recipe, **options))
     else:
         model = pictures.model(name)
         score_windows(model, windows)  # the first call takes longer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from fanogan.recipes import Recipe
 from fanogan.report import histogram_figure
 from fanogan.storage import write_whole
 from fanogan.study import claims
-from fanogan.study.drawings import ANOMALOUS, LINE, NORMAL, PageFigure, curves_figure, save_figure
+from fanogan.study.drawings import ANOMALOUS, LINE, NORMAL, curves_figure, save_figure
 from fanogan.study.outcomes import Level, Study
 from fanogan.study.paper import RATER_ACCURACY, SECONDS
 from fanogan.study.reconstructions import Pictures, grids, interpolations, times
@@ -31,7 +30,6 @@ CURVES: dict[str, tuple[str, Level, tuple[str, ...]]] = {
     "fig8b": ("Fig. 8b", "images", ("ziz", "izi", "izi_f")),
     "figB2": ("Fig. B2", "pixels", ("ae", "advae", "ali", "izi_f")),
 }
-VERDICTS = {"holds": "holds", "reverse": "does not hold", "open": "open", "unknown": "not known"}
 
 
 def write_study_report(folder: str | Path, *, device: str = "auto") -> Path:
@@ -65,7 +63,7 @@ def write_study_report(folder: str | Path, *, device: str = "auto") -> Path:
     picture_grids = grids(pictures, figures)
     paths, smoothness = interpolations(pictures, figures)
     numbers = {
-        "smoothness": {name: dataclasses.asdict(each) for name, each in smoothness.items()},
+        "smoothness": smoothness,
         "smoothness_seed": pictures.seed,
         "raters": [{"seed": at, **study.result(GAN, at)["rater"]} for at in study.seeds(GAN)],
         "false_positive_rates": claims.false_positive_rates(study),
@@ -79,14 +77,8 @@ def write_study_report(folder: str | Path, *, device: str = "auto") -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        amount=amount,
-        counted=counted,
-        number=number,
-        percent=percent,
-        share=share,
-        signed=claims.signed,
-    )
+    environment.filters.update(amount=amount, signed=claims.signed, counted=counted)
+    environment.filters.update(number=number, percent=percent, share=share)
     tested = study.first_tested()
     html = environment.get_template("study.html").render(
         numbers,
@@ -99,7 +91,6 @@ def write_study_report(folder: str | Path, *, device: str = "auto") -> Path:
         seeds=sorted({outcome["seed"] for outcome in study.outcomes}),
         notes=_notes(study),
         findings=findings,
-        verdicts=VERDICTS,
         tables=all_tables,
         curves=curves,
         pictures=[*paths, *picture_grids],
@@ -149,7 +140,7 @@ def _notes(study: Study) -> list[str]:
     return notes
 
 
-def _curves(study: Study, folder: Path) -> list[PageFigure]:
+def _curves(study: Study, folder: Path) -> list[dict[str, str]]:
     """Fig. 8, B2 and B3."""
     figures = []
     for name, (title, level, systems) in CURVES.items():

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from fanogan.data import Normals, Preprocessing
-from fanogan.detectors import Detector, detector_names, new_detector, with_networks_of
+from fanogan.data import Normals
+from fanogan.detectors import Detector, detector_names, new_detector, registered, with_networks_of
 from fanogan.recipes import Recipe
 from fanogan.scoring import Model, calibrate
 from fanogan.study.test_sets import BadStudy
@@ -74,7 +74,7 @@ def system_of(name: str) -> System:
     if name not in detector_names():
         names = dict.fromkeys((*SYSTEMS, *detector_names()))
         raise BadStudy(f"no system {name}: give some of {', '.join(names)}")
-    return System(name, name, name, on_gan=False)
+    return System(name, registered(name).title, name, on_gan=False)
 
 
 def in_order(names: Collection[str]) -> list[str]:
@@ -114,8 +114,3 @@ def fitted(
         progress=progress,
     )
     return detector.model
-
-
-def training_cost(system: System, recipe: Recipe, seen: Preprocessing) -> int:
-    """Return the multiply-adds of a system's training, its share in the common GAN included."""
-    return system.new(recipe).training_cost(seen)

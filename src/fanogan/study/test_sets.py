@@ -62,11 +62,12 @@ class StudyData:
         Raises:
             BadStudy: One is missing.
         """
-        found: dict[str, Path] = {}
-        for part in (*PARTS, "masks"):
-            for path in (folder / f"{part}.zarr", folder / part):
-                if path.is_dir():
-                    found[part] = path
+        found = {
+            path.name.removesuffix(".zarr"): path
+            for part in (*PARTS, "masks")
+            for path in (folder / f"{part}.zarr", folder / part)
+            if path.is_dir()
+        }
         missing = [part for part in PARTS if part not in found]
         if missing:
             raise BadStudy(
@@ -160,9 +161,9 @@ def _subject(line: Mapping[str, str]) -> str:
 def choose_subset(scored: Scored, count: int = SUBSET) -> list[str]:
     """Return keys of a fixed sample, of each label and subject as many as their share asks for."""
     shuffled = np.random.default_rng(0).permutation(len(scored.keys))
-    order = sorted(shuffled, key=lambda line: (scored.labels[line], scored.subjects[line]))
+    order = shuffled[np.lexsort((scored.subjects[shuffled], scored.labels[shuffled]))]
     places = np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))
-    return sorted(scored.keys[order[place]].item() for place in places)
+    return sorted(scored.keys[order[places]].tolist())
 
 
 def subset(folder: Path, scored: Scored) -> list[str]:

@@ -26,11 +26,11 @@ from fanogan.data import Normals
 from fanogan.evaluation import evaluate
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
-from fanogan.scoring import Model, write_csv
+from fanogan.scoring import BATCH, Model, write_csv
 from fanogan.storage import LOCK, exclusive, write_whole
 from fanogan.study.outcomes import outcome_of, settings_of
 from fanogan.study.rater import rate
-from fanogan.study.systems import GAN, SYSTEMS, System, fitted, in_order, system_of, training_cost
+from fanogan.study.systems import GAN, SYSTEMS, System, fitted, in_order, system_of
 from fanogan.study.test_sets import (
     BadStudy,
     Scored,
@@ -50,7 +50,6 @@ State = Callable[[str, int, str], None]
 """Called as (system, seed, what it is at)."""
 
 AT_ONCE = 4  # systems on a CPU of as many threads; each holds batches of its own in memory
-SEARCHED_AT_ONCE = 16
 
 
 def run_study(
@@ -130,15 +129,11 @@ def _run(
         try:
             while todo or running:
                 ahead = {(system.name, seed) for system, seed in (*todo, *running.values())}
-                ready = [
-                    (system, seed)
-                    for system, seed in todo
-                    if ahead.isdisjoint((name, seed) for name in system.needs)
-                ]
-                for task in ready[: at_once - len(running)]:
-                    todo.remove(task)
-                    system, seed = task
-                    running[pool.submit(trials(seed).run, system)] = task
+                needed = [{(name, seed) for name in system.needs} for system, seed in todo]
+                ready = [task for task, need in zip(todo, needed, strict=True) if not need & ahead]
+                for system, seed in ready[: at_once - len(running)]:
+                    todo.remove((system, seed))
+                    running[pool.submit(trials(seed).run, system)] = (system, seed)
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     del running[future]
                     future.result()
@@ -168,7 +163,7 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
 
 
 class InParts(torch.nn.Module):
-    """A slow score module called with few images at a time, each time telling how many."""
+    """A slow score module, called with a few images at a time and telling how many each time."""
 
     def __init__(self, score: torch.nn.Module, on_scored: Callable[[int], None]):
         """Wrap a model's module; ``on_scored`` may raise KeyboardInterrupt."""
@@ -177,9 +172,9 @@ class InParts(torch.nn.Module):
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Score images, as ``models.ReconstructionScore`` does."""
-        parts = []
-        for start in range(0, len(x), SEARCHED_AT_ONCE):
-            at = slice(start, start + SEARCHED_AT_ONCE)
+        parts, step = [], 16 if x.device.type == "cpu" else BATCH
+        for start in range(0, len(x), step):
+            at = slice(start, start + step)
             parts.append(self.score(x[at], None if inside is None else inside[at]))
             self.on_scored(len(x[at]))
         terms, maps = (torch.cat(each) for each in zip(*parts, strict=True))
@@ -202,17 +197,17 @@ class _Trials:
 
     def run(self, system: System) -> None:
         """Train and test a system; what went wrong is an outcome too."""
-        failed = self.folder / system.name / "failed.json"
+        folder = self.folder / system.name
+        outcome: dict[str, Any] = {"system": system.name, "seed": self.seed}
         try:
-            outcome = self._result(system)
+            outcome |= self._result(system)
         except Exception as error:
             log.warning("%s, seed %d: %s", system.name, self.seed, error, exc_info=True)
-            reason = f"{type(error).__name__}: {error}"
-            outcome = {"system": system.name, "seed": self.seed, "failed": reason}
-            write_whole(failed, json.dumps(outcome, indent=1).encode())
-        else:
-            write_whole(failed.with_name("result.json"), json.dumps(outcome, indent=1).encode())
-            failed.unlink(missing_ok=True)
+            outcome["failed"] = f"{type(error).__name__}: {error}"
+        name = "failed" if "failed" in outcome else "result"
+        write_whole(folder / f"{name}.json", json.dumps(outcome, indent=1).encode())
+        if name == "result":
+            (folder / "failed.json").unlink(missing_ok=True)
         self.state(system.name, self.seed, _said(outcome))
 
     def _result(self, system: System) -> dict[str, Any]:
@@ -240,13 +235,10 @@ class _Trials:
         if not system.on_subset:
             subset(self.study, scored)
         return {
-            "system": system.name,
-            "seed": self.seed,
             "auc": float(roc_auc_score(scored.labels, scored.total)),
             "minutes": minutes,
-            "multiply_adds": training_cost(system, self.recipe, model.preprocessing),
-            "warnings": model.provenance["warnings"],
-            "fingerprint": model.provenance["fingerprint"],
+            "multiply_adds": system.new(self.recipe).training_cost(model.preprocessing),
+            **{key: model.provenance[key] for key in ("warnings", "fingerprint")},
             **more,
         }
 
@@ -276,11 +268,9 @@ class _Trials:
 
     def _evaluate_subset(self, system: System, model: Model, out: Path) -> None:
         """Score the subset alone, into a table like that of ``evaluate``."""
-        tested = (name for name, each in SYSTEMS.items() if not each.on_subset)
-        tables = [self.folder / name / "evaluation" / "scores.csv" for name in tested]
-        table = next((path for path in tables if path.exists()), None)
-        if table is None:
-            raise BadStudy(f"no system of seed {self.seed} has been tested on all images")
+        table = self.folder / GAN / "evaluation" / "scores.csv"
+        if not table.exists():
+            raise BadStudy(f"the GAN of seed {self.seed} has not been tested on all images")
         reference = Scored.read(table)
         reference = reference.only(subset(self.study, reference))
         searched, windows = 0, int(reference.windows.sum())
@@ -293,19 +283,11 @@ class _Trials:
         model = model.but(score=InParts(model.score, on_searched))
         keys: list[str] = reference.keys.tolist()
         scores = score_chosen(model, self.data, reference.unit, keys)
-        lines = [
-            {
-                "label": int(label),
-                "name": key[2:],
-                "subject": subject,
-                "unit": reference.unit,
-                "score": repr(total),
-                "image_residual": repr(image),
-                "feature_residual": repr(feature),
-            }
-            for key, label, subject, (total, image, feature) in zip(
-                keys, reference.labels, reference.groups, scores.tolist(), strict=True
-            )
-        ]
+        columns = ("score", "image_residual", "feature_residual")
+        lines = []
+        for at, key in enumerate(keys):
+            line = {"label": int(reference.labels[at]), "name": key[2:]}
+            line |= {"subject": reference.groups[at].item(), "unit": reference.unit}
+            lines.append(line | dict(zip(columns, map(repr, scores[at].tolist()), strict=True)))
         out.mkdir(parents=True, exist_ok=True)
         write_csv(out / "scores.csv", list(lines[0]), lines)

@@ -14,7 +14,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,15 +151,9 @@ def _png(picture: np.ndarray) -> bytes:
 
 
 def _page(test: str, pngs: Sequence[bytes], shape: Sequence[int]) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader
 
-    environment = Environment(
-        loader=PackageLoader("fanogan.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = Environment(loader=PackageLoader("fanogan.report"), autoescape=True)
     images = [base64.b64encode(png).decode("ascii") for png in pngs]
     return environment.get_template(PAGE).render(
         test=test, images=images, rows=shape[0], columns=shape[1]
@@ -188,10 +182,22 @@ def score_answers(answers: Sequence[str | Path], key: str | Path) -> dict[str, A
     Raises:
         BadTest: A file that is damaged or of another test, or two files of one rater.
     """
-    test, truth = _read_key(Path(key))
+    otherwise = f"no key of a test, or a damaged one; give the {KEY} beside its page"
+    test, truth, _ = _read(Path(key), "test", "truth", otherwise)
     raters: dict[str, Labels] = {}
     for path in map(Path, answers):
-        rater, labels = _read_answers(path, test, truth)
+        otherwise = "no answers of a rater, or damaged; save them again from the page"
+        rater, labels, of = _read(path, "rater", "answers", otherwise)
+        if of != test:
+            raise BadTest(
+                f"{path}: answers of another test ({of}) than the key's ({test}); give the key of "
+                "their test"
+            )
+        if len(labels) != len(truth):
+            raise BadTest(
+                f"{path}: {len(labels)} answers to {len(truth)} images; go through the page to its "
+                "end, and save them there"
+            )
         if rater.casefold() in map(str.casefold, raters):
             raise BadTest(f"{path}: a second file of the rater {rater}; give one for each rater")
         raters[rater] = labels
@@ -221,50 +227,23 @@ def score_answers(answers: Sequence[str | Path], key: str | Path) -> dict[str, A
     }
 
 
-def _read_key(path: Path) -> tuple[str, Labels]:
-    """The test's name, and what each image is."""
-    content = _read_json(path)
-    test, truth = content.get("test"), content.get("truth")
-    if not (isinstance(test, str) and _are_labels(truth)):
-        raise BadTest(f"{path}: no key of a test, or a damaged one; give the {KEY} beside its page")
-    return test, truth
-
-
-def _read_answers(path: Path, test: str, truth: Labels) -> tuple[str, Labels]:
-    """The rater's name and answers."""
-    content = _read_json(path)
-    rater, labels = content.get("rater"), content.get("answers")
-    if not (isinstance(rater, str) and rater.strip() and _are_labels(labels)):
-        raise BadTest(f"{path}: no answers of a rater, or damaged; save them again from the page")
-    if content.get("test") != test:
-        raise BadTest(
-            f"{path}: answers of another test ({content.get('test')}) than the key's ({test}); "
-            "give the key of their test"
-        )
-    if len(labels) != len(truth):
-        raise BadTest(
-            f"{path}: {len(labels)} answers to {len(truth)} images; go through the page to its "
-            "end, and save them there"
-        )
-    return rater.strip(), labels
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(path: Path, name: str, labels: str, otherwise: str) -> tuple[str, Labels, Any]:
+    """A file's name of the test or rater, its labels, and the test that it says it is of."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise BadTest(f"{path}: damaged, this is no JSON of a test; copy it again")
-    return content
-
-
-def _are_labels(values: Any) -> TypeGuard[Labels]:
-    return (
-        isinstance(values, dict)
+    called, values = content.get(name), content.get(labels)
+    if not (
+        (isinstance(called, str) and called.strip())
+        and isinstance(values, dict)
         and values.keys() == {str(number) for number in range(1, len(values) + 1)}
         and all(label in (REAL, GENERATED) for label in values.values())
-    )
+    ):
+        raise BadTest(f"{path}: {otherwise}")
+    return called.strip(), values, content.get("test")
 
 
 def _shares(labels: Labels, truth: Labels) -> dict[str, Any]:
