@@ -7,14 +7,18 @@ Other packages add their own through the entry point group ``fanogan.detectors``
 from fanogan.detectors.building import new_detector, untrained, with_networks_of
 from fanogan.detectors.detector import Detector
 
-from fanogan.detectors.fanogan import FAnoGAN  # isort: skip  (the order of names in help)
+# In the order in which help lists their names.
+# isort: off
+from fanogan.detectors.fanogan import FAnoGAN
+from fanogan.detectors.critic import Critic
+from fanogan.detectors.iterative import Iterative
+from fanogan.detectors.autoencoder import Autoencoder
 from fanogan.detectors.adversarial_autoencoder import AdversarialAutoencoder
 from fanogan.detectors.ali import Ali
-from fanogan.detectors.autoencoder import Autoencoder
-from fanogan.detectors.critic import Critic
-from fanogan.detectors.gan import BadGan
-from fanogan.detectors.iterative import Iterative
 from fanogan.detectors.pca import PrincipalComponents
+# isort: on
+
+from fanogan.detectors.gan import BadGan
 from fanogan.detectors.registry import BadDetector, detector_names, register, registered
 from fanogan.detectors.timing import seconds_to_fit
 
