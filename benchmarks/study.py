@@ -50,7 +50,7 @@ def circumstances(study: Study, numbers: Mapping[str, Any]) -> str:
     """Data, recipe, seeds, time, machine and commit."""
     done = [outcome for outcome in study.outcomes if "failed" not in outcome]
     name = next(one["system"] for one in done if not SYSTEMS[one["system"]].on_subset)
-    scored = study.scored(name, study.seeds(name)[0], False)
+    scored = study.scored(name, study.seeds(name)[0])
     data, now = done[0]["fingerprint"], conditions()
     seeds = sorted({one["seed"] for one in study.outcomes})
     minutes = [one["minutes"] for one in done]
@@ -115,7 +115,7 @@ def residuals(study: Study) -> str:
         seeds = study.seeds(name)
         if not seeds or system.on_subset or system.networks_of or system.detector == "critic":
             continue
-        found = [study.scored(name, seed, False) for seed in seeds]
+        found = [study.scored(name, seed) for seed in seeds]
         normal, anomalous = (
             np.mean([one.image[one.labels == label].mean() for one in found]) for label in (0, 1)
         )

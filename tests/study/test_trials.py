@@ -28,16 +28,15 @@ from fanogan.study.outcomes import Pixels, Study
 from fanogan.study.reconstructions import choose_images, smoothness
 from fanogan.study.study_page import write_study_report
 from fanogan.study.systems import SYSTEMS, training_cost
-from fanogan.study.tables import image_row
+from fanogan.study.tables import row_of
 from fanogan.study.test_sets import (
     BadStudy,
     Scored,
     StudyData,
     choose_subset,
-    image_windows,
-    patch_windows,
     score_chosen,
     score_windows,
+    windows_of,
 )
 from fanogan.study.trials import run_study
 from fanogan.training.cost import encoder_cost, gan_cost
@@ -130,11 +129,11 @@ def test_the_tables_are_what_the_scores_say(out):
 
 def test_the_difference_is_paired_by_image_and_seed(out):
     study = Study(out)
-    systems = [[study.scored(name, seed, False) for seed in (0, 1)] for name in ("ae", "izi_f")]
+    systems = [[study.scored(name, seed) for seed in (0, 1)] for name in ("ae", "izi_f")]
     scores = [np.stack([scored.total for scored in each]) for each in systems]
     labels, subjects = systems[0][0].labels, systems[0][0].subjects.tolist()
     ae, ours = (resampled_aucs(labels, each, subjects) for each in scores)
-    row = image_row(study, "ae")
+    row = row_of(study, "ae")
     assert [row["difference_low"], row["difference_high"]] == pytest.approx(
         mean_interval(ae - ours)
     )
@@ -182,7 +181,7 @@ def test_izi_scored_with_features_has_the_networks_of_izi(out):
         other = featured.model.networks[letter].state_dict()
         for key, tensor in network.state_dict().items():
             assert torch.equal(tensor, other[key])
-    scored = [Study(out).scored(name, 0, False) for name in ("izi", "izi-features")]
+    scored = [Study(out).scored(name, 0) for name in ("izi", "izi-features")]
     assert scored[0].total == pytest.approx(scored[1].image)
     assert scored[1].total == pytest.approx(scored[1].image + scored[1].feature)
 
@@ -311,7 +310,7 @@ def test_the_iterative_search_is_compared_on_the_subset(out):
     assert rows["iterative"]["auc"] == ""
     rows = {row["system"]: row for row in read_rows(out / "tables" / "table1_subset.csv")}
     assert 0 <= float(rows["iterative"]["auc"]) <= 1
-    beside = Study(out).scored("izi_f", 0, True)  # of the seed that both have
+    beside = Study(out).scored("izi_f", 0, "subset")  # of the seed that both have
     assert float(rows["iterative"]["difference"]) == pytest.approx(
         float(rows["iterative"]["auc"]) - roc_auc_score(beside.labels, beside.total)
     )
@@ -376,12 +375,12 @@ def test_the_rater_tells_images_of_an_untrained_generator(out):
 
 def test_chosen_images_score_as_in_the_whole_table(digits, out):
     study, data = Study(out), StudyData.find(digits)
-    whole = study.scored("izi_f", 0, False)
+    whole = study.scored("izi_f", 0)
     keys = [whole.keys[place] for place in (20, 3, 11)]
     model = Detector.load(out / "seed0" / "izi_f").model
     found = score_chosen(model, data, "image", keys)
     assert found[:, 0] == pytest.approx(whole.total[[20, 3, 11]], rel=1e-5)
-    terms, _ = score_windows(model, image_windows(model, data, keys))
+    terms, _ = score_windows(model, windows_of(model, data, "image", keys))
     assert terms == pytest.approx(found[:, 1:], rel=1e-5)
 
 
@@ -464,14 +463,14 @@ def test_patches_are_cut_and_scored_as_in_the_whole_table(eyes, tmp_path):
     out = tmp_path / "out"
     (outcome,) = run_study(eyes, out, recipe=RETINAL, seeds=1, systems=["ae"])
     assert "failed" not in outcome
-    whole = Study(out).scored("ae", 0, False)
+    whole = Study(out).scored("ae", 0)
     assert whole.unit == "patch"
     keys = choose_subset(whole, 12)
     at = [whole.keys.tolist().index(key) for key in keys]
     model, data = Detector.load(out / "seed0" / "ae").model, StudyData.find(eyes)
     found = score_chosen(model, data, "patch", keys)
     assert found[:, 0] == pytest.approx(whole.total[at], rel=1e-4)
-    marked = patch_windows(model, data, keys).masks.any((1, 2))
+    marked = windows_of(model, data, "patch", keys).masks.any((1, 2))
     assert not (marked & (whole.labels[at] == 0)).any()
     pixels = Study(out).pixels("ae", 0)
     assert pixels.figures["auc"] == pytest.approx(

@@ -13,7 +13,7 @@ from fanogan.models import Discriminator, Encoder, Generator, ReconstructionScor
 from fanogan.training import ENCODER, Run, encoder_cost, train_encoder
 
 
-# The name nearest to the class is registered, and named in help, first.
+# The name nearest to the class is registered first.
 @register("f-AnoGAN", former=True, score_features=True)
 @register("ziz-features", encoder_loss="ziz", score_features=True)
 @register("izi-features", encoder_loss="izi", score_features=True)

@@ -6,20 +6,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fanogan.data import Normals
 from fanogan.detectors.building import new_networks, run_of
+from fanogan.detectors.definition import Definition
 from fanogan.detectors.gan import Gan, given_gan
 from fanogan.training import GAN, fabric_of, precision_of
 
-if TYPE_CHECKING:
-    from fanogan.detectors.detector import Detector
 
-
-def seconds_to_fit(detector: Detector, normals: Normals, *, gan: Any = None) -> float:
+def seconds_to_fit(detector: Definition, normals: Normals, *, gan: Any = None) -> float:
     """Estimate how long ``fit`` will take here, from a few updates of throwaway networks."""
     given = given_gan(detector, gan, normals, detector.device)
     steps = detector.steps(normals.preprocessing)
@@ -35,7 +33,7 @@ def seconds_to_fit(detector: Detector, normals: Normals, *, gan: Any = None) -> 
 
 
 def _seconds_of_steps(
-    detector: Detector, normals: Normals, given: Gan | None, batch: int
+    detector: Definition, normals: Normals, given: Gan | None, batch: int
 ) -> dict[str, float]:
     """Seconds of a round or update of each stage: the second of three, without health."""
     recipe = detector.recipe.but(

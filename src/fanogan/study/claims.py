@@ -11,38 +11,24 @@ import numpy as np
 
 from fanogan.evaluation import resampled_times
 from fanogan.scoring import write_csv
-from fanogan.study.outcomes import RESAMPLES, Study
+from fanogan.study.outcomes import RESAMPLES, Level, Study
 from fanogan.study.paper import IMAGES, PIXELS
 from fanogan.study.systems import SYSTEMS
-from fanogan.study.tables import (
-    Difference,
-    auc_difference,
-    mean_difference,
-    pixel_auc_difference,
-)
+from fanogan.study.tables import Difference, auc_difference, mean_difference
 
 AUC, PIXEL_AUC, FALSE_ALARMS = "AUC", "AUC of pixels", "false-positive rate"
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim that one system exceeds another in a figure, or that both are alike.
+    """A claim that one system exceeds another in a figure, or that both are alike."""
 
-    Attributes:
-        group: The heading that it stands under.
-        first: The system that the paper has above, or that is claimed to be as good.
-        second: The other.
-        of: AUC, PIXEL_AUC or FALSE_ALARMS.
-        alike: Whether the paper finds no difference.
-        on_subset: Whether it is compared on the subset.
-    """
-
-    group: str
-    first: str
+    group: str  # the heading that it stands under
+    first: str  # the system that the paper has above, or that is claimed to be as good
     second: str
-    of: str = AUC
-    alike: bool = False
-    on_subset: bool = False
+    of: str = AUC  # or PIXEL_AUC, FALSE_ALARMS
+    alike: bool = False  # the paper finds no difference
+    on_subset: bool = False  # it is compared on the subset
 
     @property
     def statement(self) -> str:
@@ -92,76 +78,57 @@ CLAIMS = (
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What this study says of a claim.
-
-    Attributes:
-        claim: The claim.
-        difference: The mean over seeds; None where it isn't known.
-        interval: 95 %, of resampled subjects and seeds.
-        seeds: How many both systems have.
-        verdict: 'holds', 'reverse', 'open' or 'unknown'.
-        sentence: All of it in words.
-    """
+    """What this study says of a claim."""
 
     claim: Claim
-    difference: float | None
-    interval: list[float] | None
-    seeds: int
-    verdict: str
-    sentence: str
+    difference: float | None  # mean over seeds; None where it isn't known
+    interval: list[float] | None  # 95 %, of resampled subjects and seeds
+    seeds: int  # that both systems have
+    verdict: str  # 'holds', 'reverse', 'open' or 'unknown'
+    sentence: str  # all of it in words
 
 
 def findings(study: Study) -> list[Finding]:
     """Return what is found of all claims, in the paper's order; of pixels only with masks."""
-    has_pixels = study.has_pixels()
+    has_pixels = any(study.seeds(name, level="pixels") for name in study.systems)
     return [_finding(study, claim) for claim in CLAIMS if claim.of != PIXEL_AUC or has_pixels]
 
 
 def _finding(study: Study, claim: Claim) -> Finding:
     first, second = claim.first, claim.second
-    seeds = len(study.seeds(first, second))
-    if claim.of == PIXEL_AUC:
-        measured = pixel_auc_difference(study, first, second)
-    elif claim.of == FALSE_ALARMS:
+    if claim.of == FALSE_ALARMS:
         measured = false_alarm_difference(study, first, second)
     else:
-        measured = auc_difference(study, first, second, claim.on_subset)
-    if measured is None:
+        level: Level = "subset" if claim.on_subset else "images"
+        level = "pixels" if claim.of == PIXEL_AUC else level
+        measured = auc_difference(study, first, second, level)
+    difference, interval = measured or (None, None)
+    if difference is None:
         missing = [SYSTEMS[name].title for name in (first, second) if not study.seeds(name)]
         why = f"{' and '.join(missing)} not done" if missing else "no threshold could be calibrated"
-        sentence = f"{claim.statement}: not known here, {why}."
-        return Finding(claim, None, None, seeds, "unknown", sentence)
-    difference, interval = measured
-    if interval is None or interval[0] <= 0 <= interval[1]:
-        verdict = "open"
-    else:
-        verdict = "holds" if interval[0] > 0 and not claim.alike else "reverse"
-    sentence = _sentence(claim, measured, verdict)
-    return Finding(claim, difference, interval, seeds, verdict, sentence)
-
-
-def _sentence(claim: Claim, measured: Difference, verdict: str) -> str:
-    difference, interval = measured
-    if claim.alike:
-        better = SYSTEMS[claim.first if difference > 0 else claim.second].title
-        words = {
-            "open": "no difference is established here, which doesn't show that there is none",
-            "reverse": f"not so here, {better} is better",
-        }
-    else:
+        verdict, words = "unknown", f"not known here, {why}"
+    elif interval is None or interval[0] <= 0 <= interval[1]:
         zero = "the interval holds zero" if interval else "too few subjects for an interval"
-        words = {
-            "holds": "holds here",
-            "reverse": "does not hold here, it is the other way round",
-            "open": f"not established here, {zero}",
-        }
-    where = " on the subset" if claim.on_subset else ""
-    edges = f", 95 % interval {signed(interval[0])} to {signed(interval[1])}" if interval else ""
-    paper = "" if claim.paper is None else f" (the paper's, on other data: {signed(claim.paper)})"
-    return (
-        f"{claim.statement}: {words[verdict]}; difference in {claim.of}{where} "
-        f"{signed(difference)}{edges}{paper}."
-    )
+        verdict, words = "open", f"not established here, {zero}"
+        if claim.alike:
+            words = "no difference is established here, which doesn't show that there is none"
+    elif claim.alike:
+        better = SYSTEMS[first if difference > 0 else second].title
+        verdict, words = "reverse", f"not so here, {better} is better"
+    elif interval[0] > 0:
+        verdict, words = "holds", "holds here"
+    else:
+        verdict, words = "reverse", "does not hold here, it is the other way round"
+    sentence = f"{claim.statement}: {words}"
+    if difference is not None:
+        where = " on the subset" if claim.on_subset else ""
+        sentence += f"; difference in {claim.of}{where} {signed(difference)}"
+    if interval:
+        sentence += f", 95 % interval {signed(interval[0])} to {signed(interval[1])}"
+    if difference is not None and claim.paper is not None:
+        sentence += f" (the paper's, on other data: {signed(claim.paper)})"
+    seeds = len(study.seeds(first, second))
+    return Finding(claim, difference, interval, seeds, verdict, f"{sentence}.")
 
 
 def signed(value: float) -> str:
@@ -174,19 +141,10 @@ def write_claims(findings: Sequence[Finding], path: Path) -> None:
     lines = []
     for finding in findings:
         claim, (low, high) = finding.claim, finding.interval or (None, None)
-        lines.append(
-            {
-                **{key: getattr(claim, key) for key in ("group", "first", "second", "of")},
-                "on_subset": claim.on_subset,
-                "seeds": finding.seeds,
-                "difference": finding.difference,
-                "low": low,
-                "high": high,
-                "paper": claim.paper,
-                "verdict": finding.verdict,
-                "sentence": finding.sentence,
-            }
-        )
+        line = {key: getattr(claim, key) for key in ("group", "first", "second", "of", "on_subset")}
+        line |= {"seeds": finding.seeds, "difference": finding.difference}
+        line |= {"low": low, "high": high, "paper": claim.paper}
+        lines.append(line | {"verdict": finding.verdict, "sentence": finding.sentence})
     write_csv(path, list(lines[0]), lines)
 
 
@@ -196,7 +154,7 @@ def write_claims(findings: Sequence[Finding], path: Path) -> None:
 def _false_alarms(study: Study, name: str, seed: int) -> np.ndarray | None:
     """Which normals are above the calibrated threshold; None without one."""
     threshold = study.metrics(name, seed)["calibrated"]["threshold"]
-    scored = study.scored(name, seed, False)
+    scored = study.scored(name, seed)
     return None if threshold is None else scored.total[scored.labels == 0] > threshold
 
 
@@ -212,7 +170,7 @@ def false_alarm_difference(study: Study, first: str, second: str) -> Difference 
             return None
         more = flags[0].astype(float) - flags[1].astype(float)
         exact.append(float(more.mean()))
-        scored = study.scored(first, seed, False)
+        scored = study.scored(first, seed)
         names, subjects = np.unique(scored.subjects[scored.labels == 0], return_inverse=True)
         if len(names) > 1:
             times = resampled_times(names.tolist(), len(names), RESAMPLES)
@@ -249,10 +207,10 @@ def detection_and_localisation(study: Study) -> list[dict[str, Any]]:
     """Return the AUC of images and of pixels beside each other, best images first."""
     rows = []
     for name in PIXELS:
-        seeds = study.seeds_with_pixels(name)
+        seeds = study.seeds(name, level="pixels")
         if seeds:
             images = [study.result(name, seed)["auc"] for seed in seeds]
-            pixels = [study.pixels(name, seed).figures["auc"] for seed in seeds]
+            pixels = [study.figures(name, seed, "pixels")["auc"] for seed in seeds]
             rows.append(
                 {
                     "system": name,

@@ -6,15 +6,18 @@ import dataclasses
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from fanogan.evaluation import image_metrics, resampled_aucs, resampled_times
+from fanogan.evaluation import image_metrics, resampled_aucs, resampled_times, roc_curve_points
 from fanogan.study.systems import System, in_order, system_of
 from fanogan.study.test_sets import BadStudy, Scored
 
 RESAMPLES = 1000
+
+Level = Literal["images", "subset", "pixels"]
+"""What is counted: all test images (or patches), those of the subset, or pixels."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -45,14 +48,7 @@ def outcome_of(folder: Path, system: str, seed: int) -> dict[str, Any] | None:
 
 
 class Study:
-    """What a study's folder holds, read once.
-
-    Attributes:
-        settings: What it was begun with.
-        outcomes: Results and failures, by seed and in the systems' order.
-        systems: The systems that have an outcome, by name, in their order.
-        subset: The keys of what the slow systems are tested on.
-    """
+    """What a study's folder holds, read once."""
 
     def __init__(self, folder: Path):
         """Read the outcomes.
@@ -62,31 +58,26 @@ class Study:
         """
         self.folder = folder
         self.settings = settings_of(folder)
-        tested: dict[int, set[str]] = {}
-        for path in (*folder.glob("seed*/*/result.json"), *folder.glob("seed*/*/failed.json")):
-            seed = int(path.parts[-3].removeprefix("seed"))
-            tested.setdefault(seed, set()).add(path.parts[-2])
-        outcomes = [
-            outcome_of(folder, name, seed)
-            for seed, names in sorted(tested.items())
-            for name in in_order(names)
-        ]
+        done = [*folder.glob("seed*/*/result.json"), *folder.glob("seed*/*/failed.json")]
+        names = in_order({path.parts[-2] for path in done})
+        seeds = {int(path.parts[-3].removeprefix("seed")) for path in done}
+        # All in the systems' order: outcomes by seed, and the systems that have any.
+        outcomes = [outcome_of(folder, name, seed) for seed in sorted(seeds) for name in names]
         self.outcomes = [outcome for outcome in outcomes if outcome]
-        names = in_order({outcome["system"] for outcome in self.outcomes})
+        self.successes = [outcome for outcome in self.outcomes if "failed" not in outcome]
         self.systems: dict[str, System] = {name: system_of(name) for name in names}
         path = folder / "subset.json"
         self.subset: list[str] = json.loads(path.read_text("utf-8")) if path.exists() else []
 
-    def seeds(self, *systems: str) -> list[int]:
-        """Return the seeds of which all these systems are done."""
+    def seeds(self, *systems: str, level: Level | None = None) -> list[int]:
+        """Return the seeds of which all these systems are done, and have scores of a level."""
         done = [(outcome["system"], outcome["seed"]) for outcome in self.successes]
+        if level == "images":
+            done = [(system, seed) for system, seed in done if not self.systems[system].on_subset]
+        if level == "pixels":
+            done = [one for one in done if (self._evaluation(*one) / "pixels.npz").exists()]
         seeds = dict.fromkeys(seed for _, seed in done)
         return [seed for seed in seeds if all((system, seed) in done for system in systems)]
-
-    @property
-    def successes(self) -> list[dict[str, Any]]:
-        """The outcomes of what didn't fail."""
-        return [outcome for outcome in self.outcomes if "failed" not in outcome]
 
     def failures(self, system: str) -> dict[int, str]:
         """Return why a system failed, by seed."""
@@ -107,33 +98,17 @@ class Study:
 
     def first_tested(self) -> Scored:
         """Return all test images, as the first system that was tested on them has them."""
-        for name, system in self.systems.items():
-            if self.seeds(name) and not system.on_subset:
-                return self.scored(name, self.seeds(name)[0], False)
+        for name in self.systems:
+            for seed in self.seeds(name, level="images"):
+                return self.scored(name, seed)
         raise BadStudy(f"{self.folder}: no system has been tested on all images")
 
     @functools.cache  # noqa: B019 - a study is read once, and ends with its process
-    def scored(self, system: str, seed: int, on_subset: bool) -> Scored:
+    def scored(self, system: str, seed: int, level: Level = "images") -> Scored:
         """Return the scores of all test images, or of the subset."""
-        if on_subset:
-            return self.scored(system, seed, False).only(self.subset)
+        if level == "subset":
+            return self.scored(system, seed).only(self.subset)
         return Scored.read(self._evaluation(system, seed) / "scores.csv")
-
-    @functools.cache  # noqa: B019
-    def figures(self, system: str, seed: int, on_subset: bool) -> dict[str, float]:
-        """Return AUC and what Youden's point, chosen on the test labels, has; by image."""
-        scored = self.scored(system, seed, on_subset)
-        metrics = image_metrics(scored.labels, scored.total, bootstrap=0)
-        return {**metrics["youden"], "auc": metrics["auc"]}
-
-    @functools.cache  # noqa: B019
-    def resampled(self, system: str, seed: int, on_subset: bool) -> np.ndarray:
-        """Return the AUC in each resample of subjects, which all systems share: (resamples,)."""
-        scored = self.scored(system, seed, on_subset)
-        subjects = scored.subjects.tolist()
-        if len(set(subjects)) < 2:
-            return np.empty(0)
-        return resampled_aucs(scored.labels, scored.total, subjects, RESAMPLES)[:, 0]
 
     @functools.cache  # noqa: B019
     def pixels(self, system: str, seed: int) -> Pixels:
@@ -141,17 +116,34 @@ class Study:
         with np.load(self._evaluation(system, seed) / "pixels.npz") as file:
             return Pixels(file["counts"])
 
-    def seeds_with_pixels(self, *systems: str) -> list[int]:
-        """Return the seeds of which all these systems have a map of each image with a mask."""
-        return [
-            seed
-            for seed in self.seeds(*systems)
-            if all((self._evaluation(each, seed) / "pixels.npz").exists() for each in systems)
-        ]
+    @functools.cache  # noqa: B019
+    def figures(self, system: str, seed: int, level: Level) -> dict[str, float]:
+        """Return the AUC, and the figures at Youden's point, which is chosen on the test set."""
+        if level == "pixels":
+            return self.pixels(system, seed).figures
+        scored = self.scored(system, seed, level)
+        metrics = image_metrics(scored.labels, scored.total, bootstrap=0)
+        return {**metrics["youden"], "auc": metrics["auc"]}
 
-    def has_pixels(self) -> bool:
-        """Tell whether there were masks."""
-        return any(self.seeds_with_pixels(name) for name in self.systems)
+    @functools.cache  # noqa: B019
+    def resampled(self, system: str, seed: int, level: Level) -> np.ndarray:
+        """Return the AUC in each resample of subjects, which all systems share: (resamples,)."""
+        if level == "pixels":
+            return self.pixels(system, seed).resampled
+        scored = self.scored(system, seed, level)
+        subjects = scored.subjects.tolist()
+        if len(set(subjects)) < 2:
+            return np.empty(0)
+        return resampled_aucs(scored.labels, scored.total, subjects, RESAMPLES)[:, 0]
+
+    def curve(self, system: str, seed: int, level: Level) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ROC curve: false-positive rates and sensitivities."""
+        if level != "pixels":
+            scored = self.scored(system, seed, level)
+            return roc_curve_points(scored.labels, scored.total)[:2]
+        pixels = self.pixels(system, seed)
+        marked, normal = pixels.flagged(np.ones((1, len(pixels.counts))))
+        return np.append(0, normal[0]), np.append(0, marked[0])
 
     def _evaluation(self, system: str, seed: int) -> Path:
         return self.folder / f"seed{seed}" / system / "evaluation"

@@ -28,10 +28,9 @@ from fanogan.study.test_sets import (
     Scored,
     StudyData,
     Windows,
-    image_windows,
-    patch_windows,
     score_windows,
     training_images,
+    windows_of,
 )
 from fanogan.training import precision_of
 
@@ -56,13 +55,12 @@ class Pictures:
         if not self.systems:
             raise BadStudy(f"no system of seed {seed} is done: there is nothing to show")
         first = self.model(self.systems[0])
-        scored = study.scored(self.systems[0], seed, False)
+        scored = study.scored(self.systems[0], seed)
         self.blocks, keys = choose_images(scored)
-        cut = patch_windows if scored.unit == "patch" else image_windows
         timed = [key for key in study.subset if key not in keys][:TIMED]
-        windows = cut(first, data, [*keys, *timed])
-        self.test = windows.part(range(len(keys)))
-        self.timed = windows.part(range(len(keys), len(windows.keys))) if timed else self.test
+        windows = windows_of(first, data, scored.unit, [*keys, *timed])
+        self.test = windows.part(slice(len(keys)))
+        self.timed = windows.part(slice(len(keys), None)) if timed else self.test
         self.training = training_images(self.folder)
 
     @functools.cache  # noqa: B019 - as long as the report is being made
@@ -118,7 +116,7 @@ def grids(pictures: Pictures, folder: Path) -> list[PageFigure]:
         x = pictures.training[:COLUMNS]
         unmarked = np.zeros((len(x), *x.shape[2:]), dtype=np.bool_)
         blocks.insert(0, ("training", len(x)))
-        parts.insert(0, Windows([""] * len(x), x, None, unmarked))
+        parts.insert(0, Windows(x, None, unmarked))
     normal = [block for block in pictures.blocks if block[0].startswith("normal")]
     count = sum(count for _, count in normal)
     about = (
@@ -130,7 +128,7 @@ def grids(pictures: Pictures, folder: Path) -> list[PageFigure]:
         shown = [each for each in systems if each in pictures.systems]
         headings, windows = blocks, parts
         if name == "figA1":
-            headings, windows = normal, [pictures.test.part(range(count))] if count else []
+            headings, windows = normal, [pictures.test.part(slice(count))] if count else []
         if shown and windows:
             drawing = grid_figure(_grid(pictures, shown, windows), headings)
             figures.append(save_figure(folder, name, title, caption + about, drawing))

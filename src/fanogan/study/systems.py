@@ -20,25 +20,15 @@ GAN = "critic"
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """A row of the comparison.
+    """A row of the comparison."""
 
-    Attributes:
-        name: As a user types it, and its folder's.
-        title: As tables have it.
-        detector: Its name among the detectors.
-        changes: What differs from the study's recipe.
-        on_gan: Whether it builds on the GAN of its seed.
-        networks_of: The system whose networks it has, scored in another way.
-        on_subset: Whether it is tested on the subset alone, because it is slow.
-    """
-
-    name: str
-    title: str
-    detector: str
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    on_gan: bool = True
-    networks_of: str | None = None
-    on_subset: bool = False
+    name: str  # as a user types it, and its folder's
+    title: str  # as tables have it
+    detector: str  # its name among the detectors
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the study's recipe
+    on_gan: bool = True  # it builds on the GAN of its seed
+    networks_of: str | None = None  # the system whose networks it has, scored in another way
+    on_subset: bool = False  # it is tested on the subset alone, because it is slow
 
     @property
     def needs(self) -> set[str]:
@@ -104,14 +94,8 @@ def fitted(
 ) -> Model:
     """Return a system's trained model: read where it is there, resumed where it was begun.
 
-    Args:
-        system: Which.
-        recipe: The study's.
-        normals: Those of this seed.
-        folder: This seed's; the system's run goes into the folder of its name.
-        seed: Of all of training.
-        device: As for ``Detector``.
-        progress: As for ``fit``.
+    ``normals``, ``folder`` and ``seed`` belong together; the system's run goes into the folder of
+    its name. ``progress`` is as for ``fit``.
     """
     run = folder / system.name
     if (run / "model").exists():

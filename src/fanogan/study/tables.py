@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fanogan.evaluation import delong, finite_or_none, mean_interval, roc_curve_points
+from fanogan.evaluation import delong, finite_or_none, mean_interval
 from fanogan.scoring import write_csv
-from fanogan.study.outcomes import Study
+from fanogan.study.outcomes import Level, Study
 from fanogan.study.paper import COLUMNS, IMAGES, PIXELS
 from fanogan.study.systems import SYSTEMS, system_of
 
@@ -21,8 +21,6 @@ REFERENCE = "izi_f"
 UNTRAINED = "untrained networks"
 """Their name among the rows of ``evaluate``."""
 
-ENCODERS = ("ziz", "izi", "izi_f")
-PIXEL_COLUMNS = ("sensitivity", "specificity", "auc")
 FALSE_POSITIVE_RATES = np.linspace(0, 1, 201)
 
 Row = dict[str, Any]
@@ -46,21 +44,13 @@ EMPTY_ROW: Row = dict.fromkeys(
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of the report.
-
-    Attributes:
-        name: Its file's.
-        title: Its heading.
-        about: What it shows.
-        rows: One for each system.
-        columns: The figures at Youden's point and the AUC, in their order.
-    """
+    """A table of the report: the name of its file, its heading, what it shows, and its rows."""
 
     name: str
     title: str
     about: str
-    rows: list[Row]
-    columns: tuple[str, ...] = COLUMNS
+    rows: list[Row]  # one for each system
+    columns: tuple[str, ...] = COLUMNS  # figures at Youden's point, and the AUC
 
 
 # --- differences --------------------------------------------------------------------------------
@@ -76,9 +66,7 @@ class Difference(NamedTuple):
 def mean_difference(exact: Sequence[float], resampled: Sequence[np.ndarray]) -> Difference | None:
     """Return the mean of each seed's difference; None where there is no seed.
 
-    Args:
-        exact: Each seed's difference.
-        resampled: Each seed's difference in the same resamples of subjects: (resamples,).
+    ``resampled`` are each seed's differences in the same resamples of subjects: (resamples,).
     """
     if not exact:
         return None
@@ -87,43 +75,47 @@ def mean_difference(exact: Sequence[float], resampled: Sequence[np.ndarray]) -> 
 
 
 def auc_difference(
-    study: Study, first: str, second: str, on_subset: bool = False
+    study: Study, first: str, second: str, level: Level = "images"
 ) -> Difference | None:
-    """Return AUC(first) − AUC(second), by image."""
+    """Return AUC(first) − AUC(second)."""
     exact, resampled = [], []
-    for seed in study.seeds(first, second):
-        one, other = ((name, seed, on_subset) for name in (first, second))
+    for seed in study.seeds(first, second, level=level):
+        one, other = ((name, seed, level) for name in (first, second))
         exact.append(study.figures(*one)["auc"] - study.figures(*other)["auc"])
         resampled.append(study.resampled(*one) - study.resampled(*other))
-    return mean_difference(exact, resampled)
-
-
-def pixel_auc_difference(study: Study, first: str, second: str) -> Difference | None:
-    """Return AUC(first) − AUC(second), by pixel."""
-    exact, resampled = [], []
-    for seed in study.seeds_with_pixels(first, second):
-        one, other = study.pixels(first, seed), study.pixels(second, seed)
-        exact.append(one.figures["auc"] - other.figures["auc"])
-        resampled.append(one.resampled - other.resampled)
     return mean_difference(exact, resampled)
 
 
 # --- rows ---------------------------------------------------------------------------------------
 
 
-def image_row(study: Study, name: str, on_subset: bool = False) -> Row:
-    """Return a system's row of an image-level table."""
-    slow = system_of(name).on_subset
-    seeds = [] if slow and not on_subset else study.seeds(name)
-    row = _new_row(study, name, IMAGES)
+def row_of(study: Study, name: str, level: Level = "images") -> Row:
+    """Return a system's row of a table."""
+    seeds = study.seeds(name, level=level)
+    row = EMPTY_ROW | {
+        "system": name,
+        "title": system_of(name).title,
+        "seeds": seeds,
+        "failed": study.failures(name),
+        "paper": (PIXELS if level == "pixels" else IMAGES).get(name),
+    }
+    results = [study.result(name, seed) for seed in study.seeds(name)]
+    if results:
+        minutes = [result["minutes"] for result in results if result["minutes"] is not None]
+        row["multiply_adds"] = results[0]["multiply_adds"]
+        row["minutes"] = float(np.mean(minutes)) if minutes else None
     if not seeds:
         return row
-    row |= _means(seeds, [study.figures(name, seed, on_subset) for seed in seeds])
-    row |= _interval([study.resampled(name, seed, on_subset) for seed in seeds])
-    if name != REFERENCE:
-        row |= _compared(auc_difference(study, name, REFERENCE, on_subset))
+    row |= _means([study.figures(name, seed, level) for seed in seeds])
+    resampled = [study.resampled(name, seed, level) for seed in seeds]
+    row["auc_low"], row["auc_high"] = mean_interval(np.stack(resampled, axis=1)) or (None, None)
+    difference = None if name == REFERENCE else auc_difference(study, name, REFERENCE, level)
+    if difference:
+        row["difference"] = difference.mean
+        row["difference_low"], row["difference_high"] = difference.interval or (None, None)
+    if difference and level != "pixels":
         pairs = [
-            [study.scored(each, seed, on_subset) for each in (name, REFERENCE)]
+            [study.scored(each, seed, level) for each in (name, REFERENCE)]
             for seed in study.seeds(name, REFERENCE)
         ]
         # DeLong's test is of independent images: each is a subject of its own.
@@ -131,23 +123,9 @@ def image_row(study: Study, name: str, on_subset: bool = False) -> Row:
             row["delong"] = [
                 delong(one.labels, one.total, other.total).p_value for one, other in pairs
             ]
-    if not (slow or on_subset):
+    if level == "images":
         untrained = [_evaluated(study.metrics(name, seed), UNTRAINED)["auc"] for seed in seeds]
         row["untrained"] = float(np.mean(untrained))
-    return row
-
-
-def pixel_row(study: Study, name: str) -> Row:
-    """Return a system's row of the pixel-level table."""
-    row = _new_row(study, name, PIXELS)
-    seeds = study.seeds_with_pixels(name)
-    if not seeds:
-        return row
-    pixels = [study.pixels(name, seed) for seed in seeds]
-    row |= _means(seeds, [each.figures for each in pixels])
-    row |= _interval([each.resampled for each in pixels])
-    if name != REFERENCE:
-        row |= _compared(pixel_auc_difference(study, name, REFERENCE))
     return row
 
 
@@ -165,31 +143,15 @@ def rows_without_learning(study: Study) -> list[Row]:
             continue
         each = [_evaluated(one, first["name"]) for one in metrics]
         low, high = first["auc_interval"] or (None, None)
-        names = {"system": first["name"], "title": first["name"], "failed": {}}
-        figures = [{**one["youden"], "auc": one["auc"]} for one in each]
-        rows.append(EMPTY_ROW | names | _means(seeds, figures) | {"auc_low": low, "auc_high": high})
+        row = EMPTY_ROW | {"system": first["name"], "title": first["name"], "seeds": seeds}
+        row |= _means([{**one["youden"], "auc": one["auc"]} for one in each])
+        rows.append(row | {"failed": {}, "auc_low": low, "auc_high": high})
     return rows
 
 
-def _new_row(study: Study, name: str, paper: Mapping[str, Mapping[str, float]]) -> Row:
-    row = EMPTY_ROW | {
-        "system": name,
-        "title": system_of(name).title,
-        "seeds": [],
-        "failed": study.failures(name),
-        "paper": paper.get(name),
-    }
-    results = [study.result(name, seed) for seed in study.seeds(name)]
-    if results:
-        minutes = [result["minutes"] for result in results if result["minutes"] is not None]
-        row["multiply_adds"] = results[0]["multiply_adds"]
-        row["minutes"] = float(np.mean(minutes)) if minutes else None
-    return row
-
-
-def _means(seeds: list[int], figures: Sequence[Mapping[str, float | None]]) -> Row:
+def _means(figures: Sequence[Mapping[str, float | None]]) -> Row:
     """The mean of each column over seeds, and its standard deviation where there are several."""
-    row: Row = {"seeds": seeds}
+    row: Row = {}
     for column in COLUMNS:
         if column not in figures[0]:
             continue
@@ -201,18 +163,6 @@ def _means(seeds: list[int], figures: Sequence[Mapping[str, float | None]]) -> R
     return row
 
 
-def _interval(resampled: Sequence[np.ndarray]) -> Row:
-    low, high = mean_interval(np.stack(resampled, axis=1)) or (None, None)
-    return {"auc_low": low, "auc_high": high}
-
-
-def _compared(difference: Difference | None) -> Row:
-    if difference is None:
-        return {}
-    low, high = difference.interval or (None, None)
-    return {"difference": difference.mean, "difference_low": low, "difference_high": high}
-
-
 def _evaluated(metrics: Mapping[str, Any], name: str) -> Row:
     """A row that ``evaluate`` wrote."""
     row: Row = next(row for row in metrics["rows"] if row["name"] == name)
@@ -221,72 +171,70 @@ def _evaluated(metrics: Mapping[str, Any], name: str) -> Row:
 
 # --- tables -------------------------------------------------------------------------------------
 
+MAIN = ("ae", "advae", "ali", "critic", "iterative", "izi_f")
+TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "table1": (
+        "Table 1: detection of anomalous images",
+        "All test images; the iterative search is tested on a subset, in the next table.",
+        MAIN,
+    ),
+    "table1_subset": (
+        "Table 1 on the subset",
+        "A fixed sample of {subset:,}, with the shares of labels and subjects that all test images "
+        "have. What is compared with the iterative search is compared here.",
+        (*MAIN, "izi", "ziz"),
+    ),
+    "table2": (
+        "Table 2: trainings of the encoder",
+        "On the same GAN, each scored by what it was trained on.",
+        ("ziz", "izi", "izi_f"),
+    ),
+    "cross_scored": (
+        "Section 3.2: the same encoders, scored by f-AnoGAN's score",
+        "Features of the discriminator in the score of encoders that were trained without.",
+        ("ziz-features", "izi-features", "izi_f"),
+    ),
+    "tableA1": (
+        "Table A1: encoders with linear output",
+        "In parentheses the same with tanh.",
+        ("ziz-linear", "izi-linear", "izi_f-linear"),
+    ),
+    "denoising": (
+        "Appendix A.1: denoising training of the encoder",
+        "A fifth of the pixels that the encoder sees in training are mid-grey.",
+        ("denoising", "izi_f"),
+    ),
+    "tableB1": (
+        "Table B1: localisation, pixel by pixel",
+        "Residuals of all pixels against the masks.",
+        ("ae", "advae", "ali", "izi_f", "izi", "ziz"),
+    ),
+}
+LEVELS: dict[str, Level] = {"table1_subset": "subset", "tableB1": "pixels"}
+PIXEL_COLUMNS = ("sensitivity", "specificity", "auc")
+WITH_OTHERS = ("table1", "table1_subset", "tableB1")  # below the paper's systems, other detectors
+
 
 def tables(study: Study) -> list[Table]:
     """Return all tables of the report for which something is done."""
     others = [name for name in study.systems if name not in SYSTEMS]
-    compared = ("ae", "advae", "ali", "critic", "iterative", "izi_f")
-    linear = _image_rows(study, [f"{name}-linear" for name in ENCODERS])
-    found = [
-        Table(
-            "table1",
-            "Table 1: detection of anomalous images",
-            "All test images; the iterative search is tested on a subset, in the next table.",
-            [*_image_rows(study, (*compared, *others)), *rows_without_learning(study)],
-        ),
-        Table(
-            "table1_subset",
-            "Table 1 on the subset",
-            f"A fixed sample of {len(study.subset):,}, with the shares of labels and subjects "
-            "that all test images have. What is compared with the iterative search is compared "
-            "here.",
-            _image_rows(study, (*compared, "izi", "ziz", *others), on_subset=True),
-        ),
-        Table(
-            "table2",
-            "Table 2: trainings of the encoder",
-            "On the same GAN, each scored by what it was trained on.",
-            _image_rows(study, ENCODERS),
-        ),
-        Table(
-            "cross_scored",
-            "Section 3.2: the same encoders, scored by f-AnoGAN's score",
-            "Features of the discriminator in the score of encoders that were trained without.",
-            _image_rows(study, ("ziz-features", "izi-features", "izi_f")),
-        ),
-        Table(
-            "tableA1",
-            "Table A1: encoders with linear output",
-            "In parentheses the same with tanh.",
-            [
-                row | {"beside": image_row(study, row["system"].removesuffix("-linear"))}
-                for row in linear
-            ],
-        ),
-        Table(
-            "denoising",
-            "Appendix A.1: denoising training of the encoder",
-            "A fifth of the pixels that the encoder sees in training are mid-grey.",
-            _image_rows(study, ("denoising", "izi_f")),
-        ),
-    ]
-    if study.has_pixels():
-        names = ("ae", "advae", "ali", "izi_f", "izi", "ziz", *others)
-        rows = [pixel_row(study, name) for name in names]
-        found.append(
-            Table(
-                "tableB1",
-                "Table B1: localisation, pixel by pixel",
-                "Residuals of all pixels against the masks.",
-                [row for row in rows if row["seeds"] or row["failed"]],
-                PIXEL_COLUMNS,
+    found = []
+    for name, (title, about, systems) in TABLES.items():
+        names = (*systems, *others) if name in WITH_OTHERS else systems
+        done = [each for each in names if each in study.systems]
+        level = LEVELS.get(name, "images")
+        rows = [row_of(study, each, level) for each in done]
+        if name == "tableA1":
+            for row in rows:
+                row["beside"] = row_of(study, row["system"].removesuffix("-linear"))
+        if name == "table1":
+            rows += rows_without_learning(study)
+        if any(row["seeds"] for row in rows):
+            about = about.format(subset=len(study.subset))
+            found.append(
+                Table(name, title, about, rows, PIXEL_COLUMNS if level == "pixels" else COLUMNS)
             )
-        )
-    return [table for table in found if any(row["seeds"] for row in table.rows)]
-
-
-def _image_rows(study: Study, systems: Sequence[str], on_subset: bool = False) -> list[Row]:
-    return [image_row(study, name, on_subset) for name in systems if name in study.systems]
+    return found
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:
@@ -305,26 +253,8 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
         write_csv(folder / f"{table.name}.csv", list(lines[0]), lines)
 
 
-# --- curves -------------------------------------------------------------------------------------
-
-
-def mean_curve(study: Study, name: str, on_subset: bool = False) -> np.ndarray | None:
+def mean_curve(study: Study, name: str, level: Level) -> np.ndarray | None:
     """Return a system's sensitivity at each of ``FALSE_POSITIVE_RATES``, averaged over seeds."""
-    curves = []
-    for seed in study.seeds(name):
-        scored = study.scored(name, seed, on_subset)
-        rates, sensitivities, _ = roc_curve_points(scored.labels, scored.total)
-        curves.append(np.interp(FALSE_POSITIVE_RATES, rates, sensitivities))
-    return np.mean(curves, axis=0) if curves else None
-
-
-def mean_pixel_curve(study: Study, name: str) -> np.ndarray | None:
-    """Return a system's mean curve, by pixel."""
-    curves = []
-    for seed in study.seeds_with_pixels(name):
-        pixels = study.pixels(name, seed)
-        marked, normal = pixels.flagged(np.ones((1, len(pixels.counts))))
-        curves.append(
-            np.interp(FALSE_POSITIVE_RATES, np.append(0, normal[0]), np.append(0, marked[0]))
-        )
-    return np.mean(curves, axis=0) if curves else None
+    curves = [study.curve(name, seed, level) for seed in study.seeds(name, level=level)]
+    resampled = [np.interp(FALSE_POSITIVE_RATES, *curve) for curve in curves]
+    return np.mean(resampled, axis=0) if resampled else None

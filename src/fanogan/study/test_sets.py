@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +24,6 @@ from fanogan.scoring import (
     Encoded,
     FrameScore,
     Model,
-    Result,
     frame_name,
     read,
     result_of,
@@ -102,29 +100,17 @@ class StudyData:
 
 @dataclasses.dataclass(frozen=True)
 class Scored:
-    """The lines of a ``scores.csv``, in one order for all systems.
+    """The lines of a ``scores.csv``, in one order for all systems; each column (n,)."""
 
-    Attributes:
-        unit: What was scored: 'image', 'patch' …
-        keys: (n,) label and name, '1 name'.
-        labels: (n,) 1 anomalous, 0 normal.
-        groups: (n,) the subject as the table has it.
-        subjects: (n,) the subject as it is resampled.
-        total: (n,) A.
-        image: (n,) A_R.
-        feature: (n,) A_D.
-        windows: (n,) that each was scored in.
-    """
-
-    unit: str
-    keys: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-    subjects: np.ndarray
-    total: np.ndarray
-    image: np.ndarray
-    feature: np.ndarray
-    windows: np.ndarray
+    unit: str  # what was scored: 'image', 'patch' …
+    keys: np.ndarray  # label and name, '1 name'
+    labels: np.ndarray  # 1 anomalous, 0 normal
+    groups: np.ndarray  # the subject as the table has it
+    subjects: np.ndarray  # the subject as it is resampled
+    total: np.ndarray  # A
+    image: np.ndarray  # A_R
+    feature: np.ndarray  # A_D
+    windows: np.ndarray  # that each was scored in
 
     @classmethod
     def read(cls, path: Path) -> Scored:
@@ -141,20 +127,16 @@ class Scored:
                 f"{path}: {count} lines are called {key[2:]}, so systems can't be compared line "
                 "by line; give the volumes among normal and anomalous different names"
             )
-        columns = ("score", "image_residual", "feature_residual")
-        total, image, feature = (
-            np.array([float(line[column]) for line in lines]) for column in columns
-        )
         return cls(
-            unit=lines[0]["unit"],
-            keys=np.array([_key(line) for line in lines]),
-            labels=np.array([int(line["label"]) for line in lines]),
-            groups=np.array([line["subject"] for line in lines]),
-            subjects=np.array([_subject(line) for line in lines]),
-            total=total,
-            image=image,
-            feature=feature,
-            windows=np.array([int(line.get("windows") or 1) for line in lines]),
+            lines[0]["unit"],
+            np.array([_key(line) for line in lines]),
+            np.array([int(line["label"]) for line in lines]),
+            np.array([line["subject"] for line in lines]),
+            np.array([_subject(line) for line in lines]),
+            np.array([float(line["score"]) for line in lines]),
+            np.array([float(line["image_residual"]) for line in lines]),
+            np.array([float(line["feature_residual"]) for line in lines]),
+            np.array([int(line.get("windows") or 1) for line in lines]),
         )
 
     def only(self, keys: Sequence[str]) -> Scored:
@@ -197,25 +179,16 @@ def subset(folder: Path, scored: Scored) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Chosen images or patches, as the networks see them, in the order of their keys.
+    """Chosen images or patches, as the networks see them."""
 
-    Attributes:
-        keys: (n,).
-        x: (n, C, *image_size) in [−1, 1].
-        inside: (n, 1, *image_size) bool, where x̂ counts; None: everywhere.
-        masks: (n, *image_size) bool, empty where nothing is marked.
-    """
+    x: Tensor  # (n, C, *image_size) in [−1, 1]
+    inside: Tensor | None  # (n, 1, *image_size) bool, where x̂ counts; None: everywhere
+    masks: np.ndarray  # (n, *image_size) bool
 
-    keys: Sequence[str]
-    x: Tensor
-    inside: Tensor | None
-    masks: np.ndarray
-
-    def part(self, places: Sequence[int]) -> Windows:
+    def part(self, at: slice) -> Windows:
         """Return some of them."""
-        at = list(places)
         inside = None if self.inside is None else self.inside[at]
-        return Windows([self.keys[place] for place in at], self.x[at], inside, self.masks[at])
+        return Windows(self.x[at], inside, self.masks[at])
 
 
 def keep_training_images(model: Model, normals: Normals, folder: Path) -> None:
@@ -255,98 +228,63 @@ def score_windows(
     return np.concatenate(terms), np.concatenate(maps)
 
 
-def chosen_frames(
-    model: Model, data: StudyData, names: Container[str]
-) -> Iterator[tuple[int, Encoded, int, Result, np.ndarray | None]]:
-    """Yield the test images and B-scans of those names, in order.
+def windows_of(model: Model, data: StudyData, unit: str, keys: Sequence[str]) -> Windows:
+    """Return the test images or patches of those keys.
 
-    Yields:
-        The label; the scan; the frame's number; its names and picture, without a score; and its
-        mask, where it has one.
+    Patches, '1 volume#frame@row,column', are cut as scoring cuts them. An image that is larger than
+    the window is cut around the middle of what is marked, where there is a mask, else its own.
     """
-    mask_of = masks_of(data.masks, data.anomalous, None, model.preprocessing)
-    nothing = FrameScore(np.zeros((1, 2)))
+    seen, is_patch, nothing = model.preprocessing, unit == "patch", FrameScore(np.zeros((1, 2)))
+    wanted: dict[str, list[str]] = {}
+    for key in keys:
+        name = key[2:].rpartition("@")[0] if is_patch else key[2:]
+        wanted.setdefault(name, []).append(key)
+    mask_of = masks_of(data.masks, data.anomalous, None, seen)
+    cuts: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray | None]] = {}
+    for label, encoded, number in _frames(model, data, wanted):
+        pixels, tissue = encoded.pixels[number], None
+        result = result_of(model, encoded, number, nothing)
+        mask = np.zeros(pixels.shape[1:], dtype=np.bool_)
+        if label:
+            picture = encoded.scan.original(number)
+            picture = np.moveaxis(pixels, 0, -1) if picture is None else picture
+            marked = mask_of(dataclasses.replace(result, picture=picture))
+            if marked is not None:
+                mask = result.volume.forward(number, marked) if result.volume else marked
+        if is_patch and seen.tissue_only:
+            assert result.volume is not None
+            tissue = result.volume.tissue[number]
+        size = np.array(seen.window or mask.shape)
+        for key in wanted[result.name]:
+            if is_patch:
+                first = np.array(key.rpartition("@")[2].split(","), dtype=int)
+            else:
+                middle = np.argwhere(mask).mean(0) if mask.any() else np.array(mask.shape) / 2
+                first = np.clip(np.round(middle - size / 2), 0, mask.shape - size).astype(int)
+            at = tuple(slice(*edges) for edges in zip(first, first + size, strict=True))
+            if is_patch or key[0] == str(label):
+                cuts[key] = pixels[:, *at], mask[at], None if tissue is None else tissue[at]
+    chosen = [cuts[key] for key in keys]
+    tissues = [tissue for _, _, tissue in chosen if tissue is not None]
+
+    def resized(masks: Sequence[np.ndarray]) -> Tensor:
+        return seen.resize(torch.from_numpy(np.stack(masks))[:, None].float()) > 0.5
+
+    pixels = np.stack([pixels for pixels, _, _ in chosen])
+    x = seen.resize(seen.to_device(pixels, model.device)).cpu()
+    masks = resized([mask for _, mask, _ in chosen])[:, 0].numpy()
+    return Windows(x, resized(tissues) if tissues else None, masks)
+
+
+def _frames(
+    model: Model, data: StudyData, names: Container[str]
+) -> Iterator[tuple[int, Encoded, int]]:
+    """The label, scan and number of the test images and B-scans of those names, in order."""
     for label, source in enumerate((data.normal, data.anomalous)):
         for encoded in read(model, source):
-            for number, pixels in enumerate(encoded.pixels):
-                result = result_of(model, encoded, number, nothing)
-                if result.name not in names:
-                    continue
-                picture = encoded.scan.original(number)
-                if picture is None:
-                    picture = np.moveaxis(pixels, 0, -1)
-                result = dataclasses.replace(result, picture=picture)
-                yield label, encoded, number, result, mask_of(result) if label else None
-
-
-class Cut(NamedTuple):
-    """A window as it is stored: ``pixels`` (C, h, w), ``mask`` and ``retina`` (h, w) bool."""
-
-    pixels: np.ndarray
-    mask: np.ndarray | None
-    retina: np.ndarray | None = None
-
-
-def patch_windows(model: Model, data: StudyData, keys: Sequence[str]) -> Windows:
-    """Return the patches of those keys, '1 volume#frame@row,column', cut as scoring cuts them."""
-    wanted: dict[str, list[tuple[int, int, str]]] = {}
-    for key in keys:
-        bscan, _, corner = key[2:].rpartition("@")
-        row, column = map(int, corner.split(","))
-        wanted.setdefault(bscan, []).append((row, column, key))
-    window = model.preprocessing.window
-    assert window is not None
-    cuts: dict[str, Cut] = {}
-    for _, encoded, frame, result, mask in chosen_frames(model, data, wanted):
-        volume = result.volume
-        assert volume is not None
-        flat = None if mask is None else volume.forward(frame, mask)
-        retina = volume.tissue[frame] if model.preprocessing.tissue_only else None
-        for row, column, key in wanted[result.name]:
-            at = slice(row, row + window[0]), slice(column, column + window[1])
-            cuts[key] = Cut(
-                encoded.pixels[frame][:, *at],
-                None if flat is None else flat[at],
-                None if retina is None else retina[at],
-            )
-    return _windows(model, cuts, keys)
-
-
-def image_windows(model: Model, data: StudyData, keys: Sequence[str]) -> Windows:
-    """Return the images of those keys, '1 name', whole; of larger ones a window.
-
-    It is around the middle of what is marked, where there is a mask, else of the image.
-    """
-    window = model.preprocessing.window
-    cuts: dict[str, Cut] = {}
-    names = {key[2:] for key in keys}
-    for label, encoded, frame, result, mask in chosen_frames(model, data, names):
-        pixels = encoded.pixels[frame]
-        at = slice(None), slice(None)
-        if window is not None:
-            sides = np.array(pixels.shape[1:])
-            middle = sides / 2
-            if mask is not None and mask.any():
-                middle = np.argwhere(mask).mean(0)
-            first = np.clip(np.round(middle - np.array(window) / 2), 0, sides - window)
-            row, column = first.astype(int).tolist()
-            at = slice(row, row + window[0]), slice(column, column + window[1])
-        cuts[f"{label} {result.name}"] = Cut(pixels[:, *at], None if mask is None else mask[at])
-    return _windows(model, cuts, keys)
-
-
-def _windows(model: Model, cuts: Mapping[str, Cut], keys: Sequence[str]) -> Windows:
-    preprocessing, chosen = model.preprocessing, [cuts[key] for key in keys]
-
-    def seen(masks: Sequence[np.ndarray]) -> Tensor:
-        return preprocessing.resize(torch.from_numpy(np.stack(masks))[:, None].float()) > 0.5
-
-    pixels = np.stack([cut.pixels for cut in chosen])
-    x = preprocessing.resize(preprocessing.to_device(pixels, model.device)).cpu()
-    empty = np.zeros(pixels.shape[2:], dtype=np.bool_)
-    masks = seen([empty if cut.mask is None else cut.mask for cut in chosen])
-    retinas = [cut.retina for cut in chosen if cut.retina is not None]
-    return Windows(list(keys), x, seen(retinas) if retinas else None, masks[:, 0].numpy())
+            for number in range(len(encoded.pixels)):
+                if frame_name(encoded.scan, number) in names:
+                    yield label, encoded, number
 
 
 def score_chosen(model: Model, data: StudyData, unit: str, keys: Sequence[str]) -> np.ndarray:
@@ -355,7 +293,7 @@ def score_chosen(model: Model, data: StudyData, unit: str, keys: Sequence[str]) 
     Images are scored in all their windows.
     """
     if unit == "patch":
-        terms, _ = score_windows(model, patch_windows(model, data, keys))
+        terms, _ = score_windows(model, windows_of(model, data, unit, keys))
         return np.column_stack([totals_of(model, terms), terms])
     scores = {}
     names = {key[2:] for key in keys}

@@ -50,6 +50,7 @@ State = Callable[[str, int, str], None]
 """Called as (system, seed, what it is at)."""
 
 AT_ONCE = 4  # systems on a CPU of as many threads; each holds batches of its own in memory
+SEARCHED_AT_ONCE = 16
 
 
 def run_study(
@@ -167,23 +168,18 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
 
 
 class InParts(torch.nn.Module):
-    """A slow score module, called with a few images at a time, and what counts them.
-
-    ``on_scored`` may raise KeyboardInterrupt.
-    """
-
-    AT_ONCE = 16
+    """A slow score module called with few images at a time, each time telling how many."""
 
     def __init__(self, score: torch.nn.Module, on_scored: Callable[[int], None]):
-        """Wrap the module of a model."""
+        """Wrap a model's module; ``on_scored`` may raise KeyboardInterrupt."""
         super().__init__()
         self.score, self.on_scored = score, on_scored
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Score images, as ``models.ReconstructionScore`` does."""
         parts = []
-        for start in range(0, len(x), self.AT_ONCE):
-            at = slice(start, start + self.AT_ONCE)
+        for start in range(0, len(x), SEARCHED_AT_ONCE):
+            at = slice(start, start + SEARCHED_AT_ONCE)
             parts.append(self.score(x[at], None if inside is None else inside[at]))
             self.on_scored(len(x[at]))
         terms, maps = (torch.cat(each) for each in zip(*parts, strict=True))
