@@ -28,9 +28,9 @@ from PIL import Image
 from tables import commit, machine, markdown, write_section
 
 from fanogan import FAnoGAN
-from fanogan.detectors import BATCH
 from fanogan.recipes import load_recipe
-from fanogan.scoring import write_results
+from fanogan.scoring import BATCH, Model, read, score_batch, write_results
+from fanogan.training import precision_of
 
 DISTINCT = 1000
 MOST_WITH_MAPS = 1000
@@ -98,10 +98,10 @@ def save(images: np.ndarray, count: int, folder: Path) -> None:
 
 def measured(place: Path) -> dict[str, float]:
     """Seconds and bytes of scoring the images in a folder with the model that lies there."""
-    detector, images = FAnoGAN.load(place / "model", device="cpu"), str(place / "images")
-    networks, reading = seconds_of_networks(detector), seconds_of_reading(detector, images)
+    model, images = FAnoGAN.load(place / "model", device="cpu").model, str(place / "images")
+    networks, reading = seconds_of_networks(model), seconds_of_reading(model, images)
     before, started, worked = memory(), time.perf_counter(), time.process_time()
-    count = len(write_results(detector, images, place / "scores", scores_only=True))
+    count = len(write_results(model, images, place / "scores", scores_only=True))
     found = {
         **{"seconds": time.perf_counter() - started, "worked": time.process_time() - worked},
         **{"before": before, "peak": memory(), "networks": networks},
@@ -109,27 +109,29 @@ def measured(place: Path) -> dict[str, float]:
     }
     if count <= MOST_WITH_MAPS:
         started = time.perf_counter()
-        write_results(detector, images, place / "maps")
+        write_results(model, images, place / "maps")
         found["maps"] = time.perf_counter() - started
     return found
 
 
-def seconds_of_networks(detector: FAnoGAN) -> float:
+def seconds_of_networks(model: Model) -> float:
     """The CPU time that the networks take for one image, in batches as `score` has them."""
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 1, *detector.preprocessing.sides))
+    seen = model.preprocessing
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 1, *seen.image_size), np.uint8)
     seconds = []
     for _ in range(25):
         started = time.process_time()
-        list(detector._look_at_whole(pixels.astype(np.uint8)))
+        with torch.inference_mode(), precision_of("fp32"):
+            score_batch(model, seen.resize(seen.to_device(pixels, model.device)))
         seconds.append(time.process_time() - started)
     return float(np.median(seconds[5:])) / BATCH
 
 
-def seconds_of_reading(detector: FAnoGAN, images: str) -> float:
+def seconds_of_reading(model: Model, images: str) -> float:
     """The CPU time that finding, reading and encoding take for one image, scoring left out."""
     started = time.process_time()
-    read = sum(1 for _ in itertools.islice(detector.read(images), DISTINCT))
-    return (time.process_time() - started) / read
+    count = sum(1 for _ in itertools.islice(read(model, images), DISTINCT))
+    return (time.process_time() - started) / count
 
 
 def memory() -> int:

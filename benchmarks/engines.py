@@ -19,8 +19,9 @@ from tables import ROOT, commit, machine, markdown, write_section
 
 from fanogan import FAnoGAN
 from fanogan.cli import keep_memory
-from fanogan.export import LIBRARIES, Scorer, engines_of, images_a_second
+from fanogan.export import LIBRARIES, images_a_second, with_engines
 from fanogan.recipes import load_recipe
+from fanogan.scoring import score
 
 SIDE = 64
 WIDTHS = (8, 16)
@@ -70,15 +71,14 @@ def row_of(width: int, threads: int, batch: int, repeats: int) -> list[str]:
         image_size=(SIDE, SIDE), base_width=width, batch_size=8, critic_updates=2, encoder_updates=1
     )
     recipe = recipe.but(reestimate_batch_norm=False)
-    detector = FAnoGAN(recipe, device="cpu").fit(images[:32])
-    compiled = {"torch.compile": torch.compile(Scorer(detector).eval())}
-    engines = {**compiled, **engines_of(detector, list(LIBRARIES))}
-    speeds = images_a_second(detector, engines, batch=batch, repeats=repeats)
-    expected = detector.score(images[32:]).total
-    differences = []
-    for engine in engines.values():
-        detector.engine = engine
-        differences.append(np.max(np.abs(detector.score(images[32:]).total / expected - 1)))
+    model = FAnoGAN(recipe, device="cpu").fit(images[:32]).model
+    compiled = model.but(score=torch.compile(model.score), engine="torch.compile")
+    others = {"torch.compile": compiled, **with_engines(model, list(LIBRARIES))}
+    speeds = images_a_second({"torch": model, **others}, batch=batch, repeats=repeats)
+    expected = score(model, images[32:]).total
+    differences = [
+        np.max(np.abs(score(other, images[32:]).total / expected - 1)) for other in others.values()
+    ]
     cells = [f"{speed:.0f} ({speed / speeds['torch']:.2f}×)" for speed in speeds.values()]
     return [str(width), str(threads), *cells, f"{max(differences):.1e}"]
 

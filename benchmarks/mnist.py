@@ -57,7 +57,7 @@ def one(data: dict[str, np.ndarray], digit: int, seed: int, recipe: str) -> None
     normals = data["train_images"][data["train_labels"] == digit]
     minutes = trained(detector, normals, path)
     labels = (data["test_labels"] != digit).astype(int)
-    result = evaluated(detector, data["test_images"], labels)
+    result = evaluated(detector.model, data["test_images"], labels)
     keep(path, {**result, **conditions(digit=digit, seed=seed, minutes=minutes)})
     print(f"digit {digit}, seed {seed}: AUC {result['rows'][0]['auc']:.4f}", flush=True)
 

@@ -45,11 +45,13 @@ from tables import (
 )
 
 from fanogan import Recipe, Scan, load_recipe
+from fanogan.calibration import UNCALIBRATED
 from fanogan.data import Normals
-from fanogan.detectors import LearnedDetector, new_detector
+from fanogan.detectors import new_detector, untrained
 from fanogan.evaluation import PixelROC, calibrated_row, trivial_scores
 from fanogan.retina import FlatSpace, FlatVolume, prepare, read_store, read_volumes
 from fanogan.scans import read_scan
+from fanogan.scoring import Model, calibrate, results
 
 SPACING = (0.12, 0.00387, 0.0114)  # of Chiu's B-scans, whose files say nothing
 HELD_OUT = "healthy_subject3"
@@ -175,7 +177,7 @@ def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path, devices
     if not is_first():
         return
     scored = {
-        f"{variant}{way}": result(scored_as(detector, normals, change), tested)
+        f"{variant}{way}": result(scored_as(detector.model, normals, change), tested)
         for way, change in SCORED.items()
         if not (variant in AUTOENCODERS and "standardise_terms" in change)  # they have one term
     }
@@ -184,43 +186,37 @@ def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path, devices
     print(f"{variant}, seed {seed}: AUC {first['auc']:.4f}", flush=True)
 
 
-def scored_as(
-    detector: LearnedDetector, normals: Normals, change: Mapping[str, Any]
-) -> LearnedDetector:
+def scored_as(model: Model, normals: Normals, change: Mapping[str, Any]) -> Model:
     """The same networks with another score, calibrated anew on the held-out normals."""
-    other = copy.copy(detector)
-    other.recipe = detector.recipe.but(**change)
-    view = detector.preprocessing.retina
+    recipe, view = model.recipe.but(**change), model.preprocessing.retina
     assert view is not None
-    other.preprocessing = dataclasses.replace(
-        detector.preprocessing,
-        retina=dataclasses.replace(view, score_retina_only=other.recipe.score_retina_only),
+    preprocessing = dataclasses.replace(
+        model.preprocessing,
+        retina=dataclasses.replace(view, score_retina_only=recipe.score_retina_only),
     )
-    other.calibration = other._calibrate(normals.held_out)
-    return other
+    other = model.but(recipe=recipe, preprocessing=preprocessing, calibration=UNCALIBRATED)
+    return calibrate(other, normals.held_out)
 
 
-def result(
-    detector: LearnedDetector, tested: Sequence[tuple[FlatVolume, np.ndarray]]
-) -> dict[str, Any]:
-    """All figures of a detector."""
-    patches = patches_of(detector, tested)
-    untrained = patches_of(detector.untrained(), tested)
+def result(model: Model, tested: Sequence[tuple[FlatVolume, np.ndarray]]) -> dict[str, Any]:
+    """All figures of a model."""
+    patches = patches_of(model, tested)
+    without_training = patches_of(untrained(model), tested)
     terms = {"total": patches.totals, "image": patches.image, "feature": patches.feature}
     labels = (patches.share > 0).astype(int)
     eyes = np.array(patches.subjects)
     pixels = whole(patches.pixels)
-    held_out = detector.calibration.units["patch"]
+    held_out = model.calibration.units["patch"]
     return {
         "levels": {
-            level: at_level(least, patches, terms, untrained.totals, patches.trivial)
+            level: at_level(least, patches, terms, without_training.totals, patches.trivial)
             for level, least in LEVELS.items()
         },
         "calibrated": calibrated_row(labels, patches.totals, held_out, ALPHA),
         "pixel": {
             METHOD: pixels.auc(),
             "score inverted (−A)": 1 - pixels.auc(),
-            "untrained networks": whole(untrained.pixels).auc(),
+            "untrained networks": whole(without_training.pixels).auc(),
             "darkness": whole(patches.dark).auc(),
         },
         "pixel_youden": pixels.youden().as_dict(),
@@ -244,19 +240,17 @@ def whole(parts: Mapping[str, PixelROC]) -> PixelROC:
     return total
 
 
-def patches_of(
-    detector: LearnedDetector, tested: Sequence[tuple[FlatVolume, np.ndarray]]
-) -> Patches:
-    """The patches of the test volumes, as a detector scores them."""
+def patches_of(model: Model, tested: Sequence[tuple[FlatVolume, np.ndarray]]) -> Patches:
+    """The patches of the test volumes, as a model scores them."""
     masks = {volume.name: mask for volume, mask in tested}
-    window = detector.preprocessing.window
+    window = model.preprocessing.window
     assert window is not None
     pixels = {name: PixelROC() for name in masks}
     dark = {name: PixelROC(low=-1, high=1) for name in masks}
     found: list[tuple[float, ...]] = []
     subjects: list[str] = []
     trivial: list[dict[str, float]] = []
-    for one in detector.results([volume for volume, _ in tested]):
+    for one in results(model, [volume for volume, _ in tested]):
         if one.unit == "volume":
             continue
         assert one.volume is not None and one.patches is not None

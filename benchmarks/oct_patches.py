@@ -48,7 +48,9 @@ from tables import (
 from fanogan import FAnoGAN, Recipe, Scan, load_recipe, read_scan
 from fanogan.calibration import HeldOut
 from fanogan.data import Normals
+from fanogan.detectors import untrained
 from fanogan.evaluation import PixelROC, calibrated_row, compared_rows
+from fanogan.scoring import Model, results, score
 
 SIDE = 64
 STRIDE = 32
@@ -232,24 +234,24 @@ def one(fold: Fold, seed: int, recipe: Recipe, folder: Path) -> None:
         return
     detector = FAnoGAN(recipe, seed=seed)
     minutes = trained(detector, fold.normals, path)
-    result = tested(detector, fold)
+    result = tested(detector.model, fold)
     keep(path, {**result, **conditions(fold=fold.name, seed=seed, minutes=minutes)})
     auc = column([result["levels"]["any"]], METHOD)[0]
     print(f"{fold.name}, seed {seed}: AUC {auc:.4f}", flush=True)
 
 
-def tested(detector: FAnoGAN, fold: Fold) -> dict[str, Any]:
-    """All figures of a trained detector."""
+def tested(model: Model, fold: Fold) -> dict[str, Any]:
+    """All figures of a trained model."""
     patches = fold.tested
-    terms, pixels = scored(detector, patches)
-    untrained, untrained_pixels = scored(detector.untrained(), patches)
+    terms, pixels = scored(model, patches)
+    untrained_terms, untrained_pixels = scored(untrained(model), patches)
     trivial = trivial_columns(patches.pixels)
     # The threshold comes from the unit that is scored here: a patch, not a B-scan.
-    held_out = HeldOut(detector.score(fold.held_out.pixels).total, fold.held_out.subjects)
+    held_out = HeldOut(score(model, fold.held_out.pixels).total, fold.held_out.subjects)
     labels = (patches.share > 0).astype(int)
     return {
         "levels": {
-            level: at_level(least, patches, terms, untrained["total"], trivial)
+            level: at_level(least, patches, terms, untrained_terms["total"], trivial)
             for level, least in LEVELS.items()
         },
         "calibrated": calibrated_row(labels, terms["total"], held_out, ALPHA),
@@ -263,12 +265,11 @@ def tested(detector: FAnoGAN, fold: Fold) -> dict[str, Any]:
     }
 
 
-def scored(detector: FAnoGAN, patches: Patches) -> tuple[dict[str, np.ndarray], float]:
+def scored(model: Model, patches: Patches) -> tuple[dict[str, np.ndarray], float]:
     """The terms of each patch, (n,) each, and the AUC of the residual over all their pixels."""
     pixels = PixelROC()
     found = []
-    results = detector.results(patches.pixels)
-    for result, fluid in zip(results, patches.fluid, strict=True):
+    for result, fluid in zip(results(model, patches.pixels), patches.fluid, strict=True):
         assert result.residual is not None
         pixels.update(result.residual, fluid)
         found.append((result.total, result.image, result.feature))

@@ -60,7 +60,7 @@ def one(data: dict[str, np.ndarray], seed: int, recipe: Recipe, folder: Path) ->
     detector = FAnoGAN(recipe, seed=seed)
     normals = data["train_images"][data["train_labels"].ravel() == 0]
     minutes = trained(detector, normals, path)
-    result = evaluated(detector, data["test_images"], data["test_labels"].ravel().astype(int))
+    result = evaluated(detector.model, data["test_images"], data["test_labels"].ravel().astype(int))
     keep(path, {**result, **conditions(seed=seed, minutes=minutes)})
     print(f"seed {seed}: AUC {result['rows'][0]['auc']:.4f}", flush=True)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from fanogan.demo import DISEASED, SHAPE, SPACING, flat_phantom
-from fanogan.detectors import load_detector
+from fanogan.cli.demo import DISEASED, SHAPE, SPACING, flat_phantom
+from fanogan.detectors import Detector
 from fanogan.phantom import make_phantom
 from fanogan.report import en_face_picture, outline, overlay
-from fanogan.scoring import Judge, VolumeMaps, as_picture
+from fanogan.scoring import VolumeMaps, as_picture, results
 
 
 def main() -> None:
@@ -26,25 +26,25 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=Path("demo"))
     parser.add_argument("--out", type=Path, default=Path("docs/demo.png"))
     options = parser.parse_args()
-    detector = load_detector(options.demo / "run")
+    model = Detector.load(options.demo / "run").model
     phantoms = [make_phantom(s, shape=SHAPE, spacing=SPACING, diseased=True) for s in DISEASED]
     eyes = [flat_phantom(phantom) for phantom in phantoms]
-    found = list(detector.results(eyes))
+    found = list(results(model, eyes))
     worst = max((one for one in found if one.unit == "volume"), key=lambda one: one.total)
     bscans = [one for one in found if one.unit == "image" and one.group == worst.group]
     shown = max(bscans, key=lambda one: one.total)
     assert worst.volume is not None
-    maps = VolumeMaps(worst.volume, detector.calibration.en_face)
+    maps = VolumeMaps(worst.volume, model.calibration.en_face)
     for one in bscans:
         maps.add(one)
-    case = maps.case(worst, Judge(detector, 0.05))
+    case = maps.case(worst, model.calibration, 0.05)
     mask = next(each.mask for each in phantoms if each.name == worst.group)[shown.frame]
     assert shown.picture is not None and shown.reconstruction is not None
     assert shown.residual is not None
     picture = as_picture(shown.picture)
     rows = np.flatnonzero(np.isfinite(shown.residual).any(axis=1))
     cut = slice(max(rows[0] - 8, 0), rows[-1] + 8)
-    residual = overlay(picture, shown.residual, detector.calibration.map_scale)
+    residual = overlay(picture, shown.residual, model.calibration.map_scale)
     pictures = {
         "a made-up B-scan with lesions, outlined": outline(picture, mask)[cut],
         "its nearest normal version": as_picture(shown.reconstruction)[cut],

@@ -14,10 +14,10 @@ from tables import ROOT, conditions, markdown, write_section
 
 from fanogan.cli import keep_memory
 from fanogan.data import Normals, seeded
-from fanogan.detectors import LearnedDetector
 from fanogan.recipes import Recipe
+from fanogan.scoring import Model, score_batch, totals_of
 from fanogan.study import SYSTEMS, StudyData, fitted, settings_of
-from fanogan.training import no_progress
+from fanogan.training import no_progress, precision_of
 
 RATES = (0.02, 0.05, 0.1, 0.2)
 IMAGES = 48
@@ -46,7 +46,7 @@ def losses(study: Path) -> Iterator[tuple[str, str]]:
     data = StudyData.find(Path(settings["data"])).flattened(recipe, study / "prepared")
     normals = Normals.read(data.train, recipe, seed=0)
 
-    def detector(system: str, **changes: float) -> LearnedDetector:
+    def model(system: str, **changes: float) -> Model:
         return fitted(
             SYSTEMS[system],
             recipe.but(**changes),
@@ -57,19 +57,19 @@ def losses(study: Path) -> Iterator[tuple[str, str]]:
             progress=no_progress,
         )
 
-    encoder = detector("izi_f")
-    _, held_out = encoder._patches(normals)
+    encoder = model("izi_f")
+    _, held_out = normals.patches(flip=recipe.horizontal_flip, device=encoder.device)
     x = held_out.draw(IMAGES, seeded(encoder.device, "search rates"))
     yield "encoder (izi_f)", amount(encoder, x)
     for rate in RATES:
-        yield f"search at {rate:g}", amount(detector("iterative", search_learning_rate=rate), x)
+        yield f"search at {rate:g}", amount(model("iterative", search_learning_rate=rate), x)
 
 
-def amount(detector: LearnedDetector, x: torch.Tensor) -> str:
+def amount(model: Model, x: torch.Tensor) -> str:
     """The mean of Eq. 4, which with one κ for loss and score is the loss, too."""
-    with torch.inference_mode():
-        terms, _ = detector.look(x)
-    return f"{float(detector._totals(terms.double().numpy()).mean()):.4f}"
+    with torch.inference_mode(), precision_of("fp32"):
+        terms, _ = score_batch(model, x)
+    return f"{float(totals_of(model, terms.cpu().double().numpy()).mean()):.4f}"
 
 
 if __name__ == "__main__":

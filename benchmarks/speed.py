@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +32,7 @@ from plain import as_written
 from tables import commit, machine, markdown, write_section
 from torch import Tensor, nn
 
+from fanogan.calibration import UNCALIBRATED, ProfileBuilder
 from fanogan.cli import keep_memory
 from fanogan.data import Patches, Preprocessing, seeded
 from fanogan.detectors import new_detector
@@ -40,25 +41,31 @@ from fanogan.models import (
     Discriminator,
     Encoder,
     Generator,
+    ReconstructionScore,
     channels_of,
     encoder_loss,
     encoder_terms,
+    folded,
     generator_loss,
-    terms_and_maps,
 )
 from fanogan.recipes import blocks_of, load_recipe
+from fanogan.scans import Scan
+from fanogan.scoring import Encoded, Model, score_batch, score_encoded
 from fanogan.training import (
-    ByHalves,
+    ForEachPart,
+    Run,
     TensorFlowRMSprop,
-    costs,
     descend,
+    encoder_cost,
     fabric_of,
     frozen,
-    halves,
+    gan_cost,
+    half_batches,
     multiply_adds,
+    precision_of,
     statistics_untouched,
     update_critic,
-    whole,
+    whole_batch,
 )
 
 SIZES = ((8, 32), (16, 32), (8, 64), (16, 64), (64, 64))  # width, side
@@ -90,8 +97,24 @@ def batch_of(width: int, side: int, device: torch.device) -> int:
     return 8 if device.type == "cpu" and width * side >= 64 * 64 else 64
 
 
+def costs_of_updates(width: int, side: int) -> tuple[int, int, int]:
+    """The multiply-adds of an update of the critic, the generator and the encoder, of an image."""
+    shape = (1, side, side)
+    one = load_recipe("paper").but(
+        base_width=width, batch_size=1, critic_updates=1, encoder_updates=1
+    )
+    critic = gan_cost(one, shape)  # the first round has no update of the generator
+    two = one.but(critic_updates=2, critic_updates_per_generator_update=1)
+    return critic, gan_cost(two, shape) - 2 * critic, encoder_cost(one, shape)
+
+
 def step_of(
-    row: str, width: int, side: int, kind: str, device: torch.device, by_halves: ByHalves = whole
+    row: str,
+    width: int,
+    side: int,
+    kind: str,
+    device: torch.device,
+    for_each_part: ForEachPart = whole_batch,
 ) -> tuple[Callable[[], object], int, int]:
     """What a row repeats, the images in it, and the multiply-adds of an image."""
     recipe = load_recipe("paper").but(image_size=(side, side), base_width=width)
@@ -103,20 +126,23 @@ def step_of(
     x = 2 * torch.rand(batch, 1, side, side, generator=random, device=device) - 1
     fabric = fabric_of(device, recipe, 1)
     adam = partial(torch.optim.Adam, lr=1e-4, betas=(0.0, 0.9), fused=True)
-    each = costs(recipe, (side, side), 1)
+    of_critic, of_generator, of_encoder = costs_of_updates(width, side)
 
     def latents() -> Tensor:
         return torch.randn(batch, G.latent, generator=random, device=device)
 
     if row == "critic step":
         optimiser = adam(D.parameters())
+        blank = [np.zeros((1, side, side), np.uint8)]
+        patches = Patches(blank, view(side, side), flip=False, device=device)
+        run = Run(recipe, fabric, 0, patches, patches, {})
 
         def critic() -> None:
             with torch.no_grad(), statistics_untouched(G):
                 fake = G(latents())
-            update_critic(D, optimiser, x, fake, recipe, random, fabric, by_halves)
+            update_critic(D, optimiser, x, fake, run, random, for_each_part)
 
-        return critic, batch, each.critic
+        return critic, batch, of_critic
     if row == "generator step":
         optimiser = adam(G.parameters())
 
@@ -124,7 +150,7 @@ def step_of(
             with frozen(D):
                 descend(generator_loss(D, G(latents())), optimiser, fabric)
 
-        return generator, batch, each.generator
+        return generator, batch, of_generator
     if row == "encoder step":
         G.eval()
         rmsprop = TensorFlowRMSprop(E.parameters(), 5e-5)
@@ -134,31 +160,49 @@ def step_of(
                 terms = encoder_terms("izi_f", E, G, D, x, latents())
                 descend(encoder_loss(terms, 1.0), rmsprop, fabric)
 
-        return encoder, batch, each.encoder
+        return encoder, batch, of_encoder
     meta_G, meta_D, meta_E = networks(width, side, "meta")
     image = torch.empty(1, 1, side, side, device="meta")
-    counted = multiply_adds(
-        lambda: terms_and_maps(image, meta_G(meta_E(image)), None, meta_D.features)
-    )
-    detector = detector_with((G.eval(), D.eval(), E.eval()), width, side, "izi_f", device)
-    look = detector.look if kind == OURS else detector._terms_and_maps
+    on_meta = ReconstructionScore(meta_E, meta_G, features=meta_D)
+    counted = multiply_adds(lambda: on_meta(image))
+    if kind == OURS:
+        scored = partial(
+            score_batch, model_of({"G": G, "D": D, "E": E}, width, side, "izi_f", device)
+        )
+    else:
+        scored = ReconstructionScore(E, G, features=D).eval()
 
     def score() -> None:
-        with torch.inference_mode():
-            look(x)
+        with torch.inference_mode(), precision_of("fp32"):
+            scored(x)
 
     return score, batch, counted
 
 
-def detector_with(
-    parts: tuple[nn.Module, ...], width: int, side: int, name: str, device: torch.device
-) -> Any:
-    """A detector with these networks, which score as those that have learnt."""
+def model_of(
+    parts: Mapping[str, nn.Module], width: int, side: int, name: str, device: torch.device
+) -> Model:
+    """A model with these networks, which scores as one that has learned."""
     recipe = load_recipe("paper").but(image_size=(side, side), base_width=width)
     detector = new_detector(name, recipe, device=device.type)
-    detector.preprocessing = view(side, side)
-    detector.networks = parts[: len(detector.letters)]
-    return detector
+    with torch.no_grad():
+        score = detector.score_module({key: folded(each) for key, each in parts.items()}, {})
+    profile, blank = ProfileBuilder(), np.zeros((1, side, side), np.uint8)
+    profile.add(Scan(blank, "one", "one"), blank)
+    return Model(
+        detector=name,
+        title=name,
+        exportable=detector.exportable,
+        recipe=detector.recipe,
+        networks=parts,
+        score=score.eval(),
+        preprocessing=view(side, side),
+        calibration=UNCALIBRATED,
+        profile=profile.build(),
+        constants={},
+        provenance={},
+        device=device,
+    )
 
 
 def view(side: int, window: int) -> Preprocessing:
@@ -168,25 +212,26 @@ def view(side: int, window: int) -> Preprocessing:
 
 def other_step(row: str, width: int, side: int, device: torch.device) -> tuple[Any, int]:
     """What a row without a plain twin repeats, and what its time is divided by."""
-    parts = tuple(network.eval() for network in networks(width, side, device))
+    G, D, E = (network.eval() for network in networks(width, side, device))
     random = np.random.default_rng(0)
     if row == "iterative, an image":
-        searching = detector_with(parts, width, side, "iterative", device)
+        searching = model_of({"G": G, "D": D}, width, side, "iterative", device)
         x = 2 * torch.rand(16, 1, side, side, device=device) - 1
-        return lambda: searching.look(x), 16
+        return lambda: score_batch(searching, x), 16
     if row == "pixel ROC of 70,000 maps":
         maps = random.random((100, 64, 64), dtype=np.float32)
         masks = random.random(maps.shape) < 0.1
         pixels = PixelROC(high=2.0)
         return lambda: [pixels.update(*each) for each in zip(maps, masks, strict=True)], 0
     frames = [random.integers(0, 256, (1, 128, 256), dtype=np.uint8) for _ in range(98)]
-    detector = detector_with(parts, width, side, "izi_f", device)
-    detector.preprocessing = view(side, 64)
     if row == "a batch of 64 patches":
-        patches = Patches(frames, detector.preprocessing, flip=True, device=device)
+        patches = Patches(frames, view(side, 64), flip=True, device=device)
         generator = seeded(device, 0)
         return lambda: patches.draw(64, generator), 1
-    return lambda: detector._look_through_windows(frames[0][None], None, None), 1
+    model = model_of({"G": G, "D": D, "E": E}, width, side, "izi_f", device)
+    model = model.but(preprocessing=view(side, 64))
+    encoded = Encoded(Scan(frames[0], "one", "one"), frames[0][None], None, ())
+    return lambda: [list(results) for results in score_encoded(model, [encoded])], 1
 
 
 # --- timing ---------------------------------------------------------------------------------------
@@ -220,8 +265,9 @@ def measured(row: str, width: int, side: int, kind: str, device: torch.device) -
         seconds = timed(step, device) * (700 if row == "pixel ROC of 70,000 maps" else 1)
         return {"seconds": seconds / max(images, 1), "mb": peak(device) - before}
     pairs: list[tuple[float, float]] = []
-    with halves(device) if kind == OURS else contextlib.nullcontext(whole) as by_halves:
-        step, images, counted = step_of(row, width, side, kind, device, by_halves)
+    parts = half_batches(device) if kind == OURS else contextlib.nullcontext(whole_batch)
+    with parts as for_each_part:
+        step, images, counted = step_of(row, width, side, kind, device, for_each_part)
         step()
         a, b = torch.rand(2, PRODUCT, PRODUCT, device=device)
         seconds_of(lambda: a @ b, device)
@@ -289,10 +335,10 @@ def network_row(found: Measured, row: str, width: int, side: int) -> list[str]:
 
 def of_a_round(found: Measured, width: int, side: int) -> str:
     """Five critic steps and one of the generator, against as written."""
-    each = costs(load_recipe("paper").but(base_width=width), (side, side), 1)
+    critic, generator, _ = costs_of_updates(width, side)
     ours, plain, kept = (
-        5 * each.critic / found["critic step", width, side, kind]["share"]
-        + each.generator / found["generator step", width, side, kind]["share"]
+        5 * critic / found["critic step", width, side, kind]["share"]
+        + generator / found["generator step", width, side, kind]["share"]
         for kind in (OURS, PLAIN, KEPT)
     )
     return f"width {width} at {side}×{side} {plain / ours:.2f}× ({kept / ours:.2f}×)"
@@ -389,7 +435,7 @@ def whole_runs(device: torch.device, recipe_name: str, minutes: float) -> Iterat
     for stage, shorter in (("gan", {}), ("encoder", {"critic_updates": 10})):
         detector = new_detector("izi_f", recipe.but(**shorter), device=device.type)
         rate = stage_rate(detector, normals, stage, 60 * minutes)
-        steps = detector.steps()[stage]
+        steps = detector.steps(view(side, side))[stage]
         total += steps / rate
         yield [f"{stage} of recipe {recipe.name}", f"{rate:.1f} steps a second", f"{steps:,} steps"]
     yield [f"recipe {recipe.name}, extrapolated", f"{total / 60:.3g} minutes", "target: < 45"]

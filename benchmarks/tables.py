@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fanogan import FAnoGAN
+from fanogan.detectors import Detector, untrained
 from fanogan.evaluation import calibrated_row, compared_rows, trivial_scores
+from fanogan.scoring import Model, score
 from fanogan.storage import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,21 +80,21 @@ def keep(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def evaluated(
-    detector: FAnoGAN,
+    model: Model,
     images: np.ndarray,
     labels: np.ndarray,
     groups: Sequence[str] | None = None,
     alpha: float = 0.05,
 ) -> dict[str, Any]:
-    """The rows of a detector on labelled images, and what its calibrated threshold reaches."""
-    scores = detector.score(images)
-    untrained = detector.untrained().score(images).total
+    """The rows of a model on labelled images, and what its calibrated threshold reaches."""
+    scores = score(model, images)
+    without_training = score(untrained(model), images).total
     trivial = trivial_columns(images)
     terms = {"total": scores.total, "image": scores.image, "feature": scores.feature}
     return {
-        "rows": compared_rows(labels, terms, untrained, trivial, groups),
+        "rows": compared_rows(labels, terms, without_training, trivial, groups),
         "calibrated": calibrated_row(
-            labels, scores.total, detector.calibration.units.get("image"), alpha
+            labels, scores.total, model.calibration.units.get("image"), alpha
         ),
         "n": len(labels),
         "n_anomalous": int(labels.sum()),
@@ -106,7 +107,7 @@ def trivial_columns(images: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.array([one[name] for one in each]) for name in each[0]}
 
 
-def trained(detector: FAnoGAN, normals: Any, path: Path) -> float | None:
+def trained(detector: Detector, normals: Any, path: Path) -> float | None:
     """Train for the result in ``path``, one of RESULTS; its networks go to the same place in RUNS.
 
     Returns:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from fanogan import FAnoGAN
 from fanogan.cli.parser import main
-from fanogan.recipes.recipe import load_recipe
+from fanogan.recipes import load_recipe
 
 TINY = load_recipe("smoke").but(
     critic_updates=2, encoder_updates=2, reestimate_batch_norm=False, checkpoint_minutes=5
@@ -341,7 +341,7 @@ def _(s):
     return ["fit", "--resume", str(s.images())]
 
 
-@row("fit: resume with another recipe", "run: a run goes on as it was begun", "without images")
+@row("fit: resume with another recipe", "run: a run is resumed as it was begun", "without images")
 def _(s):
     return ["fit", "--resume", str(s.run), "--recipe", "paper"]
 

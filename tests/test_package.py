@@ -54,7 +54,8 @@ def test_module_does_without_torch(module: str) -> None:
     ("name", "module"),
     [
         ("FAnoGAN", "detectors"),
-        ("Scores", "detectors"),
+        ("FanoganError", "errors"),
+        ("Scores", "scoring"),
         ("BadScan", "scans"),
         ("Scan", "scans"),
         ("read_scan", "scans"),

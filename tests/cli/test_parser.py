@@ -126,7 +126,7 @@ def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsy
     process.send_signal(signal.SIGINT)
     shown, errors = process.communicate(timeout=240)
     assert (process.returncode, errors) == (130, "")
-    assert shown.splitlines()[-1] == f"stopped; go on with: fanogan fit --resume {out}"
+    assert shown.splitlines()[-1] == f"stopped; resume with: fanogan fit --resume {out}"
     assert not (out / "model").exists()
 
     main(["fit", "--resume", str(out)])
@@ -146,7 +146,7 @@ def test_score_writes_what_python_says(run, digits, tmp_path, capsys):
     shown = capsys.readouterr()
     detector = FAnoGAN.load(run)
     scores = detector.score(digits / "ill")
-    held_out = detector.calibration.units["image"].scores
+    held_out = detector.model.calibration.units["image"].scores
     rows = {row["name"]: row for row in read_rows(out / "scores.csv")}
     assert set(rows) == set(scores.names)
     for name, total, residual in zip(

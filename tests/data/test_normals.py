@@ -13,9 +13,17 @@ import tifffile
 import torch
 from PIL import Image
 
-from fanogan.data.normals import Normals, grey_shares
+from fanogan.data.normals import (
+    DuplicateImages,
+    FewImages,
+    FewSubjects,
+    HeldOutDuplicates,
+    Normals,
+    VolumesAsImages,
+)
 from fanogan.recipes.recipe import load_recipe
-from fanogan.scans import BadScan
+from fanogan.report import describe
+from fanogan.scans import BadScan, Note
 
 SMOKE = load_recipe("smoke")
 
@@ -107,9 +115,9 @@ def test_a_volume_stays_together(tmp_path: Path) -> None:
     assert len(normals.training) == 15
     assert normals.fingerprint["volumes"] == 4
     assert normals.summary.startswith("4 volumes, 20 images of 4 subjects")
-    assert any("fanogan prepare" in warning for warning in normals.warnings)
+    assert VolumesAsImages() in normals.notes
     told = Normals.read(tmp_path, SMOKE.but(geometry="image"))
-    assert not any("fanogan prepare" in warning for warning in told.warnings)
+    assert VolumesAsImages() not in told.notes
 
 
 def test_groups_name_the_subjects(tmp_path: Path) -> None:
@@ -166,7 +174,7 @@ def test_skipped_files_are_told(tmp_path: Path) -> None:
     assert normals.fingerprint["images"] + normals.fingerprint["held_out_images"] == 5
 
 
-# --- fingerprint and warnings -------------------------------------------------------------------
+# --- fingerprint and notes -------------------------------------------------------------------
 
 
 def test_duplicates_are_counted() -> None:
@@ -180,17 +188,28 @@ def test_duplicates_are_counted() -> None:
     normals = Normals.read(images, SMOKE)
     assert normals.fingerprint["duplicates"] == 2
     assert normals.fingerprint["held_out_duplicates"] == 1
-    assert "2 of 27 training images repeat another exactly" in normals.warnings
-    assert any("1 of 3 held-out images are among the training" in w for w in normals.warnings)
+    assert DuplicateImages(2, of=27) in normals.notes
+    assert HeldOutDuplicates(1, of=3) in normals.notes
 
 
 def test_few_images_and_few_subjects_are_warned_of(tmp_path: Path) -> None:
     few = Normals.read(write_folders(tmp_path, {"a": 3, "b": 3, "c": 3}), SMOKE)
-    assert few.warnings == (
-        "only 6 training images: the model may learn them by heart",
-        "only 2 training subjects: others may look different and yet be normal",
-    )
-    assert Normals.read(pixels(223, 16, 16), SMOKE).warnings == ()  # 201 of them to learn from
+    assert few.notes == (FewImages(6), FewSubjects(2))
+    assert Normals.read(pixels(223, 16, 16), SMOKE).notes == ()  # 201 of them to learn from
+
+
+@pytest.mark.parametrize(
+    ("note", "words"),
+    [
+        (DuplicateImages(2, of=27), "2 of 27 training images repeat another exactly"),
+        (HeldOutDuplicates(1, of=3), "1 of 3 held-out images are among the training images too"),
+        (FewImages(6), "only 6 training images: the model may learn them by heart"),
+        (FewSubjects(1), "only 1 training subject: others may look different and yet be normal"),
+        (VolumesAsImages(), "fanogan prepare or a recipe with geometry: retina flattens them"),
+    ],
+)
+def test_notes_have_words(note: Note, words: str) -> None:
+    assert words in describe(note)
 
 
 def test_the_fingerprint_is_of_the_images_and_their_order() -> None:
@@ -212,8 +231,8 @@ def test_the_fingerprint_holds_no_name(tmp_path: Path) -> None:
     folder = write_folders(tmp_path, {"Erika Mustermann": 2, "Max Mustermann": 2})
     normals = Normals.read(folder, SMOKE)
     assert "Mustermann" not in json.dumps(normals.fingerprint)
-    assert "Mustermann" not in json.dumps(normals.familiar.to_dict())
-    assert "Mustermann" not in normals.summary + "".join(normals.warnings)
+    assert "Mustermann" not in json.dumps(normals.profile.to_dict())
+    assert "Mustermann" not in normals.summary + repr(normals.notes)
 
 
 # --- what a user reads --------------------------------------------------------------------------
@@ -238,10 +257,7 @@ def test_one_of_a_kind_is_named_as_one(tmp_path: Path) -> None:
     folder = write_folders(tmp_path, {"one": 1, "other": 1})
     normals = Normals.read(folder, SMOKE)
     assert normals.summary.endswith("held out for calibration: 1 image of 1 subject")
-    assert [warning.split(":")[0] for warning in normals.warnings] == [
-        "only 1 training image",
-        "only 1 training subject",
-    ]
+    assert normals.notes == (FewImages(1), FewSubjects(1))
 
 
 def test_arrays_have_no_origin_and_paths_are_absolute(
@@ -256,11 +272,3 @@ def test_arrays_have_no_origin_and_paths_are_absolute(
         "groups": str(tmp_path / "subjects.csv"),
         "skip_bad": False,
     }
-
-
-def test_grey_shares_are_channels_last() -> None:
-    normals = Normals.read(pixels(4, 16, 16, 3), SMOKE)
-    encoded = normals.training[0][None]
-    shares = grey_shares(encoded, normals.preprocessing)
-    assert shares.shape == (1, 16, 16, 3)
-    np.testing.assert_allclose(shares[0, 2, 5] * 255, encoded[0, :, 2, 5], rtol=1e-6)

@@ -11,13 +11,13 @@ import torch
 
 from fanogan.data.preprocessing import Preprocessing
 from fanogan.recipes.recipe import Recipe, load_recipe
-from fanogan.scans import BadScan, Scan, read_scan
+from fanogan.scans import BadScan, Note, Scan, read_scan
 
 SMALL = load_recipe("small")
 
 
 def scan(
-    pixels: np.ndarray, name: str = "eye.png", notes: tuple[str, ...] = (), group: str = "eye"
+    pixels: np.ndarray, name: str = "eye.png", notes: tuple[Note, ...] = (), group: str = "eye"
 ) -> Scan:
     return Scan(np.asarray(pixels), name, group, notes=notes)
 
@@ -33,7 +33,7 @@ def seen(preprocessing: Preprocessing, of: Scan) -> np.ndarray:
     encoded = preprocessing.encode(of)
     assert encoded.dtype == (np.uint8 if preprocessing.levels == 255 else np.uint16)
     widened = torch.from_numpy(encoded.astype(np.int32))
-    return preprocessing.to_network(widened).numpy()
+    return preprocessing.normalise(widened).numpy()
 
 
 # --- grey values --------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_eight_bits_are_taken_as_they_are() -> None:
     every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     encoded = preprocessing.encode(scan(every))
     assert np.array_equal(encoded, every[:, None])
-    x = preprocessing.to_network(torch.from_numpy(encoded))
+    x = preprocessing.normalise(torch.from_numpy(encoded))
     assert x.dtype == torch.float32
     expected = 2 * (np.arange(256) / 255 - 0.5)
     assert np.abs(x.numpy().ravel() - expected).max() < 1e-6
@@ -132,8 +132,8 @@ def test_integers_of_any_width_reach_the_networks_alike() -> None:
     preprocessing = Preprocessing("uint16", 0, 65535, 1, None, (16, 16))
     values = torch.tensor([0, 1, 32767, 32768, 65535])
     expected = values.double() * 2 / 65535 - 1
-    assert torch.allclose(preprocessing.to_network(values).double(), expected, atol=1e-6)
-    assert torch.equal(preprocessing.to_network(values), preprocessing.to_network(values.int()))
+    assert torch.allclose(preprocessing.normalise(values).double(), expected, atol=1e-6)
+    assert torch.equal(preprocessing.normalise(values), preprocessing.normalise(values.int()))
 
 
 # --- channels -----------------------------------------------------------------------------------
@@ -189,6 +189,14 @@ def test_other_channels_than_the_models_are_refused(
         preprocessing.encode(scan(noise(*given), "new.png"))
 
 
+def test_grey_values_are_shares_of_the_range_with_channels_last() -> None:
+    pixels = noise(1, 16, 16, 3)
+    preprocessing = Preprocessing.of([scan(pixels)], SMALL)
+    grey_values = preprocessing.grey_values(preprocessing.encode(scan(pixels)))
+    assert grey_values.shape == (1, 16, 16, 3)
+    np.testing.assert_allclose(grey_values * 255, pixels, rtol=1e-6)
+
+
 # --- geometry -----------------------------------------------------------------------------------
 
 GEOMETRIES: list[tuple[Sequence[tuple[int, int]], dict[str, Any], Any, tuple[int, int]]] = [
@@ -207,19 +215,22 @@ GEOMETRIES: list[tuple[Sequence[tuple[int, int]], dict[str, Any], Any, tuple[int
 ]
 
 
-@pytest.mark.parametrize(("sizes", "changes", "window", "sides"), GEOMETRIES)
+@pytest.mark.parametrize(("sizes", "changes", "window", "image_size"), GEOMETRIES)
 def test_what_is_seen_of_which_sizes(
     sizes: Sequence[tuple[int, int]],
     changes: dict[str, Any],
     window: tuple[int, int] | None,
-    sides: tuple[int, int],
+    image_size: tuple[int, int],
 ) -> None:
     normals = [scan(noise(1, *size), f"{i}.png") for i, size in enumerate(sizes)]
     preprocessing = Preprocessing.of(normals, SMALL.but(**changes))
-    assert (preprocessing.window, preprocessing.sides) == (window, sides)
+    assert (preprocessing.window, preprocessing.image_size) == (window, image_size)
     piece = torch.zeros(2, 1, *(window or sizes[0]))
-    assert preprocessing.see(piece).shape == (2, 1, *sides)
-    assert preprocessing.unsee(torch.zeros(2, 1, *sides), piece.shape[2:]).shape == piece.shape
+    assert preprocessing.resize(piece).shape == (2, 1, *image_size)
+    assert (
+        preprocessing.resize_back(torch.zeros(2, 1, *image_size), piece.shape[2:]).shape
+        == piece.shape
+    )
 
 
 @pytest.mark.parametrize(
@@ -255,19 +266,19 @@ def test_a_scan_smaller_than_the_models_window_is_refused() -> None:
 def test_what_the_networks_see_is_the_same_picture() -> None:
     preprocessing = Preprocessing("uint8", 0, 255, 1, (64, 64), (32, 32))
     x = torch.arange(64.0).div(32).sub(1).expand(1, 1, 64, 64)
-    small = preprocessing.see(x)
+    small = preprocessing.resize(x)
     # Away from the border, a slope sampled at half the rate is a slope twice as steep.
     assert torch.allclose(small[..., 4:-4].diff(dim=3), torch.tensor(1 / 16), atol=1e-4)
     assert float(small.mean()) == pytest.approx(float(x.mean()), abs=1e-3)
-    back = preprocessing.unsee(small, (64, 64))
+    back = preprocessing.resize_back(small, (64, 64))
     assert float((back - x).abs()[..., 4:-4].max()) < 1e-3
-    assert preprocessing.unsee(x, (64, 64)) is x
+    assert preprocessing.resize_back(x, (64, 64)) is x
 
 
 def test_no_pixel_is_passed_over_where_the_networks_see_fewer() -> None:
     preprocessing = Preprocessing("uint8", 0, 255, 1, (64, 64), (16, 16))
     bright_columns = torch.where(torch.arange(64) % 4 == 0, 1.0, -1.0).expand(1, 1, 64, 64)
-    small = preprocessing.see(bright_columns)[..., 2:-2]
+    small = preprocessing.resize(bright_columns)[..., 2:-2]
     assert float((small + 0.5).abs().max()) < 0.1
 
 

@@ -1,4 +1,4 @@
-"""Detectors by name from the shell: fit, build on a GAN, go on, score, and refusals."""
+"""Detectors by name from the shell: fit, build on a GAN, resume, score, and refusals."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 import yaml
 
-from fanogan.cli import parser as cli
-from fanogan.detectors import load_detector
-from fanogan.training import joint as joint_training
-from fanogan.training import wgan as training
+from fanogan import cli
+from fanogan.detectors import Detector
+from fanogan.training import Run, encoder
 
 
 @pytest.fixture(autouse=True)
 def small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for loops in (training, joint_training):
-        monkeypatch.setattr(loops, "HEALTH_IMAGES", 16)
-        monkeypatch.setattr(loops, "REESTIMATE_BATCHES", 5)
+    monkeypatch.setattr(Run, "HEALTH_IMAGES", 16)
+    monkeypatch.setattr(Run, "REESTIMATE_BATCHES", 5)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: Any) -> str:
 
 def test_a_detector_by_its_name_is_fitted_and_scores(folder: Path, tmp_path: Path) -> None:
     fit(folder, "ae", "--detector", "ae")
-    assert load_detector(folder / "ae").name == "ae"
+    assert Detector.load(folder / "ae").name == "ae"
     cli.main(["score", str(folder / "ae"), str(folder / "new.npy"), "--out", str(tmp_path)])
     assert (tmp_path / "scores.csv").exists()
 
@@ -59,32 +57,32 @@ def test_a_detector_by_its_name_is_fitted_and_scores(folder: Path, tmp_path: Pat
 def test_a_recipes_encoder_is_the_detector_where_none_is_named(folder: Path) -> None:
     (folder / "ziz.yaml").write_text((folder / "short.yaml").read_text() + "encoder_loss: ziz\n")
     fit(folder, "by_recipe", "--recipe", folder / "ziz.yaml")
-    assert load_detector(folder / "by_recipe").name == "ziz"
+    assert Detector.load(folder / "by_recipe").name == "ziz"
 
 
-def test_a_run_on_a_gan_is_gone_on_with(
+def test_a_run_on_a_gan_is_resumed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit(folder, "whole", "--detector", "izi", "--gan", folder / "run")
     assert not (folder / "whole" / "checkpoints" / "gan.safetensors").exists()
-    compute, calls = training.encoder_terms, itertools.count()
+    compute, calls = encoder.encoder_terms, itertools.count()
 
     def stop(*arguments: Any) -> Any:
         if (folder / "stopped" / "config.yaml").exists() and next(calls) == 2:
             raise KeyboardInterrupt
         return compute(*arguments)
 
-    monkeypatch.setattr(training, "encoder_terms", stop)
+    monkeypatch.setattr(encoder, "encoder_terms", stop)
     with pytest.raises(SystemExit):
         fit(folder, "stopped", "--detector", "izi", "--gan", folder / "run")
     assert (folder / "stopped" / "checkpoints" / "encoder.safetensors").exists()
     cli.main(["fit", "--resume", str(folder / "stopped")])
-    ended, whole = (load_detector(folder / name) for name in ("stopped", "whole"))
+    ended, whole = (Detector.load(folder / name) for name in ("stopped", "whole"))
     assert ended.name == "izi"
     images = np.load(folder / "new.npy")
     np.testing.assert_array_equal(ended.score(images).total, whole.score(images).total)
     said = refusal(capsys, "fit", "--resume", folder / "stopped", "--detector", "ae")
-    assert "a run goes on as it was begun; give --resume without" in said
+    assert "a run is resumed as it was begun; give --resume without" in said
 
 
 @pytest.mark.parametrize(
@@ -99,7 +97,7 @@ def test_a_run_on_a_gan_is_gone_on_with(
 def test_what_cannot_work_is_refused_in_one_sentence(
     folder: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], words: str
 ) -> None:
-    (folder / "smoke.yaml").write_text("base: smoke\nwidth: 2\n")
+    (folder / "smoke.yaml").write_text("base: smoke\nbase_width: 2\n")
     given = [folder / word if word in ("run", "smoke.yaml") else word for word in options]
     recipe = () if "--recipe" in options else ("--recipe", folder / "short.yaml")
     out = ("--out", folder / "refused")

@@ -9,14 +9,20 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fanogan import FAnoGAN
-from fanogan.calibration.held_out import HeldOut
-from fanogan.demo import run_demo
-from fanogan.evaluation import labelled
-from fanogan.evaluation.labelled import calibrated_row, compared_rows, evaluate
-from fanogan.evaluation.localization import PixelROC
-from fanogan.evaluation.masks import masks_of
-from fanogan.recipes.recipe import load_recipe
+from fanogan.calibration import HeldOut
+from fanogan.cli.demo import run_demo
+from fanogan.detectors import untrained
+from fanogan.evaluation import (
+    PixelROC,
+    calibrated_row,
+    compared_rows,
+    evaluate,
+    masks_of,
+    pixels,
+)
+from fanogan.recipes import load_recipe
 from fanogan.scans import BadScan
+from fanogan.scoring import results, score
 from fanogan.storage import BadFolder
 
 TINY = load_recipe("smoke").but(
@@ -42,6 +48,11 @@ def detector():
 
 
 @pytest.fixture(scope="module")
+def model(detector):
+    return detector.model
+
+
+@pytest.fixture(scope="module")
 def normal():
     return images_of(12, seed=1)
 
@@ -62,10 +73,10 @@ def anomalous(masks):
 
 
 @pytest.fixture(scope="module")
-def evaluated(detector, normal, anomalous, masks, tmp_path_factory):
+def evaluated(model, normal, anomalous, masks, tmp_path_factory):
     """What `evaluate` returns, and the folder that it wrote."""
     out = tmp_path_factory.mktemp("evaluation") / "out"
-    return evaluate(detector, normal, anomalous, out, masks=masks), out
+    return evaluate(model, normal, anomalous, out, masks=masks), out
 
 
 @pytest.fixture
@@ -117,7 +128,7 @@ def test_rows_equal_scikit_learn():
     assert rows[3]["auc"] == pytest.approx(1 - rows[0]["auc"])
 
 
-def test_rows_of_a_detector_are_of_its_own_scores(detector, normal, anomalous, evaluated):
+def test_rows_of_a_detector_are_of_its_own_scores(detector, model, normal, anomalous, evaluated):
     evaluation, _ = evaluated
     labels = np.repeat([0, 1], [12, 8])
     images = np.concatenate([normal, anomalous])
@@ -127,7 +138,7 @@ def test_rows_of_a_detector_are_of_its_own_scores(detector, normal, anomalous, e
         ("image residual (A_R)", scores.image),
         ("feature residual (A_D)", scores.feature),
         ("score inverted (−A)", -scores.total),
-        ("untrained networks", detector.untrained().score(images).total),
+        ("untrained networks", score(untrained(model), images).total),
         ("darkness", -images.mean((1, 2))),
         ("low contrast", -images.std((1, 2))),
     ):
@@ -205,7 +216,7 @@ def test_files_written(evaluated):
 # --- masks ------------------------------------------------------------------------------------
 
 
-def test_pixel_auc_by_hand(detector, normal, anomalous, masks, evaluated):
+def test_pixel_auc_by_hand(detector, model, normal, anomalous, masks, evaluated):
     evaluation, _ = evaluated
     maps = np.stack([*detector.localize(normal), *detector.localize(anomalous)])
     # The normals' masks are empty.
@@ -218,28 +229,28 @@ def test_pixel_auc_by_hand(detector, normal, anomalous, masks, evaluated):
     assert pixel["darkness_auc"] == pytest.approx(darkness, abs=1e-3)
     assert pixel["prevalence"] == pytest.approx(8 * 16 / (20 * 256))
     assert pixel["regions"]["lesions"] == 8
-    assert pixel["regions"]["threshold"] == detector.calibration.map_scale
+    assert pixel["regions"]["threshold"] == model.calibration.map_scale
     assert pixel["regions"]["images"] == 20
 
 
 @pytest.mark.parametrize("most", [200, 4])
 def test_pixels_are_counted_by_subject_in_memory_that_does_not_grow(
-    detector, files, tmp_path, monkeypatch, most
+    model, files, tmp_path, monkeypatch, most
 ):
     """As in a pass of their own, with subjects '0' and '1'; of more than ``most`` some share."""
-    monkeypatch.setattr(labelled, "MOST_SUBJECTS", most)
+    monkeypatch.setattr(pixels, "MOST_SUBJECTS", most)
     sources = files / "normal", files / "ill"
     groups = r"(\d)\.png"
     out = tmp_path / "out"
-    evaluate(detector, *sources, out, masks=files / "masks", groups=groups)
+    evaluate(model, *sources, out, masks=files / "masks", groups=groups)
     counts = np.load(out / "pixels.npz")["counts"]
     expected = {}
     for label, source in enumerate(sources):
-        for result in detector.results(source, groups=groups):
+        for result in results(model, source, groups=groups):
             mask = np.zeros((16, 16), dtype=bool)
             if label:
                 mask = np.asarray(Image.open(files / "masks" / result.name)) > 0
-            roc = expected.setdefault(result.group, PixelROC(labelled.SUBJECT_BINS))
+            roc = expected.setdefault(result.group, PixelROC(pixels.SUBJECT_BINS))
             roc.update(result.residual, mask)
     assert len(expected) == 10
     for place, roc in enumerate([*expected.values()][most:]):
@@ -249,67 +260,68 @@ def test_pixels_are_counted_by_subject_in_memory_that_does_not_grow(
     assert counts.sum() == 20 * 256 and counts[:, 1].sum() == 8 * 16
 
 
-def test_without_masks_there_are_no_pixel_figures(detector, normal, anomalous, tmp_path):
+def test_without_masks_there_are_no_pixel_figures(model, normal, anomalous, tmp_path):
     seen = []
-    found = evaluate(detector, normal, anomalous, tmp_path / "out", on_result=seen.append)
+    found = evaluate(model, normal, anomalous, tmp_path / "out", on_result=seen.append)
     assert (found["pixel"], found["pixel_roc"]) == (None, None)
     assert len(seen) == 2 * 20  # each image passes twice on the bar
     assert not (tmp_path / "out" / "pixels.npz").exists()
 
 
-def test_masks_by_name_and_by_order_agree(detector, files, evaluated, tmp_path):
+def test_masks_by_name_and_by_order_agree(model, files, evaluated, tmp_path):
     expected, _ = evaluated
     for path in (files / "masks" / "deep").glob("*.png"):  # of another format than their images
         tifffile.imwrite(path.with_suffix(".tif"), np.asarray(Image.open(path)))
         path.unlink()
     found = evaluate(
-        detector, files / "normal", files / "ill", tmp_path / "out", masks=files / "masks"
+        model, files / "normal", files / "ill", tmp_path / "out", masks=files / "masks"
     )
     assert same(found["pixel"], expected["pixel"])
 
 
-def test_a_name_of_numbers_and_dots_has_a_mask_of_its_own(detector, anomalous, masks, tmp_path):
+def test_a_name_of_numbers_and_dots_has_a_mask_of_its_own(model, anomalous, masks, tmp_path):
     uids = [f"1.2.840.{place}" for place in range(8)]  # as archives call DICOM, and exports folders
     for uid, mask in zip(uids, masks, strict=True):
         Image.fromarray(mask * 255).save(tmp_path / f"{uid}.png")
-    mask_of = masks_of(tmp_path, tmp_path, None, retinal=False)
-    for uid, mask, result in zip(uids, masks, detector.results(anomalous), strict=True):
-        np.testing.assert_array_equal(mask_of(dataclasses.replace(result, name=uid)), mask > 0)
+    mask_of = masks_of(tmp_path, tmp_path, None, model.preprocessing)
+    for uid, mask, result in zip(uids, masks, results(model, anomalous), strict=True):
+        named = dataclasses.replace(result, name=uid, scan_name=uid, frame=0)
+        np.testing.assert_array_equal(mask_of(named), mask > 0)
 
 
 def test_masks_of_frames_of_a_volume_and_of_arrays_in_files(
-    detector, normal, anomalous, masks, evaluated, tmp_path
+    model, normal, anomalous, masks, evaluated, tmp_path
 ):
     expected, _ = evaluated
     (tmp_path / "ill").mkdir()
     (tmp_path / "masks").mkdir()
     tifffile.imwrite(tmp_path / "ill" / "v#1.tif", anomalous, photometric="minisblack")
     tifffile.imwrite(tmp_path / "masks" / "v#1.tif", masks * 255, photometric="minisblack")
-    found = evaluate(detector, normal, tmp_path / "ill", tmp_path / "out", masks=tmp_path / "masks")
+    found = evaluate(model, normal, tmp_path / "ill", tmp_path / "out", masks=tmp_path / "masks")
     assert same(found["pixel"], expected["pixel"])
     assert found["n"] == 20  # the volume's own score is not one more image
     np.savez(tmp_path / "data.npz", ill=anomalous, masks=masks)
     path = tmp_path / "data.npz"
-    found = evaluate(detector, normal, f"{path}:ill", tmp_path / "out", masks=f"{path}:masks")
+    found = evaluate(model, normal, f"{path}:ill", tmp_path / "out", masks=f"{path}:masks")
     assert same(found["pixel"], expected["pixel"])
 
 
 def test_array_masks_stay_with_their_images_when_some_are_skipped(
-    detector, normal, anomalous, masks, tmp_path
+    model, normal, anomalous, masks, tmp_path
 ):
     images = [*anomalous.astype(np.float32)]
     images[2] = np.full((16, 16), np.nan, dtype=np.float32)
-    float_detector = FAnoGAN(TINY).fit(images_of(40).astype(np.float32))
+    of_floats = FAnoGAN(TINY).fit(images_of(40).astype(np.float32)).model
     kept = [index for index in range(8) if index != 2]
     different = masks.copy()
     different[5:, 12:, 12:] = 1
     normals = normal.astype(np.float32)
     skipping = evaluate(
-        float_detector, normals, images, tmp_path / "out", masks=different, skip_bad=True
+        of_floats, normals, images, tmp_path / "out", masks=different, skip_bad=True
     )
     assert "skipped: image 00002 holds NaN" in (tmp_path / "out/report.html").read_text()
     without = evaluate(
-        float_detector, normals, [images[i] for i in kept], tmp_path / "out", masks=different[kept]
+        of_floats, normals, [images[i] for i in kept], tmp_path / "out", masks=different[kept]
     )
     assert skipping["pixel"] == without["pixel"]
 
@@ -334,45 +346,45 @@ def test_array_masks_stay_with_their_images_when_some_are_skipped(
     ],
     ids=["missing", "another size", "no image", "two of one name", "all empty"],
 )
-def test_masks_that_do_not_fit_stop_the_evaluation(detector, files, tmp_path, change, message):
+def test_masks_that_do_not_fit_stop_the_evaluation(model, files, tmp_path, change, message):
     change(files / "masks")
     out = tmp_path / "out"
     with pytest.raises(BadScan, match=message):
-        evaluate(detector, files / "normal", files / "ill", out, masks=files / "masks")
+        evaluate(model, files / "normal", files / "ill", out, masks=files / "masks")
     assert not out.exists()
 
 
-def test_too_few_masks_or_frames(detector, normal, anomalous, masks, files, tmp_path):
+def test_too_few_masks_or_frames(model, normal, anomalous, masks, files, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(BadScan, match="7 masks for 8 images"):
-        evaluate(detector, normal, anomalous, out, masks=masks[:7])
+        evaluate(model, normal, anomalous, out, masks=masks[:7])
     with pytest.raises(BadScan, match="masks of files are files"):
-        evaluate(detector, normal, files / "ill", out, masks=masks)
+        evaluate(model, normal, files / "ill", out, masks=masks)
     tifffile.imwrite(tmp_path / "v.tif", anomalous, photometric="minisblack")
     (tmp_path / "few").mkdir()
     tifffile.imwrite(tmp_path / "few" / "v.tif", masks[:5], photometric="minisblack")
     with pytest.raises(BadScan, match=r"few/v\.tif has 5 frames and no mask of v\.tif#5"):
-        evaluate(detector, normal, tmp_path / "v.tif", out, masks=tmp_path / "few")
+        evaluate(model, normal, tmp_path / "v.tif", out, masks=tmp_path / "few")
     assert not out.exists()
 
 
 # --- subjects ---------------------------------------------------------------------------------
 
 
-def test_files_of_one_name_are_not_one_subject(detector, files, evaluated, tmp_path):
+def test_files_of_one_name_are_not_one_subject(model, files, evaluated, tmp_path):
     assert evaluated[0]["n_subjects"] == 20
     # Folders name subjects, here one, 'deep', in both.
     sources = files / "normal", files / "ill"
-    assert evaluate(detector, *sources, tmp_path / "out")["n_subjects"] == 6 + 4 + 1
-    grouped = evaluate(detector, *sources, tmp_path / "out", groups=r"(\d)\.png")
+    assert evaluate(model, *sources, tmp_path / "out")["n_subjects"] == 6 + 4 + 1
+    grouped = evaluate(model, *sources, tmp_path / "out", groups=r"(\d)\.png")
     assert grouped["n_subjects"] == 10
 
 
-def test_one_class_alone_is_refused(detector, files, tmp_path):
+def test_one_class_alone_is_refused(model, files, tmp_path):
     for path in (files / "ill").rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(BadScan, match="none of 8 images could be used"):
-        evaluate(detector, files / "normal", files / "ill", tmp_path / "out", skip_bad=True)
+        evaluate(model, files / "normal", files / "ill", tmp_path / "out", skip_bad=True)
     assert not (tmp_path / "out").exists()
 
 

@@ -139,7 +139,7 @@ def test_a_killed_prepare_is_resumed(eyes: list[Scan], tmp_path: Path) -> None:
     made = [path.name for path in out.glob("0*")]
     assert 2 <= len(made) < 6
     again = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True)
-    assert again.returncode == 0 and f"{len(made)} of them were there already" in again.stdout
+    assert again.returncode == 0 and f"{len(made)} of them were prepared before" in again.stdout
     assert [v.name for v in read_store(out)] == [f"eye{number}.npy" for number in range(6)]
     for volume, scan in zip(read_store(out), sorted(scans.iterdir()), strict=True):
         expected = straighten(Scan(np.load(scan), scan.name, scan.name, is_volume=True))

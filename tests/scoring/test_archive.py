@@ -1,9 +1,14 @@
-"""Scoring that is stopped goes on where it was, and ends as if never stopped; memory stays flat."""
+"""Scoring that is stopped is resumed, and ends as if never stopped; memory stays flat."""
 
+import contextlib
 import csv
 import dataclasses
+import itertools
+import os
 import re
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,14 +20,11 @@ import tifffile
 from PIL import Image
 
 from fanogan import FAnoGAN
-from fanogan.phantom.eye import make_phantom
-from fanogan.recipes.recipe import load_recipe
-from fanogan.retina import FlatSpace
-from fanogan.retina.preparation import prepare
+from fanogan.phantom import make_phantom
+from fanogan.recipes import load_recipe
+from fanogan.retina import FlatSpace, prepare
 from fanogan.scans import BadScan
-from fanogan.scoring.job import images_done
-from fanogan.scoring.table import Rows
-from fanogan.scoring.write import write_results
+from fanogan.scoring import Table, images_done, score, write_results
 from fanogan.storage import BadFolder
 
 TINY = load_recipe("smoke").but(
@@ -68,17 +70,30 @@ def stopping_after(count):
     return seen, on_result
 
 
-def stopped(detector, images, out, after, **options):
+def stopped(model, images, out, after, **options):
     """Score until so many results have been seen; returns how many images are done."""
     with pytest.raises(Stop):
-        write_results(detector, images, out, on_result=stopping_after(after)[1], **options)
+        write_results(model, images, out, on_result=stopping_after(after)[1], **options)
     return images_done(out)
 
 
+def killed(model, images, out, after, **options):
+    """Leave in ``out`` what a process leaves that is killed when so many results have passed."""
+    count = itertools.count(1)
+
+    def on_result(result):
+        if next(count) == after:
+            shutil.copytree(out.with_name("alive"), out)
+            raise Stop
+
+    with pytest.raises(Stop):
+        write_results(model, images, out.with_name("alive"), on_result=on_result, **options)
+
+
 @pytest.fixture(scope="module")
-def detector():
+def model():
     """Sees images of 16×16 whole."""
-    return FAnoGAN(TINY).fit(images_of(40))
+    return FAnoGAN(TINY).fit(images_of(40)).model
 
 
 @pytest.fixture(scope="module")
@@ -91,135 +106,167 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def expected(detector, archive):
+def expected(model, archive):
     out = archive.parent / "undisturbed"
-    write_results(detector, archive, out)
+    write_results(model, archive, out)
     return contents(out)
 
 
 # Batches end after 64, 81 and 84 (the volume) and 148 images of 153.
 @pytest.mark.parametrize(("after", "done"), [(64, 0), (83, 81), (154, 148)])
-def test_a_stopped_scoring_goes_on(detector, archive, expected, tmp_path, after, done):
+def test_a_stopped_scoring_goes_on(model, archive, expected, tmp_path, after, done):
     out = tmp_path / "out"
-    assert stopped(detector, archive, out, after) == done
+    assert stopped(model, archive, out, after) == done
     assert out.exists() == (done > 0)
     seen = []
-    rows = write_results(detector, archive, out, on_result=lambda result: seen.append(result))
+    rows = write_results(model, archive, out, on_result=lambda result: seen.append(result))
     assert sum(result.unit == "image" for result in seen) == COUNT + 3 - done
     assert contents(out) == expected
     names = [row["name"] for row in rows]
     assert len(names) == len(set(names)) == COUNT + 4
 
 
-def test_what_a_kill_left_half_written_is_scored_again(detector, archive, expected, tmp_path):
+@pytest.mark.parametrize("after", [1, 64, 65, 82, 84, 85, 120, 149, 154])
+def test_a_killed_scoring_is_resumed(model, archive, expected, tmp_path, after):
     out = tmp_path / "out"
-    assert stopped(detector, archive, out, 100) == 84
-    journal = out / ".unfinished" / "rows.jsonl"
-    whole = journal.read_bytes()
-    # A row of the next batch, which is no whole one, and the beginning of another.
-    journal.write_bytes(whole + whole.splitlines(keepends=True)[0] + b'{"name": "x')
-    assert stopped(detector, archive, out, 1) == 84
-    assert journal.read_bytes() == whole
-    write_results(detector, archive, out)
+    killed(model, archive, out, after)
+    ends = {64: 64, 81: 81, 85: 84, 149: 148}  # results, of which one is the volume's: images
+    done = max((images for end, images in ends.items() if end < after), default=0)
+    assert images_done(out) == done
+    seen = []
+    write_results(model, archive, out, on_result=seen.append)
+    assert sum(result.unit == "image" for result in seen) == COUNT + 3 - done
     assert contents(out) == expected
 
 
-def test_maps_that_a_power_cut_lost_are_made_again(detector, archive, expected, tmp_path):
+def test_a_batch_half_written_is_scored_again(model, archive, expected, tmp_path):
     out = tmp_path / "out"
-    assert stopped(detector, archive, out, 100) == 84
-    (out / ".unfinished" / "results" / "maps" / "70.png.tif").write_bytes(b"")
-    assert stopped(detector, archive, out, 1) == 64
-    write_results(detector, archive, out)
+    killed(model, archive, out, 100)
+    log = out / ".unfinished" / "rows.sqlite-wal"
+    os.truncate(log, log.stat().st_size - 100)
+    assert stopped(model, archive, out, 1) == 81
+    write_results(model, archive, out)
     assert contents(out) == expected
 
 
-def test_results_half_moved_are_moved_on(detector, archive, expected, tmp_path):
+@pytest.mark.parametrize("damage", ["beginning", "middle", "end", "a row"])
+def test_a_damaged_beginning_is_dropped(model, archive, expected, tmp_path, caplog, damage):
+    out = tmp_path / "out"
+    assert stopped(model, archive, out, 100) == 84
+    database = out / ".unfinished" / "rows.sqlite"
+    size = database.stat().st_size
+    if damage == "end":
+        os.truncate(database, size // 2)
+    elif damage == "a row":
+        with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute("UPDATE rows SET row = substr(row, 1, 20) WHERE id = 70")
+    else:
+        with database.open("r+b") as file:
+            file.seek(0 if damage == "beginning" else size // 2 // 4096 * 4096)
+            file.write(bytes(4096))
+    write_results(model, archive, out)
+    assert caplog.text.count("is damaged, and is dropped") == 1
+    assert contents(out) == expected
+
+
+@pytest.mark.parametrize("left", [b"", None])
+def test_maps_that_a_power_cut_lost_are_made_again(model, archive, expected, tmp_path, left):
+    out = tmp_path / "out"
+    assert stopped(model, archive, out, 100) == 84
+    lost = out / ".unfinished" / "results" / "maps" / "70.png.tif"
+    lost.unlink() if left is None else lost.write_bytes(left)
+    assert stopped(model, archive, out, 1) == 64
+    write_results(model, archive, out)
+    assert contents(out) == expected
+
+
+def test_results_half_moved_are_moved_on(model, archive, expected, tmp_path):
     out = tmp_path / "out"
     (out / "overlays").mkdir(parents=True)
     (out / "overlays" / "5.png.png").mkdir()  # in the way of a file: maps are there by then
     with pytest.raises(OSError, match="out"):
-        write_results(detector, archive, out)
+        write_results(model, archive, out)
     assert (out / "maps" / "5.png.tif").exists()
     (out / "overlays" / "5.png.png").rmdir()
     seen = []
-    write_results(detector, archive, out, on_result=seen.append)
+    write_results(model, archive, out, on_result=seen.append)
     assert seen == []
     assert contents(out) == expected
 
 
 @pytest.mark.parametrize("other", ["model", "images"])
-def test_another_job_begins_anew(detector, archive, tmp_path, caplog, other):
+def test_another_job_begins_anew(model, archive, tmp_path, caplog, other):
     out = tmp_path / "out"
     save_images(tmp_path / "others", 66, seed=3)
-    assert stopped(detector, archive, out, 70, scores_only=True) == 64
+    assert stopped(model, archive, out, 70, scores_only=True) == 64
     if other == "model":
-        detector = FAnoGAN(TINY, seed=1).fit(images_of(40))
+        model = FAnoGAN(TINY, seed=1).fit(images_of(40)).model
     else:  # of the same names
         archive = tmp_path / "others"
-    write_results(detector, archive, out, scores_only=True)
+    write_results(model, archive, out, scores_only=True)
     assert caplog.text.count("the beginning of another scoring") == 1
-    write_results(detector, archive, tmp_path / "fresh", scores_only=True)
+    write_results(model, archive, tmp_path / "fresh", scores_only=True)
     assert contents(out) == contents(tmp_path / "fresh")
 
 
-def test_arrays_have_no_name_and_begin_anew(detector, tmp_path):
+def test_arrays_have_no_name_and_begin_anew(model, tmp_path):
     images = images_of(100)
-    assert stopped(detector, images, tmp_path / "out", 70) == 0
+    assert stopped(model, images, tmp_path / "out", 70) == 0
     assert not (tmp_path / "out").exists()
-    scores = [float(row["score"]) for row in write_results(detector, images, tmp_path / "out")]
-    assert scores == sorted(detector.score(images).total, reverse=True)
+    scores = [float(row["score"]) for row in write_results(model, images, tmp_path / "out")]
+    assert scores == sorted(score(model, images).total, reverse=True)
 
 
 @pytest.mark.parametrize("remedy", ["skip", "remove"])
-def test_after_a_bad_file_it_goes_on(detector, tmp_path, remedy):
+def test_after_a_bad_file_it_goes_on(model, tmp_path, remedy):
     folder, out = save_images(tmp_path / "scans", 140), tmp_path / "out"
     bad = [folder / "20.png", folder / "100.png", folder / "139.png"]
     for path in bad[: 1 if remedy == "remove" else 3]:
         path.write_bytes(b"no image")
     skip = remedy == "skip"
     if skip:
-        assert stopped(detector, folder, out, 70, skip_bad=True, scores_only=True) == 64
+        assert stopped(model, folder, out, 70, skip_bad=True, scores_only=True) == 64
     else:
         bad[0].unlink()
         bad[1].write_bytes(b"no image")
         with pytest.raises(BadScan, match=r"100\.png"):
-            write_results(detector, folder, out, scores_only=True)
+            write_results(model, folder, out, scores_only=True)
         assert images_done(out) == 64
         bad[1].unlink()
-    write_results(detector, folder, out, skip_bad=skip, scores_only=True)
-    write_results(detector, folder, tmp_path / "fresh", skip_bad=skip, scores_only=True)
+    write_results(model, folder, out, skip_bad=skip, scores_only=True)
+    write_results(model, folder, tmp_path / "fresh", skip_bad=skip, scores_only=True)
     assert contents(out) == contents(tmp_path / "fresh")
     page = (out / "report.html").read_text()
     assert len(re.findall(r"skipped: \S*(20|100|139)\.png", page)) == (3 if skip else 0)
 
 
-def test_scores_only(detector, archive, expected, tmp_path):
+def test_scores_only(model, archive, expected, tmp_path):
     out = tmp_path / "out"
-    assert stopped(detector, archive, out, 70, scores_only=True) == 64
-    write_results(detector, archive, out, scores_only=True)
+    assert stopped(model, archive, out, 70, scores_only=True) == 64
+    write_results(model, archive, out, scores_only=True)
     assert contents(out) == {name: expected[name] for name in ("scores.csv", "report.html")}
 
 
-def test_two_at_a_time_are_refused(detector, archive, tmp_path):
+def test_two_at_a_time_are_refused(model, archive, tmp_path):
     def also(result):
         with pytest.raises(BadFolder, match="another process is scoring into it"):
-            write_results(detector, archive, tmp_path / "out")
+            write_results(model, archive, tmp_path / "out")
         raise Stop
 
     with pytest.raises(Stop):
-        write_results(detector, archive, tmp_path / "out", on_result=also)
+        write_results(model, archive, tmp_path / "out", on_result=also)
 
 
-def test_frames_of_an_array_file_are_left_out_too(detector, tmp_path):
+def test_frames_of_an_array_file_are_left_out_too(model, tmp_path):
     np.save(tmp_path / "many.npy", images_of(100))
-    assert stopped(detector, tmp_path / "many.npy", tmp_path / "out", 70) == 64
+    assert stopped(model, tmp_path / "many.npy", tmp_path / "out", 70) == 64
     seen = []
-    write_results(detector, tmp_path / "many.npy", tmp_path / "out", on_result=seen.append)
+    write_results(model, tmp_path / "many.npy", tmp_path / "out", on_result=seen.append)
     assert [result.name for result in seen] == [f"many.npy#{index}" for index in range(64, 100)]
 
 
 def test_rows_are_read_as_they_are_asked_for(archive, expected):
-    rows = Rows(archive.parent / "undisturbed" / "scores.csv", COUNT + 4)
+    rows = Table(archive.parent / "undisturbed" / "scores.csv", COUNT + 4)
     table = list(csv.DictReader(expected["scores.csv"].decode().splitlines()))
     assert [row["name"] for row in rows] == [row["name"] for row in table]
     assert [row["name"] for row in rows[2:5]] == [row["name"] for row in table[2:5]]
@@ -228,7 +275,7 @@ def test_rows_are_read_as_they_are_asked_for(archive, expected):
         rows[len(rows)]
 
 
-def test_memory_does_not_grow_with_the_images(detector, tmp_path):
+def test_memory_does_not_grow_with_the_images(model, tmp_path):
     np.save(tmp_path / "many.npy", images_of(1000))
     used = []
 
@@ -237,7 +284,7 @@ def test_memory_does_not_grow_with_the_images(detector, tmp_path):
 
     tracemalloc.start()
     write_results(
-        detector, tmp_path / "many.npy", tmp_path / "out", scores_only=True, on_result=on_result
+        model, tmp_path / "many.npy", tmp_path / "out", scores_only=True, on_result=on_result
     )
     tracemalloc.stop()
     assert len(used) == 1000
@@ -266,52 +313,108 @@ def eyes(tmp_path_factory):
     return folder / "eyes.zarr"
 
 
-def test_a_volume_cut_off_is_scored_whole_again(eyes, tmp_path):
-    detector = FAnoGAN(TINY.but(window=(64, 64), geometry="retina", held_out_fraction=0.34)).fit(
-        eyes
-    )
-    # A lower threshold, for networks that have learnt nothing: regions are to be found.
-    assert detector.calibration.en_face is not None
-    low = detector.calibration.en_face[0]
-    detector.calibration = dataclasses.replace(detector.calibration, en_face=(0.8 * low, low))
-    write_results(detector, eyes, tmp_path / "undisturbed")
-    expected = contents(tmp_path / "undisturbed")
-    assert {"patches.csv", "regions.csv", "regions.json"} < set(expected)
-    assert expected["regions.csv"].count(b"\n") > 1
-    patches = expected["patches.csv"].splitlines()
+@pytest.fixture(scope="module")
+def of_eyes(eyes):
+    """Finds regions, though it has learnt nothing: its threshold is low."""
+    recipe = TINY.but(window=(64, 64), geometry="retina", held_out_fraction=0.34)
+    model = FAnoGAN(recipe).fit(eyes).model
+    assert model.calibration.en_face is not None
+    low = model.calibration.en_face[0]
+    calibration = dataclasses.replace(model.calibration, en_face=(0.8 * low, low))
+    return model.but(calibration=calibration)
+
+
+@pytest.fixture(scope="module")
+def expected_of_eyes(of_eyes, eyes):
+    out = eyes.parent / "undisturbed"
+    write_results(of_eyes, eyes, out)
+    return contents(out)
+
+
+def test_a_volume_cut_off_is_scored_whole_again(of_eyes, eyes, expected_of_eyes, tmp_path):
+    assert {"patches.csv", "regions.csv", "regions.json"} < set(expected_of_eyes)
+    assert expected_of_eyes["regions.csv"].count(b"\n") > 1
+    patches = expected_of_eyes["patches.csv"].splitlines()
     assert len(patches) == len(set(patches))
     out = tmp_path / "out"
-    assert stopped(detector, eyes, out, 5) == 2  # in the second of three eyes
-    write_results(detector, eyes, out)
-    assert contents(out) == expected
+    assert stopped(of_eyes, eyes, out, 5) == 2  # in the second of three eyes
+    write_results(of_eyes, eyes, out)
+    assert contents(out) == expected_of_eyes
+
+
+@pytest.mark.parametrize("after", [1, 3, 5, 9])  # an eye: two B-scans and the volume
+def test_a_killed_scoring_of_volumes_is_resumed(of_eyes, eyes, expected_of_eyes, tmp_path, after):
+    out = tmp_path / "out"
+    killed(of_eyes, eyes, out, after)
+    assert images_done(out) == (after - 1) // 3 * 2
+    write_results(of_eyes, eyes, out)
+    assert contents(out) == expected_of_eyes
+
+
+def test_patches_that_a_power_cut_lost_are_written_again(of_eyes, eyes, expected_of_eyes, tmp_path):
+    out = tmp_path / "out"
+    assert stopped(of_eyes, eyes, out, 8) == 4
+    patches = out / ".unfinished" / "results" / "patches.csv"
+    os.truncate(patches, patches.stat().st_size // 2)
+    assert stopped(of_eyes, eyes, out, 1) == 2
+    write_results(of_eyes, eyes, out)
+    assert contents(out) == expected_of_eyes
 
 
 # --- processes ----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_process_is_gone_on_with(detector, tmp_path, ending):
-    detector.save(tmp_path / "model")
-    folder = save_images(tmp_path / "scans", 1500)
-
-    def command(out):
-        return [*RUN_MAIN, "score", tmp_path / "model", folder, "--out", out]
-
-    subprocess.run(command(tmp_path / "undisturbed"), check=True, capture_output=True)
-    out = tmp_path / "out"
-    process = subprocess.Popen(command(out), stdout=subprocess.PIPE, text=True)
+def ended_by(signal_, command, results, least):
+    """Start a command, end it once so many maps lie there; returns what it said and its status."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while images_done(out) < 128:
+    while len(list(results.glob("maps/*"))) < least:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
-    process.send_signal(ending)
+    process.send_signal(signal_)
     shown, _ = process.communicate(timeout=120)
+    return shown, process.returncode
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model, tmp_path_factory):
+    """A model, 1,500 images, and the results of a command that nothing ended."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    model.save(folder / "model")
+    save_images(folder / "scans", 1500)
+    command = [*RUN_MAIN, "score", folder / "model", folder / "scans", "--out", folder / "out"]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ending", "least"),
+    [(signal.SIGKILL, 65), (signal.SIGKILL, 650), (signal.SIGKILL, 1300), (signal.SIGINT, 129)],
+)
+def test_a_killed_process_is_resumed(undisturbed, tmp_path, ending, least):
+    out = tmp_path / "out"
+    model, folder = undisturbed / "model", undisturbed / "scans"
+    command = [*RUN_MAIN, "score", model, folder, "--out", out]
+    shown, status = ended_by(ending, command, out / ".unfinished" / "results", least)
     if ending == signal.SIGINT:
-        assert process.returncode == 130
-        assert shown.splitlines()[-1] == "stopped; the same command goes on"
+        assert status == 130
+        assert shown.splitlines()[-1] == "stopped; the same command resumes"
     done = images_done(out)
-    assert 128 <= done < 1500 and done % 64 == 0
-    ended = subprocess.run(command(out), check=True, capture_output=True, text=True)
-    assert f"goes on after {done:,} images scored before" in ended.stdout
-    assert contents(out) == contents(tmp_path / "undisturbed")
+    assert least - 128 < done < 1500 and done % 64 == 0
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert f"resumes after {done:,} images scored before" in ended.stdout or not done
+    assert contents(out) == contents(undisturbed / "out")
+
+
+@pytest.mark.slow
+def test_a_killed_process_that_scores_volumes_is_resumed(of_eyes, eyes, expected_of_eyes, tmp_path):
+    of_eyes.save(tmp_path / "model")
+    out = tmp_path / "out"
+    command = [*RUN_MAIN, "score", tmp_path / "model", eyes, "--out", out]
+    ended_by(signal.SIGKILL, command, out / ".unfinished" / "results", 1)
+    done = images_done(out)
+    assert done in (0, 2, 4)
+    ended = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert f"resumes after {done:,} images scored before" in ended.stdout or not done
+    assert contents(out) == expected_of_eyes

@@ -11,18 +11,16 @@ import numpy as np
 import pytest
 import tifffile
 
-from fanogan.data.normals import Normals
-from fanogan.data.preprocessing import Preprocessing
-from fanogan.demo import flat_phantom
-from fanogan.detectors import FAnoGAN, Result, load_detector
-from fanogan.evaluation.labelled import evaluate
-from fanogan.phantom.eye import Phantom, make_phantom
-from fanogan.recipes.recipe import load_recipe
-from fanogan.retina import FlatSpace, FlatVolume, make_flat
-from fanogan.retina.intensity import DEPTHS, DepthProfile
-from fanogan.retina.regions import find_regions
+from fanogan.cli.demo import flat_phantom
+from fanogan.data import Normals, Preprocessing
+from fanogan.detectors import Detector, FAnoGAN, untrained
+from fanogan.evaluation import evaluate
+from fanogan.phantom import Phantom, make_phantom
+from fanogan.recipes import load_recipe
+from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, find_regions, make_flat
+from fanogan.retina.intensity import DEPTHS
 from fanogan.scans import BadScan, Scan
-from fanogan.scoring.write import write_results
+from fanogan.scoring import Model, Result, results, score, score_batch, write_results
 
 SHAPE = (3, 240, 96)
 SPACING = (0.24, 0.00387, 0.022)
@@ -52,8 +50,8 @@ def ill() -> Phantom:
 
 
 @pytest.fixture(scope="module")
-def detector(eyes: list[FlatVolume]) -> FAnoGAN:
-    return FAnoGAN(RECIPE).fit(eyes)
+def model(eyes: list[FlatVolume]) -> Model:
+    return FAnoGAN(RECIPE).fit(eyes).model
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +86,10 @@ def test_patches_hold_enough_retina_and_nothing_unknown(eye: FlatVolume) -> None
     assert usable[0].any() and usable[2].any() and not usable[1].any()
     for frame, row, column in np.argwhere(usable)[::97]:
         patch = np.s_[frame, row : row + 64, column : column + 64]
-        assert eye.retina[patch].mean() >= 0.6 and eye.recorded[patch].all()
+        assert eye.tissue[patch].mean() >= 0.6 and eye.recorded[patch].all()
     for frame, row, column in np.argwhere(~usable)[::997]:
         patch = np.s_[frame, row : row + 64, column : column + 64]
-        assert eye.retina[patch].mean() < 0.6 or not eye.recorded[patch].all()
+        assert eye.tissue[patch].mean() < 0.6 or not eye.recorded[patch].all()
 
 
 def test_an_eye_without_any_place_for_a_patch_is_refused(eye: FlatVolume) -> None:
@@ -122,8 +120,8 @@ def test_matching_brings_another_scanners_grey_values_back(eyes: list[FlatVolume
     darker = dataclasses.replace(eye, pixels=(0.5 * eye.pixels + 20).astype(np.uint8))
     profile = DepthProfile.of([eye])
     assert len(profile.median) == DEPTHS + 2
-    apart = np.abs(darker.pixels.astype(int) - eye.pixels)[eye.retina].mean()
-    left = np.abs(profile.match(darker).astype(int) - eye.pixels)[eye.retina].mean()
+    apart = np.abs(darker.pixels.astype(int) - eye.pixels)[eye.tissue].mean()
+    left = np.abs(profile.match(darker).astype(int) - eye.pixels)[eye.tissue].mean()
     assert apart > 10 and left < 2
     view = Preprocessing.of([eye], RECIPE.but(match_layers=True))
     again = Preprocessing.from_dict(json.loads(json.dumps(view.to_dict())))
@@ -134,8 +132,8 @@ def test_matching_brings_another_scanners_grey_values_back(eyes: list[FlatVolume
 # --- what is scored -----------------------------------------------------------------------------
 
 
-def test_maps_lie_in_the_scans_own_geometry(detector: FAnoGAN, eye: FlatVolume) -> None:
-    found = list(detector.results([eye]))
+def test_maps_lie_in_the_scans_own_geometry(model: Model, eye: FlatVolume) -> None:
+    found = list(results(model, [eye]))
     seen = bscans(found)
     assert set(seen) == {0, 2}, "the B-scan without retina has no score"
     assert found[-1].unit == "volume" and found[-1].windows == sum(
@@ -155,30 +153,30 @@ def test_maps_lie_in_the_scans_own_geometry(detector: FAnoGAN, eye: FlatVolume) 
         assert known[inside][retina[inside]].mean() > (0.6 if frame == 0 else 0.95)
 
 
-def test_a_patch_is_scored_as_it_is_alone(detector: FAnoGAN, eye: FlatVolume) -> None:
+def test_a_patch_is_scored_as_it_is_alone(model: Model, eye: FlatVolume) -> None:
     import torch
 
-    one = bscans(list(detector.results([eye])))[2]
+    one = bscans(list(results(model, [eye])))[2]
     assert one.patches is not None
     for row, column, total, image, feature in one.patches[::3]:
         place = np.s_[int(row) : int(row) + 64, int(column) : int(column) + 64]
         x = torch.from_numpy(eye.pixels[2][place].astype(np.float32))[None, None] * (2 / 255) - 1
         with torch.inference_mode():
-            terms, _ = detector._terms_and_maps(detector.preprocessing.see(x))
+            terms, _ = score_batch(model, model.preprocessing.resize(x))
         np.testing.assert_allclose(terms[0], (image, feature), rtol=1e-4)
         assert total == pytest.approx(image + feature)
 
 
 def test_the_score_of_the_retina_alone_knows_nothing_of_the_rest(
-    detector: FAnoGAN, eye: FlatVolume
+    model: Model, eye: FlatVolume
 ) -> None:
-    view = detector.preprocessing.retina
+    view = model.preprocessing.retina
     assert view is not None
-    masked = detector.untrained()
-    masked.preprocessing = dataclasses.replace(
-        detector.preprocessing, retina=dataclasses.replace(view, score_retina_only=True)
+    preprocessing = dataclasses.replace(
+        model.preprocessing, retina=dataclasses.replace(view, score_retina_only=True)
     )
-    one = bscans(list(masked.results([eye])))[2]
+    masked = untrained(model).but(preprocessing=preprocessing)
+    one = bscans(list(results(masked, [eye])))[2]
     assert one.residual is not None
     rows = np.arange(480)[:, None]
     above = (rows < eye.inner[2] - 12) & np.isfinite(one.residual)
@@ -195,7 +193,9 @@ def test_standardised_terms_of_held_out_windows_have_mean_0_and_spread_1(
     terms = np.concatenate(
         [one.patches for one in bscans(list(standardised.results(held_out))).values()]
     )
-    (means, spreads), found = standardised.term_scale, terms[:, 3:]
+    scale, found = standardised.model.calibration.term_scale, terms[:, 3:]
+    assert scale is not None
+    means, spreads = scale
     np.testing.assert_allclose(found.mean(0), means, rtol=1e-5)
     np.testing.assert_allclose(found.std(0), spreads, rtol=1e-5)
     np.testing.assert_allclose(
@@ -204,32 +204,32 @@ def test_standardised_terms_of_held_out_windows_have_mean_0_and_spread_1(
 
 
 def test_a_model_is_kept_with_its_view_of_the_retina(
-    detector: FAnoGAN, eye: FlatVolume, tmp_path: Path
+    model: Model, eye: FlatVolume, tmp_path: Path
 ) -> None:
-    detector.save(tmp_path / "model")
-    again = load_detector(tmp_path / "model")
-    assert again.preprocessing == detector.preprocessing
-    assert again.calibration.en_face == detector.calibration.en_face
+    model.save(tmp_path / "model")
+    again = Detector.load(tmp_path / "model").model
+    assert again.preprocessing == model.preprocessing
+    assert again.calibration.en_face == model.calibration.en_face
     assert set(again.calibration.units) == {"image", "patch", "volume"}
-    np.testing.assert_array_equal(again.score([eye]).total, detector.score([eye]).total)
+    np.testing.assert_array_equal(score(again, [eye]).total, score(model, [eye]).total)
 
 
-def test_arrays_say_nothing_of_their_geometry(detector: FAnoGAN) -> None:
+def test_arrays_say_nothing_of_their_geometry(model: Model) -> None:
     with pytest.raises(BadScan, match="arrays don't say how large a pixel is"):
-        detector.score(np.zeros((3, 240, 128), np.uint8))
+        score(model, np.zeros((3, 240, 128), np.uint8))
 
 
 # --- what is written ----------------------------------------------------------------------------
 
 
-def test_volumes_out(detector: FAnoGAN, eye: FlatVolume, ill: Phantom, tmp_path: Path) -> None:
-    rows = write_results(detector, [eye, flat_phantom(ill)], tmp_path / "out")
+def test_volumes_out(model: Model, eye: FlatVolume, ill: Phantom, tmp_path: Path) -> None:
+    rows = write_results(model, [eye, flat_phantom(ill)], tmp_path / "out")
     out = tmp_path / "out"
     with tifffile.TiffFile(out / "maps" / "eye.tif") as file:
         volume = file.asarray()
         assert file.imagej_metadata["spacing"] == pytest.approx(0.24)
     assert volume.shape == (3, 480, 300) and volume.dtype == np.float32
-    one = bscans(list(detector.results([eye])))[2]
+    one = bscans(list(results(model, [eye])))[2]
     np.testing.assert_allclose(volume[2], one.residual, rtol=1e-5)
     assert np.isnan(volume[1]).all()
     en_face = tifffile.imread(out / "en_face" / "eye.tif")
@@ -248,8 +248,8 @@ def test_volumes_out(detector: FAnoGAN, eye: FlatVolume, ill: Phantom, tmp_path:
     regions = json.loads((out / "regions.json").read_text())
     table = table_of(out / "regions.csv")
     assert len(regions) == len(table)
-    assert detector.calibration.en_face is not None
-    median, threshold = detector.calibration.en_face
+    assert model.calibration.en_face is not None
+    median, threshold = model.calibration.en_face
     assert median < threshold and all(one["peak"] > threshold for one in regions)
     line = next(row for row in rows if row["name"] == "eye" and row["unit"] == "volume")
     assert line["regions"] == sum(one["volume"] == "eye" for one in regions)
@@ -273,12 +273,10 @@ def test_regions_are_found_where_they_are() -> None:
 
 
 def test_patches_are_labelled_by_the_same_transform(
-    detector: FAnoGAN, ill: Phantom, tmp_path: Path
+    model: Model, ill: Phantom, tmp_path: Path
 ) -> None:
     flat, healthy = flat_phantom(ill), flat_phantom(phantom(8))
-    found = evaluate(
-        detector, [healthy], [flat], tmp_path / "out", masks=[ill.mask], beside=[detector]
-    )
+    found = evaluate(model, [healthy], [flat], tmp_path / "out", masks=[ill.mask], beside=[model])
     rows = table_of(tmp_path / "out" / "scores.csv")
     assert found["unit"] == "patch" and found["n"] == len(rows)
     assert {row["unit"] for row in rows} == {"patch"}
@@ -299,9 +297,9 @@ def test_patches_are_labelled_by_the_same_transform(
 
 def test_flat_space_of_the_recipe_is_the_models(eyes: list[FlatVolume]) -> None:
     recipe = RECIPE.but(stretch_retina=True, flat_rows=64, flat_base=60)
-    stretched = FAnoGAN(recipe).fit(eyes)
+    stretched = FAnoGAN(recipe).fit(eyes).model
     assert stretched.preprocessing.retina is not None
     assert stretched.preprocessing.retina.space == FlatSpace(64, 60, True)
-    one = bscans(list(stretched.results(eyes[:1])))[0]
+    one = bscans(list(results(stretched, eyes[:1])))[0]
     assert one.patches is not None and set(one.patches[:, 0]) == {0.0}
     assert one.residual is not None and one.residual.shape == SHAPE[1:]

@@ -9,13 +9,20 @@ import tifffile
 from PIL import Image
 
 from fanogan import FAnoGAN
-from fanogan.recipes.recipe import load_recipe
+from fanogan.recipes import load_recipe
 from fanogan.scans import BadScan
-from fanogan.scoring.job import whole_folder
-from fanogan.scoring.judge import Gallery, Judge
-from fanogan.scoring.table import COLUMNS, write_csv
+from fanogan.scoring import (
+    COLUMNS,
+    Gallery,
+    case_of,
+    results,
+    row_of,
+    statement_of,
+    whole_folder,
+    write_csv,
+    write_results,
+)
 from fanogan.scoring.volume_maps import place_of
-from fanogan.scoring.write import write_results
 
 # Two updates a stage: what is tested here is what is written, not what is learnt.
 TINY = load_recipe("smoke").but(
@@ -40,6 +47,11 @@ def detector():
 
 
 @pytest.fixture(scope="module")
+def model(detector):
+    return detector.model
+
+
+@pytest.fixture(scope="module")
 def with_volumes(tmp_path_factory):
     """Trained on volumes, of which one is held out."""
     folder = tmp_path_factory.mktemp("normal volumes")
@@ -47,7 +59,7 @@ def with_volumes(tmp_path_factory):
         tifffile.imwrite(
             folder / f"{index}.tif", images_of(21, 20, 24, seed=index), photometric="minisblack"
         )
-    return FAnoGAN(TINY.but(held_out_fraction=0.1)).fit(folder)
+    return FAnoGAN(TINY.but(held_out_fraction=0.1)).fit(folder).model
 
 
 @pytest.fixture
@@ -61,9 +73,9 @@ def folder(tmp_path):
     return tmp_path / "scans"
 
 
-def test_writes_a_table_maps_overlays_and_a_page(detector, folder, tmp_path):
+def test_writes_a_table_maps_overlays_and_a_page(model, folder, tmp_path):
     out = tmp_path / "out"
-    returned = write_results(detector, folder, out)
+    returned = write_results(model, folder, out)
     rows = read_rows(out / "scores.csv")
     assert tuple(rows[0]) == COLUMNS
     assert [row["name"] for row in rows] == [row["name"] for row in returned]
@@ -78,11 +90,11 @@ def test_writes_a_table_maps_overlays_and_a_page(detector, folder, tmp_path):
     }
 
 
-def test_numbers_are_exactly_those_of_the_detector(detector, folder, tmp_path):
-    write_results(detector, folder, tmp_path / "out")
+def test_numbers_are_exactly_those_of_the_detector(detector, model, folder, tmp_path):
+    write_results(model, folder, tmp_path / "out")
     rows = {row["name"]: row for row in read_rows(tmp_path / "out" / "scores.csv")}
     scores = detector.score(folder)
-    held_out = detector.calibration.units["image"]
+    held_out = model.calibration.units["image"]
     for name, total, image, feature in zip(
         scores.names, scores.total, scores.image, scores.feature, strict=True
     ):
@@ -103,23 +115,23 @@ def test_numbers_are_exactly_those_of_the_detector(detector, folder, tmp_path):
     assert (coloured.mode, coloured.size) == ("RGB", (24, 20))
 
 
-def test_rows_fall_from_the_highest_score(detector, folder, tmp_path):
-    rows = write_results(detector, folder, tmp_path / "out")
+def test_rows_fall_from_the_highest_score(model, folder, tmp_path):
+    rows = write_results(model, folder, tmp_path / "out")
     scores = [float(row["score"]) for row in rows]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_flags_are_those_of_p_values_at_alpha(detector, folder, tmp_path):
+def test_flags_are_those_of_p_values_at_alpha(model, folder, tmp_path):
     for alpha in (0.05, 0.5, 0.99):
-        rows = write_results(detector, folder, tmp_path / "out", alpha=alpha)
+        rows = write_results(model, folder, tmp_path / "out", alpha=alpha)
         for row in rows:
             if row["unit"] == "image":
                 assert (row["flag"] == "yes") == (float(row["p_value"]) <= alpha)
     assert any(row["flag"] == "yes" for row in rows)
 
 
-def test_too_few_held_out_gives_no_flag(detector, folder, tmp_path):
-    rows = write_results(detector, folder, tmp_path / "out", alpha=0.01)
+def test_too_few_held_out_gives_no_flag(model, folder, tmp_path):
+    rows = write_results(model, folder, tmp_path / "out", alpha=0.01)
     assert {row["flag"] for row in rows if row["unit"] == "image"} == {"too few held out"}
     assert "too few held out: 20 held-out images" in (tmp_path / "out/report.html").read_text()
 
@@ -141,44 +153,44 @@ def test_a_volume_has_a_row_and_stands_in_the_page(with_volumes, folder, tmp_pat
     assert "1 held-out volume of 1 subject" in page
 
 
-def test_without_held_out_volumes_a_volume_has_no_p_value(detector, folder, tmp_path):
-    rows = write_results(detector, folder, tmp_path / "out")
+def test_without_held_out_volumes_a_volume_has_no_p_value(model, folder, tmp_path):
+    rows = write_results(model, folder, tmp_path / "out")
     volume = next(row for row in rows if row["unit"] == "volume")
     assert (volume["p_value"], volume["held_out"]) == ("", 0)
     assert volume["flag"] == "too few held out"
     assert "no volume was held out of training" in (tmp_path / "out/report.html").read_text()
 
 
-def test_warns_of_images_unlike_the_training_normals(detector, tmp_path):
-    rows = write_results(detector, images_of(2, 17, 30), tmp_path / "out")
+def test_warns_of_images_unlike_the_training_normals(model, tmp_path):
+    rows = write_results(model, images_of(2, 17, 30), tmp_path / "out")
     assert all("size 17×30 is outside the training normals (20×24)" in r["warnings"] for r in rows)
     page = (tmp_path / "out/report.html").read_text()
     assert "2 of 2 look unlike the training normals" in page
 
 
-def test_skipped_files_are_listed_in_the_page(detector, folder, tmp_path):
+def test_skipped_files_are_listed_in_the_page(model, folder, tmp_path):
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n, and no more")
-    rows = write_results(detector, folder, tmp_path / "out", skip_bad=True)
+    rows = write_results(model, folder, tmp_path / "out", skip_bad=True)
     assert "broken.png" not in {row["name"] for row in rows}
     assert re.search(
         r"skipped: \S*broken\.png is damaged", (tmp_path / "out/report.html").read_text()
     )
 
 
-def test_a_bad_file_among_the_first_leaves_nothing(detector, folder, tmp_path):
+def test_a_bad_file_among_the_first_leaves_nothing(model, folder, tmp_path):
     (folder / "0.png").write_bytes(b"no image")
     with pytest.raises(BadScan, match=r"0\.png"):
-        write_results(detector, folder, tmp_path / "out")
+        write_results(model, folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bad_file_leaves_what_was_there(detector, folder, tmp_path):
+def test_a_bad_file_leaves_what_was_there(model, folder, tmp_path):
     out = tmp_path / "out"
-    write_results(detector, folder, out)
+    write_results(model, folder, out)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     (folder / "z.png").write_bytes(b"no image")
     with pytest.raises(BadScan):
-        write_results(detector, folder, out)
+        write_results(model, folder, out)
     # What was done before the bad file is kept to be gone on with.
     unfinished = out / ".unfinished"
     files = (p for p in out.rglob("*") if p.is_file() and unfinished not in p.parents)
@@ -186,13 +198,13 @@ def test_a_bad_file_leaves_what_was_there(detector, folder, tmp_path):
     assert len(list(out.iterdir())) == 4 + unfinished.exists()
 
 
-def test_names_never_lead_out_of_the_folder(detector, tmp_path, monkeypatch):
+def test_names_never_lead_out_of_the_folder(model, tmp_path, monkeypatch):
     for place in ("one/s", "two/s"):
         (tmp_path / place).mkdir(parents=True)
         Image.fromarray(images_of(1, 20, 24)[0]).save(tmp_path / place / "x.png")
     monkeypatch.chdir(tmp_path)
     # Of one name within their folders, so more of the path is taken in.
-    write_results(detector, ["one/s", "../" + tmp_path.name + "/two/s"], "out")
+    write_results(model, ["one/s", "../" + tmp_path.name + "/two/s"], "out")
     maps = sorted(str(p) for p in (tmp_path / "out" / "maps").rglob("*.tif"))
     assert len(maps) == 2
 
@@ -202,9 +214,9 @@ def test_a_name_is_a_place_below(name):
     assert os.path.normpath(f"maps/{place_of(name)}.tif").startswith("maps/")
 
 
-def test_every_image_is_reported_once(detector, folder, tmp_path):
+def test_every_image_is_reported_once(model, folder, tmp_path):
     seen = []
-    write_results(detector, folder, tmp_path / "out", on_result=seen.append)
+    write_results(model, folder, tmp_path / "out", on_result=seen.append)
     assert [result.unit for result in seen].count("image") == 5
     assert [result.unit for result in seen].count("volume") == 1
 
@@ -235,20 +247,19 @@ def test_whole_folder_names_the_folder_in_errors(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_judge_says_what_no_calibration_allows(detector):
-    judge = Judge(detector, 0.05)
-    result = next(detector.results(images_of(1, 20, 24)))
-    assert judge.p_value(result) is not None
-    assert judge.statement("volume").startswith("no volume was held out of training")
+def test_what_no_calibration_allows_is_said(model):
+    result = next(results(model, images_of(1, 20, 24)))
+    assert row_of(result, model.calibration, 0.05)["p_value"]
+    assert statement_of(model, 0.05, "volume").startswith("no volume was held out of training")
 
 
-def test_gallery_keeps_the_highest_of_any_number(detector):
-    judge, gallery = Judge(detector, 0.05), Gallery(3)
-    results = list(detector.results(images_of(8, 20, 24, seed=3)))
-    for result in results:
-        gallery.add(judge.case(result))
-    assert gallery.seen == 8
-    expected = sorted((result.total for result in results), reverse=True)[:3]
+def test_gallery_keeps_the_highest_of_any_number(model):
+    gallery = Gallery(3)
+    found = list(results(model, images_of(8, 20, 24, seed=3)))
+    for result in found:
+        gallery.add(case_of(result, model.calibration, 0.05))
+    assert gallery.count == 8
+    expected = sorted((result.total for result in found), reverse=True)[:3]
     assert [case.score for case in gallery.cases] == expected
 
 

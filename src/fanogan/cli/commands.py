@@ -345,7 +345,7 @@ def demo(
         seed: of the split, the weights and all of training.
         device: auto, cpu, cuda or mps.
     """
-    from fanogan.demo import run_demo
+    from fanogan.cli.demo import run_demo
 
     with console.training_bars() as progress:
         found = run_demo(out, digits=digits, seed=seed, device=device, progress=progress)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fanogan.calibration import HeldOut
     from fanogan.retina import FlatVolume, Summary
     from fanogan.scans import BadScan
     from fanogan.scoring import Model, Result
@@ -282,7 +281,7 @@ def _shortened(name: str) -> str:
 
 def say_calibration(model: Model, alpha: float) -> None:
     """Say what each kind of unit is flagged by."""
-    units: Mapping[str, HeldOut] = model.calibration.units
+    units = model.calibration.units
     for unit, noun in (("image", model.preprocessing.noun), ("volume", "volume")):
         if unit in units:
             say(f"{noun}s: {units[unit].describe(alpha, noun)}")

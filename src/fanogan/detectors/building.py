@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,35 +11,38 @@ from torch import nn
 
 from fanogan.calibration import UNCALIBRATED
 from fanogan.data import Normals, Preprocessing
-from fanogan.detectors.registry import registered
+from fanogan.detectors.definition import Definition
+from fanogan.detectors.registry import BadDetector, Registered, name_of, registered
 from fanogan.models import folded
-from fanogan.recipes import Recipe, load_recipe
-from fanogan.scoring import Model
+from fanogan.scoring import Model, ModelFile
+from fanogan.storage import BadFolder
 from fanogan.training import Progress, Run, RunFolder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from fanogan.detectors.detector import Detector
 
 _GLOBAL_RANDOM = threading.Lock()
 """Held while weights are drawn: torch has one global generator for all threads."""
 
 
-def new_detector(name: str, recipe: str | Path | Recipe = "small", **options: Any) -> Detector:
-    """Return an untrained detector by its name; ``options`` as for ``Detector``.
+def registered_for(saved: ModelFile) -> Registered:
+    """Return the detector that made a model.
 
     Raises:
-        BadDetector: no such detector.
-        BadRecipe: the recipe can't be read.
-        ValueError: an option that can't work.
+        BadFolder: there is none of that name here.
     """
-    entry = registered(name)
-    return entry.kind(load_recipe(recipe).but(**entry.settings), **options)
+    try:
+        return registered(saved.detector)
+    except BadDetector:
+        raise BadFolder(
+            f"{saved.folder}: not a model that this version can read: it has no detector "
+            f"{saved.detector!r}; update fanogan, or install the package that adds the detector"
+        ) from None
 
 
 def new_networks(
-    detector: Detector, preprocessing: Preprocessing, seed: int, device: torch.device
+    detector: Definition, preprocessing: Preprocessing, seed: int, device: torch.device
 ) -> dict[str, nn.Module]:
     """Make networks in eval mode on a device, from a seed."""
     with _GLOBAL_RANDOM, torch.random.fork_rng(devices=[]):
@@ -52,7 +54,7 @@ def new_networks(
 
 
 def run_of(
-    detector: Detector,
+    detector: Definition,
     normals: Normals,
     steps: Mapping[str, int],
     fabric: Fabric,
@@ -66,14 +68,16 @@ def run_of(
 
 
 def model_of(
-    detector: Detector, networks: Mapping[str, nn.Module], device: torch.device, **learned: Any
+    detector: Definition, networks: Mapping[str, nn.Module], device: torch.device, **learned: Any
 ) -> Model:
     """Return the model of trained networks; those of its score are folded and no longer learn."""
+    name = name_of(type(detector), detector.recipe)
     with torch.no_grad():
         ready = {letter: folded(network) for letter, network in networks.items()}
     return Model(
-        detector=detector.name,
-        title=registered(detector.name).title,
+        detector=name,
+        title=registered(name).title,
+        exportable=detector.exportable,
         recipe=detector.recipe,
         networks=networks,
         score=detector.score_module(ready, learned["constants"]).eval(),
@@ -82,7 +86,7 @@ def model_of(
     )
 
 
-def with_networks_of(model: Model, detector: Detector) -> Model:
+def with_networks_of(model: Model, detector: Definition) -> Model:
     """Return the model that scores with the networks of ``model`` as another detector does.
 
     It isn't calibrated: ``scoring.calibrate`` does that.

@@ -6,19 +6,18 @@ reading, preprocessing, windows, calibration and saving are the same for all.
 
 from __future__ import annotations
 
-import abc
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
-from torch import nn
 
 from fanogan.calibration import UNCALIBRATED
-from fanogan.data import Normals, Preprocessing
-from fanogan.detectors.building import model_of, new_networks, run_of
+from fanogan.data import Normals
+from fanogan.detectors.building import model_of, new_networks, registered_for, run_of
+from fanogan.detectors.definition import Definition
 from fanogan.detectors.gan import Gan, given_gan, own_gan_of
 from fanogan.detectors.registry import name_of, registered
 from fanogan.recipes import Recipe, load_recipe
@@ -29,10 +28,8 @@ from fanogan.storage import LOCK, BadFolder, exclusive
 from fanogan.training import (
     GAN,
     Progress,
-    Run,
     RunFolder,
     by_first,
-    device_of,
     fabric_of,
     no_progress,
     open_run,
@@ -40,92 +37,15 @@ from fanogan.training import (
 )
 
 
-class Detector(abc.ABC):
-    """A detector that learns from normal images; higher scores are more anomalous.
+class Detector(Definition):
+    """A detector that learns from normal images; higher scores are more anomalous."""
 
-    Attributes:
-        has_generator: Whether networks["G"] makes normal images of z ~ N(0, I).
-        builds_on_gan: Whether a trained GAN, (G, D), can be given in place of training one.
-        exportable: Whether its score module is a fixed graph.
-    """
-
-    has_generator: ClassVar[bool] = False
-    builds_on_gan: ClassVar[bool] = False
-    exportable: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        recipe: str | Path | Recipe = "small",
-        *,
-        seed: int = 0,
-        device: str = "auto",
-        devices: int = 1,
-    ):
-        """Make an untrained detector.
-
-        Args:
-            recipe: a shipped recipe's name, a YAML file, or a ``Recipe``.
-            seed: of the split, the weights and all of training.
-            device: 'auto', 'cpu', 'cuda' or 'mps'.
-            devices: how many processes train together (one per GPU).
-
-        Raises:
-            BadRecipe: the recipe can't be read.
-            ValueError: no such device here, or a batch that can't be shared out.
-        """
-        self.recipe = load_recipe(recipe)
-        if devices < 1 or self.recipe.batch_size % devices:
-            raise ValueError(
-                f"a batch of {self.recipe.batch_size} can't be shared by {devices} devices: give a "
-                "number that divides it"
-            )
-        self.seed = seed
-        self.devices = devices
-        self.device = device_of(device)
-        self._model: Model | None = None
+    _model: Model | None = None
 
     @property
     def name(self) -> str:
         """The name under which it is registered."""
         return name_of(type(self), self.recipe)
-
-    # --- what a detector says of itself ---------------------------------------------------------
-
-    @abc.abstractmethod
-    def networks(self, preprocessing: Preprocessing) -> dict[str, nn.Module]:
-        """Make new networks for what the preprocessing gives, by their letters: G, D, E."""
-
-    @abc.abstractmethod
-    def steps(self, preprocessing: Preprocessing) -> dict[str, int]:
-        """Return the stages of training, in order, and the rounds or updates of each."""
-
-    @abc.abstractmethod
-    def train(self, networks: Mapping[str, nn.Module], run: Run) -> list[str]:
-        """Train the networks in place, through the stages of ``run.steps``.
-
-        Returns:
-            Health warnings.
-
-        Raises:
-            TrainingFailed: a loss isn't finite.
-        """
-
-    @abc.abstractmethod
-    def score_module(
-        self, networks: Mapping[str, nn.Module], constants: Mapping[str, float]
-    ) -> nn.Module:
-        """Return the module x, inside → terms, maps of trained networks (``ReconstructionScore``).
-
-        PyTorch, the ONNX graph and the cost counter all use it.
-        """
-
-    def constants(self, networks: Mapping[str, nn.Module], run: Run) -> dict[str, float]:
-        """Return numbers that the score needs beside trained networks; they are kept with them."""
-        return {}
-
-    @abc.abstractmethod
-    def training_cost(self, preprocessing: Preprocessing) -> int:
-        """Return the multiply-adds of training, that of a GAN that is given included."""
 
     # --- learning -------------------------------------------------------------------------------
 
@@ -307,7 +227,7 @@ class Detector(abc.ABC):
             BadFolder: missing, damaged, of a newer version or another detector's.
         """
         saved = read_model(folder)
-        entry = registered(saved.detector)
+        entry = registered_for(saved)
         if not issubclass(entry.kind, cls):
             raise BadFolder(
                 f"{folder}: holds a model of the detector {saved.detector}, not "
@@ -335,3 +255,17 @@ class Detector(abc.ABC):
             provenance=saved.provenance,
         )
         return detector
+
+
+def new_detector(name: str, recipe: str | Path | Recipe = "small", **options: Any) -> Detector:
+    """Return an untrained detector by its name; ``options`` as for ``Detector``.
+
+    Raises:
+        BadDetector: no such detector.
+        BadRecipe: the recipe can't be read.
+        ValueError: an option that can't work.
+    """
+    entry = registered(name)
+    detector = entry.kind(load_recipe(recipe).but(**entry.settings), **options)
+    assert isinstance(detector, Detector)
+    return detector

@@ -13,12 +13,13 @@ from fanogan.models import Discriminator, Encoder, Generator, ReconstructionScor
 from fanogan.training import ENCODER, Run, encoder_cost, train_encoder
 
 
-@register("izi_f", title="f-AnoGAN", encoder_loss="izi_f")
-@register("izi", encoder_loss="izi", score_features=False)
-@register("ziz", encoder_loss="ziz", score_features=False)
-@register("izi-features", encoder_loss="izi", score_features=True)
-@register("ziz-features", encoder_loss="ziz", score_features=True)
+# The name nearest to the class is registered first.
 @register("f-AnoGAN", former=True, score_features=True)
+@register("ziz-features", encoder_loss="ziz", score_features=True)
+@register("izi-features", encoder_loss="izi", score_features=True)
+@register("ziz", encoder_loss="ziz", score_features=False)
+@register("izi", encoder_loss="izi", score_features=False)
+@register("izi_f", title="f-AnoGAN", encoder_loss="izi_f")
 class FAnoGAN(GanDetector):
     """A Wasserstein GAN of normals, then an encoder into its latents (section 2.2).
 

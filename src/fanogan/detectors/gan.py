@@ -6,21 +6,20 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fanogan.data import Normals
-from fanogan.detectors.registry import registered
+from fanogan.detectors.building import registered_for
+from fanogan.detectors.definition import Definition
+from fanogan.detectors.registry import name_of
 from fanogan.errors import FanoganError
 from fanogan.models import Discriminator, Generator
 from fanogan.recipes import Recipe
 from fanogan.scoring import ModelFile, read_model
 from fanogan.storage import BadFolder
-
-if TYPE_CHECKING:
-    from fanogan.detectors.detector import Detector
 
 
 class BadGan(FanoganError):
@@ -71,7 +70,7 @@ class Gan:
     warnings: tuple[str, ...] = ()
 
 
-def given_gan(detector: Detector, gan: Any, normals: Normals, device: torch.device) -> Gan | None:
+def given_gan(detector: Definition, gan: Any, normals: Normals, device: torch.device) -> Gan | None:
     """Return the GAN that a detector is to build on, or None; the recipe takes its latents' size.
 
     Raises:
@@ -81,7 +80,8 @@ def given_gan(detector: Detector, gan: Any, normals: Normals, device: torch.devi
     if gan is None:
         return None
     if not detector.builds_on_gan:
-        raise BadGan(f"the detector {detector.name} trains all its networks: leave the GAN out")
+        name = name_of(type(detector), detector.recipe)
+        raise BadGan(f"the detector {name} trains all its networks: leave the GAN out")
     given = read_gan(gan, normals, detector.recipe, device)
     detector.recipe = detector.recipe.but(latent_size=given.G.latent)
     return given
@@ -153,7 +153,7 @@ def own_gan_of(saved: ModelFile, gan: Any, device: torch.device) -> Gan | None:
 
 def _our_gan(folder: str | Path, normals: Normals, recipe: Recipe, device: torch.device) -> Gan:
     saved = read_model(folder)
-    if not registered(saved.detector).kind.builds_on_gan or saved.identity_of_own_gan:
+    if not registered_for(saved).kind.builds_on_gan or saved.identity_of_own_gan:
         own = saved.identity_of_own_gan
         made_with = "a GAN of your own" if own else f"the detector {saved.detector}"
         raise BadFolder(

@@ -36,7 +36,7 @@ class Projection(nn.Module):
         """Project images (B, C, rows, columns); values beyond [−1, 1] are cut off."""
         centred = x.flatten(1) - self.mean
         x_hat = centred @ self.components.T @ self.components + self.mean
-        return x_hat.clamp(-1, 1).reshape(len(x), *self.shape)
+        return x_hat.clamp(-1, 1).reshape(-1, *self.shape)
 
 
 @register("pca")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from fanogan.detectors.definition import Definition
 from fanogan.errors import FanoganError
 from fanogan.recipes import Recipe
 
-if TYPE_CHECKING:
-    from fanogan.detectors.detector import Detector
+log = logging.getLogger(__name__)
 
 ENTRY_POINTS = "fanogan.detectors"
 """The entry point group of other packages: name = "package.module:DetectorClass"."""
 
-D = TypeVar("D", bound="type[Detector]")
+D = TypeVar("D", bound="type[Definition]")
 
 
 class BadDetector(FanoganError):
@@ -28,7 +29,7 @@ class BadDetector(FanoganError):
 class Registered:
     """A detector's class, and the values of the recipe that its name settles."""
 
-    kind: type[Detector]
+    kind: type[Definition]
     settings: Mapping[str, Any]
     title: str  # what pages call it
     former: bool  # a name that only older models bear
@@ -63,7 +64,13 @@ def register(
 @functools.cache
 def _load_entry_points() -> None:
     for entry in entry_points(group=ENTRY_POINTS):
-        kind = entry.load()  # which may register itself, with settings
+        try:
+            kind = entry.load()  # which may register itself, with settings
+        except Exception as error:  # another package's fault leaves ours at work
+            log.warning(
+                "the detector %s can't be loaded from %s: %s", entry.name, entry.value, error
+            )
+            continue
         _registered.setdefault(entry.name, Registered(kind, {}, entry.name, former=False))
 
 
@@ -85,7 +92,7 @@ def registered(name: str) -> Registered:
     return _registered[name]
 
 
-def name_of(kind: type[Detector], recipe: Recipe) -> str:
+def name_of(kind: type[Definition], recipe: Recipe) -> str:
     """Return the name under which a class is registered, given what its recipe settles.
 
     Raises:

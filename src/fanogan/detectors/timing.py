@@ -6,20 +6,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fanogan.data import Normals
 from fanogan.detectors.building import new_networks, run_of
+from fanogan.detectors.definition import Definition
 from fanogan.detectors.gan import Gan, given_gan
 from fanogan.training import GAN, fabric_of, precision_of
 
-if TYPE_CHECKING:
-    from fanogan.detectors.detector import Detector
 
-
-def seconds_to_fit(detector: Detector, normals: Normals, *, gan: Any = None) -> float:
+def seconds_to_fit(detector: Definition, normals: Normals, *, gan: Any = None) -> float:
     """Estimate how long ``fit`` will take here, from a few updates of throwaway networks."""
     given = given_gan(detector, gan, normals, detector.device)
     steps = detector.steps(normals.preprocessing)
@@ -35,7 +33,7 @@ def seconds_to_fit(detector: Detector, normals: Normals, *, gan: Any = None) -> 
 
 
 def _seconds_of_steps(
-    detector: Detector, normals: Normals, given: Gan | None, batch: int
+    detector: Definition, normals: Normals, given: Gan | None, batch: int
 ) -> dict[str, float]:
     """Seconds of a round or update of each stage: the second of three, without health."""
     recipe = detector.recipe.but(
@@ -46,7 +44,7 @@ def _seconds_of_steps(
         reestimate_batch_norm=False,
     )
     few = type(detector)(recipe, seed=detector.seed, device=detector.device.type)
-    steps = few.steps(normals.preprocessing)
+    steps = {stage: min(count, 3) for stage, count in few.steps(normals.preprocessing).items()}
     networks = new_networks(few, normals.preprocessing, detector.seed, detector.device)
     if given:
         networks |= {"G": given.G, "D": given.D}
@@ -62,7 +60,7 @@ def _seconds_of_steps(
     # What throwaway networks would be warned of is no news.
     with precision_of(recipe.precision), _silenced("fanogan.training.stage"):
         few.train(networks, run)
-    return {stage: marks[stage, 2] - marks[stage, 1] for stage in steps}
+    return {stage: marks[stage, 2] - marks[stage, 1] for stage, count in steps.items() if count > 1}
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
-"""evaluation."""
+"""How good is a model, honestly: ROC, intervals, pixels, and the rows that need no learning."""
 
-from fanogan.evaluation.labelled import calibrated_row, compared_rows, evaluate
+from fanogan.evaluation.comparison import calibrated_row, compared_rows
+from fanogan.evaluation.labelled import evaluate
 from fanogan.evaluation.localization import PixelROC
 from fanogan.evaluation.masks import masks_of
 from fanogan.evaluation.metrics import (

@@ -8,7 +8,6 @@ threshold that held-out normals gave.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ import numpy as np
 from fanogan.amounts import plural
 from fanogan.calibration import HeldOut
 from fanogan.detectors import untrained
-from fanogan.evaluation.localization import PixelROC, RegionOverlap
+from fanogan.evaluation.comparison import calibrated_row, compared_rows
 from fanogan.evaluation.masks import masks_of
 from fanogan.evaluation.metrics import image_metrics, trivial_scores
+from fanogan.evaluation.pixels import PixelFigures
 from fanogan.evaluation.roc import RocCurve, roc_curve_points
 from fanogan.report import Case, VolumeCase, write_evaluation_report
 from fanogan.retina import steps_figure
@@ -43,83 +43,6 @@ from fanogan.scoring import (
     write_csv,
 )
 from fanogan.storage import write_whole
-
-SUBJECT_BINS = 4096
-"""Bins of one subject's pixels: on made-up retinas the AUC is off by at most .0003."""
-
-MOST_SUBJECTS = 200
-"""Subjects whose pixels are counted apart, 64 KiB each; beyond, every 200th shares its counts.
-
-Of 300 to 2,000 subjects, resampling such groups gives the AUC the same spread to within 6 %.
-"""
-
-
-def compared_rows(
-    labels: np.ndarray,
-    terms: Mapping[str, np.ndarray],
-    untrained: np.ndarray,
-    trivial: Mapping[str, np.ndarray],
-    groups: Sequence[str] | None = None,
-    *,
-    method: str = "f-AnoGAN",
-    others: Mapping[str, np.ndarray] | None = None,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """One row a score: the method, its terms, and what keeps it honest.
-
-    Args:
-        labels: (n,) 1 = anomalous, 0 = normal.
-        terms: 'total', 'image' and 'feature', each (n,) (Eq. 4).
-        untrained: (n,) totals of networks that have learnt nothing.
-        trivial: (n,) of scores that need no learning, such as darkness.
-        groups: (n,) subjects; the intervals then resample them.
-        method: what the detector is called.
-        others: (n,) of other detectors, by their names.
-        seed: of the bootstrap.
-
-    Returns:
-        Rows with ``name``, ``kind`` ('method', 'term', 'other' or 'honest'), ``auc``,
-        ``auc_interval``, ``average_precision``, ``average_precision_interval`` and ``youden``.
-    """
-    scores = {
-        (f"{method} (A)", "method"): terms["total"],
-        ("image residual (A_R)", "term"): terms["image"],
-        ("feature residual (A_D)", "term"): terms["feature"],
-        **{(name, "other"): values for name, values in (others or {}).items()},
-        ("score inverted (−A)", "honest"): -terms["total"],
-        ("untrained networks", "honest"): untrained,
-        **{(name.replace("_", " "), "honest"): values for name, values in trivial.items()},
-    }
-    rows = []
-    for (name, kind), values in scores.items():
-        found = image_metrics(labels, values, groups, seed=seed)
-        rows.append(
-            {
-                "name": name,
-                "kind": kind,
-                "auc": found["auc"],
-                "auc_interval": found["intervals"]["auc"],
-                "average_precision": found["average_precision"],
-                "average_precision_interval": found["intervals"]["average_precision"],
-                "youden": found["youden"],
-            }
-        )
-    return rows
-
-
-def calibrated_row(
-    labels: np.ndarray, totals: np.ndarray, held_out: HeldOut | None, alpha: float
-) -> dict[str, Any]:
-    """What the calibrated threshold reaches: the false-positive rate beside the one asked for."""
-    threshold = held_out.threshold(alpha) if held_out else None
-    row: dict[str, Any] = {"alpha": alpha, "threshold": threshold}
-    row["note"] = held_out.describe(alpha) if held_out else "no held-out normals of this kind"
-    if threshold is not None:
-        # Flagged is what lies above the threshold, not on it.
-        above = float(np.nextafter(threshold, np.inf))
-        found = image_metrics(labels, totals, bootstrap=0, threshold=above)["at_threshold"]
-        row.update({key: value for key, value in found.items() if key != "threshold"})
-    return row
 
 
 def evaluate(
@@ -220,7 +143,7 @@ class _Evaluation:
         self.rows: list[dict[str, Any]] = []
         self.subjects: list[str] = []
         self.trivial: list[dict[str, float]] = []
-        self.pixels = _Pixels(model.calibration.map_scale) if with_pixels else None
+        self.pixels = PixelFigures(model.calibration.map_scale) if with_pixels else None
         # The page shows the highest scores, the worst false alarms and the worst misses.
         self.highest = Gallery[Case](40)
         self.worst = Gallery[Case](10), Gallery[Case](10, key=lambda case: -case.score)
@@ -391,54 +314,6 @@ def subject_of(result: Result, label: int) -> str:
     """Files of the same name among the normal and the anomalous are not one subject for that."""
     is_its_own = result.group == result.name or result.name.startswith(f"{result.group}#")
     return f"{label} {result.group}" if is_its_own else result.group
-
-
-class _Pixels:
-    """Pixel-level figures, in flat memory: the map beside the image's own darkness."""
-
-    def __init__(self, threshold: float):
-        self.roc = PixelROC()
-        self.subjects: list[PixelROC] = []
-        self.places: dict[str, int] = {}
-        self.darkness = PixelROC(low=-1, high=1)
-        self.overlap = RegionOverlap(threshold)
-
-    def update(
-        self, residual: np.ndarray, picture: np.ndarray, mask: np.ndarray, subject: str
-    ) -> None:
-        grey = picture if picture.ndim == 2 else picture.mean(2)
-        known = np.isfinite(residual)
-        for roc in (self.roc, self._of(subject)):
-            roc.update(residual[known], mask[known])
-        self.darkness.update(-grey[known], mask[known])
-        self.overlap.update(np.where(known, residual, 0), mask)
-
-    def _of(self, subject: str) -> PixelROC:
-        place = self.places.setdefault(subject, len(self.places)) % MOST_SUBJECTS
-        if place == len(self.subjects):
-            self.subjects.append(PixelROC(SUBJECT_BINS))
-        return self.subjects[place]
-
-    def by_subject(self) -> bytes:
-        """What ``pixels.npz`` holds."""
-        stream = io.BytesIO()
-        np.savez_compressed(stream, counts=np.stack([roc.counts for roc in self.subjects]))
-        return stream.getvalue()
-
-    def figures(self) -> dict[str, Any]:
-        marked = self.roc.anomalous_pixels
-        if marked in (0, self.roc.pixels):
-            raise BadScan(
-                f"the masks mark {'every' if marked else 'no'} pixel of the images, which leaves "
-                "nothing to compare: are they the right ones?"
-            )
-        return {
-            "auc": self.roc.auc(),
-            "darkness_auc": self.darkness.auc(),
-            "prevalence": marked / self.roc.pixels,
-            "youden": self.roc.youden().as_dict(),
-            "regions": self.overlap.result(),
-        }
 
 
 def _as_lists(curve: RocCurve) -> dict[str, list[float]]:

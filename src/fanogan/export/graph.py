@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fanogan.detectors import registered
 from fanogan.errors import FanoganError
 from fanogan.scoring import HALF, Model
 
@@ -30,7 +29,7 @@ def graph_of(model: Model) -> nn.Module:
     Raises:
         BadExport: a detector that is no fixed graph, or a user's own GAN.
     """
-    if not registered(model.detector).kind.exportable:
+    if not model.exportable:
         raise BadExport(
             f"the detector {model.detector} computes its score step by step, which is no fixed "
             "graph: score it with PyTorch"
@@ -131,18 +130,22 @@ class Deployed(nn.Module):
 def to_onnx(
     module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], metadata: str = ""
 ) -> bytes:
-    """A module as an ONNX file, for batches of any size.
+    """Return a module as an ONNX file, for batches of any size.
 
     Raises:
-        torch.export's errors: the module holds to one batch size.
+        BadExport: torch can't export it, for example because it holds to one batch size.
     """
     batch = {0: torch.export.Dim("batch")}
     names = list(inputs)
     with _quiet(), torch.no_grad():
         # Exported here, for torch.onnx would fall back to a fixed batch without a word.
-        program = torch.export.export(
-            module, tuple(inputs.values()), dynamic_shapes=tuple(batch for _ in names)
-        )
+        try:
+            program = torch.export.export(
+                module, tuple(inputs.values()), dynamic_shapes=tuple(batch for _ in names)
+            )
+        except Exception as error:  # torch's kinds have no common base but this
+            reason = str(error).partition("\n")[0]
+            raise BadExport(f"torch can't export this detector's score: {reason}") from error
         found = torch.onnx.export(
             program, (), dynamo=True, verbose=False, input_names=names, output_names=list(outputs)
         )
@@ -155,7 +158,7 @@ def to_onnx(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """None of the exporter's own notes, such as that torchvision isn't here."""
+    """Silence the exporter's own notes, such as that torchvision isn't here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

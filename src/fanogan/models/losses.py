@@ -127,8 +127,8 @@ def terms_and_maps(
     if features is None:
         feature = torch.zeros_like(image)
     else:
-        # In one pass. Not by chunk, which torch.export can't do to a batch of unknown size.
-        feature = feature_residual(*features(torch.cat([x, x_hat])).reshape(2, len(x), -1))
+        # In one pass; neither chunk nor len would let torch.export leave the batch size open.
+        feature = feature_residual(*features(torch.cat([x, x_hat])).reshape(2, x.shape[0], -1))
     residual = (x - x_hat).abs().mean(1, keepdim=True)
     return torch.stack([image, feature], 1), torch.cat([residual, x_hat], 1)
 

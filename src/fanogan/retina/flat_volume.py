@@ -123,19 +123,6 @@ class FlatVolume(Scan):
         flat, frames = self.flat, slice(frame, frame + 1)
         return replace(flat, inner=flat.inner[frames], outer=flat.outer[frames])
 
-    # --- names that callers still use -----------------------------------------------------------
-
-    back = to_original
-
-    @property
-    def retina(self) -> NDArray[np.bool_]:
-        """The former name of `tissue`."""
-        return self.tissue
-
-    def place(self, frame: int, row: float, column: float) -> tuple[float, float]:
-        """Return row and column of `original_position`."""
-        return self.original_position(frame, row, column)[1:]
-
 
 def make_flat(
     scan: Scan,

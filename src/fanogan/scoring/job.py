@@ -7,6 +7,7 @@ rows and cases. Only the whole goes into the folder of the results.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import heapq
 import json
@@ -65,6 +66,7 @@ def images_done(out: Path) -> int:
         return 0
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=0)) as connection:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             (count,) = connection.execute(
                 "SELECT COUNT(*) FROM rows WHERE unit = 'image'"
             ).fetchone()
@@ -105,12 +107,9 @@ def open_job(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journal]
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        work.mkdir(exist_ok=True)
-        with exclusive(out / LOCK, busy):
-            if not _can_resume(work, job):
-                _clear(work, job)
-            with contextlib.closing(Journal(work / DATABASE)) as journal:
-                try:
+        with exclusive(out / LOCK, busy), contextlib.closing(_journal_of(work, job)) as journal:
+            try:
+                with _system_errors(work):
                     yield work, journal
                     # A power cut from here on finds all of it on the disk; the mark says that what
                     # is missing in the work folder has been moved, and isn't lost.
@@ -119,12 +118,9 @@ def open_job(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journal]
                     _move_files(work / "results", out)
                     (work / JOB).unlink()  # first: half deleted it can't be resumed
                     shutil.rmtree(work)
-                finally:
-                    if work.exists() and (job["images"] is None or not len(journal)):
-                        shutil.rmtree(work)
-    except sqlite3.OperationalError as error:  # a full disk, or one that can't be written
-        number = {"database or disk is full": 28}.get(str(error), 5)
-        raise OSError(number, os.strerror(number), str(out)) from error
+            finally:
+                if work.exists() and (job["images"] is None or not len(journal)):
+                    shutil.rmtree(work)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(out)) from error
     finally:
@@ -132,28 +128,61 @@ def open_job(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journal]
             out.rmdir()
 
 
-def _can_resume(work: Path, job: Mapping[str, Any]) -> bool:
-    """Tell whether a work folder is this job's own, and whole."""
+def _journal_of(work: Path, job: Mapping[str, Any]) -> Journal:
+    """Open what is to be resumed, or begin anew."""
+    if work.exists():
+        with _system_errors(work):
+            if _can_resume(work, job):
+                return Journal(work / DATABASE)
+        shutil.rmtree(work)
     try:
-        begun = json.loads((work / JOB).read_text(encoding="utf-8"))
-        with contextlib.closing(Journal(work / DATABASE)) as journal:
-            journal.check()
-    except (OSError, ValueError, sqlite3.Error):
+        (work / "results").mkdir(parents=True)
+        write_whole(work / JOB, json.dumps(job, indent=1).encode())
+        with _system_errors(work):
+            return Journal(work / DATABASE)
+    except OSError:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _can_resume(work: Path, job: Mapping[str, Any]) -> bool:
+    """Tell whether a work folder is this job's own, and whole; else say why it is dropped."""
+    if not (work / DATABASE).exists():
         return False
-    return job["images"] is not None and bool(begun == json.loads(json.dumps(job)))
-
-
-def _clear(work: Path, job: Mapping[str, Any]) -> None:
-    """Begin anew."""
-    if (work / DATABASE).exists():
+    begun = None
+    with contextlib.suppress(OSError, ValueError):
+        begun = json.loads((work / JOB).read_text(encoding="utf-8"))
+    if job["images"] is None or begun != json.loads(json.dumps(job)):
         log.warning(
             "%s: holds the beginning of another scoring (other images, settings or model), which "
             "is dropped",
             work,
         )
-    shutil.rmtree(work)
-    (work / "results").mkdir(parents=True)
-    write_whole(work / JOB, json.dumps(job, indent=1).encode())
+        return False
+    try:
+        with contextlib.closing(Journal(work / DATABASE)) as journal:
+            journal.check()
+    except sqlite3.OperationalError:  # a disk that is full or fails
+        raise
+    except sqlite3.DatabaseError:
+        log.warning("%s: the scoring that was begun here is damaged, and is dropped", work)
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _system_errors(work: Path) -> Iterator[None]:
+    """Raise the system's own error in place of SQLite's, which doesn't tell it."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        number = errno.ENOSPC if str(error) == "database or disk is full" else errno.EIO
+        if number == errno.EIO:  # the system says what a file larger than all there meets
+            sizes = [path.stat().st_size for path in work.iterdir() if path.is_file()]
+            with tempfile.TemporaryFile(dir=work) as file:
+                file.seek(max(sizes, default=0))
+                file.write(bytes(1 << 16))
+        raise OSError(number, os.strerror(number)) from error
 
 
 class Journal:
@@ -192,17 +221,21 @@ class Journal:
 
     def check(self) -> None:
         """Raise sqlite3.DatabaseError where it is damaged."""
-        self.connection.execute("SELECT COUNT(*), MAX(row) FROM rows").fetchone()
+        (found,) = self.connection.execute("PRAGMA quick_check(1)").fetchone()
+        query = "SELECT COUNT(*) FROM rows WHERE NOT json_valid(row)"
+        (invalid,) = self.connection.execute(query).fetchone()
+        if found != "ok" or invalid:
+            raise sqlite3.DatabaseError("damaged")
 
-    def restore(self, is_there: Callable[[str], bool]) -> Iterator[dict[str, Any]]:
+    def restore(self, has_files: Callable[[Mapping[str, Any]], bool]) -> Iterator[dict[str, Any]]:
         """Yield the rows of whole batches, in the order in which they came.
 
         Args:
-            is_there: whether a file that a row names is there; of those last written before a
+            has_files: whether the files that a row names are there; of those last written before a
                 power cut some may not be, and their batch and what follows it is dropped.
         """
         for batch, text in self.connection.execute("SELECT batch, row FROM rows ORDER BY id"):
-            if not all(map(is_there, json.loads(text).get("files", ()))):
+            if not has_files(json.loads(text)):
                 self.batch = batch
                 break
         with self.connection:

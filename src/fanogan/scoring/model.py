@@ -27,6 +27,7 @@ class Model:
     Attributes:
         detector: The name of the detector that made it.
         title: What pages call that detector.
+        exportable: Whether ``score`` is a fixed graph.
         recipe: With which settings.
         networks: By their letters: G, D, E.
         score: x (B, C, *image_size) in [−1, 1], inside (B, 1, *image_size) bool or None → terms
@@ -43,6 +44,7 @@ class Model:
 
     detector: str
     title: str
+    exportable: bool
     recipe: Recipe
     networks: Mapping[str, nn.Module]
     score: nn.Module

@@ -93,8 +93,8 @@ def patch_rows(
     assert result.patches is not None
     for row, column, *scores in result.patches:
         middle = row + (window[0] - 1) / 2, column + (window[1] - 1) / 2
-        at = volume.place(result.frame, *middle)
-        values = [result.volume.name if result.volume else "", result.frame, *map(round, at)]
+        _, *at = volume.original_position(result.frame, *middle)
+        values = [volume.name, result.frame, *map(round, at)]
         yield dict(zip(PATCH_COLUMNS, [*values, *(repr(float(v)) for v in scores)], strict=True))
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +117,18 @@ class _Writer:
         names, images, patches = set(), 0, 0
         moved = (self.work / COMPLETE).exists()
 
-        def is_there(file: str) -> bool:
+        def size(file: str) -> int:
             path = self.folder / file
-            return moved or (path.exists() and path.stat().st_size > 0)
+            return path.stat().st_size if path.exists() else 0
 
-        for row in self.journal.restore(is_there):
+        lines = size(PATCHES)
+
+        def has_files(row: Mapping[str, Any]) -> bool:
+            return moved or (
+                lines >= row.get("patches", 0) and all(map(size, row.get("files", ())))
+            )
+
+        for row in self.journal.restore(has_files):
             names.add(row["name"])
             images += row["unit"] == "image"
             patches = row.get("patches", patches)

@@ -1,0 +1,79 @@
+"""A score beside those that keep it honest, and the calibrated threshold's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fanogan.calibration import HeldOut
+from fanogan.evaluation.metrics import image_metrics
+
+
+def compared_rows(
+    labels: np.ndarray,
+    terms: Mapping[str, np.ndarray],
+    untrained: np.ndarray,
+    trivial: Mapping[str, np.ndarray],
+    groups: Sequence[str] | None = None,
+    *,
+    method: str = "f-AnoGAN",
+    others: Mapping[str, np.ndarray] | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """One row a score: the method, its terms, and what keeps it honest.
+
+    Args:
+        labels: (n,) 1 = anomalous, 0 = normal.
+        terms: 'total', 'image' and 'feature', each (n,) (Eq. 4).
+        untrained: (n,) totals of networks that have learnt nothing.
+        trivial: (n,) of scores that need no learning, such as darkness.
+        groups: (n,) subjects; the intervals then resample them.
+        method: what the detector is called.
+        others: (n,) of other detectors, by their names.
+        seed: of the bootstrap.
+
+    Returns:
+        Rows with ``name``, ``kind`` ('method', 'term', 'other' or 'honest'), ``auc``,
+        ``auc_interval``, ``average_precision``, ``average_precision_interval`` and ``youden``.
+    """
+    scores = {
+        (f"{method} (A)", "method"): terms["total"],
+        ("image residual (A_R)", "term"): terms["image"],
+        ("feature residual (A_D)", "term"): terms["feature"],
+        **{(name, "other"): values for name, values in (others or {}).items()},
+        ("score inverted (−A)", "honest"): -terms["total"],
+        ("untrained networks", "honest"): untrained,
+        **{(name.replace("_", " "), "honest"): values for name, values in trivial.items()},
+    }
+    rows = []
+    for (name, kind), values in scores.items():
+        found = image_metrics(labels, values, groups, seed=seed)
+        rows.append(
+            {
+                "name": name,
+                "kind": kind,
+                "auc": found["auc"],
+                "auc_interval": found["intervals"]["auc"],
+                "average_precision": found["average_precision"],
+                "average_precision_interval": found["intervals"]["average_precision"],
+                "youden": found["youden"],
+            }
+        )
+    return rows
+
+
+def calibrated_row(
+    labels: np.ndarray, totals: np.ndarray, held_out: HeldOut | None, alpha: float
+) -> dict[str, Any]:
+    """What the calibrated threshold reaches: the false-positive rate beside the one asked for."""
+    threshold = held_out.threshold(alpha) if held_out else None
+    row: dict[str, Any] = {"alpha": alpha, "threshold": threshold}
+    row["note"] = held_out.describe(alpha) if held_out else "no held-out normals of this kind"
+    if threshold is not None:
+        # Flagged is what lies above the threshold, not on it.
+        above = float(np.nextafter(threshold, np.inf))
+        found = image_metrics(labels, totals, bootstrap=0, threshold=above)["at_threshold"]
+        row.update({key: value for key, value in found.items() if key != "threshold"})
+    return row

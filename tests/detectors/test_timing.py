@@ -1,0 +1,21 @@
+"""How long training will take is told before anything is learned."""
+
+from __future__ import annotations
+
+from stripes import NORMALS, TINY
+
+from fanogan.data import Normals
+from fanogan.detectors import FAnoGAN
+from fanogan.detectors.timing import seconds_to_fit
+
+
+def test_time_is_estimated_before_anything_is_learned() -> None:
+    normals = Normals.read(NORMALS, TINY)
+    short, long = (
+        seconds_to_fit(
+            FAnoGAN(TINY.but(critic_updates=n, encoder_updates=n), device="cpu"), normals
+        )
+        for n in (100, 10_000)
+    )
+    assert short > 0
+    assert 5 < long / short < 2000  # a hundred, on a machine with nothing else to do
