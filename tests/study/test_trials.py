@@ -78,10 +78,10 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def made(digits, tmp_path_factory):
-    """A study of all systems with one seed, and of two of them with a second; and its page."""
+    """A study of all systems with one seed, and with two of two of them and of another detector."""
     out = tmp_path_factory.mktemp("study") / "out"
     run_study(digits, out, recipe=RECIPE, seeds=1)
-    run_study(digits, out, recipe=RECIPE, seeds=2, systems=["izi_f", "ae"])
+    run_study(digits, out, recipe=RECIPE, seeds=2, systems=["izi_f", "ae", "pca"])
     return out, write_study_report(out).read_text(encoding="utf-8")
 
 
@@ -125,6 +125,20 @@ def test_the_tables_are_what_the_scores_say(out):
     assert float(row["difference"]) == pytest.approx(np.mean(aucs) - np.mean(beside))
     assert row["seeds"] == "0 1"
     assert row["paper_auc"] == "0.8688"
+
+
+def test_another_detector_stands_below_the_systems_of_the_paper(made):
+    out, page = made
+    for name, after in (("table1", "score inverted (−A)"), ("table1_subset", None)):
+        systems = [row["system"] for row in read_rows(out / "tables" / f"{name}.csv")]
+        at = systems.index("pca")
+        assert set(systems[:at]) <= set(SYSTEMS)
+        assert systems[at + 1 :][:1] == ([after] if after else [])
+    row = read_rows(out / "tables" / "tableB1.csv")[-1]
+    assert (row["system"], row["seeds"], row["paper_auc"]) == ("pca", "0 1", "")
+    assert 0 < float(row["auc"]) < 1 and row["difference_low"]
+    assert '<th scope="row">pca</th>' in page
+    assert "pca" in json.loads((out / "times.json").read_text())["milliseconds"]
 
 
 def test_the_difference_is_paired_by_image_and_seed(out):
@@ -409,7 +423,7 @@ def test_what_cannot_be_a_study_is_refused(digits, out, tmp_path):
     with pytest.raises(BadStudy, match="has no normal and no anomalous"):
         (tmp_path / "train").mkdir()
         run_study(tmp_path, tmp_path / "out", recipe=RECIPE)
-    with pytest.raises(BadStudy, match="no system gan"):
+    with pytest.raises(BadStudy, match="no system gan: give some of critic, .*denoising, .*pca"):
         run_study(digits, tmp_path / "out", recipe=RECIPE, systems=["gan"])
     with pytest.raises(BadStudy, match=r"begun with other recipe \(base_width\);"):
         run_study(digits, out, recipe=RECIPE.but(base_width=8))
