@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fanogan.demo import flat_phantom
+from fanogan.cli.demo import flat_phantom
 from fanogan.detectors import Detector, FAnoGAN
 from fanogan.phantom import make_phantom
 

@@ -60,9 +60,7 @@ def _seconds_of_steps(
     # What throwaway networks would be warned of is no news.
     with precision_of(recipe.precision), _silenced("fanogan.training.stage"):
         few.train(networks, run)
-    return {
-        stage: marks[stage, 2] - marks[stage, 1] for stage, count in steps.items() if count > 1
-    }
+    return {stage: marks[stage, 2] - marks[stage, 1] for stage, count in steps.items() if count > 1}
 
 
 @contextlib.contextmanager
