@@ -1,9 +1,9 @@
-"""The real OCT split as ``fanogan study`` takes it: healthy eyes to learn from, edema to test on.
+"""Write the real OCT split as ``fanogan study`` takes it: healthy eyes and eyes with edema.
 
 `train.zarr` holds the three healthy Spectralis eyes. Of the six eyes with edema (Chiu et al. 2015),
 the graded columns of B-scans with fluid are in `anomalous.zarr`, those of B-scans without any in
-`normal.zarr`, and the graders' marks in `masks`. Nothing made of these scans may be published but
-tables.
+`normal.zarr`, and the graders' marks in `masks`. Of these scans only tables may be
+published.
 
     python benchmarks/oct_study.py runs/study/oct_data
     fanogan study runs/study/oct_data --recipe small --seeds 3 --out runs/study/oct
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def write_edema(chiu: Path, out: Path) -> None:
-    """The graded columns as a volume an eye, B-scans with fluid and those without."""
+    """Write the graded columns of each eye as two volumes: B-scans with fluid and without."""
     graded = slice(GRADED.start, GRADED.stop)
     parts: dict[tuple[str, str], list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     for file in sorted((chiu / "bscans").glob("*.png")):
@@ -61,7 +61,7 @@ def write_edema(chiu: Path, out: Path) -> None:
 
 
 def write_nifti(pixels: np.ndarray, path: Path) -> None:
-    """A volume (rows, columns, B-scans) with its spacing."""
+    """Write a volume (rows, columns, B-scans) with its spacing."""
     between, row, column = SPACING
     path.parent.mkdir(parents=True, exist_ok=True)
     image = nibabel.Nifti1Image(pixels, np.diag([row, column, between, 1]))

@@ -15,13 +15,10 @@ from typing import Any
 import numpy as np
 from tables import ROOT, conditions, markdown, write_section
 
-from fanogan.study import SYSTEMS, Finding, Study, Table, amount, findings, signed, tables
+from fanogan.study import Finding, Study, Table, amount, findings, signed, tables
 
 DOCS = ROOT / "docs" / "study.md"
-WORDS = {
-    "f_score": "F-score",
-    "auc": "AUC",
-}
+WORDS = {"f_score": "F-score", "auc": "AUC"}
 
 
 def main() -> None:
@@ -39,7 +36,7 @@ def main() -> None:
         *(table_text(table) for table in tables(study)),
         residuals(study),
         alarms(numbers),
-        times(timed),
+        times(study, timed),
         smoothness(numbers),
         raters(numbers),
     ]
@@ -47,14 +44,12 @@ def main() -> None:
 
 
 def circumstances(study: Study, numbers: Mapping[str, Any]) -> str:
-    """Data, recipe, seeds, time, machine and commit."""
-    done = [outcome for outcome in study.outcomes if "failed" not in outcome]
-    name = next(one["system"] for one in done if not SYSTEMS[one["system"]].on_subset)
-    scored = study.scored(name, study.seeds(name)[0])
-    data, now = done[0]["fingerprint"], conditions()
-    seeds = sorted({one["seed"] for one in study.outcomes})
-    minutes = [one["minutes"] for one in done]
-    # Several may have been trained at once; what was stopped and gone on with has no minutes.
+    """Return data, recipe, seeds, time, machine and commit in words."""
+    scored, now = study.first_tested(), conditions()
+    data = study.successes[0]["fingerprint"]
+    seeds = sorted({outcome["seed"] for outcome in study.outcomes})
+    minutes = [outcome["minutes"] for outcome in study.successes]
+    # Several may have been trained at once; a system that was resumed has no minutes.
     told = "" if None in minutes else f"{sum(minutes) / len(seeds):.0f} minutes a seed, added up, "
     unit = "patches" if scored.unit == "patch" else f"{scored.unit}s"
     return (
@@ -68,12 +63,12 @@ def circumstances(study: Study, numbers: Mapping[str, Any]) -> str:
 
 
 def claims(found: Sequence[Finding]) -> str:
-    """What the paper claims, sentence by sentence."""
-    return "\n".join(f"- {one.sentence}" for one in found)
+    """Return what is found of the paper's claims, sentence by sentence."""
+    return "\n".join(f"- {finding.sentence}" for finding in found)
 
 
 def table_text(table: Table) -> str:
-    """One table: ours, and the paper's in parentheses after the AUC."""
+    """Return one table, with the paper's AUC in its last column."""
     header = [
         "system",
         *(WORDS.get(name, name) for name in table.columns),
@@ -109,15 +104,16 @@ def table_text(table: Table) -> str:
 
 
 def residuals(study: Study) -> str:
-    """How much of normal and of anomalous images each system leaves over."""
+    """Return the mean residual of normal and of anomalous images, by system."""
     rows = []
-    for name, system in SYSTEMS.items():
+    for name, system in study.systems.items():
         seeds = study.seeds(name)
         if not seeds or system.on_subset or system.networks_of or system.detector == "critic":
             continue
-        found = [study.scored(name, seed) for seed in seeds]
+        tested = [study.scored(name, seed) for seed in seeds]
         normal, anomalous = (
-            np.mean([one.image[one.labels == label].mean() for one in found]) for label in (0, 1)
+            np.mean([scored.image[scored.labels == label].mean() for scored in tested])
+            for label in (0, 1)
         )
         rows.append(
             [system.title, f"{normal:.4f}", f"{anomalous:.4f}", f"{anomalous / normal:.2f}"]
@@ -130,7 +126,7 @@ def residuals(study: Study) -> str:
 
 
 def alarms(numbers: Mapping[str, Any]) -> str:
-    """False alarms on normals at the calibrated threshold."""
+    """Return false alarms on normals at the calibrated threshold."""
     rows = [
         [row["title"], f"{100 * row['asked']:g} %", f"{100 * row['rate']:.1f} %", str(row["seeds"])]
         for row in numbers["false_positive_rates"]
@@ -141,12 +137,12 @@ def alarms(numbers: Mapping[str, Any]) -> str:
     return f"### False alarms on normals, at the calibrated threshold\n\n{table}"
 
 
-def times(timed: Mapping[str, Any]) -> str:
-    """Milliseconds an image."""
+def times(study: Study, timed: Mapping[str, Any]) -> str:
+    """Return milliseconds an image."""
     each = timed["milliseconds"]
     own = each.get("izi_f")
     rows = [
-        [SYSTEMS[name].title, f"{value:.3g}", "–" if own is None else f"{value / own:,.3g}"]
+        [study.systems[name].title, f"{value:.3g}", "–" if own is None else f"{value / own:,.3g}"]
         for name, value in sorted(each.items(), key=lambda item: item[1])
     ]
     return (
@@ -158,10 +154,10 @@ def times(timed: Mapping[str, Any]) -> str:
 
 
 def smoothness(numbers: Mapping[str, Any]) -> str:
-    """How smooth the latents are."""
+    """Return how smooth the latents are."""
     rows = [
-        [name, f"{one['largest']:.2f}", f"{one['length']:.2f}", str(one["paths"])]
-        for name, one in numbers["smoothness"].items()
+        [name, f"{means['largest']:.2f}", f"{means['length']:.2f}", str(means["paths"])]
+        for name, means in numbers["smoothness"].items()
     ]
     if not rows:
         return ""
@@ -170,10 +166,10 @@ def smoothness(numbers: Mapping[str, Any]) -> str:
 
 
 def raters(numbers: Mapping[str, Any]) -> str:
-    """The accuracy of the small classifier, seed by seed."""
+    """Return the accuracy of the small classifier, seed by seed."""
     rows = [
-        [str(one["seed"]), *(f"{one[key]:.3f}" for key in ("accuracy", "of_real", "of_generated"))]
-        for one in numbers["raters"]
+        [str(row["seed"]), *(f"{row[key]:.3f}" for key in ("accuracy", "of_real", "of_generated"))]
+        for row in numbers["raters"]
     ]
     if not rows:
         return ""
@@ -182,19 +178,19 @@ def raters(numbers: Mapping[str, Any]) -> str:
 
 
 def mean(value: float | None, spread: float | None) -> str:
-    """Mean ± standard deviation."""
+    """Return mean ± standard deviation."""
     if value is None:
         return "–"
     return f"{value:.3f}" if spread is None else f"{value:.3f} ± {spread:.3f}"
 
 
 def edges(low: float | None, high: float | None) -> str:
-    """An interval."""
+    """Return an interval."""
     return "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
 def difference(row: Mapping[str, Any]) -> str:
-    """The paired difference, with its interval."""
+    """Return the paired difference, with its interval."""
     if row["difference"] is None:
         return "–"
     low, high = row["difference_low"], row["difference_high"]

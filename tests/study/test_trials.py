@@ -423,7 +423,7 @@ def test_what_cannot_be_a_study_is_refused(digits, out, tmp_path):
     with pytest.raises(BadStudy, match="has no normal and no anomalous"):
         (tmp_path / "train").mkdir()
         run_study(tmp_path, tmp_path / "out", recipe=RECIPE)
-    with pytest.raises(BadStudy, match="no system gan: give some of critic, .*denoising, .*pca"):
+    with pytest.raises(BadStudy, match=r"no system gan: give some of critic, .*denoising, .*pca"):
         run_study(digits, tmp_path / "out", recipe=RECIPE, systems=["gan"])
     with pytest.raises(BadStudy, match=r"begun with other recipe \(base_width\);"):
         run_study(digits, out, recipe=RECIPE.but(base_width=8))

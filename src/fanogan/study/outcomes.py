@@ -75,7 +75,7 @@ class Study:
         if level == "images":
             done = [(system, seed) for system, seed in done if not self.systems[system].on_subset]
         if level == "pixels":
-            done = [one for one in done if (self._evaluation(*one) / "pixels.npz").exists()]
+            done = [pair for pair in done if (self._evaluation(*pair) / "pixels.npz").exists()]
         seeds = dict.fromkeys(seed for _, seed in done)
         return [seed for seed in seeds if all((system, seed) in done for system in systems)]
 

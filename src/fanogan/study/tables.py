@@ -80,9 +80,9 @@ def auc_difference(
     """Return AUC(first) − AUC(second)."""
     exact, resampled = [], []
     for seed in study.seeds(first, second, level=level):
-        one, other = ((name, seed, level) for name in (first, second))
-        exact.append(study.figures(*one)["auc"] - study.figures(*other)["auc"])
-        resampled.append(study.resampled(*one) - study.resampled(*other))
+        a, b = ((name, seed, level) for name in (first, second))
+        exact.append(study.figures(*a)["auc"] - study.figures(*b)["auc"])
+        resampled.append(study.resampled(*a) - study.resampled(*b))
     return mean_difference(exact, resampled)
 
 
@@ -119,10 +119,8 @@ def row_of(study: Study, name: str, level: Level = "images") -> Row:
             for seed in study.seeds(name, REFERENCE)
         ]
         # DeLong's test is of independent images: each is a subject of its own.
-        if all(len(set(one.subjects)) == len(one.keys) for one, _ in pairs):
-            row["delong"] = [
-                delong(one.labels, one.total, other.total).p_value for one, other in pairs
-            ]
+        if all(len(set(scored.subjects)) == len(scored.keys) for scored, _ in pairs):
+            row["delong"] = [delong(a.labels, a.total, b.total).p_value for a, b in pairs]
     if level == "images":
         untrained = [_evaluated(study.metrics(name, seed), UNTRAINED)["auc"] for seed in seeds]
         row["untrained"] = float(np.mean(untrained))
@@ -141,10 +139,10 @@ def rows_without_learning(study: Study) -> list[Row]:
     for first in metrics[0]["rows"] if metrics else ():
         if first["kind"] != "honest":
             continue
-        each = [_evaluated(one, first["name"]) for one in metrics]
+        evaluated = [_evaluated(each, first["name"]) for each in metrics]
         low, high = first["auc_interval"] or (None, None)
         row = EMPTY_ROW | {"system": first["name"], "title": first["name"], "seeds": seeds}
-        row |= _means([{**one["youden"], "auc": one["auc"]} for one in each])
+        row |= _means([{**each["youden"], "auc": each["auc"]} for each in evaluated])
         rows.append(row | {"failed": {}, "auc_low": low, "auc_high": high})
     return rows
 
@@ -218,7 +216,7 @@ WITH_OTHERS = ("table1", "table1_subset", "tableB1")  # below the paper's system
 def tables(study: Study) -> list[Table]:
     """Return all tables of the report for which something is done."""
     others = [name for name in study.systems if name not in SYSTEMS]
-    found = []
+    shown = []
     for name, (title, about, systems) in TABLES.items():
         names = (*systems, *others) if name in WITH_OTHERS else systems
         done = [each for each in names if each in study.systems]
@@ -231,10 +229,10 @@ def tables(study: Study) -> list[Table]:
             rows += rows_without_learning(study)
         if any(row["seeds"] for row in rows):
             about = about.format(subset=len(study.subset))
-            found.append(
+            shown.append(
                 Table(name, title, about, rows, PIXEL_COLUMNS if level == "pixels" else COLUMNS)
             )
-    return found
+    return shown
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:

@@ -62,20 +62,20 @@ class StudyData:
         Raises:
             BadStudy: One is missing.
         """
-        found = {
+        parts = {
             path.name.removesuffix(".zarr"): path
             for part in (*PARTS, "masks")
             for path in (folder / f"{part}.zarr", folder / part)
             if path.is_dir()
         }
-        missing = [part for part in PARTS if part not in found]
+        missing = [part for part in PARTS if part not in parts]
         if missing:
             raise BadStudy(
                 f"{folder}: has no {' and no '.join(missing)}; a study takes a folder that holds "
                 "train (normals), normal and anomalous (both for testing), and masks where the "
                 "truth is known, each a folder or a prepared store such as train.zarr"
             )
-        return cls(found["train"], found["normal"], found["anomalous"], found.get("masks"))
+        return cls(parts["train"], parts["normal"], parts["anomalous"], parts.get("masks"))
 
     def flattened(self, recipe: Recipe, folder: Path) -> StudyData:
         """Return the same with volumes of the retina flattened, once, in stores in ``folder``.
@@ -223,9 +223,9 @@ def score_windows(
         for start in range(0, len(windows.x), batch):
             part = slice(start, start + batch)
             inside = None if windows.inside is None else windows.inside[part].to(model.device)
-            found, given = score_batch(model, windows.x[part].to(model.device), inside)
-            terms.append(found.cpu().double().numpy())
-            maps.append(given.cpu().numpy())
+            scored = score_batch(model, windows.x[part].to(model.device), inside)
+            terms.append(scored[0].cpu().double().numpy())
+            maps.append(scored[1].cpu().numpy())
     return np.concatenate(terms), np.concatenate(maps)
 
 

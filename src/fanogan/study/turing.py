@@ -123,7 +123,7 @@ def real_windows(model: Model, images: Any, random: torch.Generator) -> Tensor:
             "ones: give more normal images"
         )
     x = torch.cat(list(windows.values()))
-    if model.recipe.horizontal_flip:  # as G has learnt it
+    if model.recipe.horizontal_flip:  # as G has learned it
         mirrored = torch.rand(EACH, generator=random) < 0.5
         x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     return x
@@ -175,7 +175,7 @@ def score_answers(answers: Sequence[str | Path], key: str | Path) -> dict[str, A
     Returns:
         ``raters``: each one's accuracy, and sensitivity for real and for generated images.
         ``mean_accuracy``: over raters. ``pairs``: the agreement of each two raters, and Cohen's κ,
-        None where both gave one and the same answer throughout. ``majority``: the same shares of
+        None where both gave the same answer throughout. ``majority``: the same shares of
         the answer that more than half of the raters gave, over the images where there is one, and
         the number of ``ties``; None for a single rater.
 
@@ -183,7 +183,7 @@ def score_answers(answers: Sequence[str | Path], key: str | Path) -> dict[str, A
         BadTest: A file that is damaged or of another test, or two files of one rater.
     """
     otherwise = f"no key of a test, or a damaged one; give the {KEY} beside its page"
-    test, truth, _ = _read(Path(key), "test", "truth", otherwise)
+    test, actual, _ = _read(Path(key), "test", "truth", otherwise)
     raters: dict[str, Labels] = {}
     for path in map(Path, answers):
         otherwise = "no answers of a rater, or damaged; save them again from the page"
@@ -193,33 +193,33 @@ def score_answers(answers: Sequence[str | Path], key: str | Path) -> dict[str, A
                 f"{path}: answers of another test ({of}) than the key's ({test}); give the key of "
                 "their test"
             )
-        if len(labels) != len(truth):
+        if len(labels) != len(actual):
             raise BadTest(
-                f"{path}: {len(labels)} answers to {len(truth)} images; go through the page to its "
-                "end, and save them there"
+                f"{path}: {len(labels)} answers to {len(actual)} images; go through the page to "
+                "its end, and save them there"
             )
         if rater.casefold() in map(str.casefold, raters):
             raise BadTest(f"{path}: a second file of the rater {rater}; give one for each rater")
         raters[rater] = labels
-    scored = [{"rater": rater, **_shares(labels, truth)} for rater, labels in raters.items()]
+    scored = [{"rater": rater, **_shares(labels, actual)} for rater, labels in raters.items()]
     pairs = []
     for names in itertools.combinations(raters, 2):
-        first, second = ([raters[name][image] for image in truth] for name in names)
-        alike = sum(one == other for one, other in zip(first, second, strict=True))
-        agreement = _share(alike, len(truth))
+        first, second = ([raters[name][image] for image in actual] for name in names)
+        alike = sum(a == b for a, b in zip(first, second, strict=True))
+        agreement = _share(alike, len(actual))
         pairs.append({"raters": list(names), "agreement": agreement, "kappa": kappa(first, second)})
     majority = None
     if len(raters) > 1:
-        votes = {image: sum(each[image] == REAL for each in raters.values()) for image in truth}
+        votes = {image: sum(each[image] == REAL for each in raters.values()) for image in actual}
         decided = {
             image: REAL if 2 * real > len(raters) else GENERATED
             for image, real in votes.items()
             if 2 * real != len(raters)
         }
-        majority = {**_shares(decided, truth), "ties": len(truth) - len(decided)}
+        majority = {**_shares(decided, actual), "ties": len(actual) - len(decided)}
     return {
         "test": test,
-        "images": len(truth),
+        "images": len(actual),
         "raters": scored,
         "mean_accuracy": float(np.mean([rater["accuracy"]["share"] for rater in scored])),
         "pairs": pairs,
@@ -246,12 +246,12 @@ def _read(path: Path, name: str, labels: str, otherwise: str) -> tuple[str, Labe
     return called.strip(), values, content.get("test")
 
 
-def _shares(labels: Labels, truth: Labels) -> dict[str, Any]:
+def _shares(labels: Labels, actual: Labels) -> dict[str, Any]:
     """The share of answers that are right: of all, of those to real images, to generated ones."""
     kinds = {"accuracy": (REAL, GENERATED), REAL: (REAL,), GENERATED: (GENERATED,)}
     shares = {}
     for name, kind in kinds.items():
-        right = [label == truth[image] for image, label in labels.items() if truth[image] in kind]
+        right = [label == actual[image] for image, label in labels.items() if actual[image] in kind]
         shares[name] = _share(sum(right), len(right))
     return shares
 
@@ -267,9 +267,9 @@ def _share(count: int, of: int) -> dict[str, Any]:
     return {"count": count, "of": of, "share": count / of, "interval": edges}
 
 
-def kappa(one: Sequence[str], other: Sequence[str]) -> float | None:
+def kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
     """Return Cohen's κ of two raters' answers to the same images; None where it is 0/0."""
     from sklearn.metrics import cohen_kappa_score
 
-    labels = sorted({*one, *other})
-    return float(cohen_kappa_score(one, other, labels=labels)) if len(labels) > 1 else None
+    labels = sorted({*first, *second})
+    return float(cohen_kappa_score(first, second, labels=labels)) if len(labels) > 1 else None
