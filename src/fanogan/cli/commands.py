@@ -174,7 +174,7 @@ def fit(
 
 
 def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | None]:
-    """The recipe, the seed, the images, the detector and the GAN that a run was begun with."""
+    """Return recipe, seed, images, detector and GAN that a run was begun with."""
     from fanogan.recipes import Recipe
     from fanogan.storage import BadFolder
     from fanogan.training import RunFolder

@@ -77,7 +77,7 @@ class _Help(DefaultHelpFormatter):
 
 
 def _argument_help(text: str) -> dict[str, str]:
-    """The lines of a docstring's Args section, by name."""
+    """Return the lines of a docstring's Args section, by name."""
     found: dict[str, str] = {}
     name = ""
     for line in text.splitlines():
@@ -119,7 +119,7 @@ def _add_arguments(
 
 
 def _kind(annotation: Any) -> tuple[Any, bool]:
-    """The type of one value of a parameter, and whether it takes several."""
+    """Return the type of one value of a parameter, and whether it takes several."""
     if isinstance(annotation, UnionType):
         annotation = get_args(annotation)[0]
     several = get_origin(annotation) is Sequence
@@ -171,7 +171,7 @@ REMEDIES = {
 
 
 def _sentence(error: FanoganError | OSError, folder: Path | None) -> str:
-    """The error in one line; where the system names no file, it is one of ``folder``."""
+    """Return the error in one line; where the system names no file, it is one of ``folder``."""
     if not isinstance(error, OSError) or error.strerror is None:
         return " ".join(str(error).splitlines())
     remedy = REMEDIES.get(error.errno or 0, "check its permissions, or give another folder")

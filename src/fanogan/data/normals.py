@@ -259,7 +259,7 @@ def _fingerprint(
     kept: Sequence[Scan],
     held_out: Sequence[Scan],
 ) -> dict[str, Any]:
-    """What the images are, without a name. Their order counts: training draws by it."""
+    """Return what the images are, without a name. Their order counts: training draws by it."""
     retinas = [scan.found for scan in [*kept, *held_out] if isinstance(scan, FlatVolume)]
     digests, held_digests = ([_digest(image) for image in images] for images in (training, held))
     seen = set(digests)
@@ -285,7 +285,7 @@ def _digest(image: np.ndarray) -> str:
 
 
 def _notes(scans: Sequence[Scan], fingerprint: dict[str, Any], recipe: Recipe) -> Iterator[Note]:
-    """What to know of the normals: what is few or odd, and readers' notes, each once."""
+    """Yield what to know of the normals: what is few or odd, and readers' notes, each once."""
     images, subjects = fingerprint["images"], fingerprint["subjects"]
     if fingerprint["volumes"] and recipe.geometry == "auto" and "retina_found" not in fingerprint:
         yield VolumesAsImages()

@@ -19,7 +19,7 @@ from fanogan.scans import Scan
 
 
 def seeded(device: torch.device, *key: object) -> torch.Generator:
-    """A generator whose numbers depend on the key alone: seed, stage, step.
+    """Return a generator whose numbers depend on the key alone: seed, stage, step.
 
     So the state of all random numbers of a run is the step that it has reached.
     """
@@ -121,7 +121,7 @@ class Patches:
         )
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """What the networks see of ``count`` random patches: (count, C, *image_size) in [−1, 1]."""
+        """Draw random patches as the networks see them: (count, C, *image_size) in [−1, 1]."""
         at = torch.randint(self.total, (count,), generator=generator, device=self.device)
         if self.corners is not None:
             at = self.corners[at].to(torch.int64)
@@ -132,7 +132,7 @@ class Patches:
         return x
 
     def _gather(self, at: Tensor) -> Tensor:
-        """What the networks see of the patches at these places, of all places in order."""
+        """Return what the networks see of the patches at these places, of all places in order."""
         image = torch.searchsorted(self.ends, at, right=True)
         place = at - torch.where(image > 0, self.ends[image - 1], 0)
         across = self.widths[image] - self.columns + 1

@@ -124,7 +124,7 @@ class Preprocessing:
         return (scan for scan in single_images(scans) if scan.name not in done)
 
     def encode(self, scan: Scan) -> np.ndarray:
-        """The scan as it is kept in memory: (frames, C, H, W), uint8 or uint16.
+        """Encode a scan as it is kept in memory: (frames, C, H, W), uint8 or uint16.
 
         Raises:
             BadScan: other channels than the model's, a bit depth that can't be compared, or an
@@ -198,7 +198,7 @@ class Preprocessing:
         )
 
     def grey_values(self, encoded: np.ndarray) -> np.ndarray:
-        """Encoded frames (frames, C, H, W) → grey values in [0, 1], channels last."""
+        """Turn encoded frames (frames, C, H, W) into grey values in [0, 1], channels last."""
         if self.retina:  # a second channel would be the depth
             encoded = encoded[:, :1]
         return np.moveaxis(encoded, 1, -1).astype(np.float32) / self.levels
@@ -224,23 +224,23 @@ class Preprocessing:
         return self.retina is not None and self.retina.score_retina_only
 
     def normalise(self, stored: Tensor) -> Tensor:
-        """Stored pixels (…, H, W) of any integer type → float32 in [−1, 1]."""
+        """Turn stored pixels (…, H, W) of any integer type into float32 in [−1, 1]."""
         return stored.to(torch.float32) * (2 / self.levels) - 1
 
     def to_device(self, stored: np.ndarray, device: torch.device) -> Tensor:
-        """Encoded pixels (…, H, W) → float32 in [−1, 1] on a device."""
+        """Turn encoded pixels (…, H, W) into float32 in [−1, 1] on a device."""
         # torch has few functions for uint16, and none for arrays that may not be written to.
         copied = stored.astype(np.uint8 if stored.dtype == np.uint8 else np.int32)
         return self.normalise(torch.from_numpy(copied).to(device))
 
     def resize(self, x: Tensor) -> Tensor:
-        """A window or whole image (B, C, h, w) → (B, C, *image_size), what the networks see."""
+        """Resize windows or whole images (B, C, h, w) to (B, C, *image_size)."""
         if x.shape[-2:] == self.image_size:
             return x
         return F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
 
     def resize_back(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """What the networks give, (B, C, *image_size) → (B, C, *size)."""
+        """Resize what the networks give, (B, C, *image_size), to (B, C, *size)."""
         if x.shape[-2:] == tuple(size):
             return x
         return F.interpolate(x, size=tuple(size), mode="bilinear", antialias=True)
@@ -251,7 +251,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """The inverse of ``to_dict``."""
+        """Make it again from what ``to_dict`` returned."""
         window = tuple(values["window"]) if values["window"] else None
         view = values.get("retina")
         view = RetinalView.from_dict(view) if view else None
@@ -286,7 +286,7 @@ def single_images(scans: Iterator[Scan]) -> Iterator[Scan]:
 
 
 def channels_of(scan: Scan) -> int:
-    """The channels of a scan: 1 for grey."""
+    """Return the channels of a scan: 1 for grey."""
     return scan.pixels.shape[3] if scan.pixels.ndim == 4 else 1
 
 

@@ -130,7 +130,7 @@ def own_gan(G: Any, D: Any, device: torch.device) -> Gan:
 
 
 def own_gan_of(saved: ModelFile, gan: Any, device: torch.device) -> Gan | None:
-    """The user's own GAN that a model was trained on; None: it has one of ours.
+    """Return the user's own GAN that a model was trained on; None: it has one of ours.
 
     Raises:
         BadFolder: it was trained on one that isn't given.

@@ -67,7 +67,7 @@ def compared_rows(
 def calibrated_row(
     labels: np.ndarray, totals: np.ndarray, held_out: HeldOut | None, alpha: float
 ) -> dict[str, Any]:
-    """What the calibrated threshold reaches: the false-positive rate beside the one asked for."""
+    """Return what the calibrated threshold reaches, beside the false-positive rate asked for."""
     threshold = held_out.threshold(alpha) if held_out else None
     row: dict[str, Any] = {"alpha": alpha, "threshold": threshold}
     row["note"] = held_out.describe(alpha) if held_out else "no held-out normals of this kind"

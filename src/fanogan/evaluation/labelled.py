@@ -184,7 +184,7 @@ class _Evaluation:
     def _add_patches(
         self, result: Result, label: int, mask: np.ndarray | None, subject: str
     ) -> None:
-        """The patches of a B-scan; anomalous are those with a marked pixel."""
+        """Add the patches of a B-scan; anomalous are those with a marked pixel."""
         volume, window = result.volume, self.window
         assert volume is not None and window is not None and result.patches is not None
         flat = volume.pixels[result.frame]
@@ -212,7 +212,7 @@ class _Evaluation:
             self.trivial.append(trivial_scores(flat[patch] / 255))
 
     def totals(self, result: Result) -> list[float]:
-        """The scores of what is evaluated of a result, in the order of ``rows``."""
+        """Return the scores of what is evaluated of a result, in the order of ``rows``."""
         if result.unit == "volume":
             return []
         if self.unit == "image":
@@ -233,7 +233,7 @@ class _Evaluation:
         return self.calibration.units.get(self.unit)
 
     def metrics(self, untrained: np.ndarray, others: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """What ``metrics.json`` holds."""
+        """Return what ``metrics.json`` holds."""
         labels, totals = self.labels, self.column("score")
         terms = {
             "total": totals,
@@ -296,7 +296,7 @@ class _Evaluation:
 
 
 def _larger(seen: Sequence[tuple[int, float, str]]) -> dict[str, Any] | None:
-    """The figures of B-scans or volumes, where both kinds are among them."""
+    """Return the figures of B-scans or volumes, where both kinds are among them."""
     labels = np.array([label for label, _, _ in seen])
     if not 0 < labels.sum() < len(labels):
         return None
@@ -321,7 +321,7 @@ def _as_lists(curve: RocCurve) -> dict[str, list[float]]:
 
 
 def _table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The rows as a flat table for a spreadsheet."""
+    """Return the rows as a flat table for a spreadsheet."""
     rows = []
     for row in evaluation["rows"]:
         flat = {key: row[key] for key in ("name", "kind", "auc", "average_precision")}

@@ -214,7 +214,7 @@ def _checked(anomaly_map: ArrayLike, mask: ArrayLike) -> tuple[NDArray[Any], Fla
 
 
 def _connected_regions(flags: Flags) -> tuple[NDArray[np.intp], int]:
-    """Number the connected regions from 1, diagonals included, and count them."""
+    """Label the connected regions from 1, diagonals included, and count them."""
     from skimage.measure import label
 
     numbers, count = label(flags, return_num=True)  # type: ignore[no-untyped-call]

@@ -49,7 +49,7 @@ class PixelFigures:
         return self.subjects[place]
 
     def by_subject(self) -> bytes:
-        """What ``pixels.npz`` holds."""
+        """Return what ``pixels.npz`` holds."""
         stream = io.BytesIO()
         np.savez_compressed(stream, counts=np.stack([roc.counts for roc in self.subjects]))
         return stream.getvalue()

@@ -85,7 +85,7 @@ class ExportedModel:
 
 
 def _onnxruntime(model: str | bytes, threads: int) -> tuple[Run, str]:
-    """What runs a file (or its bytes) with ONNX Runtime, and the metadata in it."""
+    """Return what runs a file (or its bytes) with ONNX Runtime, and the metadata in it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -103,7 +103,7 @@ def _onnxruntime(model: str | bytes, threads: int) -> tuple[Run, str]:
 
 
 def _openvino(model: str | bytes, threads: int) -> tuple[Run, str]:
-    """The same with OpenVINO; where the CPU has bfloat16 it would take that unless told."""
+    """Return the same with OpenVINO; where the CPU has bfloat16 it would take that unless told."""
     import openvino
 
     core = openvino.Core()

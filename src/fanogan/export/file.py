@@ -65,7 +65,7 @@ def export(model: Model, to: str, out: Path) -> float:
 
 
 def about(deployed: Deployed, model: Model) -> dict[str, Any]:
-    """What goes into the file beside the graph, as plain values."""
+    """Return what goes into the file beside the graph, as plain values."""
     return {
         "format": FORMAT,
         "research_use": "Research use only, not a medical device.",
@@ -93,7 +93,7 @@ def about(deployed: Deployed, model: Model) -> dict[str, Any]:
 
 
 def _write_openvino(graph: bytes, metadata: str, out: Path) -> None:
-    """The intermediate representation: not through convert_model, which reports its use."""
+    """Write the intermediate representation: not by convert_model, which reports its use."""
     import openvino
 
     model = openvino.Core().read_model(graph, b"")

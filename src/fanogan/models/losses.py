@@ -75,7 +75,7 @@ def encoder_terms(
     z: Tensor,
     keep: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The terms of the encoder's loss before κ: Eq. 1 (ziz), Eq. 2 (izi) or Eq. 3 (izi_f).
+    """Return the terms of the encoder's loss before κ: Eq. 1 (ziz), Eq. 2 (izi) or Eq. 3 (izi_f).
 
     ``ziz`` reads z alone, the others x alone. Where ``keep`` (B, 1, H, W) is 0 the encoder sees 0,
     mid-grey, and nothing is rescaled (appendix A.1); the residuals are those of the whole images.
@@ -96,7 +96,7 @@ def encoder_terms(
 
 
 def encoder_loss(terms: dict[str, Tensor], kappa: float) -> Tensor:
-    """The sum of the terms, the feature residual weighted by κ."""
+    """Return the sum of the terms, the feature residual weighted by κ."""
     weights = {"feature": kappa}
     return torch.stack([weights.get(name, 1.0) * term for name, term in terms.items()]).sum()
 
@@ -141,7 +141,7 @@ ADVERSARIAL_WEIGHT = 0.001
 
 
 def adversarial_terms(E: Encoder, G: Generator, D: Discriminator, x: Tensor) -> dict[str, Tensor]:
-    """The terms of AdvAE's loss before their weights: Eq. 2's, and −E[D(G(E(x)))]."""
+    """Return the terms of AdvAE's loss before their weights: Eq. 2's, and −E[D(G(E(x)))]."""
     x_hat = G(E(x))
     return {
         "image": image_residual(x, x_hat).mean(),
@@ -150,7 +150,7 @@ def adversarial_terms(E: Encoder, G: Generator, D: Discriminator, x: Tensor) -> 
 
 
 def adversarial_loss(terms: dict[str, Tensor]) -> Tensor:
-    """The image residual, and D's term at ``ADVERSARIAL_WEIGHT``."""
+    """Return the image residual, and D's term at ``ADVERSARIAL_WEIGHT``."""
     return terms["image"] + ADVERSARIAL_WEIGHT * terms["adversarial"]
 
 
@@ -185,5 +185,5 @@ def ali_discriminator_loss(encoded: Tensor, generated: Tensor) -> Tensor:
 
 
 def ali_generator_loss(encoded: Tensor, generated: Tensor) -> Tensor:
-    """The same with the labels exchanged, for E and G: it doesn't saturate (ibid.)."""
+    """Return the same with the labels exchanged, for E and G: it doesn't saturate (ibid.)."""
     return ali_discriminator_loss(generated, encoded)

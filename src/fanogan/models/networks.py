@@ -27,7 +27,7 @@ def channels_of(width: int, blocks: int) -> list[int]:
 
 
 def means(x: Tensor, padding: int) -> Tensor:
-    """The mean of 2×2 pixels at every place: sides grow by 1 with a padding of 1, else shrink by 1.
+    """Return the mean of 2×2 pixels at every place; sides grow by 1 with padding, else shrink by 1.
 
     On the CPU as a convolution of each channel by itself: the pool, which is the same, took a
     quarter of a critic update there.
@@ -136,7 +136,7 @@ class Generator(nn.Module):
         initialise(self, strong=(self.conv,))
 
     def forward(self, z: Tensor) -> Tensor:
-        """The image of a latent."""
+        """Return the image of a latent."""
         x = self.linear(z).unflatten(1, self.base).contiguous(memory_format=torch.channels_last)
         return torch.tanh(self.conv(F.relu_(self.norm(self.blocks(x)))))
 
@@ -181,7 +181,7 @@ class Discriminator(nn.Module):
         return features
 
     def forward(self, x: Tensor) -> Tensor:
-        """The critic's value of each image."""
+        """Return the critic's value of each image."""
         values: Tensor = self.linear(self.features(x))
         return values.squeeze(1)
 
@@ -220,7 +220,7 @@ class JointDiscriminator(nn.Module):
         return features
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """The logit of each pair."""
+        """Return the logit of each pair."""
         values: Tensor = self.both(torch.cat([self.features(x), self.latent(z)], 1))
         return values.squeeze(1)
 
@@ -248,7 +248,7 @@ class Encoder(nn.Module):
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The latent of an image."""
+        """Return the latent of an image."""
         z: Tensor = self.linear(self.trunk(x))
         return torch.tanh(z) if self.output == "tanh" else z
 
@@ -275,7 +275,7 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def folded(network: N) -> N:
-    """A copy that computes the same and no longer learns: convolutions take up their batch norms.
+    """Return a copy that computes the same, with batch norms inside convolutions, and can't learn.
 
     a = γ/√(σ² + ε) goes into the kernel, β − a·μ becomes the bias. A block's first norm follows a
     sum whose other use is the shortcut, and stays.

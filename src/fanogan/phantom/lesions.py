@@ -161,7 +161,7 @@ def _foci(
 
 
 def _place(rng: np.random.Generator, x: Array, y: Array, reach: float) -> tuple[int, int]:
-    """An A-scan within `reach` mm of the fovea, or the next one to it: B-scan and column."""
+    """Return an A-scan within `reach` mm of the fovea, or the next one to it: B-scan and column."""
     radius, angle = reach * rng.uniform() ** 0.5, rng.uniform(0, 2 * np.pi)
     scan = int(np.abs(y[:, 0] - radius * np.sin(angle)).argmin())
     return scan, int(np.abs(x[scan] - radius * np.cos(angle)).argmin())

@@ -59,7 +59,7 @@ def _depth(volume: FlatVolume, frame: int) -> NDArray[np.float32]:
 
 
 def _along(depth: NDArray[np.float32], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A profile at each depth: linear within the retina, constant above it and below it."""
+    """Return a profile at each depth: linear within the retina, constant above it and below it."""
     centres = (np.arange(DEPTHS) + 0.5) / DEPTHS
     inside = np.interp(depth, centres, values[1:-1])
     return np.where(depth < 0, values[0], np.where(depth > 1, values[-1], inside))

@@ -215,7 +215,7 @@ def _highest(image: Array, first: float, last: float) -> Array:
 def _search(
     costs: Array, near: Surfaces | None, step: tuple[float, float, float], level: _Level
 ) -> Surfaces:
-    """The best pair of surfaces in the whole height, or in a band around `near`; sub-pixel."""
+    """Return the best pair of surfaces, in the whole height or in a band near `near`; sub-pixel."""
     height = costs.shape[2]
     if near is None:
         base = np.zeros((2, costs.shape[1], costs.shape[3]), dtype=np.int64)
@@ -248,7 +248,7 @@ def _closed_set(
     steepest: int,  # most heights between neighbouring columns
     stiffness: tuple[float, float],  # cost of a height between neighbouring columns, and B-scans
 ) -> NDArray[np.int64]:
-    """The pair of surfaces of least cost, as a minimum closed set: index of each height.
+    """Return the pair of surfaces of least cost, as a minimum closed set: index of each height.
 
     A node is a height in a column of a surface. It is in the set if the surface is at that height
     or lower down. An arc that cannot be cut says: with this node, that one.

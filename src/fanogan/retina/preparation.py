@@ -155,7 +155,7 @@ def _write_settings(
 
 
 def _fingerprint(source: VolumeSource) -> str:
-    """What a volume is made of, whatever its name: a digest of its files or its arrays."""
+    """Return what a volume is made of, whatever its name: a digest of its files or its arrays."""
     digest = hashlib.sha256()
     if isinstance(source, FlatVolume):
         for array in (source.bscans, source.inner, source.outer):

@@ -21,7 +21,7 @@ from fanogan.scoring.result import Result
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
-    """An image in [−1, 1] as 8 bits: (H, W) or (H, W, 3); of other channels the first."""
+    """Return an image in [−1, 1] as 8 bits: (H, W) or (H, W, 3); of other channels the first."""
     known = np.nan_to_num(image, nan=-1.0)
     pixels = np.clip(np.round((known + 1) * 127.5), 0, 255).astype(np.uint8)
     return np.asarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] != 3 else pixels)

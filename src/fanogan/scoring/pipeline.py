@@ -150,7 +150,7 @@ def score_encoded(model: Model, scans: Iterable[Encoded]) -> Iterator[Iterator[R
 
 
 def _score_alone(model: Model, encoded: Encoded) -> Iterator[Result]:
-    """The frames of a volume or a large image, and the volume itself."""
+    """Score the frames of a volume or a large image, and the volume itself."""
     terms = []
     for number, frame in enumerate(score_frames(model, encoded)):
         if not len(frame.terms):  # a frame without a usable window

@@ -49,7 +49,7 @@ class VolumeMaps:
             self.masks[result.frame] = mask
 
     def case(self, result: Result, calibration: Calibration, alpha: float) -> VolumeCase:
-        """The volume as the page shows it, with its candidate regions."""
+        """Return the volume as the page shows it, with its candidate regions."""
         volume, held_out = self.volume, calibration.units.get(result.unit)
         deepest = np.nan_to_num(self.residuals, nan=-1).argmax(axis=1)
         regions = find_regions(self.en_face, deepest, self.threshold, volume.scan_spacing)
@@ -72,7 +72,7 @@ class VolumeMaps:
         )
 
     def files(self, case: VolumeCase, scale: float) -> Files:
-        """The map as TIFF in the scan's geometry, the en-face map, the worst B-scans in colour."""
+        """Yield the map as TIFF in the scan's geometry, the en-face map, and the worst B-scans."""
         place = place_of(case.name)
         spacing = self.volume.scan_spacing
         yield f"maps/{place}.tif", _float_tiff(self.residuals, spacing)
@@ -99,7 +99,7 @@ def patch_rows(
 
 
 def image_files(result: Result, scale: float) -> Files:
-    """An image's raw map, and the map in colours over the image."""
+    """Yield an image's raw map, and the map in colours over the image."""
     assert result.residual is not None and result.picture is not None
     place = place_of(result.name)
     coloured = overlay(as_picture(result.picture), result.residual, scale)
@@ -123,12 +123,12 @@ def write_files(folder: Path, files: Files) -> list[str]:
 
 
 def place_of(name: str) -> str:
-    """A name as a path below the results, whatever it says: a store's names may be anything."""
+    """Return a name as a path below the results, whatever it says."""
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
 
 
 def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:
-    """A map as TIFF, with its spacing in mm as ImageJ keeps it."""
+    """Return a map as TIFF, with its spacing in mm as ImageJ keeps it."""
     import tifffile
 
     between, row, column = spacing

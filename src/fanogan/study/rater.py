@@ -63,7 +63,7 @@ def rate(model: Model, normals: Normals) -> dict[str, Any]:
 
 
 def _features(x: Tensor) -> np.ndarray:
-    """An image at 8×8 pixels, and statistics of its grey values, edges and spectrum: (n, …)."""
+    """Return images at 8×8 pixels, and statistics of grey values, edges and spectrum: (n, …)."""
     grey = x.mean(1)
     small = F.interpolate(grey[:, None], size=(8, 8), mode="bilinear", antialias=True).flatten(1)
     levels = torch.tensor([0.01, 0.1, 0.5, 0.9, 0.99], device=x.device)

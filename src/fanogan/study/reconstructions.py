@@ -269,7 +269,7 @@ def _milliseconds(pictures: Pictures, name: str) -> float:
 
 
 def _machine(device: torch.device) -> str:
-    """The machine in words, without its name."""
+    """Return the machine in words, without its name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")

@@ -104,7 +104,7 @@ def write_study_report(folder: str | Path, *, device: str = "auto") -> Path:
 
 
 def _notes(study: Study) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Return what a reader must know before the numbers."""
     seeds = {outcome["seed"] for outcome in study.outcomes}
     subjects = len(set(study.first_tested().subjects))
     notes = []

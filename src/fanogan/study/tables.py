@@ -148,7 +148,7 @@ def rows_without_learning(study: Study) -> list[Row]:
 
 
 def _means(figures: Sequence[Mapping[str, float | None]]) -> Row:
-    """The mean of each column over seeds, and its standard deviation where there are several."""
+    """Return the mean of each column over seeds, and its standard deviation where it has one."""
     row: Row = {}
     for column in COLUMNS:
         if column not in figures[0]:
@@ -162,7 +162,7 @@ def _means(figures: Sequence[Mapping[str, float | None]]) -> Row:
 
 
 def _evaluated(metrics: Mapping[str, Any], name: str) -> Row:
-    """A row that ``evaluate`` wrote."""
+    """Return a row that ``evaluate`` wrote."""
     row: Row = next(row for row in metrics["rows"] if row["name"] == name)
     return row
 

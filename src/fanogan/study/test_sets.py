@@ -280,7 +280,7 @@ def windows_of(model: Model, data: StudyData, unit: str, keys: Sequence[str]) ->
 def _frames(
     model: Model, data: StudyData, names: Container[str]
 ) -> Iterator[tuple[int, Encoded, int]]:
-    """The label, scan and number of the test images and B-scans of those names, in order."""
+    """Yield label, scan and number of the test images and B-scans of those names, in order."""
     for label, source in enumerate((data.normal, data.anomalous)):
         for encoded in read(model, source):
             for number in range(len(encoded.pixels)):
@@ -307,7 +307,7 @@ def score_chosen(model: Model, data: StudyData, unit: str, keys: Sequence[str]) 
 
 
 def _only(scans: Iterator[Encoded], names: Container[str]) -> Iterator[Encoded]:
-    """The frames of those names: of flat volumes by their windows, of others each as an image."""
+    """Yield the frames of those names: of flat volumes by windows, of others each as an image."""
     for encoded in scans:
         scan = encoded.scan
         frames = [frame_name(scan, number) for number in range(len(encoded.pixels))]

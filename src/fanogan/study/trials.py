@@ -243,7 +243,7 @@ class _Trials:
         }
 
     def _fitted(self, system: System) -> tuple[Model, float | None]:
-        """The model, and the minutes that training took unless it was resumed."""
+        """Return the model, and the minutes that training took unless it was resumed."""
         run = self.folder / system.name
         if system.on_gan and not (self.folder / GAN / "model").exists():
             raise BadStudy(f"the GAN of seed {self.seed} could not be trained")

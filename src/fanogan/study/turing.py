@@ -130,7 +130,7 @@ def real_windows(model: Model, images: Any, random: torch.Generator) -> Tensor:
 
 
 def _order(pictures: Sequence[np.ndarray]) -> list[int]:
-    """A random order, which can't be repeated without knowing which pictures are real.
+    """Return a random order, which can't be repeated without knowing which pictures are real.
 
     It depends on them in the order in which they were drawn, so a rater who knows this code and the
     seed can't compute it.
@@ -228,7 +228,7 @@ def score_answers(answers: Sequence[str | Path], key: str | Path) -> dict[str, A
 
 
 def _read(path: Path, name: str, labels: str, otherwise: str) -> tuple[str, Labels, Any]:
-    """A file's name of the test or rater, its labels, and the test that it says it is of."""
+    """Return a file's name of the test or rater, its labels, and the test that it says it is of."""
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -247,7 +247,7 @@ def _read(path: Path, name: str, labels: str, otherwise: str) -> tuple[str, Labe
 
 
 def _shares(labels: Labels, actual: Labels) -> dict[str, Any]:
-    """The share of answers that are right: of all, of those to real images, to generated ones."""
+    """Return the share of right answers: of all, to real images, and to generated ones."""
     kinds = {"accuracy": (REAL, GENERATED), REAL: (REAL,), GENERATED: (GENERATED,)}
     shares = {}
     for name, kind in kinds.items():
@@ -257,7 +257,7 @@ def _shares(labels: Labels, actual: Labels) -> dict[str, Any]:
 
 
 def _share(count: int, of: int) -> dict[str, Any]:
-    """A share with its exact 95 % interval (Clopper and Pearson 1934); None of nothing."""
+    """Return a share with its exact 95 % interval (Clopper and Pearson 1934); None of nothing."""
     from scipy.stats import binomtest
 
     if of == 0:

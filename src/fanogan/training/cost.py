@@ -101,7 +101,7 @@ def steps_within_budget(recipe: Recipe, shape: ImageShape, step: int) -> int:
 
 @functools.cache
 def _updates(shape: ImageShape, width: int, latent: int, loss: EncoderLoss) -> tuple[int, int, int]:
-    """The multiply-adds of one update of the generator, the critic and the encoder, of an image."""
+    """Return the multiply-adds of an update of generator, critic and encoder, of one image."""
     channels, *sides = shape
     with torch.device("meta"):
         G = Generator(sides, channels, width, latent)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 def device_of(name: str) -> torch.device:
-    """The device of a name: 'auto', 'cpu', 'cuda' or 'mps'.
+    """Return the device of a name: 'auto', 'cpu', 'cuda' or 'mps'.
 
     Raises:
         ValueError: no such device here.
@@ -41,7 +41,7 @@ def device_of(name: str) -> torch.device:
 
 
 def fabric_of(device: torch.device, recipe: Recipe, devices: int) -> Fabric:
-    """The processes that train together, in the recipe's precision."""
+    """Start the processes that train together, in the recipe's precision."""
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -68,7 +68,7 @@ def _end_communication() -> None:
 
 
 def by_first(fabric: Fabric, step: Callable[[], T]) -> T | None:
-    """What the first process does alone: its result there, None in the others.
+    """Let the first process do something alone; return its result there, None in the others.
 
     Where it fails, the others, which would wait for it, end without a word.
     """

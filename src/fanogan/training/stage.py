@@ -126,7 +126,7 @@ class Stage:
             self.stop.requested = True
 
     def finish(self) -> None:
-        """The last checkpoint, which holds the re-estimated statistics too."""
+        """Save the last checkpoint, which holds the re-estimated statistics too."""
         if self.first < self.steps:
             self.checkpoint(self.steps)
         if self.agreed(self.stop.requested):
@@ -152,7 +152,7 @@ class Stage:
         return (step + 1) % self.run.recipe.log_every == 0 or step + 1 == self.steps
 
     def means(self) -> dict[str, float]:
-        """The mean of each collected loss since the last tick.
+        """Return the mean of each collected loss since the last tick.
 
         Raises:
             TrainingFailed: one isn't finite.

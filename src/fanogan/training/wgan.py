@@ -61,7 +61,7 @@ def update_critic(
     optimiser.zero_grad()
 
     def part(x: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
-        """What a part of the batch adds to both means; its gradients add up in D."""
+        """Return what a part of the batch adds to both means; its gradients add up in D."""
         with run.fabric.autocast():
             real, generated = critic_values(D, x, fake)
         share = len(x) / batch
