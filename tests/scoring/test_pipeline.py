@@ -229,6 +229,14 @@ def test_volumes_are_calibrated_as_volumes_and_images(tmp_path: Path) -> None:
     assert (units["volume"].n, units["volume"].n_subjects) == (2, 2)
 
 
+def test_a_loaded_model_scores_large_images_the_same(windowed: Detector, tmp_path: Path) -> None:
+    images = stripes(3, 40, 56, seed=7)
+    windowed.save(tmp_path)
+    loaded = Detector.load(tmp_path, device="cpu")
+    assert_same_scores(loaded.score(images), windowed.score(images))
+    np.testing.assert_array_equal(loaded.localize(images), windowed.localize(images))
+
+
 # --- images of another kind -----------------------------------------------------------------------
 
 
