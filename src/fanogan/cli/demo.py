@@ -124,7 +124,7 @@ def _eyes(folder: Path, progress: Progress) -> dict[str, Any]:
 
 
 def flat_phantom(phantom: Phantom) -> FlatVolume:
-    """A made-up eye made straight by its own boundaries."""
+    """Flatten a made-up eye by its own boundaries."""
     recipe = load_recipe("demo")
     scan = Scan(phantom.pixels, phantom.name, phantom.name, phantom.spacing, is_volume=True)
     return make_flat(
