@@ -5,6 +5,21 @@ import json
 import pytest
 
 import fanogan.retina  # noqa: F401  so that its kinds of notes are known
+from fanogan.calibration import (
+    BitDepthUnseen,
+    ChannelsUnseen,
+    GreyValuesUnseen,
+    SizeUnseen,
+    SpacingUnseen,
+)
+from fanogan.data import (
+    DuplicateImages,
+    FewImages,
+    FewSubjects,
+    HeldOutDuplicates,
+    NoteOfScans,
+    VolumesAsImages,
+)
 from fanogan.report import describe
 from fanogan.scans import (
     AlphaDropped,
@@ -40,9 +55,41 @@ WORDS: dict[Note, str] = {
 }
 
 
+OF_A_RUN: dict[Note, str] = {
+    VolumesAsImages(): (
+        "volumes are seen slice by slice as plain images; if they are OCT of the retina, fanogan "
+        "prepare or a recipe with geometry: retina flattens them"
+    ),
+    DuplicateImages(2, 1200): "2 of 1,200 training images repeat another exactly",
+    HeldOutDuplicates(1, 30): (
+        "1 of 30 held-out images are among the training images too: thresholds come out too low"
+    ),
+    FewImages(1): "only 1 training image: the model may learn them by heart",
+    FewSubjects(3): "only 3 training subjects: others may look different and yet be normal",
+    NoteOfScans(AlphaDropped(), 2, 1000): "alpha channel dropped: 2 of 1,000 scans",
+    SizeUnseen((9, 8), ((8, 8),), (8, 8), (8, 8)): (
+        "size 9×8 is outside the training normals (8×8)"
+    ),
+    SizeUnseen((9, 8), (), (10, 20), (8, 8)): (
+        "size 9×8 is outside the training normals (10-20 rows, 8 columns)"
+    ),
+    BitDepthUnseen("uint16", ("uint8",)): "bit depth uint16, trained on uint8",
+    ChannelsUnseen(1, (3,)): "1 channel, trained on 3",
+    SpacingUnseen("row", 0.5, (0.1, 0.25)): "spacing 0.5 mm a row, trained on 0.1-0.25",
+    GreyValuesUnseen(2, 49, 0.123, 0.05): (
+        "grey histogram of 2 of 49 frames outside the training normals (distance up to 0.12, "
+        "largest seen 0.05): another scanner looks like disease"
+    ),
+    GreyValuesUnseen(1, 1, 0.123, 0.05): (
+        "grey histogram outside the training normals (distance 0.12, largest seen 0.05): another "
+        "scanner looks like disease"
+    ),
+}
+
+
 def test_every_kind_of_note_has_words() -> None:
-    assert {type(note) for note in WORDS} == set(Note.__subclasses__())
-    for note, words in WORDS.items():
+    assert {type(note) for note in (*WORDS, *OF_A_RUN)} == set(Note.__subclasses__())
+    for note, words in (*WORDS.items(), *OF_A_RUN.items()):
         assert describe(note) == words
 
 

@@ -229,7 +229,7 @@ def test_the_command_says_what_it_found(scans: Path, capsys: pytest.CaptureFixtu
     assert all((pixels == colour).all(axis=-1).any() for colour in DRAWN)
     assert next(read_store(out)).scan_spacing == (None, 0.00387, 0.022)
     main(command)
-    assert "there already" in capsys.readouterr().out
+    assert "prepared before" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
