@@ -353,7 +353,7 @@ def _(s):
     return ["fit", "--resume", str(s.path / "begun")]
 
 
-@row("fit: resume a run begun with arrays", "begun in Python", "go on there")
+@row("fit: resume a run begun with arrays", "begun in Python", "resume it there")
 def _(s):
     FAnoGAN(TINY).fit(np.stack([grey(seed=i) for i in range(4)]), out=s.path / "begun")
     return ["fit", "--resume", str(s.path / "begun")]

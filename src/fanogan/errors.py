@@ -1,4 +1,4 @@
-"""The base of every error that is the user's to mend."""
+"""The base of all errors that a user can mend."""
 
 
 class FanoganError(ValueError):

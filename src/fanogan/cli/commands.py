@@ -148,7 +148,7 @@ def fit(
             raise UsageError("no run folder: give --out RUN")
         if out:
             RunFolder(out)  # refused now, not after the images are read
-    with told_by_the_user():
+    with value_errors_as_usage():
         name = detector or chosen.encoder_loss
         learner = new_detector(name, chosen, seed=seed, device=device, devices=devices)
     with console.status("reading images"):
@@ -182,7 +182,7 @@ def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | N
     config = RunFolder(run, resume=True).config
     try:
         recipe, seed, origin = Recipe.from_dict(config["recipe"]), config["seed"], config["origin"]
-    except KeyError as error:
+    except (KeyError, AttributeError) as error:
         raise BadFolder(f"{run}: damaged, its config.yaml has no {error}; begin anew") from None
     gan, gan_path = config.get("gan"), config.get("gan_path")
     if origin is None or (gan and not gan_path):
@@ -226,7 +226,7 @@ def score(
     if not images:
         raise UsageError("no images: fanogan score MODEL IMAGES --out DIR")
     _check_alpha(alpha)
-    with told_by_the_user():
+    with value_errors_as_usage():
         trained = Detector.load(model, device=device).model
     if engine != "torch":
         from fanogan.export import use_engine
@@ -309,7 +309,7 @@ def evaluate(
     from fanogan.evaluation import evaluate as evaluate_model
 
     _check_alpha(alpha)
-    with told_by_the_user():
+    with value_errors_as_usage():
         trained = Detector.load(model, device=device).model
         others = [Detector.load(other, device=device).model for other in beside or ()]
     files = _count(trained, normal, groups) + _count(trained, anomalous, groups)
@@ -355,7 +355,7 @@ def demo(
 
 
 @contextlib.contextmanager
-def told_by_the_user() -> Iterator[None]:
+def value_errors_as_usage() -> Iterator[None]:
     """Turn a ValueError, which is about a value that the user gave, into a sentence."""
     try:
         yield

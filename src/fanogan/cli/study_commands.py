@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fanogan.cli import console
-from fanogan.cli.commands import RESEARCH_ONLY, UsageError, told_by_the_user
+from fanogan.cli.commands import RESEARCH_ONLY, UsageError, value_errors_as_usage
 from fanogan.cli.console import say
 
 
@@ -37,7 +37,7 @@ def study(
 
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: give one or more")
-    with told_by_the_user():
+    with value_errors_as_usage():
         FAnoGAN(recipe, device=device)  # refused now, not by each system
     try:
         with console.study_table() as on_state:
@@ -109,7 +109,7 @@ def turing(
     from fanogan.detectors import Detector
     from fanogan.study import EACH, KEY, PAGE, write_test
 
-    with told_by_the_user():
+    with value_errors_as_usage():
         trained = Detector.load(model, device=device).model
     with console.status("drawing images"):
         test = write_test(trained, list(images), out, seed=seed)

@@ -144,12 +144,16 @@ class Normals:
             training.extend(encoded)
             corners = preprocessing.usable(scan)
             usable.extend(() if corners is None else corners)
-        if usable and not any(corners.any() for corners in usable):
-            raise BadScan(
-                f"in none of {len(kept)} volumes is there a place for a patch that holds "
-                f"{100 * recipe.min_retina_fraction:g} % of retina: look at their layers with "
-                "fanogan prepare, or give a recipe with a smaller window or min_retina_fraction"
-            )
+        held_out_usable = [preprocessing.usable(scan) for scan in held_out]
+        for of, masks in ((kept, usable), (held_out, held_out_usable)):
+            known = [each for each in masks if each is not None]
+            if known and not any(each.any() for each in known):
+                raise BadScan(
+                    f"no place for a patch that holds {100 * recipe.min_retina_fraction:g} % of "
+                    f"retina in {counted(len(of), 'volume')}, such as {of[0].name}: look at the "
+                    "layers with fanogan prepare, or give a recipe with a smaller window or "
+                    "min_retina_fraction"
+                )
         held = [image for scan in held_out for image in preprocessing.encode(scan)]
         fingerprint = _fingerprint(training, held, kept, held_out)
         return cls(

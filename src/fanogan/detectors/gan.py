@@ -145,8 +145,8 @@ def own_gan_of(saved: ModelFile, gan: Any, device: torch.device) -> Gan | None:
     given = own_gan(gan[0], gan[1], device)
     if given.identity != saved.identity_of_own_gan:
         raise BadFolder(
-            f"{saved.folder}: this model was trained on another GAN than the (G, D) given; give "
-            "that"
+            f"{saved.folder}: this model was trained on another GAN; give the (G, D) that it was "
+            "trained on"
         )
     return given
 

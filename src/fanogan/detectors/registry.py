@@ -22,7 +22,7 @@ D = TypeVar("D", bound="type[Definition]")
 
 
 class BadDetector(FanoganError):
-    """A detector that there isn't, or that can't be made as asked."""
+    """An unknown detector, or one that can't be made as asked."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,8 @@ def register(
     """
 
     def decorate(kind: D) -> D:
+        if name in _registered:
+            raise ValueError(f"there is a detector {name!r} already: register another name")
         _registered[name] = Registered(kind, settings, title or name, former)
         return kind
 

@@ -23,6 +23,8 @@ def seconds_to_fit(detector: Definition, normals: Normals, *, gan: Any = None) -
     steps = detector.steps(normals.preprocessing)
     if given:
         del steps[GAN]
+    if not steps:  # no loop to time
+        return 0.0
     most = detector.recipe.batch_size // detector.devices
     batch = min(4, most)
     seconds = _seconds_of_steps(detector, normals, given, batch)

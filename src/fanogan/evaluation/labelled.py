@@ -109,7 +109,11 @@ def evaluate(
             return np.array(values)
 
         without_training = totals(untrained(model))
-        others = {other.detector: totals(other) for other in beside}
+        others: dict[str, np.ndarray] = {}
+        for other in beside:
+            same = sum(each.detector == other.detector for each in beside[: len(others)])
+            name = f"{other.detector} ({same + 1})" if same else other.detector
+            others[name] = totals(other)
         metrics = evaluation.metrics(without_training, others)
         evaluation.write(folder, metrics, skip_notes(skipped))
     return metrics

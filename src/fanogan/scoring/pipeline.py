@@ -30,7 +30,7 @@ BATCH = 64
 """Images or windows that the networks see together."""
 
 LARGEST_BLOCK = 32 << 20
-"""Bytes from which on the C library returns blocks, and gets them back page by page, cleared."""
+"""From so many bytes on, glibc returns freed blocks, and getting them back costs page faults."""
 
 
 def score(model: Model, images: Any, **reading: Any) -> Scores:
@@ -157,12 +157,14 @@ def _score_alone(model: Model, encoded: Encoded) -> Iterator[Result]:
             continue
         terms.append(frame.terms)
         yield result_of(model, encoded, number, frame)
+    if not terms:  # usable corners, but none where a window is
+        raise model.preprocessing.no_window(encoded.scan)
     if encoded.scan.is_volume:
         yield result_of(model, encoded, None, FrameScore(np.concatenate(terms)))
 
 
 def _is_whole(model: Model, encoded: Encoded) -> bool:
-    """Whether frames are seen whole, or are no larger than one window."""
+    """Tell whether frames are seen whole, or are no larger than one window."""
     fits = model.preprocessing.window in (None, encoded.pixels.shape[-2:])
     return fits and encoded.usable is None
 

@@ -58,10 +58,10 @@ def fabric_of(device: torch.device, recipe: Recipe, devices: int) -> Fabric:
 
 
 def _end_communication() -> None:
-    """End the threads that communicate while Python is still there.
+    """Close the process group before Python exits.
 
-    Left to the end of the interpreter, Gloo's abort the process where they let go of a tensor just
-    then. Fabric ends NCCL's alone.
+    Gloo's threads can abort the process if they free a tensor during shutdown. Fabric closes only
+    NCCL's.
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

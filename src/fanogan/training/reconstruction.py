@@ -75,7 +75,10 @@ class ReconstructionHealth:
             if self.samples:
                 images["diversity"] = self.samples()
         residual = float(image_residual(self.held_out, x_hat).mean())
-        ratios = {name: diversity(each) / self.real_diversity for name, each in images.items()}
+        real = self.real_diversity
+        ratios = {
+            name: diversity(each) / real if real > 0 else 1.0 for name, each in images.items()
+        }
         return {"image_held_out": residual, **ratios}
 
     def report(self, stage: Stage, step: int) -> None:
