@@ -166,7 +166,7 @@ def test_an_encoder_for_any_gan(tmp_path: Path, name: str) -> None:
         Detector.load(tmp_path / "run", device="cpu")
     other = OwnD()
     nn.init.zeros_(other.conv.weight)
-    with pytest.raises(BadFolder, match=r"trained on another GAN than the \(G, D\) given"):
+    with pytest.raises(BadFolder, match=r"trained on another GAN; give the \(G, D\)"):
         Detector.load(tmp_path / "run", device="cpu", gan=(G, other))
     assert np.isfinite(score(untrained(detector.model), IMAGES).total).all()
 
