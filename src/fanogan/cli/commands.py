@@ -132,10 +132,11 @@ def fit(
     from fanogan.training import RunFolder
 
     if resume:
-        if normals or out or groups or detector or gan or (recipe, seed) != ("small", 0):
+        given = normals or out or groups or detector or gan or skip_bad
+        if given or (recipe, seed) != ("small", 0):
             raise UsageError(
                 f"{resume}: a run is resumed as it was begun; give --resume without images, --out, "
-                "--recipe, --detector, --gan, --groups and --seed"
+                "--recipe, --detector, --gan, --groups, --seed and --skip-bad"
             )
         chosen, seed, origin, detector, gan = _begun(resume)
         normals, groups, skip_bad = origin["normals"], origin["groups"], origin["skip_bad"]
@@ -234,7 +235,7 @@ def score(
         with console.status("preparing the engine"):
             trained, chosen = use_engine(trained, engine)
         say(chosen)
-    files = _count(trained, images, groups) - images_done(out)
+    files = max(_count(trained, images, groups) - images_done(out), 0)
     try:
         with console.counting_bar("scoring", files) as on_result:
             rows = write_results(

@@ -106,9 +106,9 @@ class Detector(Definition):
                 lock = exclusive(folder.path / LOCK, busy)
                 by_first(fabric, lambda: held.enter_context(lock))
             self.model = self._learn(normals, given, fabric, folder, progress)
-            if folder and fabric.is_global_zero:
-                self.model.save(folder.path / "model")
-        fabric.barrier()  # no process goes on before the model is there
+            if folder:  # no process goes on before the model is there
+                model, place = self.model, folder.path / "model"
+                by_first(fabric, lambda: model.save(place))
         return self
 
     def _learn(
