@@ -155,6 +155,20 @@ def test_the_command_line_knows_it(
     assert "no detector 'toi': give one of izi_f, " in capsys.readouterr().err
 
 
+def test_a_name_is_given_once(toy: str) -> None:
+    for name in (toy, "ae"):
+        with pytest.raises(ValueError, match=f"there is a detector '{name}' already"):
+            register(name)(Toy)
+
+
+def test_two_models_of_one_detector_stand_beside_each_other(toy: str, tmp_path: Path) -> None:
+    model, ill = fit(toy).model, 255 - IMAGES
+    metrics = evaluate(model, IMAGES, ill, tmp_path / "out", beside=[model, model])
+    others = [row for row in metrics["rows"] if row["kind"] == "other"]
+    assert [row["name"] for row in others] == ["toy", "toy (2)"]
+    assert others[0]["auc"] == others[1]["auc"]
+
+
 def test_a_class_without_a_name_is_told_to_take_one() -> None:
     with pytest.raises(BadDetector, match=r"Toy has no name: register it, with @register"):
         _ = Toy(TINY, device="cpu").name
