@@ -244,6 +244,16 @@ class Calibration:
                 f"a colour scale cannot end at {self.map_scale}: give a positive pixel residual"
             )
 
+    def assess(self, unit: str, score: float, alpha: float) -> tuple[float | None, bool | None]:
+        """Return a score's p-value, None without held-out units of its kind, and its flag.
+
+        The flag is None where too few were held out for a false-positive rate of alpha.
+        """
+        held_out = self.units.get(unit)
+        if held_out is None:
+            return None, None
+        return held_out.p_value(score), held_out.flag(score, alpha)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them, without loss."""
         units = {unit: held_out.to_dict() for unit, held_out in self.units.items()}

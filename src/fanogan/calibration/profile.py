@@ -127,7 +127,7 @@ class Profile:
         Raises:
             ValueError: A grey value is not a number.
         """
-        size, dtype, channels = _size(scan), scan.pixels.dtype.name, _channels(scan)
+        size, dtype, channels = _size(scan), scan.pixels.dtype.name, scan.channels
         if self.sizes:
             inside = size in self.sizes
         else:
@@ -216,7 +216,7 @@ class ProfileBuilder:
         histograms = _histograms(frames01, scan.name)
         self._sizes.add(_size(scan))
         self._dtypes.add(scan.pixels.dtype.name)
-        self._channels.add(_channels(scan))
+        self._channels.add(scan.channels)
         for axis, value in enumerate(scan.spacing):
             if _is_length(value):
                 low, high = self._spacing[axis] or (value, value)
@@ -280,10 +280,6 @@ def _distances(histograms: NDArray[np.float64], mean: NDArray[np.float64]) -> ND
 
 def _size(scan: Scan) -> tuple[int, int]:
     return int(scan.pixels.shape[1]), int(scan.pixels.shape[2])
-
-
-def _channels(scan: Scan) -> int:
-    return int(scan.pixels.shape[3]) if scan.pixels.ndim == 4 else 1
 
 
 def _is_length(value: float | None) -> TypeGuard[float]:

@@ -52,10 +52,10 @@ class Preprocessing:
         normals = [*scans, *held_out]
         if isinstance(first, FlatVolume):
             return cls._of_retinas(normals, len(scans), recipe)
-        channels = max(channels_of(scan) for scan in normals)
+        channels = max(scan.channels for scan in normals)
         for scan in normals:
-            if channels_of(scan) != channels and not was_colour(scan):
-                colour = next(s for s in normals if channels_of(s) == channels)
+            if scan.channels != channels and not was_colour(scan):
+                colour = next(s for s in normals if s.channels == channels)
                 raise BadScan(
                     f"{scan.name} is grey and {colour.name} has {channels} channels: train on "
                     "images of one kind"
@@ -261,33 +261,23 @@ class Preprocessing:
         return cls(**{**values, "window": window, "image_size": size, "retina": view})
 
 
-def subjects_of(scan: Scan) -> list[str]:
-    """Return the subject of each frame; each image of an array file is a subject of its own."""
-    frames = len(scan.pixels)
-    if scan.is_volume or frames == 1 or scan.group != scan.name:
-        return [scan.group] * frames
-    return [f"{scan.group}#{frame}" for frame in range(frames)]
-
-
 def single_images(scans: Iterator[Scan]) -> Iterator[Scan]:
-    """Yield volumes as they are, and each image of an array file as a scan of its own."""
+    """Yield volumes as they are, and each image of an array file as a scan of its own.
+
+    Each is a subject of its own too, unless the file has a subject's name.
+    """
     for scan in scans:
         if scan.is_volume or len(scan.pixels) == 1:
             yield scan
             continue
-        for frame, subject in enumerate(subjects_of(scan)):
+        for frame in range(len(scan.pixels)):
             yield dataclasses.replace(
                 scan,
                 pixels=scan.pixels[frame : frame + 1],
                 name=f"{scan.name}#{frame}",
-                group=subject,
+                group=f"{scan.group}#{frame}" if scan.group == scan.name else scan.group,
                 member=(scan.name, frame),
             )
-
-
-def channels_of(scan: Scan) -> int:
-    """Return the channels of a scan: 1 for grey."""
-    return scan.pixels.shape[3] if scan.pixels.ndim == 4 else 1
 
 
 def _kind(channels: int) -> str:

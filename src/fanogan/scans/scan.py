@@ -93,6 +93,11 @@ class Scan:
     is_retina: bool = False
     member: tuple[str, int] | None = None
 
+    @property
+    def channels(self) -> int:
+        """The number of channels: 1 for grey."""
+        return int(self.pixels.shape[3]) if self.pixels.ndim == 4 else 1
+
     def usable_windows(
         self, window: tuple[int, int], min_fraction: float
     ) -> NDArray[np.bool_] | None:

@@ -36,14 +36,14 @@ def case_of(
 ) -> Case:
     """Return an image as the page's gallery shows it."""
     assert result.picture is not None and result.reconstruction is not None
-    held_out = calibration.units.get(result.unit)
+    p_value, flag = calibration.assess(result.unit, result.total, alpha)
     return Case(
         name=result.name,
         score=result.total,
         image_residual=result.image,
         feature_residual=result.feature,
-        p_value=held_out.p_value(result.total) if held_out else None,
-        flag=held_out.flag(result.total, alpha) if held_out else None,
+        p_value=p_value,
+        flag=flag,
         label=label,
         warnings=tuple(map(describe, result.warnings)),
         picture=as_picture(result.picture),

@@ -26,7 +26,7 @@ COUNTS = {"windows", "held_out", "held_out_subjects", "regions", "largest_region
 def row_of(result: Result, calibration: Calibration, alpha: float) -> dict[str, Any]:
     """Return a result as a line of the table, beside the held-out normals of its kind of unit."""
     held_out = calibration.units.get(result.unit)
-    flag = held_out.flag(result.total, alpha) if held_out else None
+    p_value, flag = calibration.assess(result.unit, result.total, alpha)
     return {
         "name": result.name,
         "subject": result.group,
@@ -37,7 +37,7 @@ def row_of(result: Result, calibration: Calibration, alpha: float) -> dict[str, 
         "largest_window": repr(result.largest),
         "mean_of_windows": repr(result.mean),
         "windows": result.windows,
-        "p_value": repr(held_out.p_value(result.total)) if held_out else "",
+        "p_value": "" if p_value is None else repr(p_value),
         "held_out": held_out.n if held_out else 0,
         "held_out_subjects": held_out.n_subjects if held_out else 0,
         "flag": "too few held out" if flag is None else "yes" if flag else "no",

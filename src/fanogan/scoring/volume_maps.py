@@ -50,14 +50,15 @@ class VolumeMaps:
 
     def case(self, result: Result, calibration: Calibration, alpha: float) -> VolumeCase:
         """Return the volume as the page shows it, with its candidate regions."""
-        volume, held_out = self.volume, calibration.units.get(result.unit)
+        volume = self.volume
+        p_value, flag = calibration.assess(result.unit, result.total, alpha)
         deepest = np.nan_to_num(self.residuals, nan=-1).argmax(axis=1)
         regions = find_regions(self.en_face, deepest, self.threshold, volume.scan_spacing)
         return VolumeCase(
             name=result.name,
             score=result.total,
-            p_value=held_out.p_value(result.total) if held_out else None,
-            flag=held_out.flag(result.total, alpha) if held_out else None,
+            p_value=p_value,
+            flag=flag,
             warnings=tuple(map(describe, (*result.warnings, *result.notes))),
             bscans=volume.bscans,
             residuals=self.residuals.astype(np.float16),
