@@ -152,8 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def keep_memory() -> None:
     """Let the GNU C library keep the memory that is freed, where there is one.
 
-    It returns large blocks to the system, which hands them out again page by page, each cleared:
-    up to a third of the time of a network whose activations are some megabytes large.
+    It returns large blocks to the system, which hands them out again page by page, each cleared.
+    CPU time without this, over that with it, in three pairs at width 16 and 64×64
+    (``benchmarks/memory_trim.py``): 1.09, .95, 1.07 in scoring; 1.22, 1.01, 1.04 in training.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libc.so.6")
