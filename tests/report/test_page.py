@@ -14,7 +14,7 @@ from PIL import Image
 
 from fanogan.phantom.eye import make_phantom
 from fanogan.report.en_face import VolumeCase, en_face_picture
-from fanogan.report.images import OUTLINE_COLOUR, PAGE_SIDE, overlay
+from fanogan.report.images import OUTLINE_COLOUR, PAGE_SIDE, overlay, shrink
 from fanogan.report.page import Case, write_evaluation_report, write_score_report
 from fanogan.report.volume_view import VOLUMES_SHOWN, known_rows
 from fanogan.retina.regions import find_regions
@@ -89,6 +89,7 @@ def case(name="a.png", score=0.2, side=8, **changes):
         flag=True,
         label=None,
         warnings=(),
+        size=(side, side),
         picture=picture,
         reconstruction=picture[::-1].copy(),
         residual=np.full((side, side), 0.1, dtype=np.float32),
@@ -396,7 +397,14 @@ def test_large_pictures_are_downsampled_for_the_page(score_page):
     residual = np.zeros((rows, columns), dtype=np.float32)
     mask = np.zeros((rows, columns), dtype=bool)
     mask[100:200, 500:600] = True
-    page = score_page([case(picture=picture, reconstruction=None, residual=residual, mask=mask)])
+    large = case(
+        size=(rows, columns),
+        picture=shrink(picture),
+        reconstruction=None,
+        residual=shrink(residual),
+        mask=shrink(mask.astype(np.float32)) > 0,
+    )
+    page = score_page([large])
     assert page.pixels("image a.png").shape == (140, PAGE_SIDE, 3)
     layer = page.pixels("residual of a.png")
     assert layer.shape == (140, PAGE_SIDE, 3)

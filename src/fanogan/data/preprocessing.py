@@ -225,7 +225,7 @@ class Preprocessing:
 
     def normalise(self, stored: Tensor) -> Tensor:
         """Turn stored pixels (…, H, W) of any integer type into float32 in [−1, 1]."""
-        return stored.to(torch.float32) * (2 / self.levels) - 1
+        return stored.to(torch.float32).mul_(2 / self.levels).sub_(1)
 
     def to_device(self, stored: np.ndarray, device: torch.device) -> Tensor:
         """Turn encoded pixels (…, H, W) into float32 in [−1, 1] on a device."""

@@ -20,6 +20,7 @@ PAGE_SIDE = 512  # px; a larger picture is downsampled for the page
 OUTLINE_COLOUR = (0, 229, 255)  # cyan: absent from grey pictures and from the colours of residuals
 STRONGEST_ALPHA = 0.85  # some anatomy stays visible under the strongest residual
 COLOUR_RANGE = (0.3, 0.95)  # of 'inferno': its darkest part would look like a shadow in the picture
+ROWS_AT_ONCE = 256  # of a picture that is coloured: floats take many times its own memory
 LAYER_LEVELS = 32  # colours of `residual_layer`: the eye tells no more apart, and the page grows
 
 
@@ -38,15 +39,17 @@ def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarr
         ValueError: The shapes differ, the picture isn't uint8 grey or RGB, or the scale is negative
             or not finite.
     """
-    base = as_rgb(picture)
-    if residual.shape != base.shape[:2]:
+    drawn = as_rgb(picture)
+    if residual.shape != drawn.shape[:2]:
         raise ValueError(
-            f"A residual of shape {residual.shape} doesn't fit a picture of {base.shape[:2]}."
+            f"A residual of shape {residual.shape} doesn't fit a picture of {drawn.shape[:2]}."
         )
-    level = _levels(residual, scale)
-    colour = _residual_colours()[np.rint(level * 255).astype(np.intp)]
-    alpha = STRONGEST_ALPHA * level[..., np.newaxis]
-    return np.asarray(np.rint(base + alpha * (colour - base)), dtype=np.uint8)
+    for start in range(0, len(drawn), ROWS_AT_ONCE):
+        base = drawn[start : start + ROWS_AT_ONCE]
+        level = _levels(residual[start : start + ROWS_AT_ONCE], scale)
+        colour = _residual_colours()[np.rint(level * 255).astype(np.intp)]
+        base[:] = np.rint(base + STRONGEST_ALPHA * level[..., np.newaxis] * (colour - base))
+    return drawn
 
 
 def residual_layer(residual: np.ndarray, scale: float) -> np.ndarray:

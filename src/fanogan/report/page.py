@@ -24,7 +24,6 @@ from fanogan.report.images import (
     outline,
     overlay,
     scale_bar,
-    shrink,
 )
 from fanogan.report.volume_view import volume_panels
 from fanogan.storage import write_whole
@@ -49,6 +48,7 @@ class Case:
         flag: Whether the score lies above the calibrated threshold; None with too few held out.
         label: 1 anomalous, 0 normal, None unknown.
         warnings: Sentences about this image.
+        size: Rows and columns of the image, from which what follows was shrunk by `shrink`.
         picture: (rows, columns) or (rows, columns, 3), uint8.
         reconstruction: Like picture, or None.
         residual: (rows, columns) float32, raw abs(x - x_hat) in network units, [0, 2], or None.
@@ -63,6 +63,7 @@ class Case:
     flag: bool | None
     label: int | None
     warnings: tuple[str, ...]
+    size: tuple[int, int]
     picture: np.ndarray
     reconstruction: np.ndarray | None
     residual: np.ndarray | None
@@ -348,11 +349,10 @@ def _gallery(
 
 
 def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
-    rows, columns = case.picture.shape[:2]
-    pictures = [(f"image {rows} × {columns}", f"image {case.name}", shrink(case.picture))]
+    rows, columns = case.size
+    pictures = [(f"image {rows} × {columns}", f"image {case.name}", case.picture)]
     if case.reconstruction is not None:
-        alt = f"reconstruction of {case.name}"
-        pictures.append(("reconstruction", alt, shrink(case.reconstruction)))
+        pictures.append(("reconstruction", f"reconstruction of {case.name}", case.reconstruction))
     if case.residual is not None:
         marked = "" if case.mask is None else ", ground truth outlined"
         alt = f"residual of {case.name} in colour over the image{marked}"
@@ -373,17 +373,15 @@ def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
 
 
 def _marked_overlay(case: Case, residual: np.ndarray, scale: float) -> np.ndarray:
-    # Checked on the full size first: after shrinking, an array of another shape could seem to fit.
     size = case.picture.shape[:2]
     for name, array in (("residual", residual), ("mask", case.mask)):
         if array is not None and array.shape != size:
             raise ValueError(
                 f"{case.name}: the {name}'s shape {array.shape} isn't the image's, {size}."
             )
-    layer = overlay(shrink(case.picture), shrink(residual.astype(np.float32)), scale)
+    layer = overlay(case.picture, residual, scale)
     if case.mask is None:
         return layer
-    mask = shrink(case.mask.astype(np.float32)) > 0
     factor = max(1, OUTLINE_SIDE // max(layer.shape[:2]))
-    layer, mask = (array.repeat(factor, axis=0).repeat(factor, axis=1) for array in (layer, mask))
+    layer, mask = (one.repeat(factor, axis=0).repeat(factor, axis=1) for one in (layer, case.mask))
     return outline(layer, mask)

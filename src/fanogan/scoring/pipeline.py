@@ -6,8 +6,10 @@ flat memory, each image once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Set
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 
 BATCH = 64
 """Images or windows that the networks see together."""
+
+BATCH_PIXELS = BATCH * 256**2
+"""Of one channel, at most, in whole images that are encoded together: larger ones are fewer."""
 
 LARGEST_BLOCK = 32 << 20
 """From so many bytes on, glibc returns freed blocks, and getting them back costs page faults."""
@@ -56,14 +61,73 @@ def results(model: Model, images: Any, **reading: Any) -> Iterator[Result]:
         yield from batch
 
 
-def result_batches(model: Model, images: Any, **reading: Any) -> Iterator[Iterator[Result]]:
+def result_batches(
+    model: Model,
+    images: Any,
+    *,
+    skip_bad: bool = False,
+    on_bad: Callable[[BadScan], None] | None = None,
+    done: Set[str] = frozenset(),
+    **reading: Any,
+) -> Iterator[Iterator[Result]]:
     """Yield ``results`` in pieces, each to be consumed before the next.
 
     A piece is a volume with its images, a large image, or the small images that the networks see
     together: which images those are may change the last digit of a score, and a job that is resumed
     after whole pieces has the same ones.
     """
-    yield from score_encoded(model, read(model, images, **reading))
+    encoded = read(model, images, skip_bad=skip_bad, on_bad=on_bad, done=done, **reading)
+    yield from score_encoded(model, encoded, Skips(skip_bad, on_bad, len(done)))
+
+
+class Skips:
+    """What is left out because it is bad, or too large for the memory there is."""
+
+    def __init__(
+        self,
+        skip_bad: bool = False,
+        on_bad: Callable[[BadScan], None] | None = None,
+        good: int = 0,
+    ):
+        """Leave out nothing so far.
+
+        Args:
+            skip_bad: whether to leave out anything, instead of raising why.
+            on_bad: called with the reason each time.
+            good: how many were scored before.
+        """
+        self.skip_bad, self.on_bad, self.good = skip_bad, on_bad, good
+        self.first: BadScan | None = None
+
+    @contextlib.contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """Do something with an image, and leave it out where that can't be done."""
+        try:
+            yield
+            self.good += 1
+            return
+        except BadScan as error:
+            bad = error
+        except (MemoryError, RuntimeError) as error:
+            # By its words alone: torch raises a plain RuntimeError where the CPU has no more.
+            is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+            if not is_memory and "DefaultCPUAllocator" not in str(error):
+                raise
+            bad = BadScan(
+                f"{name} does not fit into memory with what is computed of it: crop or split it, "
+                "use a machine with more memory, or leave it out with --skip-bad"
+            )
+        if not self.skip_bad:
+            raise bad
+        log.warning("skipped: %s", bad)
+        if self.on_bad is not None:
+            self.on_bad(bad)
+        self.first = self.first or bad
+
+    def check(self) -> None:
+        """Raise BadScan where all was left out."""
+        if self.first is not None and not self.good:
+            raise BadScan(f"none of the images could be scored; the first: {self.first}")
 
 
 # --- read, encode ---------------------------------------------------------------------------------
@@ -80,54 +144,42 @@ def read(
 ) -> Iterator[Encoded]:
     """Read scans and encode them as the model sees them; arguments as ``results``."""
     scans = model.preprocessing.read(images, skip_bad=skip_bad, on_bad=on_bad, done=done, **reading)
-    return encode(model, scans, skip_bad, on_bad, len(done))
+    return encode(model, scans, Skips(skip_bad, on_bad, len(done)))
 
 
-def encode(
-    model: Model,
-    scans: Iterable[Scan],
-    skip_bad: bool = False,
-    on_bad: Callable[[BadScan], None] | None = None,
-    good: int = 0,
-) -> Iterator[Encoded]:
+def encode(model: Model, scans: Iterable[Scan], skips: Skips | None = None) -> Iterator[Encoded]:
     """Encode each scan, and say in what way it is unlike the training normals.
 
     Args:
         model: a trained one.
         scans: as ``Preprocessing.read`` gives them.
-        skip_bad: leave out scans that the model can't take.
-        on_bad: called with the reason of each.
-        good: how many were scored before.
+        skips: takes up what the model can't take; None: nothing is left out.
 
     Raises:
-        BadScan: a scan that the model can't take; with ``skip_bad``, where there is no other.
+        BadScan: a scan that the model can't take; where scans are left out, if all are.
     """
-    preprocessing, first_error = model.preprocessing, None
+    preprocessing, skips = model.preprocessing, skips or Skips()
     for scan in scans:
-        try:
+        with skips.attempt(scan.name):
             pixels, usable = preprocessing.encode(scan), preprocessing.usable(scan)
             if usable is not None and not usable.any():
                 raise preprocessing.no_window(scan)
-        except BadScan as error:
-            if not skip_bad:
-                raise
-            log.warning("skipped: %s", error)
-            if on_bad is not None:
-                on_bad(error)
-            first_error = first_error or error
-            continue
-        good += 1
-        warnings = model.profile.warnings(scan, preprocessing.grey_values(pixels))
-        yield Encoded(scan, pixels, usable, tuple(warnings))
-    if first_error is not None and not good:
-        raise BadScan(f"none of the images could be scored; the first: {first_error}")
+            warnings = model.profile.warnings(scan, preprocessing.grey_values(pixels))
+            yield Encoded(scan, pixels, usable, tuple(warnings))
+    skips.check()
 
 
 # --- windows, networks ----------------------------------------------------------------------------
 
 
-def score_encoded(model: Model, scans: Iterable[Encoded]) -> Iterator[Iterator[Result]]:
-    """Score small images of one size together, and all else one by one."""
+def score_encoded(
+    model: Model, scans: Iterable[Encoded], skips: Skips | None = None
+) -> Iterator[Iterator[Result]]:
+    """Score small images of one size together, and all else one by one.
+
+    Arguments and errors as for ``encode``.
+    """
+    skips = skips or Skips()
     waiting: list[Encoded] = []
 
     def together() -> Iterator[Result]:
@@ -135,18 +187,29 @@ def score_encoded(model: Model, scans: Iterable[Encoded]) -> Iterator[Iterator[R
         for encoded, frame in zip(waiting, _score_whole(model, stored), strict=True):
             yield result_of(model, encoded, 0, frame)
 
+    def attempted(name: str, piece: Iterator[Result]) -> Iterator[Iterator[Result]]:
+        # A scan that is too large shows it at its first result, and nothing of it is out by then.
+        with skips.attempt(name):
+            yield itertools.chain([next(piece)], piece)
+
     for encoded in scans:
         small = _is_whole(model, encoded) and not encoded.scan.is_volume
         same = not waiting or waiting[0].pixels.shape == encoded.pixels.shape
-        if waiting and not (small and same and len(waiting) < BATCH):
-            yield together()
+        if waiting and not (small and same and len(waiting) < _together(encoded.pixels)):
+            yield from attempted(waiting[0].scan.name, together())
             waiting = []
         if small:
             waiting.append(encoded)
         else:
-            yield _score_alone(model, encoded)
+            yield from attempted(encoded.scan.name, _score_alone(model, encoded))
     if waiting:
-        yield together()
+        yield from attempted(waiting[0].scan.name, together())
+    skips.check()
+
+
+def _together(pixels: np.ndarray) -> int:
+    """Return how many frames like these, (frames, C, H, W), are computed at once."""
+    return max(1, min(BATCH, BATCH_PIXELS // math.prod(pixels.shape[-2:])))
 
 
 def _score_alone(model: Model, encoded: Encoded) -> Iterator[Result]:
@@ -173,8 +236,9 @@ def score_frames(model: Model, encoded: Encoded) -> Iterator[FrameScore]:
     """Yield what the networks make of each frame of a scan."""
     pixels = encoded.pixels
     if _is_whole(model, encoded):
-        for start in range(0, len(pixels), BATCH):
-            yield from _score_whole(model, pixels[start : start + BATCH])
+        together = _together(pixels)
+        for start in range(0, len(pixels), together):
+            yield from _score_whole(model, pixels[start : start + together])
         return
     tissue = encoded.scan.tissue if model.preprocessing.tissue_only else None
     for number, stored in enumerate(pixels):
