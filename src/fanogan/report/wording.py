@@ -31,6 +31,7 @@ from fanogan.scans import (
     UndeclaredFrames,
     UnevenBScans,
     Verbatim,
+    WindowLeftOut,
 )
 
 _MOST_FRAMES_NAMED = 10
@@ -57,6 +58,8 @@ def describe(note: Note) -> str:
             return f"first of {of} volumes read"
         case UndeclaredFrames(held, declared):
             return f"holds {held} frames and declares {declared}: the others are left out"
+        case WindowLeftOut(window):
+            return f"its window is {window}, which DICOM doesn't allow: shown without a window"
         case EmptyFrames((frame,)):
             return f"B-scan {frame} is empty"
         case EmptyFrames(frames, of) if len(frames) > _MOST_FRAMES_NAMED:

@@ -17,6 +17,7 @@ from fanogan.scans.notes import (
     UndeclaredFrames,
     UnevenBScans,
     Verbatim,
+    WindowLeftOut,
     note_from_json,
     note_to_json,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "UndeclaredFrames",
     "UnevenBScans",
     "Verbatim",
+    "WindowLeftOut",
     "each_scan",
     "empty_frames_note",
     "extension",

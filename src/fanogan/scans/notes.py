@@ -57,6 +57,13 @@ class UndeclaredFrames(Note):
 
 
 @dataclass(frozen=True)
+class WindowLeftOut(Note):
+    """The first window of a DICOM image cannot be followed; `window` says what it is like."""
+
+    window: str
+
+
+@dataclass(frozen=True)
 class EmptyFrames(Note):
     """Some frames of a volume have one value everywhere; they are counted from 0."""
 
