@@ -31,9 +31,12 @@ from fanogan.scans import (
     Note,
     OneBitGrey,
     ReflectivityAsShown,
+    SlicesByName,
     UndeclaredFrames,
     UnevenBScans,
+    UnevenSlices,
     Verbatim,
+    WindowLeftOut,
     note_from_json,
     note_to_json,
 )
@@ -46,6 +49,13 @@ WORDS: dict[Note, str] = {
     FirstFrameOnly(3): "first of 3 frames read",
     FirstVolumeOnly(2): "first of 2 volumes read",
     UndeclaredFrames(3, 2): "holds 3 frames and declares 2: the others are left out",
+    WindowLeftOut("incomplete"): (
+        "its window is incomplete, which DICOM doesn't allow: shown without a window"
+    ),
+    UnevenSlices(1.0, 2.5, "mm"): (
+        "slices are 1-2.5 mm apart: some are missing, or belong to another volume"
+    ),
+    SlicesByName(): "slices are in the order of their files' names, since nothing tells another",
     EmptyFrames((3,), 11): "B-scan 3 is empty",
     EmptyFrames((0, 2), 11): "B-scans 0, 2 are empty",
     EmptyFrames(tuple(range(11)), 12): "11 of 12 B-scans are empty",

@@ -28,8 +28,10 @@ from fanogan.scans import (
     Note,
     OneBitGrey,
     ReflectivityAsShown,
+    SlicesByName,
     UndeclaredFrames,
     UnevenBScans,
+    UnevenSlices,
     Verbatim,
     WindowLeftOut,
 )
@@ -68,6 +70,13 @@ def describe(note: Note) -> str:
             return f"B-scans {', '.join(map(str, frames))} are empty"
         case UnevenBScans():
             return "B-scans are not parallel at equal distances, so their distance is unknown"
+        case UnevenSlices(least, greatest, unit):
+            return (
+                f"slices are {_range((least, greatest))} {unit} apart: some are missing, or belong "
+                "to another volume"
+            )
+        case SlicesByName():
+            return "slices are in the order of their files' names, since nothing tells another"
         case ReflectivityAsShown():
             return "reflectivity shown in 8 bits as the device's software shows it"
         case Verbatim(text):

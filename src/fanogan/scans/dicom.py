@@ -7,6 +7,7 @@ content, are not passed on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fanogan.scans.dicom_display import Range, as_shown, declared_range, look_up, window_note
-from fanogan.scans.notes import ConvertedToRGB, Note, UndeclaredFrames
+from fanogan.scans.notes import ConvertedToRGB, Note, UndeclaredFrames, UnevenSlices
 from fanogan.scans.scan import (
     BadScan,
     EnFace,
@@ -41,20 +42,27 @@ _FRAME_GROUPS = [
     *("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence"),
     *("PlanePositionSequence", "FrameAnatomySequence", "OphthalmicFrameLocationSequence"),
 ]
+_GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+FRAME_TAGS = [*_FRAME_ELEMENTS, *_GROUPS]
+"""What may differ from frame to frame, as `frame_header` reads it."""
 _PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 _HEADER = [
     *("SOPClassUID", "ManufacturerModelName", "ImageLaterality", "Laterality"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration"),
     *("PhotometricInterpretation", "PixelRepresentation"),
     *("BitsAllocated", "BitsStored", "HighBit"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *(f"{palette}Descriptor" for palette in _PALETTES),
     *(f"{prefix}{palette}Data" for prefix in ("", "Segmented") for palette in _PALETTES),
-    *_FRAME_ELEMENTS,
+    *FRAME_TAGS,
 ]
 _PIXELS = ["PixelData", "FloatPixelData", "DoubleFloatPixelData"]
 _OFFSETS = ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
 _OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
+_PIXELS_BUT_NO_IMAGE = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation",
+    "1.2.840.10008.5.1.4.1.1.481.2": "RT Dose",
+}
 _RLE_LOSSLESS = "1.2.840.10008.1.2.5"
 _EYES = {"R": "right", "L": "left"}
 
@@ -79,14 +87,18 @@ def read_dicom(path: Path, within: Range | None = None) -> Scan:
     """
     try:
         header = read_elements(path, _HEADER)
-        headers = [_frame_header(header, i) for i in range(_check_header(str(path), header))]
+        if kind := object_without_image(header):
+            raise unusable(
+                f"{path} is a DICOM object without an image ({kind})", "give images alone"
+            )
+        headers = [frame_header(header, i) for i in range(_check_header(str(path), header))]
         pixels, notes = _pixels(path, header, headers, within)
         sides = map(headers[0].get, ("FrameLaterality", "ImageLaterality", "Laterality"))
         return Scan(
             pixels,
             spacing=_spacing(headers),
             is_volume=len(headers) > 1,
-            notes=notes,
+            notes=(*notes, *uneven_slices([position(own) for own in headers])),
             eye=next((_EYES[side] for side in sides if side in _EYES), None),
             device=str(header.get("ManufacturerModelName") or "").strip() or None,
             en_face=_en_face(path, headers),
@@ -210,6 +222,23 @@ def is_part_10(path: Path | str) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+def object_without_image(header: Dataset) -> str | None:
+    """Return what kind of object a file is that holds no image; None for an image.
+
+    Segmentations and doses hold pixels, but no image. Without rows are reports, presentation
+    states, plans, documents and the like, and images cut short, which keep their class.
+    """
+    from pydicom.uid import UID
+
+    uid = UID(header.get("SOPClassUID") or "")
+    if uid in _PIXELS_BUT_NO_IMAGE:
+        return _PIXELS_BUT_NO_IMAGE[uid]
+    if not uid or "Rows" in header or "Image" in uid.name:
+        return None
+    # A private UID could identify a site.
+    return "of a private kind" if uid.name == uid else uid.name.removesuffix(" Storage")
+
+
 def _check_header(label: str, header: Dataset) -> int:
     """Check the declared size, and return the number of frames."""
     if "Rows" not in header or "Columns" not in header:
@@ -237,7 +266,7 @@ def _check_decodable(path: Path, dataset: Dataset) -> None:
         )
 
 
-def _frame_header(header: Dataset, index: int) -> Dataset:
+def frame_header(header: Dataset, index: int) -> Dataset:
     """Return the header with the functional groups of frame `index` written over it."""
     from pydicom.dataset import Dataset
 
@@ -272,12 +301,25 @@ def position(header: Dataset) -> tuple[float, ...] | None:
     return tuple(float(value) for value in place)
 
 
-def distance_between(positions: list[tuple[float, ...] | None]) -> float | None:
+def distance_between(positions: Sequence[tuple[float, ...] | None]) -> float | None:
     """Return the median distance in millimetres from one position to the next, where known."""
     known = np.array([place for place in positions if place is not None], dtype=np.float64)
     if len(known) < 2 or len(known) != len(positions):
         return None
     return known_length(float(np.median(np.linalg.norm(np.diff(known, axis=0), axis=1))))
+
+
+def uneven_slices(
+    places: Sequence[tuple[float, ...] | None], unit: str = "mm"
+) -> tuple[UnevenSlices, ...]:
+    """Return a note where the distances from one place to the next differ by more than 10 %."""
+    if len(places) < 2 or None in places:
+        return ()
+    steps = np.linalg.norm(np.diff(np.array(places, dtype=np.float64), axis=0), axis=1)
+    usual = np.median(steps)
+    if np.abs(steps - usual).max() <= 0.1 * usual:
+        return ()
+    return (UnevenSlices(float(steps.min()), float(steps.max()), unit),)
 
 
 def _en_face(path: Path, headers: list[Dataset]) -> EnFace | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fanogan.scans.dicom import is_part_10
 from fanogan.scans.heidelberg import is_heidelberg
-from fanogan.scans.series import in_order, part_of
+from fanogan.scans.series import part_of, volumes_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _DICOM = (".dcm", ".dicom")
@@ -108,19 +108,13 @@ def _series(items: list[Found]) -> list[Found]:
     if any(part.modality == "OPT" for part in parts_of.values()):
         photographs = {path for path, part in parts_of.items() if part.modality == "OP"}
         items = [item for item in items if item.path not in photographs]
-    members: dict[str, list[Found]] = defaultdict(list)
-    for item in items:
-        if item.path in parts_of and (key := parts_of[item.path].series):
-            members[key].append(item)
+    by_path = {item.path: item for item in items}
     joined: dict[Path, Found | None] = {}
-    for series in members.values():
-        if len(series) < 2:
-            continue
-        parts = in_order([parts_of[item.path] for item in series])
-        first = next(item for item in series if item.path == parts[0])
-        if len(series) == len(items):
+    for paths in volumes_of([parts_of[item.path] for item in items if item.path in parts_of]):
+        first = by_path[paths[0]]
+        if len(paths) == len(items):
             first = first.named_by_folder()
-        joined.update(dict.fromkeys(parts))
-        joined[first.path] = replace(first, parts=parts)
+        joined.update(dict.fromkeys(paths))
+        joined[first.path] = replace(first, parts=paths)
     merged = [joined.get(item.path, item) for item in items]
     return [item for item in merged if item is not None]

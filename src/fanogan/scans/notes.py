@@ -77,6 +77,20 @@ class UnevenBScans(Note):
 
 
 @dataclass(frozen=True)
+class UnevenSlices(Note):
+    """Slices of a DICOM volume lie at uneven distances; `unit` is 'mm', or 'numbers' of files."""
+
+    least: float
+    greatest: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class SlicesByName(Note):
+    """Nothing in the files of a DICOM volume tells the order of its slices."""
+
+
+@dataclass(frozen=True)
 class ReflectivityAsShown(Note):
     """Reflectivity was converted to 8 bits as the device's software shows it."""
 
