@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from fanogan.data.normals import (
     DuplicateImages,
@@ -172,6 +174,14 @@ def test_skipped_files_are_told(tmp_path: Path) -> None:
     (told,) = normals.skipped
     assert "1.png" in told
     assert normals.fingerprint["images"] + normals.fingerprint["held_out_images"] == 5
+
+
+def test_files_without_an_image_are_told(tmp_path: Path) -> None:
+    folder = write_folders(tmp_path, {"a": 3, "b": 3})
+    shutil.copy(str(get_testdata_file("rtplan.dcm")), folder / "a" / "IM1")
+    normals = Normals.read(folder, SMOKE)
+    assert normals.skipped == ("1 file without an image (1 DICOM RT Plan)",)
+    assert normals.fingerprint["images"] + normals.fingerprint["held_out_images"] == 6
 
 
 # --- fingerprint and notes -------------------------------------------------------------------

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zarr
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from fanogan.cli.parser import main
 from fanogan.retina import FlatSpace, FlatVolume, is_store, prepare, read_store, straighten
@@ -100,6 +101,18 @@ def test_other_settings_are_refused(
 ) -> None:
     with pytest.raises(BadScan, match=text):
         prepare(eyes, store, **settings)
+
+
+def test_files_without_an_image_are_told(
+    eyes: list[Scan], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    np.save(folder / "eye.npy", eyes[0].pixels)
+    shutil.copy(str(get_testdata_file("rtplan.dcm")), folder / "IM1")
+    summary = prepare(folder, tmp_path / "a.zarr")
+    assert (summary.volumes, summary.failed) == (1, ())
+    assert caplog.messages == ["skipped: 1 file without an image (1 DICOM RT Plan)"]
 
 
 def test_spacing_given_twice_is_the_same(eyes: list[Scan], tmp_path: Path) -> None:

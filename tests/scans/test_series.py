@@ -357,10 +357,9 @@ def test_a_slice_that_is_missing_is_noted(tmp_path: Path) -> None:
         assert read_scan(frames).notes == notes
 
 
-def test_echoes_mixed_in_one_file_are_noted(tmp_path: Path) -> None:
-    groups = [
-        item(PlanePositionSequence=[item(ImagePositionPatient=[0, 0, z])]) for z in (0, 0, 1, 1)
-    ]
+@pytest.mark.parametrize("order", [(0, 0, 1, 1), (0, 1, 0, 1), (0, 1, 1, 0)])
+def test_echoes_mixed_in_one_file_are_noted(tmp_path: Path, order: tuple[int, ...]) -> None:
+    groups = [item(PlanePositionSequence=[item(ImagePositionPatient=[0, 0, z])]) for z in order]
     frames = save(tmp_path / "frames.dcm", BSCANS, PerFrameFunctionalGroupsSequence=groups)
     assert read_scan(frames).notes == (UnevenSlices(0, 1, "mm"),)
 

@@ -2,11 +2,13 @@ import csv
 import errno
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from fanogan import FAnoGAN
 from fanogan.recipes import load_recipe
@@ -175,6 +177,14 @@ def test_skipped_files_are_listed_in_the_page(model, folder, tmp_path):
     assert re.search(
         r"skipped: \S*broken\.png is damaged", (tmp_path / "out/report.html").read_text()
     )
+
+
+def test_files_without_an_image_are_counted_in_the_page(model, folder, tmp_path):
+    count = len(write_results(model, folder, tmp_path / "before"))
+    shutil.copy(get_testdata_file("rtplan.dcm"), folder / "IM1")
+    assert len(write_results(model, folder, tmp_path / "out")) == count
+    page = (tmp_path / "out/report.html").read_text()
+    assert "skipped: 1 file without an image (1 DICOM RT Plan)" in page
 
 
 def test_a_bad_file_among_the_first_leaves_nothing(model, folder, tmp_path):

@@ -24,7 +24,16 @@ from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.store import FORMAT, is_store, settings_of, stored_volumes
 from fanogan.retina.volumes import VolumeSource, find_volumes, straightened
-from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension, note_to_json
+from fanogan.scans import (
+    PICTURES,
+    BadScan,
+    Scan,
+    ScanSource,
+    Spacing,
+    extension,
+    log_passed_over,
+    note_to_json,
+)
 from fanogan.storage import LOCK, exclusive, write_whole
 
 # B-scans of a chunk; those of the recorded scan are read one by one.
@@ -77,7 +86,7 @@ def prepare(
     """
     out = Path(out)
     report = on_volume or (lambda name, volume: None)
-    sources = find_volumes(source, groups)
+    sources = find_volumes(source, groups, log_passed_over())
     space = space or FlatSpace()
     made_with = {"space": asdict(space), "spacing": None if spacing is None else list(spacing)}
     if not is_store(out):

@@ -1,7 +1,7 @@
 """A scan comes in: files are found, named, grouped by subject, and read, whatever their format."""
 
 from fanogan.scans.arrays import is_array_like
-from fanogan.scans.find import ScanSource, each_scan, find_scans
+from fanogan.scans.find import ScanSource, each_scan, find_scans, log_passed_over
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.margins import filled_margins
 from fanogan.scans.notes import (
@@ -62,6 +62,7 @@ __all__ = [
     "is_array_like",
     "is_dicom",
     "is_stack",
+    "log_passed_over",
     "natural_key",
     "note_from_json",
     "note_to_json",

@@ -89,7 +89,7 @@ def read_dicom(path: Path, within: Range | None = None) -> Scan:
         header = read_elements(path, _HEADER)
         if kind := object_without_image(header):
             raise unusable(
-                f"{path} is a DICOM object without an image ({kind})", "give images alone"
+                f"{path} is a DICOM object without an image ({kind})", "give images only"
             )
         headers = [frame_header(header, i) for i in range(_check_header(str(path), header))]
         pixels, notes = _pixels(path, header, headers, within)
@@ -312,14 +312,17 @@ def distance_between(positions: Sequence[tuple[float, ...] | None]) -> float | N
 def uneven_slices(
     places: Sequence[tuple[float, ...] | None], unit: str = "mm"
 ) -> tuple[UnevenSlices, ...]:
-    """Return a note where the distances from one place to the next differ by more than 10 %."""
+    """Return a note where steps from one place to the next differ by 10 %, or a place comes again.
+
+    Frames that all lie at one place are no stack of slices, and need no note.
+    """
     if len(places) < 2 or None in places:
         return ()
     steps = np.linalg.norm(np.diff(np.array(places, dtype=np.float64), axis=0), axis=1)
-    usual = np.median(steps)
-    if np.abs(steps - usual).max() <= 0.1 * usual:
+    usual, comes_again = np.median(steps), len(set(places)) < len(places)
+    if not steps.any() or (np.abs(steps - usual).max() <= 0.1 * usual and not comes_again):
         return ()
-    return (UnevenSlices(float(steps.min()), float(steps.max()), unit),)
+    return (UnevenSlices(0.0 if comes_again else float(steps.min()), float(steps.max()), unit),)
 
 
 def _en_face(path: Path, headers: list[Dataset]) -> EnFace | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import logging
 import os
 import re
 from collections import Counter
@@ -14,9 +15,12 @@ from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
+from fanogan.amounts import counted
 from fanogan.scans.gather import EXTENSIONS, Found, extension, gather, is_scan
 from fanogan.scans.scan import BadScan
 from fanogan.scans.walk import natural_key, search
+
+logger = logging.getLogger(__name__)
 
 _WILDCARD = re.compile(r"[*?[]")
 _READS = f"reads {', '.join(EXTENSIONS)}, and DICOM of any name"
@@ -41,12 +45,15 @@ class ScanSource:
     parts: tuple[Path, ...] = ()
 
 
-def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
+def find_scans(
+    source: Any, groups: str | None = None, on_passed_over: Callable[[BadScan], None] | None = None
+) -> list[ScanSource]:
     """Find the files to read, name them, and say whose they are.
 
     A folder that holds one Heidelberg XML export is one scan, named as the folder is, and the
     pictures in it belong to that scan; so is a folder that holds one DICOM series of single
-    frames. Any other .xml in a folder is left out.
+    frames. Any other .xml in a folder is left out, and so are DICOM objects without an image, such
+    as segmentations and reports; named alone, they are refused when they are read.
 
     Args:
         source: A folder (searched recursively, without hidden files), a file, a glob, or a list
@@ -55,6 +62,8 @@ def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
             itself where there is none. A path ending in '.csv': a table with the columns `path`
             (relative to the searched folder) and `subject`. Anything else: a regular expression
             that is searched in the name, and whose first group, or whole match, is the subject.
+        on_passed_over: Called at the end of the search with a sentence on the files that hold no
+            image, if there were any.
 
     Returns:
         The sources in natural order (2 before 10) within each entry of a list, the entries in
@@ -63,34 +72,61 @@ def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
     Raises:
         BadScan: Nothing there, nothing of a known format, or a file without a subject.
     """
-    return list(each_scan(source, groups))
+    return list(each_scan(source, groups, on_passed_over))
 
 
-def each_scan(source: Any, groups: str | None = None) -> Iterator[ScanSource]:
+def each_scan(
+    source: Any, groups: str | None = None, on_passed_over: Callable[[BadScan], None] | None = None
+) -> Iterator[ScanSource]:
     """Yield what `find_scans` lists; those of a single folder as the search comes to them.
 
     Arguments and errors are those of `find_scans`; an error further into a folder is raised there.
     """
-    found = _each_scan(source, groups)
+    found = _each_scan(source, groups, on_passed_over)
     return chain([next(found)], found)
 
 
-def _each_scan(source: Any, groups: str | None) -> Iterator[ScanSource]:
+def log_passed_over(
+    on_bad: Callable[[BadScan], None] | None = None,
+) -> Callable[[BadScan], None]:
+    """Return an `on_passed_over` that warns in the log, and then calls `on_bad`."""
+
+    def tell(passed_over: BadScan) -> None:
+        logger.warning("skipped: %s", passed_over)
+        if on_bad is not None:
+            on_bad(passed_over)
+
+    return tell
+
+
+def _each_scan(
+    source: Any, groups: str | None, on_passed_over: Callable[[BadScan], None] | None
+) -> Iterator[ScanSource]:
     entries = source if isinstance(source, list | tuple) else [source]
     if not entries:
         raise BadScan(f"no images in an empty list: give folders, files or globs ({_READS})")
     is_folder = isinstance(entries[0], str | os.PathLike) and os.path.isdir(entries[0])
     subject = _subject_rule(groups)
+    passed_over = Counter[str]()
     try:
         if len(entries) == 1 and is_folder:
-            named = _named_in_folder(_expand(entries[0]))
+            named = _named_in_folder(_expand(entries[0], passed_over))
         else:
-            named = _named_in_list(item for entry in entries for item in _expand(entry))
+            named = _named_in_list(
+                item for entry in entries for item in _expand(entry, passed_over)
+            )
         for item, name in named:
             yield ScanSource(item.path, name, subject(item, name), item.key, item.parts)
     except OSError as error:
         problem = f"{error.filename} cannot be searched ({error.strerror})"
         raise BadScan(f"{problem}: check its permissions") from error
+    if passed_over and on_passed_over is not None:
+        on_passed_over(BadScan(_without_image(passed_over)))
+
+
+def _without_image(passed_over: Counter[str]) -> str:
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(passed_over.items()))
+    return f"{counted(passed_over.total(), 'file')} without an image ({kinds})"
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:
@@ -101,43 +137,46 @@ def split_key(path: Path) -> tuple[Path, str | None]:
     return Path(match[1]), match[2]
 
 
-def _expand(entry: Any) -> Iterator[Found]:
-    """Find the files of one folder, file or glob."""
+def _expand(entry: Any, passed_over: Counter[str]) -> Iterator[Found]:
+    """Find the files of one folder, file or glob; count those that hold no image."""
     if not isinstance(entry, str | os.PathLike):
         kind = type(entry).__name__
         raise BadScan(f"a source of type {kind} is no path: give paths only, or arrays only")
     text = os.fspath(entry)
     path = Path(text)
     if path.is_dir():
-        return _some(path, search(path))
+        return _some(path, search(path, passed_over), passed_over)
     file, key = split_key(path)
     if file.exists():
         if not is_scan(file):
             raise BadScan(f"{file} is of no known format: fanogan {_READS}")
         return iter([Found(file, file.stem if extension(file) == ".xml" else file.name, key)])
     if _WILDCARD.search(text):
-        return _some(path, _expand_glob(text))
+        return _some(path, _expand_glob(text, passed_over), passed_over)
     raise BadScan(f"{text} does not exist: check the spelling of the path")
 
 
-def _expand_glob(pattern: str) -> Iterator[Found]:
+def _expand_glob(pattern: str, passed_over: Counter[str]) -> Iterator[Found]:
     """Find what a glob matches; names are relative to its part without wildcards."""
     root = Path(*takewhile(lambda part: not _WILDCARD.search(part), Path(pattern).parts))
     found, files = list[Found](), list[Found]()
     for match in map(Path, glob.glob(pattern, recursive=True)):
         relative = match.relative_to(root).as_posix()
         if match.is_dir():
-            found += search(match, "" if relative == "." else relative)
+            found += search(match, passed_over, "" if relative == "." else relative)
         elif is_scan(match):
             files.append(Found(match, relative))
-    yield from sorted([*found, *gather(files)], key=lambda item: natural_key(item.relative))
+    yield from sorted(
+        [*found, *gather(files, passed_over)], key=lambda item: natural_key(item.relative)
+    )
 
 
-def _some(where: Path, found: Iterator[Found]) -> Iterator[Found]:
+def _some(where: Path, found: Iterator[Found], passed_over: Counter[str]) -> Iterator[Found]:
     """Return the files found, or raise BadScan where there are none."""
     first = next(found, None)
     if first is None:
-        raise BadScan(f"no images in {where}: fanogan {_READS}")
+        only = f" but {_without_image(passed_over)}" if passed_over else ""
+        raise BadScan(f"no images in {where}{only}: fanogan {_READS}")
     return chain([first], found)
 
 

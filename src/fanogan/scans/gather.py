@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,17 +73,21 @@ def is_dicom(path: Path | str) -> bool:
         return False
 
 
-def gather(found: Iterable[Found]) -> list[Found]:
+def gather(found: Iterable[Found], passed_over: Counter[str]) -> list[Found]:
     """Join the files that make one scan together, folder by folder.
+
+    Args:
+        found: The files.
+        passed_over: Counts by kind the files that hold no image; added to.
 
     Returns:
         Heidelberg exports without the pictures beside them, DICOM series as one entry each, all
-        other files as they are; no other .xml.
+        other files as they are; no other .xml, and no DICOM object without an image.
     """
     folders: dict[Path, list[Found]] = defaultdict(list)
     for item in found:
         folders[item.path.parent].append(item)
-    return [item for items in folders.values() for item in _series(_exports(items))]
+    return [item for items in folders.values() for item in _series(_exports(items), passed_over)]
 
 
 def _exports(items: list[Found]) -> list[Found]:
@@ -97,14 +101,15 @@ def _exports(items: list[Found]) -> list[Found]:
     return [replace(item, relative=item.relative[: -len(".xml")]) for item in exports] + rest
 
 
-def _series(items: list[Found]) -> list[Found]:
-    """Join the single-frame DICOM files of each series in a folder.
+def _series(items: list[Found], passed_over: Counter[str]) -> list[Found]:
+    """Join the single-frame DICOM files of each series in a folder; leave out what is no image.
 
     Photographs beside tomography belong to it, as a Heidelberg export's localizer does.
     """
     parts_of = {item.path: part_of(item.path) for item in items if is_dicom(item.path)}
-    if len(parts_of) < 2:
-        return items
+    without = {path: part.without_image for path, part in parts_of.items() if part.without_image}
+    passed_over.update(f"DICOM {kind}" for kind in without.values())
+    items = [item for item in items if item.path not in without]
     if any(part.modality == "OPT" for part in parts_of.values()):
         photographs = {path for path, part in parts_of.items() if part.modality == "OP"}
         items = [item for item in items if item.path not in photographs]

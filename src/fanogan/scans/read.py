@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fanogan.scans.arrays import array_scans, is_array_like, read_npy, read_npz
 from fanogan.scans.dicom import read_dicom
-from fanogan.scans.find import ScanSource, each_scan, split_key
+from fanogan.scans.find import ScanSource, each_scan, log_passed_over, split_key
 from fanogan.scans.gather import extension
 from fanogan.scans.heidelberg import read_heidelberg
 from fanogan.scans.heyex import read_e2e, read_vol
@@ -147,7 +147,8 @@ def read_scans(
             `array_scans` takes them.
         groups: Whose files these are, as `find_scans` says; not for arrays.
         skip_bad: Skip files that cannot be used, with a warning in the log.
-        on_bad: Called with the error of each file skipped.
+        on_bad: Called with the error of each file skipped, and with a sentence on files without an
+            image, which are passed over with a warning in the log.
         workers: Threads that read ahead; at most `workers` + 1 files wait in memory.
         done: Names of files to leave out, since they were used before.
 
@@ -158,7 +159,8 @@ def read_scans(
         if groups is not None:
             raise BadScan("groups name the subjects of files: leave them out for arrays")
         return good_ones(array_scans(source), skip_bad, on_bad)
-    found = (each for each in each_scan(source, groups) if each.name not in done)
+    sources = each_scan(source, groups, log_passed_over(on_bad))
+    found = (each for each in sources if each.name not in done)
     return good_ones(_read_ahead(found, max(workers, 1)), skip_bad, on_bad, before=len(done))
 
 

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from fanogan.scans.gather import ALONE, Found, extension, gather, is_scan
 
 
-def search(root: Path, below: str = "") -> Iterator[Found]:
+def search(root: Path, passed_over: Counter[str], below: str = "") -> Iterator[Found]:
     """Yield the readable files below a folder in natural order, hidden ones left out.
 
     Links are followed. Only the names in the folders on the way to a file are held in memory.
 
     Args:
         root: The folder.
+        passed_over: Counts by kind the files that hold no image; added to as the search goes on.
         below: Posix path of the folder itself, which the files' begin with.
 
     Raises:
         OSError: A folder that cannot be listed.
     """
     real = os.path.realpath(root)
-    return _below(os.fspath(root), real, f"{below}/" if below else "", _Links(real))
+    start = f"{below}/" if below else ""
+    return _below(os.fspath(root), real, start, _Links(real), passed_over)
 
 
 def natural_key(name: str) -> tuple[str, str]:
@@ -63,7 +66,9 @@ def _is_visible_below(real: str, folder: str) -> bool:
     return real.startswith(start) and not hidden
 
 
-def _below(path: str, real: str, start: str, links: _Links) -> Iterator[Found]:
+def _below(
+    path: str, real: str, start: str, links: _Links, passed_over: Counter[str]
+) -> Iterator[Found]:
     """Yield the files below a folder; their names begin with `start`."""
     files, linked = list[str](), list[str]()
     folders: dict[str, str] = {}  # name: real path
@@ -91,7 +96,7 @@ def _below(path: str, real: str, start: str, links: _Links) -> Iterator[Found]:
     items: list[str | Found] = [*files, *folders]
     if any(extension(name) not in ALONE for name in files):
         found = (Found(Path(path, name), start + name) for name in sorted(files))
-        items = [*gather(found), *folders]
+        items = [*gather(found, passed_over), *folders]
 
     def relative(item: str | Found) -> str:
         return item.relative if isinstance(item, Found) else start + item
@@ -100,6 +105,7 @@ def _below(path: str, real: str, start: str, links: _Links) -> Iterator[Found]:
         if isinstance(item, Found):
             yield item
         elif item in folders:
-            yield from _below(os.path.join(path, item), folders[item], f"{start}{item}/", links)
+            inner = os.path.join(path, item)
+            yield from _below(inner, folders[item], f"{start}{item}/", links, passed_over)
         else:
             yield Found(Path(path, item), start + item)
