@@ -309,14 +309,21 @@ def test_echoes_and_kinds_of_image_are_volumes_of_their_own(
         assert scan.is_volume and scan.notes == ()
 
 
+@pytest.mark.parametrize("place", [True, False])
 @pytest.mark.parametrize(
     "keyword",
-    ["AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue"],
+    ["AcquisitionNumber", "TriggerTime", "DiffusionBValue", "FrameReferenceTime"],
 )
 def test_rounds_through_the_same_places_are_volumes_of_their_own(
-    tmp_path: Path, keyword: str
+    tmp_path: Path, keyword: str, place: bool
 ) -> None:
-    write_rounds(tmp_path / "heart", True, [{keyword: value} for value in (1, 2, 3)])
+    changes = [{keyword: value} for value in (1, 2, 3)]
+    write_rounds(tmp_path / "heart", place, changes)
+    if not place:  # numbers that begin again with each round tell as much
+        for i in range(4):
+            for number, elements in enumerate(changes):
+                own = {"Modality": "MR", "InstanceNumber": i, **elements}
+                save(tmp_path / "heart" / f"{i}{number}.dcm", BSCANS[i] // (number + 1), **own)
     scans = list(read_scans(tmp_path))
     assert len(scans) == 3
     for number, scan in enumerate(scans):

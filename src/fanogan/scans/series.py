@@ -26,7 +26,10 @@ from fanogan.scans.scan import Scan, check_size, unusable
 
 _TOMOGRAPHY = ("OPT", "CT", "MR", "PT")
 _SHARED = ("Rows", "Columns", "ImageType", "EchoNumbers", "EchoTime")
-_ROUNDS = ("AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue")
+_ROUNDS = (
+    *("AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue"),
+    *("FrameReferenceTime", "AcquisitionTime"),
+)
 _TAGS = [
     *("SOPClassUID", "SeriesInstanceUID", "Modality", "NumberOfFrames", "InstanceNumber"),
     *("ImageOrientationPatient", "BitsStored", "PixelRepresentation"),
