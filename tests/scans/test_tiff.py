@@ -43,6 +43,18 @@ def test_a_stack_that_lost_its_last_frame_is_refused(tmp_path: Path, name: str) 
         read_scan(path)
 
 
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_a_file_cut_between_two_pages_is_refused(tmp_path: Path, cut: int) -> None:
+    first, *others = map(Image.fromarray, STACK)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        end = file.pages[5].offset
+    with (tmp_path / "a.tif").open("r+b") as file:
+        file.truncate(end - cut)
+    with pytest.raises(BadScan, match=r"a\.tif is damaged or cut short"):
+        read_scan(tmp_path / "a.tif")
+
+
 def test_white_is_zero_holds_for_frames_without_directory(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", STACK, photometric="miniswhite", truncate=True)
     np.testing.assert_array_equal(read_scan(tmp_path / "a.tif").pixels, 255 - STACK)

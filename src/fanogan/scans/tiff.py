@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import islice, repeat
@@ -110,17 +111,23 @@ def _opened(path: Path) -> TiffFile:
 
 
 def _pages(file: TiffFile, label: str) -> Iterator[TiffPage]:
-    """Yield the pages; raise BadScan where their chain returns to one of them."""
+    """Yield the pages; raise BadScan where their chain returns to one of them, or breaks off."""
+    form, handle, following = file.tiff, file.filehandle, 0
     seen = set()
     for each in file.pages:
         page = each.aspage()
+        handle.seek(page.offset)
+        (tags,) = struct.unpack(form.tagnoformat, handle.read(form.tagnosize))
         # tifffile passes over tags whose values lie beyond the file.
-        file.filehandle.seek(page.offset)
-        (tags,) = struct.unpack(file.tiff.tagnoformat, file.filehandle.read(file.tiff.tagnosize))
         if page.offset in seen or tags != len(page.tags):
             raise damaged(label, "a TIFF image")
+        handle.seek(tags * form.tagsize, os.SEEK_CUR)
+        (following,) = struct.unpack(form.offsetformat, handle.read(form.offsetsize))
         seen.add(page.offset)
         yield page
+    # And it ends where the next page lies beyond the file.
+    if following:
+        raise damaged(label, "a TIFF image")
 
 
 def _series(label: str, file: TiffFile) -> list[TiffPageSeries]:
