@@ -106,6 +106,17 @@ def test_a_strip_declared_shorter_than_its_pixels_is_refused(tmp_path: Path) -> 
         read_scan(path)
 
 
+def test_a_jpeg_strip_that_is_cut_short_is_not_read_as_grey(tmp_path: Path) -> None:
+    path, smooth = tmp_path / "a.tif", np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+    tifffile.imwrite(path, smooth, compression="jpeg")
+    assert read_scan(path).pixels.shape == (1, 64, 64)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        length = file.pages[0].tags["StripByteCounts"]
+        length.overwrite(length.value[0] * 3 // 4)
+    with pytest.raises(BadScan, match=r"a\.tif is damaged"):
+        read_scan(path)
+
+
 @pytest.mark.parametrize("kind", ["imagej", "ome", "shaped"])
 @pytest.mark.parametrize(
     ("axes", "shape"), [("CYX", (3,)), ("ZCYX", (5, 2)), ("CZYX", (2, 5)), ("TCYX", (5, 2))]

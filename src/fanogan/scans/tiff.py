@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
-_JPEG_COMPRESSIONS = (6, 7, 34892, 33007)
+_JPEG = 7
+_JPEG_COMPRESSIONS = (6, _JPEG, 34892, 33007)
 _ORIENTATION = 274
 _ALPHA = ((1,), (2,))
+_SAMPLES = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _CMYK: 4, _YCBCR: 3}
+_JPEG_END, _JPEG_PADDING = b"\xff\xd9", 64
 _MAX_PLANES = 1_000_000
 _CONVERTED = {_PALETTE: (ConvertedToRGB("palette"),), _CMYK: (ConvertedToRGB("CMYK"),)}
 # ImageJ writes what is not ASCII as an escape.
@@ -237,8 +240,18 @@ def _check_pages(label: str, pages: list[TiffPage], file_size: int) -> None:
             problem = f"lacks {declared - held:,} of the {declared:,} strips or tiles of a page"
             raise unusable(f"{label} {problem}", "copy it again")
         is_short = page.is_contiguous and sum(page.databytecounts) < page.nbytes
-        if is_short or max(map(sum, segments)) > file_size:
+        if is_short or max(map(sum, segments)) > file_size or _lacks_end_of_jpeg(page, segments):
             raise damaged(label, "a TIFF image")
+
+
+def _lacks_end_of_jpeg(page: TiffPage, segments: list[tuple[int, int]]) -> bool:
+    """Return whether a JPEG segment is cut short, which its decoder would fill up in grey."""
+    handle = page.parent.filehandle
+    for offset, length in segments if page.compression == _JPEG else ():
+        handle.seek(offset + max(length - _JPEG_PADDING, 0))
+        if _JPEG_END not in handle.read(min(length, _JPEG_PADDING)):
+            return True
+    return False
 
 
 def _check_size(label: str, page: TiffPage, frames: int) -> None:
@@ -256,7 +269,7 @@ def _frame(label: str, page: TiffPage, pixels: Pixels) -> Pixels:
     model = page.photometric
     is_grey = model in (_WHITE_IS_ZERO, _BLACK_IS_ZERO)
     # One sample more than the colour needs may be alpha; others are measurements of their own.
-    extra = page.samplesperpixel - {_RGB: 3, _YCBCR: 3, _CMYK: 4}.get(model, 1)
+    extra = page.samplesperpixel - _SAMPLES.get(model, page.samplesperpixel)
     is_alpha = extra == 1 and page.extrasamples[-1:] in _ALPHA and (is_grey or model == _RGB)
     if extra < 0:
         raise damaged(label, "a TIFF image")
