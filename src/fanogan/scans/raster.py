@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from fanogan.scans.notes import ConvertedToRGB, FirstFrameOnly, Note, OneBitGrey
-from fanogan.scans.scan import Pixels, Scan, check_size, damaged, too_large, turned
+from fanogan.scans.scan import Pixels, Scan, check_size, too_large, turned, unusable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +44,8 @@ def read_raster(path: Path) -> Scan:
     except Image.DecompressionBombError as error:
         raise too_large(label, "a decompression bomb's size") from error
     except UnidentifiedImageError as error:
-        raise damaged(label, "a PNG, JPEG or BMP image") from error
+        kind = "a PNG, JPEG or BMP of a kind that is not read (such as 12-bit JPEG)"
+        raise unusable(f"{label} is damaged, or {kind}", "copy it again, save it as PNG") from error
     if frames > 1:
         notes = (FirstFrameOnly(of=frames), *notes)
     return Scan(pixels[np.newaxis], notes=notes)
