@@ -1,10 +1,12 @@
-"""TIFF: frames without directories, absent pixels, channels, orientation."""
+"""TIFF: frames without directories, absent pixels, channels; orientation, also of PNG and JPEG."""
 
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from imagecodecs import png_encode
 from PIL import Image, ImageOps
 
 from fanogan.scans import BadScan, read_scan
@@ -222,6 +224,34 @@ def test_the_orientation_is_applied_as_pillow_does(
     expected = np.asarray(ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(read_scan(path).pixels[0], expected)
     assert expected.shape[:2] == ((5, 6) if orientation > 4 else (6, 5))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_16_bit_colour_png_is_turned_too(tmp_path: Path, orientation: int, is_late: bool) -> None:
+    pixels = np.arange(6 * 5 * 3, dtype=np.uint16).reshape(6, 5, 3) * 700
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    data = png_encode(pixels)
+    place = data.index(b"IEND") - 4 if is_late else 8 + 25  # at the end, or after the header
+    (tmp_path / "a.png").write_bytes(data[:place] + chunk + data[place:])
+    channels = [Image.fromarray(channel) for channel in np.moveaxis(pixels, -1, 0)]
+    for channel in channels:
+        channel.getexif()[0x0112] = orientation
+    expected = np.stack([np.asarray(ImageOps.exif_transpose(c)) for c in channels], axis=-1)
+    np.testing.assert_array_equal(read_scan(tmp_path / "a.png").pixels[0], expected)
+
+
+def test_a_phones_jpeg_of_two_pictures_is_turned(tmp_path: Path) -> None:
+    image, exif = Image.fromarray(np.tile(np.arange(32, dtype=np.uint8) * 4, (16, 1))), Image.Exif()
+    exif[0x0112] = 6
+    two = {"format": "MPO", "save_all": True, "append_images": [image]}
+    image.save(tmp_path / "a.jpg", exif=exif, **two)
+    with Image.open(tmp_path / "a.jpg") as saved:
+        expected = np.asarray(ImageOps.exif_transpose(saved))
+    np.testing.assert_array_equal(read_scan(tmp_path / "a.jpg").pixels[0], expected)
 
 
 def test_the_spacing_turns_with_the_picture(tmp_path: Path) -> None:
