@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tifffile
 from imagecodecs import jpeg_encode, jpegls_encode, ljpeg_encode
+from nibabel import Nifti1Header, load
 from PIL import Image
 
 from fanogan.scans import BadScan, read_scan
@@ -290,14 +291,63 @@ BMPS: dict[str, tuple[Write, np.ndarray]] = {
     "32 bits": (bmp(np.dstack([BGR, GREY])[::-1].tobytes(), 32), RGB),
 }
 
+# --- NumPy and NIfTI -----------------------------------------------------------------------------
+
+
+def npy(pixels: np.ndarray) -> Write:
+    return lambda path: np.save(path, pixels)
+
+
+ARRAYS: dict[str, tuple[Write, np.ndarray]] = {
+    "columns first": (npy(np.asfortranarray(DEEP)), DEEP),
+    "big-endian": (npy(DEEP.astype(">i2")), DEEP),
+    "every second pixel": (npy(DEEP[::2, ::2]), DEEP[::2, ::2]),
+    "booleans": (npy(DARK), spread(DARK, 1)),
+    "half floats": (npy(FLOAT.astype(np.float16)), FLOAT.astype(np.float16)),
+    "signed bytes": (npy(GREY.view(np.int8)), GREY.view(np.int8)),
+    "colour, columns first": (npy(np.asfortranarray(RGB)), RGB),
+}
+
+
+def nifti(pixels: np.ndarray, order: str = "<", slope: float = 1, offset: float = 0) -> Write:
+    """A NIfTI in the byte order given, whose header scales the stored values."""
+
+    def write(path: Path) -> None:
+        header = Nifti1Header(endianness=order)
+        header.set_data_dtype(pixels.dtype)
+        header.set_data_shape(pixels.shape)
+        header.set_data_offset(352)
+        header.set_slope_inter(slope, offset)
+        data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes(order="F")
+        path.write_bytes((header.binaryblock + bytes(4)) + data)
+        np.testing.assert_allclose(load(path).get_fdata(), pixels * slope + offset, rtol=1e-6)
+
+    return write
+
+
+NIFTIS: dict[str, tuple[Write, np.ndarray]] = {
+    "plain": (nifti(DEEP), DEEP),
+    "big-endian": (nifti(DEEP.astype(np.int16), ">"), DEEP),
+    "floats, big-endian": (nifti(FLOAT, ">"), FLOAT),
+    "scaled": (nifti(DEEP.astype(np.int16), slope=2, offset=-1000), DEEP.astype(int) * 2 - 1000),
+    "scaled by a fraction": (nifti(DEEP, slope=0.5, offset=0.25), DEEP * 0.5 + 0.25),
+    "negative slope": (nifti(DEEP.astype(np.int16), slope=-1), -DEEP.astype(int)),
+}
+
 LOSSY = {"CMYK", "CMYK, inverted as Adobe does", "YCCK, inverted as Adobe does", "16 bits"}
+
+
+TABLES: dict[str, dict[str, Any]] = {
+    **{"tif": TIFFS, "png": PNGS, "jpg": JPEGS, "bmp": BMPS},
+    **{"npy": ARRAYS, "nii": NIFTIS},
+}
 
 
 @pytest.mark.parametrize(
     ("extension", "name", "write", "expected"),
     [
         pytest.param(extension, name, *row, id=f"{extension}: {name}")
-        for extension, table in (("tif", TIFFS), ("png", PNGS), ("jpg", JPEGS), ("bmp", BMPS))
+        for extension, table in TABLES.items()
         for name, row in table.items()
     ],
 )

@@ -1,5 +1,6 @@
 """TIFF: frames without directories, absent pixels, channels; orientation, also of PNG and JPEG."""
 
+import re
 import zlib
 from pathlib import Path
 
@@ -181,6 +182,25 @@ def test_several_images_of_an_ome_file_are_no_volume(tmp_path: Path) -> None:
             writer.write(frame)
     with pytest.raises(BadScan, match=r"a\.ome\.tif holds several OME images"):
         read_scan(tmp_path / "a.ome.tif")
+
+
+def test_a_part_of_an_ome_image_is_not_read_with_the_others(tmp_path: Path) -> None:
+    paths = [tmp_path / "1.ome.tif", tmp_path / "2.ome.tif"]
+    uuids = [f"urn:uuid:{i}1111111-1111-1111-1111-111111111111" for i in (1, 2)]
+    data = '<TiffData IFD="0" FirstZ="{}" PlaneCount="2"><UUID FileName="{}">{}</UUID></TiffData>'
+    parts = "".join(
+        data.format(2 * i, path.name, uuid)
+        for i, (path, uuid) in enumerate(zip(paths, uuids, strict=True))
+    )
+    for i, path in enumerate(paths):
+        tifffile.imwrite(path, STACK[2 * i :][:2], **OME)
+        xml = tifffile.tiffcomment(path).replace('SizeZ="2"', 'SizeZ="4"')
+        xml = re.sub(' UUID="[^"]*"', f' UUID="{uuids[i]}"', xml)
+        tifffile.tiffcomment(path, re.sub("<TiffData.*?/>", parts, xml))
+    np.testing.assert_array_equal(tifffile.imread(paths[0]), STACK[:4])
+    for path in paths:
+        with pytest.raises(BadScan, match=rf"{path.name} holds several OME images, or a part"):
+            read_scan(path)
 
 
 def test_an_ome_file_that_declares_a_billion_planes_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from fanogan.scans.notes import ConvertedToRGB, FirstFrameOnly, Note, OneBitGrey
+from fanogan.scans.notes import AlphaDropped, ConvertedToRGB, FirstFrameOnly, Note, OneBitGrey
 from fanogan.scans.scan import Pixels, Scan, check_size, too_large, turned, unusable
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def _pixels(file: BinaryIO, image: Image) -> tuple[Pixels, tuple[Note, ...]]:
         return np.asarray(colours), (ConvertedToRGB("palette"),)
     if mode not in _KEPT_MODES:
         return np.asarray(image.convert("RGB")), (ConvertedToRGB(mode),)
-    return np.asarray(image), ()
+    # A colour that counts as transparent is alpha too.
+    return np.asarray(image), (AlphaDropped(),) if "transparency" in image.info else ()
 
 
 def _is_sixteen_bit_colour(file: BinaryIO) -> bool:
