@@ -37,7 +37,7 @@ PILLOW = "what Pillow reads"
 
 def spread(pixels: np.ndarray, bits: int) -> np.ndarray:
     """Fewer than eight bits over 0 to 255, as PNG's and TIFF's readers show them."""
-    return (pixels.astype(int) * 255 // (2**bits - 1)).astype(np.uint8)
+    return np.rint(pixels.astype(int) * 255 / (2**bits - 1)).astype(np.uint8)
 
 
 def top(bits: int) -> np.ndarray:
@@ -101,6 +101,7 @@ TIFFS: dict[str, tuple[Write, np.ndarray | str]] = {
     "1 bit, group 4 fax": (pillow(DARK, compression="group4"), spread(DARK, 1)),
     "2 bits": (tiff(top(2), bitspersample=2), spread(top(2), 2)),
     "4 bits": (tiff(top(4), bitspersample=4), spread(top(4), 4)),
+    "6 bits": (tiff_by_hand("<", 6, 1, packed(top(6), 6).tobytes()), spread(top(6), 6)),
     "4 bits, palette": (
         tiff_by_hand("<", 4, 3, packed(top(4), 4).tobytes(), COLOUR_MAP),
         COLOURS[top(4)],

@@ -294,7 +294,7 @@ def _grey(label: str, pixels: Pixels, bits: int, white_is_zero: bool) -> Pixels:
     if pixels.dtype == np.bool_:
         return np.logical_not(pixels) if white_is_zero else pixels
     if pixels.dtype == np.uint8 and bits < 8:
-        pixels = (pixels * (255 // (2**bits - 1))).astype(np.uint8)
+        pixels = np.rint(pixels * (255 / (2**bits - 1))).astype(np.uint8)
         bits = 8
     if white_is_zero:
         if pixels.dtype.kind != "u":
