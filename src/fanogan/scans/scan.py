@@ -24,6 +24,9 @@ MAX_BYTES = 4_000_000_000
 """Decoded bytes of one file: the machine that trains has to hold several files at a time."""
 
 UNKNOWN_SPACING: Spacing = (None, None, None)
+TRANSPOSED = (5, 6, 7, 8)
+"""The orientations of TIFF and EXIF that exchange rows and columns."""
+
 EYES = {"R": "right", "L": "left", "OD": "right", "OS": "left"}
 """An eye by its English or Latin abbreviation."""
 
@@ -192,6 +195,20 @@ def check_finite(label: str, pixels: Pixels) -> None:
     # The minimum and the maximum pass NaN and infinity on, without an array of booleans.
     if pixels.dtype.kind == "f" and not np.isfinite([pixels.min(), pixels.max()]).all():
         raise unusable(f"{label} holds NaN or infinite values", "replace them by numbers")
+
+
+def turned(pixels: Pixels, orientation: object) -> Pixels:
+    """Turn (rows, columns[, channels]) as the orientation tag of TIFF and EXIF says.
+
+    1 to 8 name the sides at which the first row and the first column belong; others mean 1.
+    """
+    if orientation in TRANSPOSED:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 def known_length(value: object) -> float | None:
