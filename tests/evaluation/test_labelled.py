@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fanogan import FAnoGAN
 from fanogan.calibration import HeldOut
+from fanogan.cli import main
 from fanogan.cli.demo import run_demo
 from fanogan.detectors import untrained
 from fanogan.evaluation import (
@@ -304,6 +305,36 @@ def test_masks_of_frames_of_a_volume_and_of_arrays_in_files(
     path = tmp_path / "data.npz"
     found = evaluate(model, normal, f"{path}:ill", tmp_path / "out", masks=f"{path}:masks")
     assert same(found["pixel"], expected["pixel"])
+
+
+def test_labels_of_masks_are_chosen_by_number(model, files, masks, tmp_path, capsys):
+    """Label 1 in one half of the square, 3 in the other, and 2 elsewhere."""
+    for index, path in enumerate(sorted((files / "masks").rglob("*.png"), key=lambda p: p.name)):
+        labels = masks[index].copy()
+        labels[masks[index].nonzero()[0].max(), 4:8] = 3
+        labels[15] = 2
+        Image.fromarray(labels).save(path)
+    sources = ["--normal", str(files / "normal"), "--anomalous", str(files / "ill")]
+    model.save(tmp_path / "model")
+    command = ["evaluate", str(tmp_path / "model"), *sources, "--masks", str(files / "masks")]
+    for more, pixels_marked in (([], 32), (["--mask-labels", "1,3"], 16)):
+        main([*command, "--out", str(tmp_path / "out"), *more])
+        found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert found["pixel"]["prevalence"] == pytest.approx(8 * pixels_marked / (20 * 256))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "labels of the masks that count as anomalous: 1, 3" in page
+    with pytest.raises(SystemExit):
+        main([*command, "--mask-labels", "1;3"])
+    assert "--mask-labels 1;3: give whole numbers such as 1,3" in capsys.readouterr().err
+
+
+def test_soft_masks_are_said_once_and_shown(model, normal, anomalous, masks, tmp_path, caplog):
+    soft = masks * np.linspace(0.1, 0.9, 16)[:, None]
+    found = evaluate(model, normal, anomalous, tmp_path / "out", masks=soft)
+    assert found["pixel"]["prevalence"] == pytest.approx((soft > 0.5).sum() / (20 * 256))
+    said = "soft mask: what is above 0.5 of 1 counts as anomalous (mask of image 00000, and"
+    assert [said in record.message for record in caplog.records] == [True]
+    assert said in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_array_masks_stay_with_their_images_when_some_are_skipped(

@@ -25,9 +25,11 @@ from fanogan.scans import (
     FirstFrameOnly,
     FirstVolumeOnly,
     GreyStoredAsColour,
+    MaskInAlpha,
     Note,
     OneBitGrey,
     ReflectivityAsShown,
+    SoftMask,
     UndeclaredFrames,
     UnevenBScans,
     Verbatim,
@@ -51,6 +53,10 @@ def describe(note: Note) -> str:
             return f"{model} converted to RGB"
         case OneBitGrey():
             return "one bit a pixel, read as 8-bit grey"
+        case SoftMask(threshold, full):
+            return f"soft mask: what is above {threshold:g} of {full:,} counts as anomalous"
+        case MaskInAlpha():
+            return "the mask is taken from the alpha channel: all else has one colour"
         case FirstFrameOnly(of):
             return f"first of {of} frames read"
         case FirstVolumeOnly(of):

@@ -4,6 +4,7 @@ from fanogan.scans.arrays import is_array_like
 from fanogan.scans.find import ScanSource, each_scan, find_scans
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.margins import filled_margins
+from fanogan.scans.mask import marked, read_mask
 from fanogan.scans.notes import (
     AlphaDropped,
     ConvertedToRGB,
@@ -11,16 +12,18 @@ from fanogan.scans.notes import (
     FirstFrameOnly,
     FirstVolumeOnly,
     GreyStoredAsColour,
+    MaskInAlpha,
     Note,
     OneBitGrey,
     ReflectivityAsShown,
+    SoftMask,
     UndeclaredFrames,
     UnevenBScans,
     Verbatim,
     note_from_json,
     note_to_json,
 )
-from fanogan.scans.read import good_ones, read_mask, read_scan, read_scans, silence_decoders
+from fanogan.scans.read import good_ones, read_scan, read_scans, silence_decoders
 from fanogan.scans.scan import UNKNOWN_SPACING, BadScan, EnFace, Scan, Spacing, empty_frames_note
 from fanogan.scans.stack import read_volume, stack_bscans
 from fanogan.scans.tiff import is_stack
@@ -38,11 +41,13 @@ __all__ = [
     "FirstFrameOnly",
     "FirstVolumeOnly",
     "GreyStoredAsColour",
+    "MaskInAlpha",
     "Note",
     "OneBitGrey",
     "ReflectivityAsShown",
     "Scan",
     "ScanSource",
+    "SoftMask",
     "Spacing",
     "UndeclaredFrames",
     "UnevenBScans",
@@ -56,6 +61,7 @@ __all__ = [
     "is_array_like",
     "is_dicom",
     "is_stack",
+    "marked",
     "natural_key",
     "note_from_json",
     "note_to_json",

@@ -261,6 +261,13 @@ def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels,
     return kept, (AlphaDropped(),) if count in (2, 4) else ()
 
 
+def check(scan: Scan, label: str) -> None:
+    """Raise BadScan where what a reader returned has no pixels or no plain numbers."""
+    frames, rows, columns = scan.pixels.shape[:3]
+    check_size(label, rows, columns, frames)
+    check_dtype(label, scan.pixels.dtype)
+
+
 def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bool = False) -> Scan:
     """Name what a reader returned, and check it; `label` is what messages call it.
 
@@ -271,9 +278,7 @@ def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bo
         BadScan: No pixels, no plain numbers, NaN or infinity, or one value everywhere unless
             `may_be_constant`, as in a mask.
     """
-    frames, rows, columns = scan.pixels.shape[:3]
-    check_size(label, rows, columns, frames)
-    check_dtype(label, scan.pixels.dtype)
+    check(scan, label)
     pixels, notes = drop_alpha(label, scan.pixels)
     pixels = convert(pixels, *(wide_range(pixels) or (0, 0)))
     check_finite(label, pixels)
