@@ -16,6 +16,7 @@ from fanogan.data import (
     DuplicateImages,
     FewImages,
     FewSubjects,
+    GreyRangeDoubtful,
     HeldOutDuplicates,
     NoteOfScans,
     VolumesAsImages,
@@ -77,6 +78,10 @@ OF_A_RUN: dict[Note, str] = {
     ),
     SizeUnseen((9, 8), (), (10, 20), (8, 8)): (
         "size 9×8 is outside the training normals (10-20 rows, 8 columns)"
+    ),
+    GreyRangeDoubtful(199, 255): (
+        "more than 8 bits with values up to 199, and 255 was taken for white: if it isn't, convert "
+        "the image to the bits of the training normals"
     ),
     BitDepthUnseen("uint16", ("uint8",)): "bit depth uint16, trained on uint8",
     ChannelsUnseen(1, (3,)): "1 channel, trained on 3",

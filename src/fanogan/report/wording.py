@@ -14,6 +14,7 @@ from fanogan.data import (
     DuplicateImages,
     FewImages,
     FewSubjects,
+    GreyRangeDoubtful,
     HeldOutDuplicates,
     NoteOfScans,
     VolumesAsImages,
@@ -103,6 +104,11 @@ def describe(note: Note) -> str:
             )
         case BitDepthUnseen(dtype, seen):
             return f"bit depth {dtype}, trained on {' and '.join(seen)}"
+        case GreyRangeDoubtful(highest, white):
+            return (
+                f"more than 8 bits with values up to {highest:,}, and {white:,} was taken for "
+                "white: if it isn't, convert the image to the bits of the training normals"
+            )
         case ChannelsUnseen(channels, seen):
             return f"{counted(channels, 'channel')}, trained on {' and '.join(map(str, seen))}"
         case SpacingUnseen(axis, spacing, seen):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fanogan.scans.arrays import plain_array
 from fanogan.scans.find import split_key
 from fanogan.scans.notes import ConvertedToRGB, MaskInAlpha, Note, OneBitGrey, SoftMask
 from fanogan.scans.read import format_of, read_scan
@@ -83,7 +84,7 @@ def marked(
     Raises:
         BadScan: Numbers that are neither labels nor soft, or labels chosen of a soft mask.
     """
-    values = np.asarray(values)
+    values = plain_array(label, values)
     check_dtype(label, values.dtype)
     check_finite(label, values)
     whole = np.rint(values) if values.dtype.kind == "f" else values

@@ -76,6 +76,8 @@ class Scan:
             (C0, N1, N2, S1 …); None where it wrote none.
         is_retina: True where the file itself says that it is optical coherence tomography of an
             eye: Heidelberg's formats, and DICOM ophthalmic tomography.
+        highest: The largest value of all that the file or array holds, where that is more images
+            than this one and they are integers; it tells how many bits are in use.
         member: The file (empty for arrays) and the place in it of one image among several; None
             where the scan is all that the file holds.
     """
@@ -92,6 +94,7 @@ class Scan:
     thickness: Mapping[str, float] | None = None
     is_retina: bool = False
     member: tuple[str, int] | None = None
+    highest: int | None = None
 
     @property
     def channels(self) -> int:
