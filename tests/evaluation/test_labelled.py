@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -355,6 +356,22 @@ def test_array_masks_stay_with_their_images_when_some_are_skipped(
         of_floats, normals, [images[i] for i in kept], tmp_path / "out", masks=different[kept]
     )
     assert skipping["pixel"] == without["pixel"]
+
+
+def test_a_mirrored_nifti_mask_lies_over_its_image(model, normal, anomalous, masks, tmp_path):
+    """The mask stored from right to left, as its affine says, gives the same pixel figures."""
+    found, flip = [], np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = 15  # row 0 of the mask lies where row 15 of the image does
+    for name, stored, affine in (("as is", masks, np.eye(4)), ("turned", masks[:, ::-1], flip)):
+        for kind in ("ill", "masks"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        volume = nibabel.Nifti1Image(np.moveaxis(anomalous, 0, -1), np.eye(4))
+        nibabel.save(volume, tmp_path / name / "ill" / "v.nii.gz")
+        mask = nibabel.Nifti1Image(np.ascontiguousarray(np.moveaxis(stored, 0, -1)), affine)
+        nibabel.save(mask, tmp_path / name / "masks" / "v.nii.gz")
+        folders = tmp_path / name / "ill", tmp_path / name / "out"
+        found.append(evaluate(model, normal, *folders, masks=tmp_path / name / "masks"))
+    assert found[0]["pixel"] == found[1]["pixel"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 from fanogan.data import Preprocessing
 from fanogan.scans import (
     EXTENSIONS,
+    Affine,
     BadScan,
     Note,
     Scan,
@@ -93,10 +94,11 @@ def _masks_by_name(
             )
 
     @functools.lru_cache(maxsize=1)  # a volume asks for the same file with each of its frames
-    def frames_of(file: ScanSource) -> np.ndarray:
+    def frames_of(file: ScanSource, affine: Affine | None) -> np.ndarray:
         paths = file.parts or [file.path if file.key is None else f"{file.path}:{file.key}"]
         noted = functools.partial(on_note, file.name)
-        return np.concatenate([read_mask(path, labels, on_note=noted) for path in paths])
+        masks = (read_mask(path, labels, image_affine=affine, on_note=noted) for path in paths)
+        return np.concatenate(list(masks))
 
     def by_name(result: Result) -> np.ndarray:
         file = files.get(_without_extension(result.scan_name))
@@ -105,7 +107,7 @@ def _masks_by_name(
                 f"{result.name} has no mask: put one of the same name among the masks, empty "
                 "where nothing is anomalous"
             )
-        frames = frames_of(file)
+        frames = frames_of(file, result.affine)
         if result.frame >= len(frames):
             raise BadScan(
                 f"{file.path} has {len(frames):,} frames and no mask of {result.name}: give one "

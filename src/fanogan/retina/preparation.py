@@ -220,6 +220,7 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str) -> None:
                 "notes": [note_to_json(note) for note in volume.notes],
                 "thickness": None if volume.thickness is None else dict(volume.thickness),
                 "is_retina": volume.is_retina,
+                "affine": volume.affine,
                 "en_face": None
                 if en_face is None
                 else {"spacing": en_face.spacing, "grid_centre": en_face.grid_centre},

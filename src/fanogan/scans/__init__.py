@@ -24,7 +24,15 @@ from fanogan.scans.notes import (
     note_to_json,
 )
 from fanogan.scans.read import good_ones, read_scan, read_scans, silence_decoders
-from fanogan.scans.scan import UNKNOWN_SPACING, BadScan, EnFace, Scan, Spacing, empty_frames_note
+from fanogan.scans.scan import (
+    UNKNOWN_SPACING,
+    Affine,
+    BadScan,
+    EnFace,
+    Scan,
+    Spacing,
+    empty_frames_note,
+)
 from fanogan.scans.stack import read_volume, stack_bscans
 from fanogan.scans.tiff import is_stack
 from fanogan.scans.walk import natural_key
@@ -33,6 +41,7 @@ __all__ = [
     "EXTENSIONS",
     "PICTURES",
     "UNKNOWN_SPACING",
+    "Affine",
     "AlphaDropped",
     "BadScan",
     "ConvertedToRGB",

@@ -112,6 +112,8 @@ def _expand(entry: Any) -> Iterator[Found]:
         return _some(path, search(path))
     file, key = split_key(path)
     if file.exists():
+        if file.suffix.lower() == ".img" and is_scan(file.with_suffix(".hdr")):
+            raise BadScan(f"{file} holds the pixels of a NIfTI pair: give its header, the .hdr")
         if not is_scan(file):
             raise BadScan(f"{file} is of no known format: fanogan {_READS}")
         return iter([Found(file, file.stem if extension(file) == ".xml" else file.name, key)])

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from fanogan.scans.dicom import is_part_10
 from fanogan.scans.heidelberg import is_heidelberg
+from fanogan.scans.nifti import is_nifti_header
 from fanogan.scans.series import in_order, part_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _DICOM = (".dcm", ".dicom")
-ALONE = (*PICTURES, ".npy", ".npz", ".nii", ".nii.gz", ".vol", ".e2e")
+ALONE = (*PICTURES, ".npy", ".npz", ".nii", ".nii.gz", ".hdr", ".vol", ".e2e")
 """Files that are never one scan with others beside them."""
 EXTENSIONS = (*ALONE, *_DICOM, ".xml")
 
@@ -55,6 +56,8 @@ def extension(path: Path | str) -> str:
 
 def is_scan(path: Path | str) -> bool:
     """Return whether a file is read: for its extension, or as DICOM, which has any name."""
+    if extension(path) == ".hdr":
+        return is_nifti_header(path)
     return extension(path) in EXTENSIONS or is_dicom(path)
 
 

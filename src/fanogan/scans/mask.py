@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ from numpy.typing import NDArray
 
 from fanogan.scans.arrays import plain_array
 from fanogan.scans.find import split_key
+from fanogan.scans.nifti import laid_over
 from fanogan.scans.notes import ConvertedToRGB, MaskInAlpha, Note, OneBitGrey, SoftMask
 from fanogan.scans.read import format_of, read_scan
 from fanogan.scans.scan import (
+    Affine,
     BadScan,
     Pixels,
     Scan,
@@ -35,6 +38,7 @@ def read_mask(
     path: str | Path,
     labels: Collection[int] | None = None,
     *,
+    image_affine: Affine | EllipsisType | None = ...,
     on_note: Callable[[Note], None] = lambda note: None,
 ) -> NDArray[np.bool_]:
     """Read a ground-truth mask, as `marked` says of its values.
@@ -44,14 +48,17 @@ def read_mask(
     Args:
         path: The file, or 'file.npz:key'.
         labels: The values that count as anomalous; None: all but 0.
+        image_affine: Where its image lies (`Scan.affine`), which a NIfTI is turned by; None where
+            the image is of a format that doesn't say, and pixels are paired as they are stored.
         on_note: Called with what a user should know of how the mask was understood.
 
     Returns:
         (frames, rows, columns) bool; all false in a file of zeros.
 
     Raises:
-        BadScan: As `read_scan` and `marked`; a mask in colours; or one whose alpha channel marks
-            other pixels than its grey values.
+        BadScan: As `read_scan` and `marked`; a mask in colours; one whose alpha channel marks
+            other pixels than its grey values; or a NIfTI without its image's affine, or that isn't
+            on its image's grid.
     """
     scan = read_scan(path, as_stored=True)
     file, _ = split_key(Path(path))
@@ -64,7 +71,14 @@ def read_mask(
     mask, note = marked(values, str(path), labels, is_lossy=kind == "JPEG")
     if note is not None:
         on_note(note)
-    return mask
+    if scan.affine is None or image_affine is None:
+        return mask
+    if isinstance(image_affine, EllipsisType):
+        raise BadScan(
+            f"{path} says how it lies in space, which only its image can be held against: give "
+            "image_affine=read_scan(image).affine"
+        )
+    return laid_over(str(path), mask, scan.affine, image_affine)
 
 
 def marked(

@@ -53,7 +53,7 @@ _READERS: dict[str, Callable[[Path], Scan]] = {
     "E2E": read_e2e,
 }
 _BY_EXTENSION = {
-    **dict.fromkeys((".nii", ".nii.gz"), "NIfTI"),
+    **dict.fromkeys((".nii", ".nii.gz", ".hdr"), "NIfTI"),
     **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
     **{".xml": "Heidelberg XML", ".vol": "vol", ".e2e": "E2E"},
 }

@@ -16,6 +16,8 @@ from fanogan.scans.notes import AlphaDropped, EmptyFrames, GreyStoredAsColour, N
 
 Pixels = NDArray[Any]
 Spacing = tuple[float | None, float | None, float | None]
+Affine = tuple[tuple[float, ...], ...]
+"""Four rows of four: from a place (row, column, frame) to millimetres, as NIfTI defines it."""
 
 MAX_FRAME_PIXELS = 100_000_000
 """Rows times columns of one frame: larger ones are taken for decompression bombs."""
@@ -76,6 +78,7 @@ class Scan:
             (C0, N1, N2, S1 …); None where it wrote none.
         is_retina: True where the file itself says that it is optical coherence tomography of an
             eye: Heidelberg's formats, and DICOM ophthalmic tomography.
+        affine: Where the pixels lie in space, where a NIfTI says.
         highest: The largest value of all that the file or array holds, where that is more images
             than this one and they are integers; it tells how many bits are in use.
         member: The file (empty for arrays) and the place in it of one image among several; None
@@ -94,6 +97,7 @@ class Scan:
     thickness: Mapping[str, float] | None = None
     is_retina: bool = False
     member: tuple[str, int] | None = None
+    affine: Affine | None = None
     highest: int | None = None
 
     @property

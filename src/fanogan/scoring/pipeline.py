@@ -289,6 +289,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         windows=len(totals),
         warnings=() if number else encoded.warnings,
         notes=scan.notes,
+        affine=scan.affine,
         volume=scan if isinstance(scan, FlatVolume) else None,
     )
     if frame.maps is None or frame.x is None or number is None:
