@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fanogan.scans.gather import EXTENSIONS, Found, extension, gather, is_scan
+from fanogan.scans.left_out import LeftOut, is_own
 from fanogan.scans.scan import BadScan
 from fanogan.scans.walk import natural_key, search
 
@@ -125,13 +126,18 @@ def _expand(entry: Any) -> Iterator[Found]:
 def _expand_glob(pattern: str) -> Iterator[Found]:
     """Find what a glob matches; names are relative to its part without wildcards."""
     root = Path(*takewhile(lambda part: not _WILDCARD.search(part), Path(pattern).parts))
-    found, files = list[Found](), list[Found]()
+    found, files, left_out = list[Found](), list[Found](), LeftOut()
     for match in map(Path, glob.glob(pattern, recursive=True)):
+        if is_own(match, root):
+            continue
         relative = match.relative_to(root).as_posix()
         if match.is_dir():
             found += search(match, "" if relative == "." else relative)
         elif is_scan(match):
             files.append(Found(match, relative))
+        else:
+            left_out.add_file(str(match))
+    left_out.say(pattern)
     yield from sorted([*found, *gather(files)], key=lambda item: natural_key(item.relative))
 
 

@@ -8,22 +8,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanogan.scans.gather import ALONE, Found, extension, gather, is_scan
+from fanogan.scans.left_out import DEMO, MARKS, STORE, LeftOut, own_names
+from fanogan.scans.scan import BadScan
 
 
 def search(root: Path, below: str = "") -> Iterator[Found]:
     """Yield the readable files below a folder in natural order, hidden ones left out.
 
-    Links are followed. Only the names in the folders on the way to a file are held in memory.
+    What fanogan wrote itself and formats that it doesn't read are left out, which is logged at the
+    end. Links are followed. Only the names in the folders on the way to a file are held in memory.
 
     Args:
         root: The folder.
         below: Posix path of the folder itself, which the files' begin with.
 
     Raises:
+        BadScan: The folder itself is a Zarr store, or what `fanogan demo` wrote.
         OSError: A folder that cannot be listed.
     """
-    real = os.path.realpath(root)
-    return _below(os.fspath(root), real, f"{below}/" if below else "", _Links(real))
+    if any((root / mark).exists() for mark in DEMO):
+        raise BadScan(f"{root} is a demo's folder: give the folder of scans in it that you mean")
+    if any((root / mark).exists() for mark in STORE):
+        raise BadScan(
+            f"{root} is a Zarr store, and only a model of retinal OCT takes one that fanogan "
+            "prepare made: give a folder of images"
+        )
+    real, left_out = os.path.realpath(root), LeftOut()
+    start = f"{below}/" if below else ""
+    yield from _below(os.fspath(root), real, start, _Links(real), left_out)
+    left_out.say(root)
 
 
 def natural_key(name: str) -> tuple[str, str]:
@@ -63,26 +76,41 @@ def _is_visible_below(real: str, folder: str) -> bool:
     return real.startswith(start) and not hidden
 
 
-def _below(path: str, real: str, start: str, links: _Links) -> Iterator[Found]:
+def _below(path: str, real: str, start: str, links: _Links, left_out: LeftOut) -> Iterator[Found]:
     """Yield the files below a folder; their names begin with `start`."""
-    files, linked = list[str](), list[str]()
+    files, linked, marks = list[str](), list[str](), set[str]()
     folders: dict[str, str] = {}  # name: real path
     with os.scandir(path) as entries:
         for entry in entries:
             name, target = entry.name, os.path.join(real, entry.name)
+            if name in MARKS:
+                marks.add(name)
             if name.startswith(".") or target in links.followed:
                 continue
             if entry.is_symlink():
                 linked.append(name)
             elif entry.is_dir():
                 folders[name] = target
-            elif entry.is_file() and is_scan(entry.path):
-                files.append(name)
+            elif entry.is_file():
+                if is_scan(entry.path):
+                    files.append(name)
+                else:
+                    left_out.add_file(entry.path)
+    if marks & (DEMO | STORE):
+        left_out.add_own(path)
+        return
+    own = own_names(path, marks)
+    for name in filter(own.fullmatch, [*files, *folders]):
+        left_out.add_own(os.path.join(path, name))
+    files = [name for name in files if not own.fullmatch(name)]
+    folders = {name: target for name, target in folders.items() if not own.fullmatch(name)}
     for name in sorted(linked, key=natural_key):
         link = os.path.join(path, name)
         target, is_folder = os.path.realpath(link), os.path.isdir(link)
         is_read = is_folder or (os.path.isfile(link) and is_scan(link))
-        if is_read and links.follow(target, is_folder):
+        if not is_read:
+            left_out.add_file(link)
+        elif links.follow(target, is_folder):
             if is_folder:
                 folders[name] = target
             else:
@@ -100,6 +128,8 @@ def _below(path: str, real: str, start: str, links: _Links) -> Iterator[Found]:
         if isinstance(item, Found):
             yield item
         elif item in folders:
-            yield from _below(os.path.join(path, item), folders[item], f"{start}{item}/", links)
+            yield from _below(
+                os.path.join(path, item), folders[item], f"{start}{item}/", links, left_out
+            )
         else:
             yield Found(Path(path, item), start + item)

@@ -1,0 +1,96 @@
+"""What a search leaves out: what fanogan itself wrote, and formats that it doesn't read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+
+from fanogan.scans.nifti import is_nifti_header
+
+logger = logging.getLogger(__name__)
+
+DEMO, STORE = frozenset({".fanogan-demo"}), frozenset({"zarr.json", ".zgroup", ".zarray"})
+MARKS = DEMO | STORE | {"report.html", "scores.csv", ".unfinished", "config.yaml", "study.json"}
+"""Names in a folder that say what wrote it."""
+
+_UNREAD = re.compile(
+    r"\.(gif|webp|jp2|j2k|jpx|jpf|jpc|jxl|heic|heif|avif|jfif|jpe|dib|pcx|tga|psd|exr|ppm|pgm|pbm|"
+    r"pnm|pfm|dng|cr2|nef|arw|raw|mha|mhd|nrrd|nhdr|mnc|mgh|mgz|nia|hdr|img|svs|ndpi|scn|mrxs|vsi|"
+    r"bif|czi|lif|lsm|nd2|oib|oif|ims|fda|fds|oct|sdb|fits|fit|h5|hdf5|mat|avi|mp4|mov|mkv)(\.gz)?$",
+    re.IGNORECASE,
+)
+"""The extensions of images and volumes that are not read."""
+
+
+class LeftOut:
+    """Counts what one search leaves out, and says it at the end: a few numbers however many."""
+
+    def __init__(self) -> None:
+        """Nothing is left out yet."""
+        self.formats: Counter[str] = Counter()
+        self.own = 0
+        self.first_own = ""
+
+    def add_file(self, path: str) -> None:
+        """Count a file that isn't read, if it is one of an image."""
+        kind = _UNREAD.search(path)
+        if kind and not is_nifti_header(f"{path[: kind.start()]}.hdr"):  # the pixels of a pair
+            self.formats[kind[0].lower()] += 1
+
+    def add_own(self, path: str) -> None:
+        """Count a folder or file that holds no scans, though it looks like some."""
+        self.own += 1
+        self.first_own = self.first_own or path
+
+    def say(self, where: object) -> None:
+        """Log what was left out."""
+        if self.formats:
+            counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.formats.items()))
+            logger.warning("%s: not read, since fanogan doesn't know the format: %s", where, counts)
+        if self.own:
+            such = self.first_own if self.own == 1 else f"{self.own:,} such as {self.first_own}"
+            logger.warning("%s: left out what fanogan wrote, or a Zarr store: %s", where, such)
+
+
+def own_names(folder: str | Path, marks: Collection[str]) -> re.Pattern[str]:
+    """Return what the names in a folder match that hold pictures or arrays which fanogan made.
+
+    Scans that lie beside them, as where a run was written among its scans, are no less scans.
+
+    Args:
+        folder: The folder.
+        marks: Those of `MARKS` that lie in it.
+    """
+    own = ["(?!)"]  # matches nothing
+    if {"report.html", "scores.csv"} <= set(marks) or ".unfinished" in marks:
+        own.append(r"maps|overlays|en_face|pixels\.npz")
+    if "config.yaml" in marks and _begins(folder, "config.yaml", b"fanogan:"):
+        own.append("samples")
+    if "study.json" in marks and _begins(folder, "study.json", b'{\n "data":'):
+        own.append(r"figures|seed\d+")
+    return re.compile("|".join(own))
+
+
+def _begins(folder: str | Path, name: str, start: bytes) -> bool:
+    """Return whether a file begins as fanogan writes it: others have files of these names too."""
+    try:
+        with open(os.path.join(folder, name), "rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
+
+
+def is_own(path: Path, root: Path) -> bool:
+    """Return whether a path below `root` lies where a search of `root` doesn't look."""
+    parts = path.relative_to(root).parts
+    folder = root
+    for part in parts:
+        marks = {mark for mark in MARKS if (folder / mark).exists()}
+        if marks & (DEMO | STORE) or own_names(folder, marks).fullmatch(part):
+            return True
+        folder /= part
+    return False
