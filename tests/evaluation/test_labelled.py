@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import unicodedata
 
 import nibabel
 import numpy as np
@@ -289,6 +290,17 @@ def test_a_name_of_numbers_and_dots_has_a_mask_of_its_own(model, anomalous, mask
     for uid, mask, result in zip(uids, masks, results(model, anomalous), strict=True):
         named = dataclasses.replace(result, name=uid, scan_name=uid, frame=0)
         np.testing.assert_array_equal(mask_of(named), mask > 0)
+
+
+@pytest.mark.parametrize("forms", ["NFC NFD", "NFD NFC", "NFD NFD"])
+def test_a_mask_is_found_in_another_form_of_unicode(model, anomalous, masks, tmp_path, forms):
+    """macOS stores names decomposed, others as they were typed."""
+    image_name, mask_name = (unicodedata.normalize(form, "Müller é") for form in forms.split())
+    Image.fromarray(masks[0]).save(tmp_path / f"{mask_name}.png")
+    mask_of = masks_of(tmp_path, tmp_path, None, model.preprocessing)
+    result = next(iter(results(model, anomalous)))
+    named = dataclasses.replace(result, name=f"{image_name}.tif", scan_name=f"{image_name}.tif")
+    np.testing.assert_array_equal(mask_of(named), masks[0] > 0)
 
 
 def test_masks_of_frames_of_a_volume_and_of_arrays_in_files(

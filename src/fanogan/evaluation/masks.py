@@ -17,6 +17,7 @@ from fanogan.scans import (
     Note,
     Scan,
     ScanSource,
+    composed,
     find_scans,
     is_array_like,
     marked,
@@ -119,8 +120,11 @@ def _masks_by_name(
 
 
 def _without_extension(name: str) -> str:
-    """Return a name without extension and ':key'; what else follows a dot is part of a name."""
-    return _EXTENSION.sub("", name)
+    """Return a name without extension and ':key'; what else follows a dot is part of a name.
+
+    Letters with marks are composed: macOS stores them in two characters, others in one.
+    """
+    return composed(_EXTENSION.sub("", name))
 
 
 def _fitting(mask: np.ndarray, result: Result) -> np.ndarray:

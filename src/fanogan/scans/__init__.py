@@ -1,7 +1,7 @@
 """A scan comes in: files are found, named, grouped by subject, and read, whatever their format."""
 
 from fanogan.scans.arrays import is_array_like
-from fanogan.scans.find import ScanSource, each_scan, find_scans
+from fanogan.scans.find import ScanSource, composed, each_scan, find_scans
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.margins import filled_margins
 from fanogan.scans.mask import marked, read_mask
@@ -61,6 +61,7 @@ __all__ = [
     "UndeclaredFrames",
     "UnevenBScans",
     "Verbatim",
+    "composed",
     "each_scan",
     "empty_frames_note",
     "extension",

@@ -6,6 +6,7 @@ import csv
 import glob
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -194,10 +195,17 @@ def _longer_name(item: Found, extra: int) -> str:
     return replace(item, relative=longer).name
 
 
+def composed(name: str) -> str:
+    """Return a name with each letter and its marks as one character, as macOS doesn't store it."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _subject_rule(groups: str | None) -> Callable[[Found, str], str]:
     """Return the function that names the subject of a file and its name."""
     if groups is None:
-        return lambda item, name: item.relative.split("/")[0] if "/" in item.relative else name
+        return lambda item, name: (
+            composed(item.relative.split("/")[0]) if "/" in item.relative else name
+        )
     if groups.lower().endswith(".csv"):
         return _table_rule(groups)
     return _pattern_rule(groups)
@@ -207,7 +215,7 @@ def _table_rule(table: str) -> Callable[[Found, str], str]:
     subjects = _read_table(table)
 
     def subject(item: Found, name: str) -> str:
-        for candidate in (item.name, item.relative, name):
+        for candidate in map(composed, (item.name, item.relative, name)):
             if candidate in subjects:
                 return subjects[candidate]
         raise BadScan(f"{name} is not listed in {table}: add a row with its path and subject")
@@ -228,7 +236,7 @@ def _read_table(table: str) -> dict[str, str]:
                 if not path or not subject:
                     line = reader.line_num
                     raise BadScan(f"{table} lacks a path or a subject in line {line}: fill it in")
-                path = Path(path.replace("\\", "/")).as_posix()
+                path = composed(Path(path.replace("\\", "/")).as_posix())
                 if subjects.setdefault(path, subject) != subject:
                     raise BadScan(f"{table} gives {path} two subjects: leave one of the rows")
     except OSError as error:
@@ -240,13 +248,13 @@ def _read_table(table: str) -> dict[str, str]:
 
 def _pattern_rule(pattern: str) -> Callable[[Found, str], str]:
     try:
-        compiled = re.compile(pattern)
+        compiled = re.compile(composed(pattern))
     except re.error as error:
         problem = f"groups {pattern!r} is no regular expression ({error})"
         raise BadScan(f"{problem}: correct it") from error
 
     def subject(_: Found, name: str) -> str:
-        match = compiled.search(name)
+        match = compiled.search(composed(name))
         text = match and match[1 if compiled.groups else 0]
         if not text:
             raise BadScan(f"{name} does not match groups {pattern!r}, so its subject is unknown")
