@@ -134,7 +134,7 @@ def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsy
 
     main(["fit", "--resume", str(out)])
     assert f"model: {out}/model" in capsys.readouterr().out
-    assert f"left out what fanogan wrote, or a Zarr store: {out}/samples" in caplog.text
+    assert f"left out, since fanogan wrote it or it is a Zarr store: {out}/samples" in caplog.text
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["stage"] == "gan"]
     assert steps == [10, 20, 30]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fanogan.scans.gather import EXTENSIONS, Found, extension, gather, is_scan
-from fanogan.scans.left_out import LeftOut, is_own
+from fanogan.scans.left_out import DEMO, STORE, LeftOut, own_in
 from fanogan.scans.scan import BadScan
 from fanogan.scans.walk import natural_key, search
 
@@ -111,6 +111,13 @@ def _expand(entry: Any) -> Iterator[Found]:
     text = os.fspath(entry)
     path = Path(text)
     if path.is_dir():
+        if any((path / mark).exists() for mark in DEMO):
+            raise BadScan(f"{path} is a demo's folder: give the folder in it whose scans you mean")
+        if any((path / mark).exists() for mark in STORE):
+            raise BadScan(
+                f"{path} is a Zarr store, and only a model of retinal OCT takes one that fanogan "
+                "prepare made: give a folder of images"
+            )
         return _some(path, search(path))
     file, key = split_key(path)
     if file.exists():
@@ -127,11 +134,13 @@ def _expand(entry: Any) -> Iterator[Found]:
 def _expand_glob(pattern: str) -> Iterator[Found]:
     """Find what a glob matches; names are relative to its part without wildcards."""
     root = Path(*takewhile(lambda part: not _WILDCARD.search(part), Path(pattern).parts))
+    own = cache(own_in)
     found, files, left_out = list[Found](), list[Found](), LeftOut()
     for match in map(Path, glob.glob(pattern, recursive=True)):
-        if is_own(match, root):
-            continue
         relative = match.relative_to(root).as_posix()
+        folders = zip(reversed(relative.split("/")), match.parents, strict=False)
+        if any(own(folder).fullmatch(name) for name, folder in folders):
+            continue
         if match.is_dir():
             found += search(match, "" if relative == "." else relative)
         elif is_scan(match):

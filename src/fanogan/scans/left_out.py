@@ -52,8 +52,11 @@ class LeftOut:
             counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.formats.items()))
             logger.warning("%s: not read, since fanogan doesn't know the format: %s", where, counts)
         if self.own:
-            such = self.first_own if self.own == 1 else f"{self.own:,} such as {self.first_own}"
-            logger.warning("%s: left out what fanogan wrote, or a Zarr store: %s", where, such)
+            more = f" and {self.own - 1:,} more" if self.own > 1 else ""
+            logger.warning(
+                "%s: left out, since fanogan wrote it or it is a Zarr store: %s%s",
+                *(where, self.first_own, more),
+            )
 
 
 def own_names(folder: str | Path, marks: Collection[str]) -> re.Pattern[str]:
@@ -75,6 +78,12 @@ def own_names(folder: str | Path, marks: Collection[str]) -> re.Pattern[str]:
     return re.compile("|".join(own))
 
 
+def own_in(folder: Path) -> re.Pattern[str]:
+    """Return what the names in a folder match where a search of it doesn't look."""
+    marks = {mark for mark in MARKS if (folder / mark).exists()}
+    return re.compile(".*") if marks & (DEMO | STORE) else own_names(folder, marks)
+
+
 def _begins(folder: str | Path, name: str, start: bytes) -> bool:
     """Return whether a file begins as fanogan writes it: others have files of these names too."""
     try:
@@ -82,15 +91,3 @@ def _begins(folder: str | Path, name: str, start: bytes) -> bool:
             return file.read(len(start)) == start
     except OSError:
         return False
-
-
-def is_own(path: Path, root: Path) -> bool:
-    """Return whether a path below `root` lies where a search of `root` doesn't look."""
-    parts = path.relative_to(root).parts
-    folder = root
-    for part in parts:
-        marks = {mark for mark in MARKS if (folder / mark).exists()}
-        if marks & (DEMO | STORE) or own_names(folder, marks).fullmatch(part):
-            return True
-        folder /= part
-    return False

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from fanogan.scans.gather import ALONE, Found, extension, gather, is_scan
 from fanogan.scans.left_out import DEMO, MARKS, STORE, LeftOut, own_names
-from fanogan.scans.scan import BadScan
 
 
 def search(root: Path, below: str = "") -> Iterator[Found]:
@@ -23,16 +22,8 @@ def search(root: Path, below: str = "") -> Iterator[Found]:
         below: Posix path of the folder itself, which the files' begin with.
 
     Raises:
-        BadScan: The folder itself is a Zarr store, or what `fanogan demo` wrote.
         OSError: A folder that cannot be listed.
     """
-    if any((root / mark).exists() for mark in DEMO):
-        raise BadScan(f"{root} is a demo's folder: give the folder of scans in it that you mean")
-    if any((root / mark).exists() for mark in STORE):
-        raise BadScan(
-            f"{root} is a Zarr store, and only a model of retinal OCT takes one that fanogan "
-            "prepare made: give a folder of images"
-        )
     real, left_out = os.path.realpath(root), LeftOut()
     start = f"{below}/" if below else ""
     yield from _below(os.fspath(root), real, start, _Links(real), left_out)
@@ -100,7 +91,7 @@ def _below(path: str, real: str, start: str, links: _Links, left_out: LeftOut) -
         left_out.add_own(path)
         return
     own = own_names(path, marks)
-    for name in filter(own.fullmatch, [*files, *folders]):
+    for name in sorted(filter(own.fullmatch, [*files, *folders])):
         left_out.add_own(os.path.join(path, name))
     files = [name for name in files if not own.fullmatch(name)]
     folders = {name: target for name, target in folders.items() if not own.fullmatch(name)}
