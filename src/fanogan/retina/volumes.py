@@ -119,11 +119,6 @@ def find_volumes(source: Any, groups: str | None = None) -> list[VolumeSource]:
             found += chain.from_iterable(stored_volumes(path) for path in run)
         else:
             files = find_scans(list(run), groups)
-            folders = {file.path.parent for file in files}
-            in_store = {
-                folder for folder in folders if any(map(is_store, (folder, *folder.parents)))
-            }
-            files = [file for file in files if file.path.parent not in in_store]
             found += _pictures_joined(files, by_subject=groups is not None)
     return found
 
