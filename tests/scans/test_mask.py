@@ -70,6 +70,8 @@ def test_the_number_of_a_lesion_or_a_region_loses_nothing(tmp_path: Path) -> Non
     assert read_mask(save(tmp_path / "m.png", numbers)).sum() == 199
     regions = np.array([[0, 2, 1003, 2035], [0, 0, 17, 251]], np.int32)  # FreeSurfer's
     assert read_mask(save(tmp_path / "m.npy", regions)).sum() == 5
+    numbers = np.arange(0, 100_000, 5000, dtype=np.int32).reshape(4, 5)
+    assert read_mask(save(tmp_path / "m.npy", numbers)).sum() == 19
     cityscapes = np.array([[*range(34), 255]], np.uint8).repeat(2, axis=0)
     assert read_mask(save(tmp_path / "c.png", cityscapes)).sum() == 2 * 34
 

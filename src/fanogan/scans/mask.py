@@ -118,7 +118,7 @@ def marked(
     highest = values.max()
     full = 1 if highest <= 1 and not is_whole else 255 if highest <= 255 else 65535
     between = values[(values > full / 4) & (values < 3 * full / 4)]
-    is_grey = highest >= 0.9 * full and len(np.unique(between)) > _MOST_GREY_LABELS
+    is_grey = 0.9 * full <= highest <= full and len(np.unique(between)) > _MOST_GREY_LABELS
     if not is_whole and full > 1 and not is_grey:
         raise BadScan(
             f"{label} holds fractions up to {highest:g}, neither labels nor a soft mask from 0 to "
