@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,18 +110,20 @@ def test_dry_run_needs_no_run_folder(digits, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsys):
-    recipe, out = tmp_path / "long.yaml", tmp_path / "run"
+def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsys, caplog):
+    recipe, out = tmp_path / "long.yaml", tmp_path / "scans" / "run"
     recipe.write_text("base: smoke\ncritic_updates: 60\nencoder_updates: 20\n")
+    scans = shutil.copytree(digits / "train", tmp_path / "scans")  # the run is made among them
     process = subprocess.Popen(
-        [*RUN_MAIN, "fit", digits / "train", "--recipe", recipe, "--out", out],
+        [*RUN_MAIN, "fit", scans, "--recipe", recipe, "--out", out],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     deadline = time.monotonic() + 240
-    while not (out / "checkpoints" / "gan.safetensors").exists():
+    left = "samples/*.png", "checkpoints/gan.safetensors"
+    while not all(any(out.glob(files)) for files in left):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -131,6 +134,7 @@ def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsy
 
     main(["fit", "--resume", str(out)])
     assert f"model: {out}/model" in capsys.readouterr().out
+    assert f"skipped: {out}/samples, which fanogan wrote" in caplog.text
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["stage"] == "gan"]
     assert steps == [10, 20, 30]

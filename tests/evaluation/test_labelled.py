@@ -1,7 +1,9 @@
 import csv
 import dataclasses
 import json
+import unicodedata
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -10,6 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fanogan import FAnoGAN
 from fanogan.calibration import HeldOut
+from fanogan.cli import main
 from fanogan.cli.demo import run_demo
 from fanogan.detectors import untrained
 from fanogan.evaluation import (
@@ -289,6 +292,17 @@ def test_a_name_of_numbers_and_dots_has_a_mask_of_its_own(model, anomalous, mask
         np.testing.assert_array_equal(mask_of(named), mask > 0)
 
 
+@pytest.mark.parametrize("forms", ["NFC NFD", "NFD NFC", "NFD NFD"])
+def test_a_mask_is_found_in_another_form_of_unicode(model, anomalous, masks, tmp_path, forms):
+    """macOS stores names decomposed, others as they were typed."""
+    image_name, mask_name = (unicodedata.normalize(form, "Müller é") for form in forms.split())
+    Image.fromarray(masks[0]).save(tmp_path / f"{mask_name}.png")
+    mask_of = masks_of(tmp_path, tmp_path, None, model.preprocessing)
+    result = next(iter(results(model, anomalous)))
+    named = dataclasses.replace(result, name=f"{image_name}.tif", scan_name=f"{image_name}.tif")
+    np.testing.assert_array_equal(mask_of(named), masks[0] > 0)
+
+
 def test_masks_of_frames_of_a_volume_and_of_arrays_in_files(
     model, normal, anomalous, masks, evaluated, tmp_path
 ):
@@ -304,6 +318,36 @@ def test_masks_of_frames_of_a_volume_and_of_arrays_in_files(
     path = tmp_path / "data.npz"
     found = evaluate(model, normal, f"{path}:ill", tmp_path / "out", masks=f"{path}:masks")
     assert same(found["pixel"], expected["pixel"])
+
+
+def test_labels_of_masks_are_chosen_by_number(model, files, masks, tmp_path, capsys):
+    """Label 1 in one half of the square, 3 in the other, and 2 elsewhere."""
+    for index, path in enumerate(sorted((files / "masks").rglob("*.png"), key=lambda p: p.name)):
+        labels = masks[index].copy()
+        labels[masks[index].nonzero()[0].max(), 4:8] = 3
+        labels[15] = 2
+        Image.fromarray(labels).save(path)
+    sources = ["--normal", str(files / "normal"), "--anomalous", str(files / "ill")]
+    model.save(tmp_path / "model")
+    command = ["evaluate", str(tmp_path / "model"), *sources, "--masks", str(files / "masks")]
+    for more, pixels_marked in (([], 32), (["--mask-labels", "1,3"], 16)):
+        main([*command, "--out", str(tmp_path / "out"), *more])
+        found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert found["pixel"]["prevalence"] == pytest.approx(8 * pixels_marked / (20 * 256))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "labels of the masks that count as anomalous: 1, 3" in page
+    with pytest.raises(SystemExit):
+        main([*command, "--mask-labels", "1;3"])
+    assert "--mask-labels 1;3: give whole numbers such as 1,3" in capsys.readouterr().err
+
+
+def test_soft_masks_are_said_once_and_shown(model, normal, anomalous, masks, tmp_path, caplog):
+    soft = masks * np.linspace(0.1, 0.9, 16)[:, None]
+    found = evaluate(model, normal, anomalous, tmp_path / "out", masks=soft)
+    assert found["pixel"]["prevalence"] == pytest.approx((soft > 0.5).sum() / (20 * 256))
+    said = "soft mask: what is above 0.5 of 1 counts as anomalous (mask of image 00000, and"
+    assert [said in record.message for record in caplog.records] == [True]
+    assert said in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_array_masks_stay_with_their_images_when_some_are_skipped(
@@ -324,6 +368,22 @@ def test_array_masks_stay_with_their_images_when_some_are_skipped(
         of_floats, normals, [images[i] for i in kept], tmp_path / "out", masks=different[kept]
     )
     assert skipping["pixel"] == without["pixel"]
+
+
+def test_a_mirrored_nifti_mask_lies_over_its_image(model, normal, anomalous, masks, tmp_path):
+    """The mask stored from right to left, as its affine says, gives the same pixel figures."""
+    found, flip = [], np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = 15  # row 0 of the mask lies where row 15 of the image does
+    for name, stored, affine in (("as is", masks, np.eye(4)), ("turned", masks[:, ::-1], flip)):
+        for kind in ("ill", "masks"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        volume = nibabel.Nifti1Image(np.moveaxis(anomalous, 0, -1), np.eye(4))
+        nibabel.save(volume, tmp_path / name / "ill" / "v.nii.gz")
+        mask = nibabel.Nifti1Image(np.ascontiguousarray(np.moveaxis(stored, 0, -1)), affine)
+        nibabel.save(mask, tmp_path / name / "masks" / "v.nii.gz")
+        folders = tmp_path / name / "ill", tmp_path / name / "out"
+        found.append(evaluate(model, normal, *folders, masks=tmp_path / name / "masks"))
+    assert found[0]["pixel"] == found[1]["pixel"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from fanogan.data import (
     DuplicateImages,
     FewImages,
     FewSubjects,
+    GreyRangeDoubtful,
     HeldOutDuplicates,
     NoteOfScans,
     VolumesAsImages,
@@ -28,10 +29,12 @@ from fanogan.scans import (
     FirstFrameOnly,
     FirstVolumeOnly,
     GreyStoredAsColour,
+    MaskInAlpha,
     Note,
     OneBitGrey,
     ReflectivityAsShown,
     SlicesByName,
+    SoftMask,
     UndeclaredFrames,
     UnevenBScans,
     UnevenSlices,
@@ -46,6 +49,9 @@ WORDS: dict[Note, str] = {
     GreyStoredAsColour(): "grey stored as RGB, read as grey",
     ConvertedToRGB("palette"): "palette converted to RGB",
     OneBitGrey(): "one bit a pixel, read as 8-bit grey",
+    SoftMask(127.5, 255): "soft mask: what is above 127.5 of 255 counts as anomalous",
+    SoftMask(32767.5, 65535): "soft mask: what is above 32767.5 of 65,535 counts as anomalous",
+    MaskInAlpha(): "the mask is taken from the alpha channel: all else has one colour",
     FirstFrameOnly(3): "first of 3 frames read",
     FirstVolumeOnly(2): "first of 2 volumes read",
     UndeclaredFrames(3, 2): "holds 3 frames and declares 2: the others are left out",
@@ -82,6 +88,10 @@ OF_A_RUN: dict[Note, str] = {
     ),
     SizeUnseen((9, 8), (), (10, 20), (8, 8)): (
         "size 9×8 is outside the training normals (10-20 rows, 8 columns)"
+    ),
+    GreyRangeDoubtful(199, 255): (
+        "more than 8 bits with values up to 199, and 255 was taken for white: if it isn't, convert "
+        "the image to the bits of the training normals"
     ),
     BitDepthUnseen("uint16", ("uint8",)): "bit depth uint16, trained on uint8",
     ChannelsUnseen(1, (3,)): "1 channel, trained on 3",

@@ -198,6 +198,33 @@ def test_one_constant_image_among_others_passes() -> None:
     assert len(read_array(array)) == 5
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        [np.asmatrix(image) for image in STACK],
+        np.ma.array(STACK),
+        np.asfortranarray(STACK),
+        STACK.copy()[:, ::-1, ::-1][:, ::-1, ::-1],
+        np.repeat(STACK, 2, axis=2)[:, :, ::2],
+        STACK.astype(">u2"),
+        np.frombuffer(STACK.tobytes(), np.uint8).reshape(STACK.shape),
+        list(STACK.view(np.recarray)),
+    ],
+)
+def test_subclasses_and_layouts_give_the_same_plain_pixels(array: np.ndarray) -> None:
+    scans = read_array(array)
+    np.testing.assert_array_equal(np.concatenate([scan.pixels for scan in scans]), STACK)
+    assert {type(scan.pixels) for scan in scans} == {np.ndarray}  # a matrix of 3 axes: heap errors
+    assert all(scan.pixels.dtype.isnative for scan in scans)
+
+
+def test_a_masked_array_is_refused_where_something_is_masked() -> None:
+    masked = np.ma.array(STACK, mask=STACK > 250)
+    for source in (masked, [*masked]):
+        with pytest.raises(BadScan, match=r"is masked in places: .*\.filled\(\)"):
+            read_array(source)
+
+
 def test_groups_are_refused_for_arrays() -> None:
     with pytest.raises(BadScan, match="groups"):
         read_array(STACK, groups="(.)")

@@ -88,7 +88,7 @@ def test_objects_are_counted_once_over_folders_and_names_of_any_kind(
         assert len(list(read_scans(source))) == 2
         assert caplog.messages == [f"skipped: {expected}"]
         told: list[BadScan] = []
-        assert len(find_volumes(source, on_passed_over=told.append)) == 2
+        assert len(find_volumes(source, on_left_out=told.append)) == 2
         assert [str(error) for error in told] == [expected]
     assert not [secret for secret in SECRETS if secret in caplog.text]
 

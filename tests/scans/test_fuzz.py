@@ -134,7 +134,7 @@ SAMPLES: dict[str, list[Callable[[], Files]]] = {
         for name in (
             *("MR_small.dcm", "MR_small_RLE.dcm", "MR_small_implicit.dcm", "JPEG2000.dcm"),
             *("MR_small_bigendian.dcm", "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_rle_2frame.dcm"),
-            *("rtdose.dcm", "MR_small_jpeg_ls_lossless.dcm"),
+            *("CT_small.dcm", "MR_small_jpeg_ls_lossless.dcm"),
         )
     ],
     "NIfTI": [

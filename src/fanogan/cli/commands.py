@@ -283,6 +283,7 @@ def evaluate(
     anomalous: Sequence[str],
     out: Path = Path("evaluation"),
     masks: Sequence[str] | None = None,
+    mask_labels: str | None = None,
     beside: Sequence[Path] | None = None,
     alpha: float = 0.05,
     groups: str | None = None,
@@ -300,6 +301,7 @@ def evaluate(
         out: the folder for metrics.json, scores.csv and report.html.
         masks: masks of the anomalous images, in files of the same names, non-zero where anomalous;
             OCT is then evaluated patch by patch.
+        mask_labels: the labels of the masks that are anomalous, such as 1,3; all but 0 otherwise.
         beside: run or model folders of other detectors to compare with.
         alpha: the false-positive rate wanted of the calibrated threshold.
         groups: how subjects are named, as for fit; intervals resample subjects.
@@ -313,6 +315,9 @@ def evaluate(
     with value_errors_as_usage():
         trained = Detector.load(model, device=device).model
         others = [Detector.load(other, device=device).model for other in beside or ()]
+    labels = None if mask_labels is None else _labels(mask_labels)
+    if labels and not masks:
+        raise UsageError("--mask-labels chooses labels of masks: give --masks too")
     files = _count(trained, normal, groups) + _count(trained, anomalous, groups)
     passes = 2 + len(others)
     with console.counting_bar("scoring, trained and untrained", passes * files) as on_result:
@@ -322,6 +327,7 @@ def evaluate(
             list(anomalous),
             out,
             masks=list(masks) if masks else None,
+            mask_labels=labels,
             beside=others,
             alpha=alpha,
             groups=groups,
@@ -367,6 +373,14 @@ def value_errors_as_usage() -> Iterator[None]:
 def _count(model: Model, images: Sequence[str], groups: str | None) -> int:
     """How many files or volumes there are to score."""
     return sum(1 for _ in model.preprocessing.find(list(images), groups))
+
+
+def _labels(text: str) -> list[int]:
+    """Whole numbers with commas between them."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--mask-labels {text}: give whole numbers such as 1,3") from None
 
 
 def _check_alpha(alpha: float) -> None:

@@ -41,11 +41,20 @@ def say(text: str, style: str = "") -> None:
 
 
 class LogHandler(logging.Handler):
-    """Shows log records as plain lines."""
+    """Shows log records as plain lines, each text once: a command searches a folder repeatedly."""
+
+    def __init__(self) -> None:
+        """Nothing has been shown yet."""
+        super().__init__()
+        self.shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record."""
-        say(self.format(record), "yellow")
+        text = self.format(record)
+        if text not in self.shown:
+            if len(self.shown) < 1000:  # an archive may have a line for each file
+                self.shown.add(text)
+            say(text, "yellow")
 
 
 def status(text: str) -> Any:

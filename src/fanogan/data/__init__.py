@@ -11,12 +11,13 @@ from fanogan.data.normals import (
     is_retina,
 )
 from fanogan.data.patches import Patches, seeded
-from fanogan.data.preprocessing import Preprocessing
+from fanogan.data.preprocessing import GreyRangeDoubtful, Preprocessing
 
 __all__ = [
     "DuplicateImages",
     "FewImages",
     "FewSubjects",
+    "GreyRangeDoubtful",
     "HeldOutDuplicates",
     "Normals",
     "NoteOfScans",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from fanogan.evaluation.masks import masks_of
 from fanogan.evaluation.metrics import image_metrics, trivial_scores
 from fanogan.evaluation.pixels import PixelFigures
 from fanogan.evaluation.roc import RocCurve, roc_curve_points
-from fanogan.report import Case, VolumeCase, write_evaluation_report
+from fanogan.report import Case, VolumeCase, describe, write_evaluation_report
 from fanogan.retina import steps_figure
-from fanogan.scans import BadScan, is_array_like
+from fanogan.scans import BadScan, Note, is_array_like
 from fanogan.scoring import (
     COLUMNS,
     VOLUMES_SHOWN,
@@ -44,6 +45,8 @@ from fanogan.scoring import (
 )
 from fanogan.storage import write_whole
 
+log = logging.getLogger(__name__)
+
 
 def evaluate(
     model: Model,
@@ -52,6 +55,7 @@ def evaluate(
     out: str | Path,
     *,
     masks: Any = None,
+    mask_labels: Collection[int] | None = None,
     beside: Sequence[Model] = (),
     alpha: float = 0.05,
     groups: str | None = None,
@@ -70,8 +74,10 @@ def evaluate(
         out: the folder for the results.
         masks: of the anomalous images, non-zero where anomalous: files of the same names where
             those are files, an array or a list where those are arrays. The normals' are empty.
+            Soft masks, of fractions or many grey levels, count above half of their range.
             With masks, what is evaluated of flat volumes are patches, anomalous with at least one
             marked pixel, and B-scans and volumes besides.
+        mask_labels: the values of the masks that are anomalous; None: all but 0.
         beside: other trained models, to be compared with.
         alpha: the false-positive rate of the calibrated threshold.
         groups: how subjects are named; intervals resample them.
@@ -85,7 +91,19 @@ def evaluate(
         BadScan: an image or mask that can't be read, or a mask that is missing or doesn't fit.
         OSError: the folder can't be written.
     """
-    mask_of = masks_of(masks, anomalous, groups, model.preprocessing)
+    remarks: list[str] = []
+    if masks is not None and mask_labels is not None:
+        only = ", ".join(map(str, mask_labels))
+        remarks.append(f"labels of the masks that count as anomalous: {only}")
+    noted: set[Note] = set()
+
+    def on_note(name: str, note: Note) -> None:
+        if note not in noted:  # once for all masks of a kind
+            noted.add(note)
+            remarks.append(f"{describe(note)} (mask of {name}, and others like it)")
+            log.warning(remarks[-1])
+
+    mask_of = masks_of(masks, anomalous, groups, model.preprocessing, mask_labels, on_note)
     with whole_folder(Path(out)) as folder:
         evaluation = _Evaluation(model, alpha, with_pixels=masks is not None)
         skipped: list[BadScan] = []
@@ -115,7 +133,7 @@ def evaluate(
             name = f"{other.detector} ({same + 1})" if same else other.detector
             others[name] = totals(other)
         metrics = evaluation.metrics(without_training, others)
-        evaluation.write(folder, metrics, skip_notes(skipped))
+        evaluation.write(folder, metrics, [*remarks, *skip_notes(skipped)])
     return metrics
 
 
@@ -271,7 +289,7 @@ class _Evaluation:
             "pixel_roc": _as_lists(self.pixels.roc.curve()) if self.pixels else None,
         }
 
-    def write(self, folder: Path, metrics: Mapping[str, Any], skipped: Sequence[str]) -> None:
+    def write(self, folder: Path, metrics: Mapping[str, Any], remarks: Sequence[str]) -> None:
         text = json.dumps(metrics, indent=1, allow_nan=False)
         write_whole(folder / "metrics.json", text.encode())
         if self.pixels:
@@ -295,7 +313,7 @@ class _Evaluation:
             scores=self.column("score"),
             labels=self.labels,
             held_out=self.held_out.scores if self.held_out else np.array([]),
-            warnings=[*skipped, *self.model.provenance["warnings"]],
+            warnings=[*remarks, *self.model.provenance["warnings"]],
         )
 
 

@@ -14,6 +14,7 @@ from fanogan.data import (
     DuplicateImages,
     FewImages,
     FewSubjects,
+    GreyRangeDoubtful,
     HeldOutDuplicates,
     NoteOfScans,
     VolumesAsImages,
@@ -25,10 +26,12 @@ from fanogan.scans import (
     FirstFrameOnly,
     FirstVolumeOnly,
     GreyStoredAsColour,
+    MaskInAlpha,
     Note,
     OneBitGrey,
     ReflectivityAsShown,
     SlicesByName,
+    SoftMask,
     UndeclaredFrames,
     UnevenBScans,
     UnevenSlices,
@@ -54,6 +57,10 @@ def describe(note: Note) -> str:
             return f"{model} converted to RGB"
         case OneBitGrey():
             return "one bit a pixel, read as 8-bit grey"
+        case SoftMask(threshold, full):
+            return f"soft mask: what is above {threshold:g} of {full:,} counts as anomalous"
+        case MaskInAlpha():
+            return "the mask is taken from the alpha channel: all else has one colour"
         case FirstFrameOnly(of):
             return f"first of {of} frames read"
         case FirstVolumeOnly(of):
@@ -109,6 +116,11 @@ def describe(note: Note) -> str:
             )
         case BitDepthUnseen(dtype, seen):
             return f"bit depth {dtype}, trained on {' and '.join(seen)}"
+        case GreyRangeDoubtful(highest, white):
+            return (
+                f"more than 8 bits with values up to {highest:,}, and {white:,} was taken for "
+                "white: if it isn't, convert the image to the bits of the training normals"
+            )
         case ChannelsUnseen(channels, seen):
             return f"{counted(channels, 'channel')}, trained on {' and '.join(map(str, seen))}"
         case SpacingUnseen(axis, spacing, seen):

@@ -31,7 +31,6 @@ from fanogan.scans import (
     ScanSource,
     Spacing,
     extension,
-    log_passed_over,
     note_to_json,
 )
 from fanogan.storage import LOCK, exclusive, write_whole
@@ -86,7 +85,7 @@ def prepare(
     """
     out = Path(out)
     report = on_volume or (lambda name, volume: None)
-    sources = find_volumes(source, groups, log_passed_over())
+    sources = find_volumes(source, groups)
     space = space or FlatSpace()
     made_with = {"space": asdict(space), "spacing": None if spacing is None else list(spacing)}
     if not is_store(out):
@@ -229,6 +228,7 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str) -> None:
                 "notes": [note_to_json(note) for note in volume.notes],
                 "thickness": None if volume.thickness is None else dict(volume.thickness),
                 "is_retina": volume.is_retina,
+                "affine": volume.affine,
                 "en_face": None
                 if en_face is None
                 else {"spacing": en_face.spacing, "grid_centre": en_face.grid_centre},

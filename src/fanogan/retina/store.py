@@ -116,6 +116,7 @@ class StoredVolume:
             raise BadScan(f"{self.path} ({self.name}): {error}; update it") from error
         between, row, column = known["spacing"]
         pixels: Any = arrays["bscans"]
+        affine = known.get("affine")  # stores prepared before don't tell
         return Scan(
             pixels,
             self.name,
@@ -123,6 +124,7 @@ class StoredVolume:
             (between, row, column),
             is_volume=True,
             notes=notes,
+            affine=None if affine is None else tuple(map(tuple, affine)),
             en_face=en_face,
             **{key: known[key] for key in ("eye", "device", "thickness", "is_retina")},
         )

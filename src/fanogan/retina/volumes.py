@@ -32,7 +32,6 @@ from fanogan.scans import (
     is_array_like,
     is_dicom,
     is_stack,
-    log_passed_over,
     natural_key,
     read_scan,
     silence_decoders,
@@ -74,7 +73,7 @@ def read_volumes(
     Raises:
         BadScan: Nothing found; a bad volume, unless `skip_bad`; or nothing but bad ones.
     """
-    found = find_volumes(source, groups, log_passed_over(on_bad))
+    found = find_volumes(source, groups, on_bad)
     sources = [volume for volume in found if volume.name not in done]
     flat = straightened(sources, space, spacing)
     good = good_ones(flat, skip_bad, on_bad, noun="volumes", before=len(done))
@@ -82,7 +81,7 @@ def read_volumes(
 
 
 def find_volumes(
-    source: Any, groups: str | None = None, on_passed_over: Callable[[BadScan], None] | None = None
+    source: Any, groups: str | None = None, on_left_out: Callable[[BadScan], None] | None = None
 ) -> list[VolumeSource]:
     """Find the volumes to read, name them, and say whose they are.
 
@@ -94,7 +93,7 @@ def find_volumes(
         source: A folder, file or glob as for `find_scans`, a store that `prepare` made, a
             `Scan`, a `FlatVolume`, or a list of any of these.
         groups: As for `find_scans`; of files only.
-        on_passed_over: As for `find_scans`.
+        on_left_out: As for `find_scans`.
 
     Returns:
         The volumes in the order given; pictures are the parts of a `ScanSource` whose path is
@@ -124,12 +123,7 @@ def find_volumes(
         elif what == "store":
             found += chain.from_iterable(stored_volumes(path) for path in run)
         else:
-            files = find_scans(list(run), groups, on_passed_over)
-            folders = {file.path.parent for file in files}
-            in_store = {
-                folder for folder in folders if any(map(is_store, (folder, *folder.parents)))
-            }
-            files = [file for file in files if file.path.parent not in in_store]
+            files = find_scans(list(run), groups, on_left_out)
             found += _pictures_joined(files, by_subject=groups is not None)
     return found
 

@@ -7,6 +7,7 @@ import glob
 import logging
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
-from fanogan.amounts import counted
 from fanogan.scans.gather import EXTENSIONS, Found, extension, gather, is_scan
+from fanogan.scans.left_out import DEMO, STORE, LeftOut, own_in
 from fanogan.scans.scan import BadScan
 from fanogan.scans.walk import natural_key, search
 
@@ -46,7 +47,7 @@ class ScanSource:
 
 
 def find_scans(
-    source: Any, groups: str | None = None, on_passed_over: Callable[[BadScan], None] | None = None
+    source: Any, groups: str | None = None, on_left_out: Callable[[BadScan], None] | None = None
 ) -> list[ScanSource]:
     """Find the files to read, name them, and say whose they are.
 
@@ -62,8 +63,9 @@ def find_scans(
             itself where there is none. A path ending in '.csv': a table with the columns `path`
             (relative to the searched folder) and `subject`. Anything else: a regular expression
             that is searched in the name, and whose first group, or whole match, is the subject.
-        on_passed_over: Called at the end of the search with a sentence on the files that hold no
-            image, if there were any.
+        on_left_out: Called at the end of the search with each sentence on what it left out: files
+            without an image, formats that aren't read, what fanogan itself wrote. They are logged
+            too.
 
     Returns:
         The sources in natural order (2 before 10) within each entry of a list, the entries in
@@ -72,61 +74,43 @@ def find_scans(
     Raises:
         BadScan: Nothing there, nothing of a known format, or a file without a subject.
     """
-    return list(each_scan(source, groups, on_passed_over))
+    return list(each_scan(source, groups, on_left_out))
 
 
 def each_scan(
-    source: Any, groups: str | None = None, on_passed_over: Callable[[BadScan], None] | None = None
+    source: Any, groups: str | None = None, on_left_out: Callable[[BadScan], None] | None = None
 ) -> Iterator[ScanSource]:
     """Yield what `find_scans` lists; those of a single folder as the search comes to them.
 
     Arguments and errors are those of `find_scans`; an error further into a folder is raised there.
     """
-    found = _each_scan(source, groups, on_passed_over)
+    found = _each_scan(source, groups, on_left_out)
     return chain([next(found)], found)
 
 
-def log_passed_over(
-    on_bad: Callable[[BadScan], None] | None = None,
-) -> Callable[[BadScan], None]:
-    """Return an `on_passed_over` that warns in the log, and then calls `on_bad`."""
-
-    def tell(passed_over: BadScan) -> None:
-        logger.warning("skipped: %s", passed_over)
-        if on_bad is not None:
-            on_bad(passed_over)
-
-    return tell
-
-
 def _each_scan(
-    source: Any, groups: str | None, on_passed_over: Callable[[BadScan], None] | None
+    source: Any, groups: str | None, on_left_out: Callable[[BadScan], None] | None
 ) -> Iterator[ScanSource]:
     entries = source if isinstance(source, list | tuple) else [source]
     if not entries:
         raise BadScan(f"no images in an empty list: give folders, files or globs ({_READS})")
     is_folder = isinstance(entries[0], str | os.PathLike) and os.path.isdir(entries[0])
     subject = _subject_rule(groups)
-    passed_over = Counter[str]()
+    left_out = LeftOut()
     try:
         if len(entries) == 1 and is_folder:
-            named = _named_in_folder(_expand(entries[0], passed_over))
+            named = _named_in_folder(_expand(entries[0], left_out))
         else:
-            named = _named_in_list(
-                item for entry in entries for item in _expand(entry, passed_over)
-            )
+            named = _named_in_list(item for entry in entries for item in _expand(entry, left_out))
         for item, name in named:
             yield ScanSource(item.path, name, subject(item, name), item.key, item.parts)
     except OSError as error:
         problem = f"{error.filename} cannot be searched ({error.strerror})"
         raise BadScan(f"{problem}: check its permissions") from error
-    if passed_over and on_passed_over is not None:
-        on_passed_over(BadScan(_without_image(passed_over)))
-
-
-def _without_image(passed_over: Counter[str]) -> str:
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(passed_over.items()))
-    return f"{counted(passed_over.total(), 'file')} without an image ({kinds})"
+    for sentence in left_out.sentences():
+        logger.warning("skipped: %s", sentence)
+        if on_left_out is not None:
+            on_left_out(BadScan(sentence))
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:
@@ -137,7 +121,7 @@ def split_key(path: Path) -> tuple[Path, str | None]:
     return Path(match[1]), match[2]
 
 
-def _expand(entry: Any, passed_over: Counter[str]) -> Iterator[Found]:
+def _expand(entry: Any, left_out: LeftOut) -> Iterator[Found]:
     """Find the files of one folder, file or glob; count those that hold no image."""
     if not isinstance(entry, str | os.PathLike):
         kind = type(entry).__name__
@@ -145,38 +129,52 @@ def _expand(entry: Any, passed_over: Counter[str]) -> Iterator[Found]:
     text = os.fspath(entry)
     path = Path(text)
     if path.is_dir():
-        return _some(path, search(path, passed_over), passed_over)
+        if any((path / mark).exists() for mark in DEMO):
+            raise BadScan(f"{path} is a demo's folder: give the folder in it whose scans you mean")
+        if any((path / mark).exists() for mark in STORE):
+            raise BadScan(
+                f"{path} is a Zarr store, and only a model of retinal OCT takes one that fanogan "
+                "prepare made: give a folder of images"
+            )
+        return _some(path, search(path, left_out), left_out)
     file, key = split_key(path)
     if file.exists():
+        if file.suffix.lower() == ".img" and is_scan(file.with_suffix(".hdr")):
+            raise BadScan(f"{file} holds the pixels of a NIfTI pair: give its header, the .hdr")
         if not is_scan(file):
             raise BadScan(f"{file} is of no known format: fanogan {_READS}")
         return iter([Found(file, file.stem if extension(file) == ".xml" else file.name, key)])
     if _WILDCARD.search(text):
-        return _some(path, _expand_glob(text, passed_over), passed_over)
+        return _some(path, _expand_glob(text, left_out), left_out)
     raise BadScan(f"{text} does not exist: check the spelling of the path")
 
 
-def _expand_glob(pattern: str, passed_over: Counter[str]) -> Iterator[Found]:
+def _expand_glob(pattern: str, left_out: LeftOut) -> Iterator[Found]:
     """Find what a glob matches; names are relative to its part without wildcards."""
     root = Path(*takewhile(lambda part: not _WILDCARD.search(part), Path(pattern).parts))
+    own = cache(own_in)
     found, files = list[Found](), list[Found]()
     for match in map(Path, glob.glob(pattern, recursive=True)):
         relative = match.relative_to(root).as_posix()
+        folders = zip(reversed(relative.split("/")), match.parents, strict=False)
+        if any(own(folder).fullmatch(name) for name, folder in folders):
+            continue
         if match.is_dir():
-            found += search(match, passed_over, "" if relative == "." else relative)
+            found += search(match, left_out, "" if relative == "." else relative)
         elif is_scan(match):
             files.append(Found(match, relative))
-    yield from sorted(
-        [*found, *gather(files, passed_over)], key=lambda item: natural_key(item.relative)
-    )
+        else:
+            left_out.add_file(str(match))
+    found += gather(files, left_out)
+    yield from sorted(found, key=lambda item: natural_key(item.relative))
 
 
-def _some(where: Path, found: Iterator[Found], passed_over: Counter[str]) -> Iterator[Found]:
+def _some(where: Path, found: Iterator[Found], left_out: LeftOut) -> Iterator[Found]:
     """Return the files found, or raise BadScan where there are none."""
     first = next(found, None)
     if first is None:
-        only = f" but {_without_image(passed_over)}" if passed_over else ""
-        raise BadScan(f"no images in {where}{only}: fanogan {_READS}")
+        only = " and ".join(left_out.sentences())
+        raise BadScan(f"no images in {where}{only and f' but {only}'}: fanogan {_READS}")
     return chain([first], found)
 
 
@@ -225,10 +223,17 @@ def _longer_name(item: Found, extra: int) -> str:
     return replace(item, relative=longer).name
 
 
+def composed(name: str) -> str:
+    """Return a name with each letter and its marks as one character, as macOS doesn't store it."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _subject_rule(groups: str | None) -> Callable[[Found, str], str]:
     """Return the function that names the subject of a file and its name."""
     if groups is None:
-        return lambda item, name: item.relative.split("/")[0] if "/" in item.relative else name
+        return lambda item, name: (
+            composed(item.relative.split("/")[0]) if "/" in item.relative else name
+        )
     if groups.lower().endswith(".csv"):
         return _table_rule(groups)
     return _pattern_rule(groups)
@@ -238,7 +243,7 @@ def _table_rule(table: str) -> Callable[[Found, str], str]:
     subjects = _read_table(table)
 
     def subject(item: Found, name: str) -> str:
-        for candidate in (item.name, item.relative, name):
+        for candidate in map(composed, (item.name, item.relative, name)):
             if candidate in subjects:
                 return subjects[candidate]
         raise BadScan(f"{name} is not listed in {table}: add a row with its path and subject")
@@ -259,7 +264,7 @@ def _read_table(table: str) -> dict[str, str]:
                 if not path or not subject:
                     line = reader.line_num
                     raise BadScan(f"{table} lacks a path or a subject in line {line}: fill it in")
-                path = Path(path.replace("\\", "/")).as_posix()
+                path = composed(Path(path.replace("\\", "/")).as_posix())
                 if subjects.setdefault(path, subject) != subject:
                     raise BadScan(f"{table} gives {path} two subjects: leave one of the rows")
     except OSError as error:
@@ -271,13 +276,13 @@ def _read_table(table: str) -> dict[str, str]:
 
 def _pattern_rule(pattern: str) -> Callable[[Found, str], str]:
     try:
-        compiled = re.compile(pattern)
+        compiled = re.compile(composed(pattern))
     except re.error as error:
         problem = f"groups {pattern!r} is no regular expression ({error})"
         raise BadScan(f"{problem}: correct it") from error
 
     def subject(_: Found, name: str) -> str:
-        match = compiled.search(name)
+        match = compiled.search(composed(name))
         text = match and match[1 if compiled.groups else 0]
         if not text:
             raise BadScan(f"{name} does not match groups {pattern!r}, so its subject is unknown")

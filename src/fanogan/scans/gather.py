@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fanogan.scans.dicom import is_part_10
 from fanogan.scans.heidelberg import is_heidelberg
+from fanogan.scans.left_out import LeftOut
+from fanogan.scans.nifti import is_nifti_header
 from fanogan.scans.series import part_of, volumes_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _DICOM = (".dcm", ".dicom")
-ALONE = (*PICTURES, ".npy", ".npz", ".nii", ".nii.gz", ".vol", ".e2e")
+ALONE = (*PICTURES, ".npy", ".npz", ".nii", ".nii.gz", ".hdr", ".vol", ".e2e")
 """Files that are never one scan with others beside them."""
 EXTENSIONS = (*ALONE, *_DICOM, ".xml")
 
@@ -55,6 +57,8 @@ def extension(path: Path | str) -> str:
 
 def is_scan(path: Path | str) -> bool:
     """Return whether a file is read: for its extension, or as DICOM, which has any name."""
+    if extension(path) == ".hdr":
+        return is_nifti_header(path)
     return extension(path) in EXTENSIONS or is_dicom(path)
 
 
@@ -73,12 +77,12 @@ def is_dicom(path: Path | str) -> bool:
         return False
 
 
-def gather(found: Iterable[Found], passed_over: Counter[str]) -> list[Found]:
+def gather(found: Iterable[Found], left_out: LeftOut) -> list[Found]:
     """Join the files that make one scan together, folder by folder.
 
     Args:
         found: The files.
-        passed_over: Counts by kind the files that hold no image; added to.
+        left_out: Takes up the files that hold no image.
 
     Returns:
         Heidelberg exports without the pictures beside them, DICOM series as one entry each, all
@@ -87,28 +91,28 @@ def gather(found: Iterable[Found], passed_over: Counter[str]) -> list[Found]:
     folders: dict[Path, list[Found]] = defaultdict(list)
     for item in found:
         folders[item.path.parent].append(item)
-    return [item for items in folders.values() for item in _series(_exports(items), passed_over)]
+    return [item for items in folders.values() for item in _series(_exports(items), left_out)]
 
 
 def _exports(items: list[Found]) -> list[Found]:
     """Leave out a folder's pictures where they belong to a Heidelberg export beside them."""
     documents = [item for item in items if extension(item.path) == ".xml"]
     exports = [item for item in documents if is_heidelberg(item.path)]
-    left_out = (".xml", *PICTURES) if exports else (".xml",)
-    rest = [item for item in items if extension(item.path) not in left_out]
+    belongs = (".xml", *PICTURES) if exports else (".xml",)
+    rest = [item for item in items if extension(item.path) not in belongs]
     if len(exports) == 1:
         return [exports[0].named_by_folder(), *rest]
     return [replace(item, relative=item.relative[: -len(".xml")]) for item in exports] + rest
 
 
-def _series(items: list[Found], passed_over: Counter[str]) -> list[Found]:
+def _series(items: list[Found], left_out: LeftOut) -> list[Found]:
     """Join the single-frame DICOM files of each series in a folder; leave out what is no image.
 
     Photographs beside tomography belong to it, as a Heidelberg export's localizer does.
     """
     parts_of = {item.path: part_of(item.path) for item in items if is_dicom(item.path)}
     without = {path: part.without_image for path, part in parts_of.items() if part.without_image}
-    passed_over.update(f"DICOM {kind}" for kind in without.values())
+    left_out.without_image.update(f"DICOM {kind}" for kind in without.values())
     items = [item for item in items if item.path not in without]
     if any(part.modality == "OPT" for part in parts_of.values()):
         photographs = {path for path, part in parts_of.items() if part.modality == "OP"}

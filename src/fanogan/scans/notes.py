@@ -35,6 +35,19 @@ class OneBitGrey(Note):
 
 
 @dataclass(frozen=True)
+class SoftMask(Note):
+    """A mask has no labels but a soft edge: what is above a threshold was taken as marked."""
+
+    threshold: float
+    full: int
+
+
+@dataclass(frozen=True)
+class MaskInAlpha(Note):
+    """A mask was taken from the alpha channel of a picture of one colour."""
+
+
+@dataclass(frozen=True)
 class FirstFrameOnly(Note):
     """Only the first of several frames was read."""
 

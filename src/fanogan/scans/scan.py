@@ -16,6 +16,8 @@ from fanogan.scans.notes import AlphaDropped, EmptyFrames, GreyStoredAsColour, N
 
 Pixels = NDArray[Any]
 Spacing = tuple[float | None, float | None, float | None]
+Affine = tuple[tuple[float, ...], ...]
+"""Four rows of four: from a place (row, column, frame) to millimetres, as NIfTI defines it."""
 
 MAX_FRAME_PIXELS = 100_000_000
 """Rows times columns of one frame: larger ones are taken for decompression bombs."""
@@ -79,6 +81,9 @@ class Scan:
             (C0, N1, N2, S1 …); None where it wrote none.
         is_retina: True where the file itself says that it is optical coherence tomography of an
             eye: Heidelberg's formats, and DICOM ophthalmic tomography.
+        affine: Where the pixels lie in space, where a NIfTI says.
+        highest: The largest value of all that the file or array holds, where that is more images
+            than this one and they are integers; it tells how many bits are in use.
         member: The file (empty for arrays) and the place in it of one image among several; None
             where the scan is all that the file holds.
     """
@@ -95,6 +100,8 @@ class Scan:
     thickness: Mapping[str, float] | None = None
     is_retina: bool = False
     member: tuple[str, int] | None = None
+    affine: Affine | None = None
+    highest: int | None = None
 
     @property
     def channels(self) -> int:
@@ -278,6 +285,13 @@ def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels,
     return kept, (AlphaDropped(),) if count in (2, 4) else ()
 
 
+def check(scan: Scan, label: str) -> None:
+    """Raise BadScan where what a reader returned has no pixels or no plain numbers."""
+    frames, rows, columns = scan.pixels.shape[:3]
+    check_size(label, rows, columns, frames)
+    check_dtype(label, scan.pixels.dtype)
+
+
 def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bool = False) -> Scan:
     """Name what a reader returned, and check it; `label` is what messages call it.
 
@@ -288,9 +302,7 @@ def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bo
         BadScan: No pixels, no plain numbers, NaN or infinity, or one value everywhere unless
             `may_be_constant`, as in a mask.
     """
-    frames, rows, columns = scan.pixels.shape[:3]
-    check_size(label, rows, columns, frames)
-    check_dtype(label, scan.pixels.dtype)
+    check(scan, label)
     pixels, notes = drop_alpha(label, scan.pixels)
     pixels = convert(pixels, *(wide_range(pixels) or (0, 0)))
     check_finite(label, pixels)

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fanogan.amounts import counted
+from fanogan.report import describe
 from fanogan.retina import FlatVolume
 from fanogan.scans import BadScan, Scan
 from fanogan.scoring.model import Model
@@ -36,6 +38,14 @@ LARGEST_BLOCK = 32 << 20
 def score(model: Model, images: Any, **reading: Any) -> Scores:
     """Return the anomaly scores of images, each exactly once (Eq. 4); arguments as ``results``."""
     found = [r.without_arrays() for r in results(model, images, **reading) if r.unit == "image"]
+    if unlike := [result for result in found if result.warnings]:
+        log.warning(
+            "unlike the training normals: %s of %s, such as %s: %s",
+            f"{len(unlike):,}",
+            counted(len(found), "image"),
+            unlike[0].name,
+            "; ".join(map(describe, unlike[0].warnings)),
+        )
     columns = np.array([(r.total, r.image, r.feature) for r in found]).reshape(-1, 3).T
     return Scores(tuple(r.name for r in found), tuple(r.group for r in found), *columns)
 
@@ -117,8 +127,8 @@ def encode(
             first_error = first_error or error
             continue
         good += 1
-        warnings = model.profile.warnings(scan, preprocessing.grey_values(pixels))
-        yield Encoded(scan, pixels, usable, tuple(warnings))
+        unlike = model.profile.warnings(scan, preprocessing.grey_values(pixels))
+        yield Encoded(scan, pixels, usable, (*preprocessing.doubts(scan), *unlike))
     if first_error is not None and not good:
         raise BadScan(f"none of the images could be scored; the first: {first_error}")
 
@@ -279,6 +289,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         windows=len(totals),
         warnings=() if number else encoded.warnings,
         notes=scan.notes,
+        affine=scan.affine,
         volume=scan if isinstance(scan, FlatVolume) else None,
     )
     if frame.maps is None or frame.x is None or number is None:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from fanogan.retina import FlatVolume
-from fanogan.scans import Note, Scan
+from fanogan.scans import Affine, Note, Scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Result:
     residual: np.ndarray | None = None  # (H, W) float32, |x − x̂| in [0, 2] (Eq. 5)
     reconstruction: np.ndarray | None = None  # (H, W) or (H, W, C) float32 in [−1, 1]
     picture: np.ndarray | None = None  # likewise, the image as the networks' grey scale has it
+    affine: Affine | None = None  # where the image lies in space, where its file says
     # Of retinal OCT, where maps are NaN beyond the flat area:
     volume: FlatVolume | None = None
     patches: np.ndarray | None = None  # (windows, 5): row, column, total, A_R, A_D
