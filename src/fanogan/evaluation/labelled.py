@@ -44,6 +44,8 @@ from fanogan.scoring import (
 )
 from fanogan.storage import write_whole
 
+WRITES = ("metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html")
+
 
 def evaluate(
     model: Model,
@@ -86,7 +88,7 @@ def evaluate(
         OSError: the folder can't be written.
     """
     mask_of = masks_of(masks, anomalous, groups, model.preprocessing)
-    with whole_folder(Path(out)) as folder:
+    with whole_folder(Path(out), WRITES) as folder:
         evaluation = _Evaluation(model, alpha, with_pixels=masks is not None)
         skipped: list[BadScan] = []
         for label, source in enumerate((normal, anomalous)):

@@ -1,7 +1,7 @@
 """A scan comes in: files are found, named, grouped by subject, and read, whatever their format."""
 
 from fanogan.scans.arrays import is_array_like
-from fanogan.scans.find import ScanSource, each_scan, find_scans
+from fanogan.scans.find import ScanSource, each_scan, find_scans, identity
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.margins import filled_margins
 from fanogan.scans.notes import (
@@ -53,6 +53,7 @@ __all__ = [
     "filled_margins",
     "find_scans",
     "good_ones",
+    "identity",
     "is_array_like",
     "is_dicom",
     "is_stack",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,18 +109,18 @@ def image_files(result: Result, scale: float) -> Files:
     yield f"overlays/{place}.png", _png(coloured)
 
 
-def write_files(folder: Path, files: Files) -> list[str]:
-    """Write files below a folder; returns their places there.
+def write_files(folder: Path, files: Files) -> dict[str, str]:
+    """Write files below a folder; returns their places there, and the SHA-256 of each.
 
     They are neither synced nor renamed one by one, which would take longer than making them:
     whoever goes on in this folder looks at each, and syncs all before they are moved elsewhere.
     """
-    written = []
+    written = {}
     for place, data in files:
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-        written.append(place)
+        written[place] = hashlib.sha256(data).hexdigest()
     return written
 
 
