@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -98,6 +99,19 @@ def same(one, other):
 
 def row_of(evaluation, name):
     return next(row for row in evaluation["rows"] if row["name"] == name)
+
+
+def test_an_evaluation_takes_the_place_of_the_one_before(
+    model, normal, anomalous, masks, evaluated, tmp_path
+):
+    shutil.copytree(evaluated[1], tmp_path / "out")
+    assert (tmp_path / "out" / "pixels.npz").exists()
+    (tmp_path / "out" / "notes.txt").write_text("my own")
+    evaluate(model, normal, anomalous, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("metrics.json", "rows.csv", "scores.csv", "report.html", "notes.txt"),
+        ".fanogan-results",
+    }
 
 
 # --- the rows ---------------------------------------------------------------------------------

@@ -78,11 +78,26 @@ def test_files_are_known_again_by_their_content(eyes: list[Scan], tmp_path: Path
     prepare(folder, tmp_path / "a.zarr")
     shutil.copytree(folder, tmp_path / "copy")
     assert prepare(tmp_path / "copy", tmp_path / "a.zarr").kept == 1
-    np.save(folder / "eye.npy", eyes[1].pixels)
-    with pytest.raises(BadScan, match=r"a\.zarr holds a volume eye\.npy already, of other files"):
-        prepare(folder, tmp_path / "a.zarr")
-    with pytest.raises(BadScan, match="or of another subject"):
-        prepare(tmp_path / "copy", tmp_path / "a.zarr", groups="e.e")
+
+
+def test_what_changed_is_made_anew_and_what_is_gone_goes(
+    eyes: list[Scan], store: Path, tmp_path: Path
+) -> None:
+    (store / "steps.png").write_bytes(b"of the first volume")
+    other = replace(eyes[1], name=eyes[0].name)
+    assert prepare([other, eyes[1]], store).kept == 1
+    prepare([other, eyes[1]], tmp_path / "fresh.zarr")
+    for volume, expected in zip(
+        read_store(store), read_store(tmp_path / "fresh.zarr"), strict=True
+    ):
+        assert volume.name == expected.name
+        assert_equal(volume, expected)
+    assert not (store / "steps.png").exists()
+    summary = prepare(replace(eyes[1], group="another person"), store)
+    assert (summary.volumes, summary.kept, summary.removed) == (1, 0, 1)
+    assert [(v.name, v.group) for v in read_store(store)] == [(eyes[1].name, "another person")]
+    with pytest.raises(BadScan, match="can't be prepared into itself"):
+        prepare(store, store)
 
 
 @pytest.mark.parametrize(

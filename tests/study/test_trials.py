@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 
@@ -214,6 +215,28 @@ def test_a_finished_study_does_nothing_again(digits, out):
     run_study(digits, out, recipe=RECIPE, seeds=1, on_state=lambda *state: states.append(state))
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert {state.split()[0] for _, _, state in states} == {"AUC"}
+
+
+@pytest.mark.parametrize("part", ["train", "anomalous", "masks"])
+def test_a_study_whose_images_changed_is_not_resumed(digits, tmp_path, part):
+    data, out = shutil.copytree(digits, tmp_path / "data"), tmp_path / "out"
+    states = []
+
+    def stop(*state):
+        states.append(state)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(data, out, recipe=RECIPE, seeds=1, systems=["pca"], on_state=stop)
+    image = next((data / part).iterdir())
+    saved, times = image.read_bytes(), image.stat()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(image)
+    with pytest.raises(BadStudy, match=f"the images in {part} have changed since"):
+        run_study(data, out, recipe=RECIPE, seeds=1, systems=["pca"], on_state=stop)
+    image.write_bytes(saved)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(data, out, recipe=RECIPE, seeds=1, systems=["pca"], on_state=stop)
 
 
 def test_two_studies_at_a_time_are_refused(digits, tmp_path):

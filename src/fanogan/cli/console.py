@@ -218,6 +218,9 @@ def say_prepared(summary: Summary, out: Path) -> None:
     )
     if summary.kept:
         say(f"{summary.kept:,} of them were prepared before")
+    if summary.removed:
+        gone = counted(summary.removed, "volume")
+        say(f"{gone} removed from the store, not among these scans any more", "yellow")
     if summary.failed:
         say(f"{len(summary.failed):,} left out: {out}/failed.csv", "yellow")
     say(f"{out} · {out}/steps.png")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,8 @@ from fanogan.data import Normals, is_retina, seeded
 from fanogan.errors import FanoganError
 from fanogan.evaluation import masks_of
 from fanogan.recipes import Recipe
-from fanogan.retina import FlatSpace, is_store, prepare
+from fanogan.retina import FlatSpace, is_store, prepare, stored_volumes
+from fanogan.scans import each_scan
 from fanogan.scoring import (
     BATCH,
     Encoded,
@@ -76,6 +79,17 @@ class StudyData:
                 "truth is known, each a folder or a prepared store such as train.zarr"
             )
         return cls(parts["train"], parts["normal"], parts["anomalous"], parts.get("masks"))
+
+    def identities(self) -> dict[str, str]:
+        """Return digests of names, sizes and times of change of the images of each part."""
+        found = {}
+        for part, path in dataclasses.asdict(self).items():
+            if path is not None:
+                digest = hashlib.sha256()
+                for source in stored_volumes(path) if is_store(path) else each_scan(path):
+                    digest.update(os.fsencode(source.name) + source.identity.encode())
+                found[part] = digest.hexdigest()
+        return found
 
     def flattened(self, recipe: Recipe, folder: Path) -> StudyData:
         """Return the same with volumes of the retina flattened, once, in stores in ``folder``.

@@ -89,7 +89,8 @@ def run_study(
         wanted |= {name: SYSTEMS[name] for name in system.needs}
     folder, loaded = Path(out), load_recipe(recipe)
     source = StudyData.find(Path(data))
-    _begin(folder, {"data": str(Path(data).resolve()), "recipe": loaded.to_dict()})
+    settings = {"data": str(Path(data).resolve()), "recipe": loaded.to_dict()}
+    _begin(folder, settings | {"images": source.identities()})
     source = source.flattened(loaded, folder / "prepared")
     stop = StopRequest()
 
@@ -154,6 +155,13 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
         fields = [key for key in recipe if recipe[key] != before[key]]
         differing = ["data"] if settings["data"] != begun["data"] else []
         differing += [f"recipe ({', '.join(fields)})"] if fields else []
+        images, known = settings["images"], begun.get("images") or settings["images"]
+        changed = [part for part in {**known, **images} if known.get(part) != images.get(part)]
+        if changed and not differing:
+            raise BadStudy(
+                f"{folder}: the images in {' and '.join(changed)} have changed since this study "
+                "was begun; put them back as they were, or give --out another folder"
+            )
         if differing:
             raise BadStudy(
                 f"{folder}: holds a study that was begun with other {' and '.join(differing)}; "
