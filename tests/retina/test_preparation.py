@@ -247,6 +247,25 @@ def test_the_command_says_what_it_found(scans: Path, capsys: pytest.CaptureFixtu
     assert "prepared before" in capsys.readouterr().out
 
 
+def test_the_command_takes_files_of_any_name(
+    eyes: list[Scan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["caf\udce9.npy", "n" * 251 + ".npy", "two\nlines\u202e.npy"]
+    (tmp_path / "scans").mkdir()
+    for name in names:
+        with (tmp_path / "scans" / name).open("wb") as file:
+            np.save(file, eyes[0].pixels)
+    (tmp_path / "scans" / "=bad\udcff\n.e2e").write_bytes(b"CMDb" + bytes(600))
+    out = tmp_path / "a\udcff.zarr"
+    main(["prepare", str(tmp_path / "scans"), "--out", str(out)])
+    assert sorted(volume.name for volume in read_store(out)) == sorted(names)
+    shown = capsys.readouterr().out
+    assert r"two\u000alines\u202e.npy  3 B-scans" in shown and "\u202e" not in shown
+    with (out / "failed.csv").open(newline="", encoding="utf-8") as file:
+        (name, reason), *_ = list(csv.reader(file))[1:]
+    assert name == r"'=bad\xff\u000a.e2e" and r"=bad\\xff" in reason
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from fanogan import FAnoGAN
+from fanogan.names import place_of
 from fanogan.recipes import load_recipe
 from fanogan.scans import BadScan
 from fanogan.scoring import (
@@ -24,7 +25,6 @@ from fanogan.scoring import (
     write_csv,
     write_results,
 )
-from fanogan.scoring.volume_maps import place_of
 from fanogan.storage import BadFolder
 
 # Two updates a stage: what is tested here is what is written, not what is learnt.

@@ -239,6 +239,23 @@ def test_a_study_whose_images_changed_is_not_resumed(digits, tmp_path, part):
         run_study(data, out, recipe=RECIPE, seeds=1, systems=["pca"], on_state=stop)
 
 
+def test_a_study_takes_any_name(digits, tmp_path):
+    data = shutil.copytree(digits, tmp_path / "data")
+    odd = ["=\udce9{}.png", "{}\n\u202e.png", "n" * 249 + "{:02d}.png", "\\{}.png"]
+    for part in ("train", "normal", "anomalous", "masks"):
+        for index, path in enumerate(sorted((data / part).iterdir())):
+            path.rename(data / part / odd[index % 4].format(index))
+    out = tmp_path / "out"
+    outcomes = run_study(data, out, recipe=RECIPE, seeds=1, systems=["izi_f", "iterative"])
+    assert not any("failed" in outcome for outcome in outcomes)
+    page = write_study_report(out).read_text(encoding="utf-8")
+    assert "\u202e" not in page
+    names = {key[2:] for key in Study(out).scored("izi_f", 0).keys.tolist()}
+    assert names == {
+        path.name for part in ("normal", "anomalous") for path in (data / part).iterdir()
+    }
+
+
 def test_two_studies_at_a_time_are_refused(digits, tmp_path):
     refused = []
 

@@ -7,8 +7,11 @@ import functools
 import logging
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from fanogan.names import harmless
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,9 +38,9 @@ def console() -> Any:
 
 
 def say(text: str, style: str = "") -> None:
-    """Print a line; a terminal breaks it between words."""
+    """Print a line; a terminal breaks it between words, and no name in it can."""
     screen = console()
-    screen.print(text, style=style, markup=False, soft_wrap=not screen.is_terminal)
+    screen.print(harmless(text), style=style, markup=False, soft_wrap=not screen.is_terminal)
 
 
 class LogHandler(logging.Handler):
@@ -45,7 +48,10 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record."""
-        say(self.format(record), "yellow")
+        say(record.getMessage(), "yellow")
+        if record.exc_info:
+            for line in "".join(traceback.format_exception(*record.exc_info)).splitlines():
+                say(line, "yellow")
 
 
 def status(text: str) -> Any:
@@ -279,6 +285,7 @@ def _regions(row: Mapping[str, Any]) -> str:
 
 
 def _shortened(name: str) -> str:
+    name = harmless(name)
     return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
@@ -346,7 +353,7 @@ def say_turing(found: Mapping[str, Any]) -> None:
     majority = [{"rater": "majority", **found["majority"]}] if found["majority"] else []
     for row in [*found["raters"], *majority]:
         cells = (text(row[name]) for name in ("accuracy", "real", "generated"))
-        table.add_row(escape(row["rater"]), *cells)
+        table.add_row(escape(harmless(row["rater"])), *cells)
     console().print(table)
     if majority:
         say(

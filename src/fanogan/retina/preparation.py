@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fanogan.names import as_cell
 from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, stored_volumes
@@ -123,8 +124,9 @@ def prepare(
         _write_settings(out, made_with, failed)
         if failed:
             table = io.StringIO(newline="")
-            csv.writer(table).writerows([("name", "reason"), *failed])
-            write_whole(out / "failed.csv", table.getvalue().encode(errors="surrogateescape"))
+            rows = [("name", "reason"), *failed]
+            csv.writer(table).writerows([map(as_cell, row) for row in rows])
+            write_whole(out / "failed.csv", table.getvalue().encode())
         else:
             (out / "failed.csv").unlink(missing_ok=True)
         entries = [volume.attributes for volume in stored_volumes(out, may_be_empty=True)]
@@ -181,7 +183,7 @@ def _fingerprint(source: VolumeSource) -> str:
         for path in source.files:
             digest.update(path.name.encode(errors="surrogateescape"))
             digest.update(path.read_bytes())
-        digest.update((source.key or "").encode())
+        digest.update((source.key or "").encode(errors="surrogateescape"))
     else:
         digest.update(str(source.attributes["source"]).encode())
     return digest.hexdigest()

@@ -23,7 +23,7 @@ from fanogan.scoring.pipeline import (
 )
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.results_folder import whole_folder
-from fanogan.scoring.table import COLUMNS, Table, row_of, write_csv
+from fanogan.scoring.table import COLUMNS, Table, read_csv, row_of, write_csv
 from fanogan.scoring.volume_maps import VolumeMaps
 from fanogan.scoring.windows import HALF
 from fanogan.scoring.write import VOLUMES_SHOWN, skip_notes, write_results
@@ -50,6 +50,7 @@ __all__ = [
     "frame_name",
     "images_done",
     "read",
+    "read_csv",
     "read_model",
     "result_batches",
     "result_of",

@@ -186,7 +186,7 @@ class Journal:
             CREATE TABLE IF NOT EXISTS cases
                 (id INTEGER PRIMARY KEY, batch INTEGER, kind TEXT, score REAL, data BLOB);
             CREATE TABLE IF NOT EXISTS inputs
-                (place INTEGER PRIMARY KEY, name BLOB, identity TEXT);
+                (place INTEGER PRIMARY KEY, name TEXT, identity TEXT);
             CREATE INDEX IF NOT EXISTS input_names ON inputs (name);
             """
         )
@@ -224,7 +224,7 @@ class Journal:
         differing = (
             (place, given, known)
             for place, (given, known) in pairs
-            if given is None or known is None or (os.fsencode(given[0]), given[1]) != known
+            if given is None or known is None or (json.dumps(given[0]), given[1]) != known
         )
         first = next(differing, None)
         if first is None:
@@ -237,7 +237,7 @@ class Journal:
             self.connection.execute("DELETE FROM inputs WHERE place >= ?", [place])
             self.connection.executemany(
                 "INSERT INTO inputs VALUES (?, ?, ?)",
-                ((at, os.fsencode(name), identity) for at, (name, identity) in new),
+                ((at, json.dumps(name), identity) for at, (name, identity) in new),
             )
             last, count = self.connection.execute(
                 "SELECT batch, COUNT(*) FROM rows WHERE input < ? GROUP BY batch "
@@ -246,7 +246,7 @@ class Journal:
             ).fetchone() or (-1, BATCH)
             self.batch = last if count < BATCH else last + 1
             self._forget()
-        return str(given[0]) if given else os.fsdecode(known[0])
+        return str(given[0]) if given else str(json.loads(known[0]))
 
     def _forget(self) -> None:
         """Drop the batches from the next one on."""
@@ -276,7 +276,7 @@ class Journal:
                 "(?, (SELECT place FROM inputs WHERE name = ?), ?, ?, ?)",
                 (
                     (
-                        *(self.batch, os.fsencode(row["input"]), row["unit"]),
+                        *(self.batch, json.dumps(row["input"]), row["unit"]),
                         *(float(row["score"]), json.dumps(row)),
                     )
                     for row in rows

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fanogan.amounts import counted
+from fanogan.names import as_cells
 from fanogan.report import write_score_report
 from fanogan.retina import FlatVolume, Region, steps_figure
 from fanogan.scans import BadScan
@@ -195,7 +196,7 @@ class _Writer:
             writer = csv.DictWriter(file, PATCH_COLUMNS, lineterminator="\n")
             if file.tell() == 0:
                 writer.writeheader()
-            writer.writerows(patch_rows(volume, result, window))
+            writer.writerows(map(as_cells, patch_rows(volume, result, window)))
 
     def _add_volume(self, row: dict[str, Any], result: Result) -> None:
         row["volume"] = {
@@ -235,7 +236,7 @@ class _Writer:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             for row in self.journal.rows("score DESC, id"):
-                writer.writerow(row)
+                writer.writerow(as_cells(row))
                 warned += bool(row["warnings"])
                 if row["unit"] == "volume":
                     volumes.append(row["volume"])

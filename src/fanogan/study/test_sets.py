@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ from fanogan.scoring import (
     Model,
     frame_name,
     read,
+    read_csv,
     result_of,
     score_batch,
     score_encoded,
@@ -87,7 +86,7 @@ class StudyData:
             if path is not None:
                 digest = hashlib.sha256()
                 for source in stored_volumes(path) if is_store(path) else each_scan(path):
-                    digest.update(os.fsencode(source.name) + source.identity.encode())
+                    digest.update(repr((source.name, source.identity)).encode())
                 found[part] = digest.hexdigest()
         return found
 
@@ -134,8 +133,7 @@ class Scored:
         Raises:
             BadStudy: Two lines can't be told apart.
         """
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = sorted(csv.DictReader(file), key=_key)
+        lines = sorted(read_csv(path), key=_key)
         key, count = Counter(map(_key, lines)).most_common(1)[0]
         if count > 1:
             raise BadStudy(
