@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,15 @@ def write_whole(path: Path, data: bytes) -> None:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+
+
+def remove_unfinished(files: Iterable[Path]) -> None:
+    """Remove those files and folders that a killed process has left under temporary names."""
+    for path in [path for path in files if path.name.startswith(TEMPORARY)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, stored_volumes
 from fanogan.retina.volumes import VolumeSource, find_volumes, straightened
 from fanogan.scans import BadScan, Scan, ScanSource, Spacing, note_to_json
-from fanogan.storage import LOCK, exclusive, write_whole
+from fanogan.storage import LOCK, TEMPORARY, exclusive, remove_unfinished, write_whole
 
 # B-scans of a chunk; those of the recorded scan are read one by one.
 _CHUNKS = {"bscans": 1, "flat": 16}
@@ -89,13 +89,14 @@ def prepare(
     if not is_store(out):
         if out.is_file():
             raise BadScan(f"{out} is a file: give the store another name")
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(not path.name.startswith(TEMPORARY) for path in out.iterdir()):
             raise BadScan(f"{out} holds other files: give the store a folder of its own")
         _write_settings(out, made_with)
     busy = BadScan(f"{out} is being written to by another fanogan prepare: wait until it ends")
     with exclusive(out / LOCK, busy):
         _check_settings(out, made_with)
         shutil.rmtree(out / _PARTIAL, ignore_errors=True)
+        remove_unfinished(out.iterdir())
         stored = {volume.name: volume for volume in stored_volumes(out, may_be_empty=True)}
         missing, kept = list[VolumeSource](), set[str]()
         for found in sources:

@@ -7,6 +7,7 @@ doesn't write itself, unless someone has changed them.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fanogan.storage import LOCK, BadFolder, exclusive
+from fanogan.storage import LOCK, TEMPORARY, BadFolder, exclusive, remove_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def whole_folder(out: Path, names: Iterable[str]) -> Iterator[Path]:
     """
     with (
         results_folder(out, names),
-        tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as unfinished,
+        tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=out) as unfinished,
     ):
         folder = Path(unfinished)
         yield folder
@@ -57,6 +58,7 @@ def results_folder(out: Path, names: Iterable[str]) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         with exclusive(out / LOCK, busy):
             _check(out, names)
+            remove_unfinished(out.iterdir())
             yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(out)) from error
@@ -70,9 +72,7 @@ def _check(out: Path, names: Iterable[str]) -> None:
     ours = {place.split("/")[0] for place, _ in _written(out)}
     for path in (out / name for name in names):
         if not _is_below(path, out):
-            raise BadFolder(
-                f"{path}: is a link that leads out of {out}, where nothing is written; remove it"
-            )
+            raise _leads_out(path, out)
         holds_files = path.is_file() or (path.is_dir() and any(path.iterdir()))
         if holds_files and path.name not in ours:
             raise BadFolder(
@@ -89,6 +89,13 @@ def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _leads_out(path: Path, out: Path) -> BadFolder:
+    return BadFolder(
+        f"{path}: is a link that leads out of {out}, where nothing is written; remove it, and "
+        "repeat the command"
+    )
 
 
 def list_written(folder: Path, files: Iterable[tuple[str, str]]) -> None:
@@ -122,16 +129,17 @@ def put_results(source: Path, out: Path) -> None:
             if not (source / place).exists():
                 _remove(out / place, digest, out)
         os.replace(source / WRITTEN, out / WRITTEN)
+
+    @functools.lru_cache(maxsize=8)  # most files lie beside each other
+    def make(folder: Path) -> None:
+        if not _is_below(folder, out):
+            raise _leads_out(folder, out)
+        folder.mkdir(parents=True, exist_ok=True)
+
     for place, _ in _written(out):
         if (source / place).exists():
-            target = out / place
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not _is_below(target.parent, out):
-                raise BadFolder(
-                    f"{target.parent}: is a link that leads out of {out}, where nothing is "
-                    "written; remove it, and repeat the command"
-                )
-            os.replace(source / place, target)
+            make((out / place).parent)
+            os.replace(source / place, out / place)
 
 
 def _remove(path: Path, digest: str, out: Path) -> None:

@@ -27,7 +27,7 @@ from fanogan.evaluation import evaluate
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
 from fanogan.scoring import BATCH, Model, write_csv
-from fanogan.storage import LOCK, exclusive, write_whole
+from fanogan.storage import LOCK, exclusive, remove_unfinished, write_whole
 from fanogan.study.outcomes import outcome_of, settings_of
 from fanogan.study.rater import rate
 from fanogan.study.systems import GAN, SYSTEMS, System, fitted, in_order, system_of
@@ -116,6 +116,7 @@ def run_study(
     at_once = min(AT_ONCE, torch.get_num_threads()) if device_of(device).type == "cpu" else 1
     busy = BadStudy(f"{folder}: another process is making this study; wait for its end")
     with exclusive(folder / LOCK, busy), stop, shared_threads(at_once):
+        remove_unfinished(folder.rglob("*"))
         _run(todo, trials, at_once, stop)
     outcomes = [outcome_of(folder, system.name, seed) for system, seed in tasks]
     return [outcome for outcome in outcomes if outcome]
