@@ -475,7 +475,7 @@ def test_lines_of_one_name_are_refused(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text(
         "label,name,subject,unit,score,image_residual,feature_residual\n"
-        + 2 * "0,a#1@0,0,a,patch,1,1,0\n".replace("0,0", '"0,0"')
+        + 2 * '0,"a#1@0,0",a,patch,1,1,0\n'
     )
     with pytest.raises(BadStudy, match="different names"):
         Scored.read(path)
