@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import unicodedata
 
 import nibabel
@@ -101,6 +102,19 @@ def same(one, other):
 
 def row_of(evaluation, name):
     return next(row for row in evaluation["rows"] if row["name"] == name)
+
+
+def test_an_evaluation_takes_the_place_of_the_one_before(
+    model, normal, anomalous, masks, evaluated, tmp_path
+):
+    shutil.copytree(evaluated[1], tmp_path / "out")
+    assert (tmp_path / "out" / "pixels.npz").exists()
+    (tmp_path / "out" / "notes.txt").write_text("my own")
+    evaluate(model, normal, anomalous, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("metrics.json", "rows.csv", "scores.csv", "report.html", "notes.txt"),
+        ".fanogan-results",
+    }
 
 
 # --- the rows ---------------------------------------------------------------------------------
@@ -205,7 +219,8 @@ def test_metrics_are_valid_json_and_what_is_returned(evaluated):
 def test_files_written(evaluated):
     _, out = evaluated
     names = {path.name for path in out.iterdir()}
-    assert names == {"metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html"}
+    written = {"metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html"}
+    assert names == written | {".fanogan-results"}
     with (out / "rows.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows][3:] == HONEST

@@ -361,3 +361,17 @@ def test_training_anew_puts_the_engine_aside() -> None:
     detector = FAnoGAN(TINY, device="cpu").fit(FOURS)
     detector.model = detector.model.but(engine="onnxruntime")
     assert detector.fit(FOURS).model.engine == "torch"
+
+
+@pytest.mark.parametrize(("to", "name"), [("onnx", "a.onnx"), ("openvino", "a.xml")])
+def test_only_what_export_wrote_is_written_over(model: Model, tmp_path: Path, to: str, name: str):
+    out = tmp_path / name
+    own = out.with_suffix(".bin") if to == "openvino" else out
+    own.write_bytes(b"my own")
+    with pytest.raises(BadExport, match="is there already, and no export wrote it"):
+        export(model, to, out)
+    assert own.read_bytes() == b"my own"
+    own.unlink()
+    export(model, to, out)
+    export(model.but(recipe=model.recipe.but(kappa=0.3)), to, out)
+    assert ExportedModel(out).about["kappa"] == 0.3

@@ -103,7 +103,8 @@ def test_any_zarr_reader_reads_it(eyes: list[Scan], made: Path) -> None:
 
 
 def test_notes_are_kept_and_those_of_older_stores_are_text(eyes: list[Scan], store: Path) -> None:
-    prepare(replace(eyes[0], name="third", notes=(EmptyFrames((1, 2), of=3),)), store)
+    third = replace(eyes[0], name="third", notes=(EmptyFrames((1, 2), of=3),))
+    prepare([*eyes, third], store)
     body = json.loads((store / "000001/zarr.json").read_text())
     assert body["attributes"]["notes"] == [{"kind": "Verbatim", "text": "a note"}]
     body["attributes"]["notes"] = ["an old note", {"kind": "GreyStoredAsColour"}]

@@ -137,7 +137,7 @@ def test_formats_that_are_not_read_are_counted_and_named_once(
     assert own.startswith(f"skipped: {scans}/b/out/maps, which")
     caplog.clear()
     assert names(f"{scans}/*") == ["a.png", "b/c.png"]
-    assert caplog.records[-1].message.endswith("(1 .gif, 1 .jp2, 1 .mnc.gz, 1 .nrrd)")
+    assert [record.message for record in caplog.records] == [formats, own]
 
 
 def test_a_search_that_finds_nothing_says_what_it_passed_over(tmp_path: Path) -> None:

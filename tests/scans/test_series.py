@@ -14,6 +14,8 @@ from pydicom.uid import (
     OphthalmicTomographyImageStorage,
 )
 
+from fanogan.phantom import make_phantom
+from fanogan.retina import prepare, read_store
 from fanogan.scans import BadScan, SlicesByName, UnevenSlices, find_scans, read_scan, read_scans
 
 BSCANS = np.random.default_rng(0).integers(0, 256, (4, 12, 10), dtype=np.uint8)
@@ -149,6 +151,21 @@ def test_a_volume_lies_on_the_picture_of_the_fundus_beside_it(tmp_path: Path) ->
     rows = 2 * np.arange(4) + 1
     np.testing.assert_array_equal(en_face.lines[..., 0], np.stack([rows, rows], axis=1))
     np.testing.assert_array_equal(en_face.lines[..., 1], np.tile([0.5, 5.5], (4, 1)))
+
+
+def test_a_picture_that_came_later_makes_the_volume_another(tmp_path: Path) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "a.zarr"
+    eye = make_phantom(1, shape=(4, 240, 72), spacing=(0.5, 0.00387, 0.022)).pixels
+    save(scans / "IM1", eye.astype(np.uint8), PerFrameFunctionalGroupsSequence=located())
+    before = find_scans(scans)[0].identity
+    assert prepare(scans, out).kept == 0
+    assert next(read_store(out)).en_face is None
+    fundus = save_fundus(scans / "IM2", FUNDUS)
+    (found,) = find_scans(scans)
+    assert found.files == (scans / "IM1", fundus) and found.identity != before
+    assert prepare(scans, out).kept == 0
+    assert next(read_store(out)).en_face is not None
+    assert prepare(scans, out).kept == 1
 
 
 def test_photographs_alone_are_images(tmp_path: Path) -> None:

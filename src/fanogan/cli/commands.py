@@ -154,7 +154,8 @@ def fit(
         learner = new_detector(name, chosen, seed=seed, device=device, devices=devices)
     with console.status("reading images"):
         read = Normals.read(list(normals), chosen, groups=groups, seed=seed, skip_bad=skip_bad)
-    say(read.summary)
+    for line in read.summary.splitlines():
+        say(line)
     for note in read.notes:
         say(f"note: {describe(note)}", "yellow")
     if dry_run or not resume:

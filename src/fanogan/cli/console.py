@@ -7,8 +7,11 @@ import functools
 import logging
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from fanogan.names import harmless
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,9 +38,9 @@ def console() -> Any:
 
 
 def say(text: str, style: str = "") -> None:
-    """Print a line; a terminal breaks it between words."""
+    """Print a line; a terminal breaks it between words, and no name in it can."""
     screen = console()
-    screen.print(text, style=style, markup=False, soft_wrap=not screen.is_terminal)
+    screen.print(harmless(text), style=style, markup=False, soft_wrap=not screen.is_terminal)
 
 
 class LogHandler(logging.Handler):
@@ -50,11 +53,16 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record."""
-        text = self.format(record)
-        if text not in self.shown:
-            if len(self.shown) < 1000:  # an archive may have a line for each file
-                self.shown.add(text)
-            say(text, "yellow")
+        lines = [record.getMessage()]
+        if record.exc_info:
+            lines += "".join(traceback.format_exception(*record.exc_info)).splitlines()
+        text = "\n".join(lines)
+        if text in self.shown:
+            return
+        if len(self.shown) < 1000:  # an archive may have a line for each file
+            self.shown.add(text)
+        for line in lines:
+            say(line, "yellow")
 
 
 def status(text: str) -> Any:
@@ -227,6 +235,9 @@ def say_prepared(summary: Summary, out: Path) -> None:
     )
     if summary.kept:
         say(f"{summary.kept:,} of them were prepared before")
+    if summary.removed:
+        gone = counted(summary.removed, "volume")
+        say(f"{gone} removed from the store, not among these scans any more", "yellow")
     if summary.failed:
         say(f"{len(summary.failed):,} left out: {out}/failed.csv", "yellow")
     say(f"{out} · {out}/steps.png")
@@ -285,6 +296,7 @@ def _regions(row: Mapping[str, Any]) -> str:
 
 
 def _shortened(name: str) -> str:
+    name = harmless(name)
     return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
@@ -352,7 +364,7 @@ def say_turing(found: Mapping[str, Any]) -> None:
     majority = [{"rater": "majority", **found["majority"]}] if found["majority"] else []
     for row in [*found["raters"], *majority]:
         cells = (text(row[name]) for name in ("accuracy", "real", "generated"))
-        table.add_row(escape(row["rater"]), *cells)
+        table.add_row(escape(harmless(row["rater"])), *cells)
     console().print(table)
     if majority:
         say(

@@ -24,7 +24,7 @@ from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
 from fanogan.scoring import Model, Result, Scores, calibrate, read_model, results
 from fanogan.scoring import score as score_model
-from fanogan.storage import LOCK, BadFolder, exclusive
+from fanogan.storage import LOCK, BadFolder, exclusive, remove_unfinished
 from fanogan.training import (
     GAN,
     Progress,
@@ -105,6 +105,8 @@ class Detector(Definition):
                 busy = BadFolder(f"{folder.path}: another process is training it; wait for its end")
                 lock = exclusive(folder.path / LOCK, busy)
                 by_first(fabric, lambda: held.enter_context(lock))
+                files = folder.path.rglob("*")
+                by_first(fabric, lambda: remove_unfinished(files))
             self.model = self._learn(normals, given, fabric, folder, progress)
             if folder:  # no process goes on before the model is there
                 model, place = self.model, folder.path / "model"

@@ -46,6 +46,7 @@ from fanogan.scoring import (
 from fanogan.storage import write_whole
 
 log = logging.getLogger(__name__)
+WRITES = ("metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html")
 
 
 def evaluate(
@@ -104,7 +105,7 @@ def evaluate(
             log.warning(remarks[-1])
 
     mask_of = masks_of(masks, anomalous, groups, model.preprocessing, mask_labels, on_note)
-    with whole_folder(Path(out)) as folder:
+    with whole_folder(Path(out), WRITES) as folder:
         evaluation = _Evaluation(model, alpha, with_pixels=masks is not None)
         skipped: list[BadScan] = []
         for label, source in enumerate((normal, anomalous)):

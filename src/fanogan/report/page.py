@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fanogan.amounts import counted, number, percent, plural, share
+from fanogan.names import harmless
 from fanogan.report.en_face import VolumeCase
 from fanogan.report.figures import evaluation_figures, score_figures
 from fanogan.report.images import (
@@ -216,6 +217,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: harmless(value) if type(value) is str else value,  # no markup
     )
     environment.filters.update(
         number=number,

@@ -1,7 +1,7 @@
 """A scan comes in: files are found, named, grouped by subject, and read, whatever their format."""
 
 from fanogan.scans.arrays import is_array_like
-from fanogan.scans.find import ScanSource, composed, each_scan, find_scans
+from fanogan.scans.find import ScanSource, composed, each_scan, find_scans, identity
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.margins import filled_margins
 from fanogan.scans.mask import marked, read_mask
@@ -74,6 +74,7 @@ __all__ = [
     "filled_margins",
     "find_scans",
     "good_ones",
+    "identity",
     "is_array_like",
     "is_dicom",
     "is_stack",

@@ -358,6 +358,16 @@ def _line(header: Dataset) -> list[list[float]] | None:
     return [list(places[:2]), list(places[2:])]
 
 
+def photograph_of(path: Path) -> Path | None:
+    """Return the file beside a volume that its frames are located on; None where none is known."""
+    try:
+        uid = frame_header(read_elements(path, _HEADER), 0).get("ReferencedSOPInstanceUID")
+        changed = path.parent.stat().st_mtime_ns
+        return _instances(path.parent, changed).get(str(uid)) if uid else None
+    except Exception:  # reading it says what is wrong
+        return None
+
+
 @lru_cache(maxsize=2)
 def _instances(folder: Path, changed: int) -> dict[str, Path]:
     """Return the DICOM files in a folder by instance UID; a new time `changed` reads it again."""

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
+import hashlib
 import logging
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
-from fanogan.scans.gather import EXTENSIONS, Found, extension, gather, is_scan
+from fanogan.scans.dicom import photograph_of
+from fanogan.scans.gather import (
+    EXTENSIONS,
+    PICTURES,
+    Found,
+    extension,
+    gather,
+    is_dicom,
+    is_scan,
+)
 from fanogan.scans.left_out import DEMO, STORE, LeftOut, own_in
 from fanogan.scans.scan import BadScan
 from fanogan.scans.walk import natural_key, search
@@ -44,6 +55,32 @@ class ScanSource:
     group: str
     key: str | None = None
     parts: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that it is read from, those beside it too that it leads to."""
+        if self.parts:
+            return self.parts
+        if extension(self.path) == ".xml":  # the pictures of a Heidelberg export lie beside it
+            beside = self.path.parent.iterdir()
+            return (self.path, *sorted(path for path in beside if extension(path) in PICTURES))
+        photograph = photograph_of(self.path) if is_dicom(self.path) else None
+        return (self.path, photograph) if photograph else (self.path,)
+
+    @property
+    def identity(self) -> str:
+        """Digest that differs where it has another subject, or a file that has changed."""
+        return identity(self.files, self.group, self.key)
+
+
+def identity(files: Iterable[Path], *known: Any) -> str:
+    """Return a digest of each file's name, size and time of change, and of what else is known."""
+    digest = hashlib.sha256(repr(known).encode())
+    for path in files:
+        with contextlib.suppress(OSError):  # reading it says what is wrong
+            found = path.stat()
+            digest.update(repr((path.name, found.st_size, found.st_mtime_ns)).encode())
+    return digest.hexdigest()
 
 
 def find_scans(
