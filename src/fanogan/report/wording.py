@@ -36,6 +36,21 @@ from fanogan.scans import (
 _MOST_FRAMES_NAMED = 10
 
 
+def p_value_text(p_value: float) -> str:
+    """Write a p-value to three decimals, or two digits where it is smaller."""
+    return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.2g}"
+
+
+def least_p_value(p_value: float, subjects: int) -> str:
+    """Say what a p-value is that so many held-out subjects can't make any smaller; '' of others."""
+    if subjects == 0 or p_value > 1 / (subjects + 1):
+        return ""
+    named = {1: ("the one held-out subject", "one"), 2: ("both held-out subjects", "two")}
+    others = f"all {subjects:,} held-out subjects", f"{subjects:,}"
+    who, count = named.get(subjects, others)
+    return f"above {who}; {count} can show no less than 1/{subjects + 1:,}"
+
+
 def describe(note: Note) -> str:
     """Return a note in plain words, as tables, reports and the console show it.
 

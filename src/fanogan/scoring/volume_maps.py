@@ -70,6 +70,7 @@ class VolumeMaps:
             fundus=volume.en_face,
             regions=regions,
             masks=self.masks,
+            held_out_subjects=calibration.subjects(result.unit),
         )
 
     def files(self, case: VolumeCase, scale: float) -> Files:
