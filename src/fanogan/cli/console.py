@@ -301,6 +301,7 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from fanogan.amounts import counted
+    from fanogan.evaluation import leak_sentences
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("score", "AUC", "95 % interval", "average precision"):
@@ -321,6 +322,8 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
         f"{found['n_anomalous']:,} anomalous ({100 * found['prevalence']:.0f} %)"
     )
     console().print(table)
+    for sentence in leak_sentences(found["seen"]):
+        say(sentence, "yellow")
     calibrated = found["calibrated"]
     if calibrated["threshold"] is None:
         say(calibrated["note"])

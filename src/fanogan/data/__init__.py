@@ -12,8 +12,10 @@ from fanogan.data.normals import (
 )
 from fanogan.data.patches import Patches, seeded
 from fanogan.data.preprocessing import Preprocessing
+from fanogan.data.seen import BLANK, Seen, SeenBefore, short_hashes
 
 __all__ = [
+    "BLANK",
     "DuplicateImages",
     "FewImages",
     "FewSubjects",
@@ -22,7 +24,10 @@ __all__ = [
     "NoteOfScans",
     "Patches",
     "Preprocessing",
+    "Seen",
+    "SeenBefore",
     "VolumesAsImages",
     "is_retina",
     "seeded",
+    "short_hashes",
 ]

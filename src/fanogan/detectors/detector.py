@@ -148,7 +148,10 @@ class Detector(Definition):
                 constants=constants,
                 provenance=provenance,
             )
-            return calibrate(model, normals.held_out)
+            images = normals.seen
+            if given and given.seen:
+                images = images.trained_too(given.seen)
+            return calibrate(model, normals.held_out).but(seen=images)
 
     # --- what was learned -----------------------------------------------------------------------
 
@@ -253,6 +256,7 @@ class Detector(Definition):
             profile=saved.profile,
             constants=saved.constants,
             provenance=saved.provenance,
+            seen=saved.seen,
         )
         return detector
 

@@ -16,6 +16,7 @@ from fanogan.data import (
     FewSubjects,
     HeldOutDuplicates,
     NoteOfScans,
+    SeenBefore,
     VolumesAsImages,
 )
 from fanogan.scans import (
@@ -105,6 +106,15 @@ def describe(note: Note) -> str:
         case NoteOfScans(of_scan, count, of):
             return f"{describe(of_scan)}: {count:,} of {of:,} scans"
         # --- a scan beside the training normals
+        case SeenBefore(1, _, 1):
+            return "the model was trained on this image, so its score is too low"
+        case SeenBefore(_, 1, 1):
+            return "the model was calibrated on this image, so its p-value is biased"
+        case SeenBefore(trained, calibrated, of):
+            return (
+                f"the model was trained on {trained:,} and calibrated on {calibrated:,} of its "
+                f"{of:,} frames"
+            )
         case SizeUnseen(size, sizes, rows, columns):
             return (
                 f"size {_size(size)} is outside the training normals "

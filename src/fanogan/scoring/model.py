@@ -9,8 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fanogan.calibration import Calibration, Profile
-from fanogan.data import Preprocessing
+from fanogan.data import Preprocessing, Seen
 from fanogan.recipes import BadRecipe, Recipe
 from fanogan.report import model_card
 from fanogan.storage import BadFolder, read_model_folder, write_model_folder
@@ -18,6 +20,10 @@ from fanogan.storage import BadFolder, read_model_folder, write_model_folder
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+
+SEEN = "seen.trained", "seen.calibrated"
+"""The names of ``Seen`` among the tensors of a model folder."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +45,7 @@ class Model:
         provenance: 'fingerprint' of the normals, 'warnings', 'seed', 'steps' of each stage, and
             'gan', the identity of a GAN that was given, or None.
         device: Where the networks are.
+        seen: Which images it was trained and calibrated on; None: not known.
         engine: What computes ``score``: 'torch', 'onnxruntime' or 'openvino'.
     """
 
@@ -54,6 +61,7 @@ class Model:
     constants: Mapping[str, float]
     provenance: Mapping[str, Any]
     device: torch.device
+    seen: Seen | None = None
     engine: str = "torch"
 
     def but(self, **changes: Any) -> Model:
@@ -93,6 +101,8 @@ class Model:
             for name, network in self.kept_networks.items()
             for key, tensor in network.state_dict().items()
         }
+        if self.seen:
+            tensors |= _as_tensors(self.seen)
         values = self.to_dict()
         write_model_folder(folder, tensors, values, model_card(values))
 
@@ -111,6 +121,13 @@ class ModelFile:
     provenance: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     fanogan: str
+
+    @property
+    def seen(self) -> Seen | None:
+        """Which images it was trained and calibrated on; None: an older model, which keeps none."""
+        if not all(name in self.tensors for name in SEEN):
+            return None
+        return Seen(*(self.tensors[name].numpy().view(np.uint64) for name in SEEN))
 
     @property
     def identity_of_own_gan(self) -> Mapping[str, Any] | None:
@@ -139,6 +156,15 @@ class ModelFile:
                 network.load_state_dict(state, assign=assign)
         except RuntimeError as error:
             raise _unreadable(self.folder, error, self.fanogan) from None
+
+
+def _as_tensors(seen: Seen) -> dict[str, Tensor]:
+    import torch
+
+    hashes = (seen.trained, seen.calibrated)
+    return {
+        name: torch.from_numpy(each.view(np.int64)) for name, each in zip(SEEN, hashes, strict=True)
+    }
 
 
 def read_model(folder: str | Path) -> ModelFile:

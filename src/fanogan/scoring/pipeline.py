@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fanogan.data import BLANK, short_hashes
+from fanogan.report import describe
 from fanogan.retina import FlatVolume
 from fanogan.scans import BadScan, Scan
 from fanogan.scoring.model import Model
@@ -102,7 +104,7 @@ def encode(
     Raises:
         BadScan: a scan that the model can't take; with ``skip_bad``, where there is no other.
     """
-    preprocessing, first_error = model.preprocessing, None
+    preprocessing, first_error, told = model.preprocessing, None, False
     for scan in scans:
         try:
             pixels, usable = preprocessing.encode(scan), preprocessing.usable(scan)
@@ -118,7 +120,11 @@ def encode(
             continue
         good += 1
         warnings = model.profile.warnings(scan, preprocessing.grey_values(pixels))
-        yield Encoded(scan, pixels, usable, tuple(warnings))
+        hashes = short_hashes(pixels)
+        if not told and model.seen and (seen := model.seen.note(hashes)):
+            told = True
+            log.warning("%s: %s; the notes of each row say of which", scan.name, describe(seen))
+        yield Encoded(scan, pixels, usable, tuple(warnings), hashes)
     if first_error is not None and not good:
         raise BadScan(f"none of the images could be scored; the first: {first_error}")
 
@@ -264,6 +270,8 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
     count = max(1, math.ceil(model.recipe.top_window_fraction * len(totals) * (1 - 1e-12)))
     top = np.argsort(-totals, kind="stable")[:count]
     means = terms[top].mean(0)
+    hashes = encoded.hashes if number is None else encoded.hashes[number : number + 1]
+    seen = model.seen.note(hashes) if model.seen else None
     scan_name, frame_number = scan.member or (scan.name, number or 0)
     result = Result(
         name=scan.name if number is None else frame_name(scan, number),
@@ -278,7 +286,8 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         mean=float(totals.mean()),
         windows=len(totals),
         warnings=() if number else encoded.warnings,
-        notes=scan.notes,
+        notes=(*scan.notes, seen) if seen else scan.notes,
+        hashed=hashes[0] if number is not None and hashes else BLANK,
         volume=scan if isinstance(scan, FlatVolume) else None,
     )
     if frame.maps is None or frame.x is None or number is None:

@@ -194,6 +194,7 @@ class _Trials:
         if seed == 0:
             for note in self.normals.notes:
                 log.warning("note: %s", describe(note))
+            data.check_unseen(self.normals)
 
     def run(self, system: System) -> None:
         """Train and test a system; what went wrong is an outcome too."""
