@@ -97,6 +97,8 @@ def test_dry_run_says_how_long_and_writes_nothing(digits, tmp_path, capsys):
     main(["fit", str(digits / "train"), "--recipe", "small", "--out", str(out), "--dry-run"])
     shown = capsys.readouterr().out
     assert "held out for calibration: 6 images of 6 subjects" in shown
+    few = "note: only 6 subjects held out: a flag at a false-positive rate of 5 % needs 19"
+    assert shown.index(few) < shown.index("about ")
     assert re.search(r"about [\d.]+ (seconds|minutes|hours) on this machine", shown)
     assert not out.exists()
 

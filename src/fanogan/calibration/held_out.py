@@ -25,6 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fanogan.amounts import counted, plural
 
+ALPHA = 0.05
+"""The false-positive rate of flags, unless another one is asked for."""
+
 MAP_QUANTILE = 0.995
 """The colour scale of maps ends at this quantile of the held-out normals' pixel residuals."""
 

@@ -2,6 +2,7 @@
 
 from fanogan.data.normals import (
     DuplicateImages,
+    FewHeldOut,
     FewImages,
     FewSubjects,
     HeldOutDuplicates,
@@ -17,6 +18,7 @@ from fanogan.data.seen import BLANK, Seen, SeenBefore, short_hashes
 __all__ = [
     "BLANK",
     "DuplicateImages",
+    "FewHeldOut",
     "FewImages",
     "FewSubjects",
     "HeldOutDuplicates",

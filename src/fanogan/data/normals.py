@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from fanogan.amounts import counted
-from fanogan.calibration import Profile, ProfileBuilder, split_subjects
+from fanogan.calibration import ALPHA, Profile, ProfileBuilder, held_out_needed, split_subjects
 from fanogan.data.patches import Patches
 from fanogan.data.preprocessing import Preprocessing, single_images
 from fanogan.data.seen import Seen, digest_of
@@ -58,6 +58,14 @@ class FewSubjects(Note):
     """Fewer training subjects than ``FEW_SUBJECTS``."""
 
     count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FewHeldOut(Note):
+    """Fewer held-out subjects than a flag at a false-positive rate of ``ALPHA`` needs."""
+
+    count: int
+    needed: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,5 +306,8 @@ def _notes(scans: Sequence[Scan], fingerprint: dict[str, Any], recipe: Recipe) -
         yield FewImages(images)
     if subjects < FEW_SUBJECTS:
         yield FewSubjects(subjects)
+    held_out, needed = fingerprint["held_out_subjects"], held_out_needed(ALPHA)
+    if held_out < needed:
+        yield FewHeldOut(held_out, needed)
     for note, count in Counter(note for scan in scans for note in scan.notes).items():
         yield NoteOfScans(note, count, len(scans))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fanogan.amounts import counted
 from fanogan.calibration import (
+    ALPHA,
     BitDepthUnseen,
     ChannelsUnseen,
     GreyValuesUnseen,
@@ -12,6 +13,7 @@ from fanogan.calibration import (
 )
 from fanogan.data import (
     DuplicateImages,
+    FewHeldOut,
     FewImages,
     FewSubjects,
     HeldOutDuplicates,
@@ -103,6 +105,12 @@ def describe(note: Note) -> str:
         case FewSubjects(count):
             subjects = counted(count, "training subject")
             return f"only {subjects}: others may look different and yet be normal"
+        case FewHeldOut(count, needed):
+            return (
+                f"only {counted(count, 'subject')} held out: a flag at a false-positive rate of "
+                f"{100 * ALPHA:g} % needs {needed}, so none will be given; add subjects, or raise "
+                "the recipe's held_out_fraction"
+            )
         case NoteOfScans(of_scan, count, of):
             return f"{describe(of_scan)}: {count:,} of {of:,} scans"
         # --- a scan beside the training normals
