@@ -7,7 +7,7 @@ Read → encode → windows → networks → fuse → Result; calibration by hel
 from fanogan.scoring.calibrating import calibrate
 from fanogan.scoring.cases import Gallery, about_model, as_picture, case_of, statement_of
 from fanogan.scoring.job import images_done, whole_folder
-from fanogan.scoring.model import Model, ModelFile, read_model
+from fanogan.scoring.model import Model, ModelFile, read_model, unreadable
 from fanogan.scoring.pipeline import (
     BATCH,
     encode,
@@ -60,6 +60,7 @@ __all__ = [
     "skip_notes",
     "statement_of",
     "totals_of",
+    "unreadable",
     "whole_folder",
     "write_csv",
     "write_results",
