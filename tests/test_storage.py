@@ -468,15 +468,15 @@ def test_what_a_killed_command_left_goes_at_the_next_start(tmp_path: Path) -> No
     eye = make_phantom(1, shape=(3, 240, 72), spacing=(0.5, 0.00387, 0.022))
     scan = Scan(eye.pixels, "eye", "eye", is_volume=True)
     prepare(scan, tmp_path / "store.zarr")
-    for part in ("train", "normal", "anomalous"):
+    for divisor, part in enumerate(("train", "normal", "anomalous"), 1):
         (tmp_path / "data" / part).mkdir(parents=True)
         for index, image in enumerate(images):
-            np.save(tmp_path / "data" / part / f"{index}.npy", image)
+            np.save(tmp_path / "data" / part / f"{index}.npy", image // divisor)
 
     commands = {
         "run": lambda out: FAnoGAN(recipe).fit(images, out=out, resume=True),
         "scores": lambda out: write_results(model, images, out),
-        "evaluation": lambda out: evaluate(model, images, 255 - images, out),
+        "evaluation": lambda out: evaluate(model, images // 2, 255 - images, out),
         "store.zarr": lambda out: prepare(scan, out),
         "study": lambda out: run_study(
             tmp_path / "data", out, recipe=recipe, seeds=1, systems=["pca"]

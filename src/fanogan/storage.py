@@ -194,6 +194,7 @@ def read_model_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, An
     Raises:
         BadFolder: missing, damaged, or written by a newer version.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     folder = model_folder(path)
@@ -202,7 +203,7 @@ def read_model_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, An
         body = json.loads(text)
         version = body["format"]
         is_whole = text == _with_checksum(body)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BadFolder(f"{folder}: damaged, model.json can't be read; {COPY_AGAIN}") from None
     if isinstance(version, int) and version > FORMAT:
         raise BadFolder(
@@ -223,4 +224,9 @@ def read_model_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, An
         raise BadFolder(
             f"{folder}: damaged, model.safetensors has changed since it was made; {COPY_AGAIN}"
         )
-    return load(weights), body
+    try:
+        return load(weights), body
+    except SafetensorError as error:
+        raise BadFolder(
+            f"{folder}: model.safetensors holds no tensors ({error}); {COPY_AGAIN}"
+        ) from None

@@ -12,11 +12,13 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fanogan import FAnoGAN
-from fanogan.calibration import HeldOut
+from fanogan.calibration import HeldOut, split_subjects
 from fanogan.cli import main
 from fanogan.cli.demo import run_demo
+from fanogan.data import Seen, SeenBefore
 from fanogan.detectors import untrained
 from fanogan.evaluation import (
+    BadTestSet,
     PixelROC,
     calibrated_row,
     compared_rows,
@@ -115,6 +117,89 @@ def test_an_evaluation_takes_the_place_of_the_one_before(
         *("metrics.json", "rows.csv", "scores.csv", "report.html", "notes.txt"),
         ".fanogan-results",
     }
+
+
+# --- images that were seen ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained_folder(tmp_path):
+    """A model, saved and read again, of a folder of PNGs; which of them are held out is known."""
+    (tmp_path / "train").mkdir()
+    for number, image in enumerate(images_of(40)):
+        Image.fromarray(image).save(tmp_path / "train" / f"{number:02d}.png")
+    FAnoGAN(TINY).fit(tmp_path / "train").save(tmp_path / "model")
+    return FAnoGAN.load(tmp_path / "model").model
+
+
+def test_images_that_were_seen_are_refused_by_number(trained_folder, normal, anomalous, tmp_path):
+    held_out = split_subjects([f"{number:02d}.png" for number in range(40)], 0.5, seed=0)
+    (tmp_path / "test").mkdir()
+    images = images_of(40)
+    trained, calibrated = np.flatnonzero(~held_out)[:3], np.flatnonzero(held_out)[:2]
+    # Under other names, in another format, and as colour: what counts is what the networks see.
+    for number in (*trained, *calibrated):
+        pixels = np.repeat(images[number][..., None], 3, axis=-1)
+        tifffile.imwrite(tmp_path / "test" / f"renamed{number}.tif", pixels, photometric="rgb")
+    for number, image in enumerate(normal):
+        Image.fromarray(image).save(tmp_path / "test" / f"new{number}.png")
+    with pytest.raises(BadTestSet) as refused:
+        evaluate(trained_folder, tmp_path / "test", anomalous, tmp_path / "out")
+    assert str(refused.value).startswith(
+        "of 17 normal images 3 were trained on and 2 calibrated on, so the result would be too good"
+    )
+    assert not (tmp_path / "out").exists()
+    found = evaluate(
+        trained_folder, tmp_path / "test", anomalous, tmp_path / "out", allow_seen=True
+    )
+    assert found["seen"]["f-AnoGAN"]["normal"] == {"images": 17, "trained": 3, "calibrated": 2}
+    assert found["seen"]["f-AnoGAN"]["anomalous"] == {"images": 8, "trained": 0, "calibrated": 0}
+    words = "of 17 normal images 3 were trained on and 2 calibrated on (f-AnoGAN): the result is"
+    assert words in (tmp_path / "out/report.html").read_text()
+    with pytest.raises(BadTestSet, match="of 8 anomalous images 1 were trained on"):
+        ill = [*anomalous[:7], images[trained[0]]]
+        evaluate(trained_folder, normal, np.array(ill), tmp_path / "other")
+    notes = [result.notes for result in results(trained_folder, images[[trained[0]]])]
+    assert notes == [(SeenBefore(1, 0, 1),)]
+
+
+def test_images_that_a_model_beside_has_seen_are_refused(model, normal, anomalous, tmp_path):
+    other = FAnoGAN(TINY).fit(np.concatenate([images_of(20, seed=5), normal])).model
+    with pytest.raises(BadTestSet, match=r"of 12 normal images \d+ were trained on"):
+        evaluate(model, normal, anomalous, tmp_path / "out", beside=[other])
+
+
+def test_what_the_gan_of_another_model_has_seen_counts(tmp_path, normal):
+    first = FAnoGAN(TINY).fit(images_of(40))
+    first.save(tmp_path / "first")
+    second = FAnoGAN(TINY).fit(images_of(40, seed=9), gan=tmp_path / "first").model
+    assert set(first.model.seen.trained) < set(second.seen.trained)
+
+
+def test_one_image_under_both_labels_is_refused(model, normal, anomalous, files, tmp_path):
+    with pytest.raises(BadTestSet, match=r"00\.png .* are the same image: give each image one"):
+        evaluate(model, files / "normal", files / "normal", tmp_path / "out")
+    with pytest.raises(BadTestSet, match="are the same image"):
+        evaluate(model, normal, np.concatenate([anomalous, normal[3:4]]), tmp_path / "out")
+    blank = np.zeros((1, 16, 16), dtype=np.uint8)  # frames without a signal are all alike
+    evaluate(
+        model, np.concatenate([normal, blank]), np.concatenate([anomalous, blank]), tmp_path / "out"
+    )
+
+
+def test_a_model_without_hashes_says_that_it_cannot_be_checked(model, normal, anomalous, tmp_path):
+    found = evaluate(model.but(seen=None), normal, anomalous, tmp_path / "out")
+    assert found["seen"] == {"f-AnoGAN": None}
+    assert "keeps no hashes of the images" in (tmp_path / "out/report.html").read_text()
+
+
+def test_hashes_of_a_million_images_are_few_bytes_and_quickly_found():
+    random = np.random.default_rng(0)
+    digests = [f"{value:016x}" + 48 * "0" for value in random.integers(1, 2**63, 1000)]
+    seen = Seen.of(digests, [])
+    assert seen.trained.nbytes == 8 * 1000
+    assert seen.note([int(digests[7][:16], 16), 5]) == SeenBefore(1, 0, 2)
+    assert seen.note([5]) is None and Seen.of([], []).note([5]) is None
 
 
 # --- the rows ---------------------------------------------------------------------------------

@@ -145,7 +145,11 @@ def test_the_module_equals_the_detector(name: str, folder: Path) -> None:
 def test_the_threshold_is_that_of_what_a_window_is(model: Model, retinal: Model) -> None:
     images, patches = model.calibration.units["image"], retinal.calibration.units["patch"]
     assert Deployed(model).threshold == images.threshold(0.05) is not None
-    assert Deployed(retinal).threshold == patches.threshold(0.05) is not None
+    assert Deployed(retinal).threshold is None  # of the patches of one subject
+    groups = tuple(f"subject {at % 20}" for at in range(patches.n))
+    patches = HeldOut(patches.scores, groups)
+    many = retinal.but(calibration=Calibration({"patch": patches}, 1.0))
+    assert Deployed(many).threshold == patches.threshold(0.05) is not None
     larger = model.but(preprocessing=Preprocessing("uint8", 0, 255, 1, (16, 16), (16, 16)))
     fewer = model.but(calibration=Calibration({}, 1.0))
     assert Deployed(larger).threshold is None and Deployed(fewer).threshold is None

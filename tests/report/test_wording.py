@@ -14,11 +14,13 @@ from fanogan.calibration import (
 )
 from fanogan.data import (
     DuplicateImages,
+    FewHeldOut,
     FewImages,
     FewSubjects,
     GreyRangeDoubtful,
     HeldOutDuplicates,
     NoteOfScans,
+    SeenBefore,
     VolumesAsImages,
 )
 from fanogan.report import describe
@@ -82,7 +84,14 @@ OF_A_RUN: dict[Note, str] = {
     ),
     FewImages(1): "only 1 training image: the model may learn them by heart",
     FewSubjects(3): "only 3 training subjects: others may look different and yet be normal",
+    FewHeldOut(7, 19): (
+        "only 7 subjects held out: a flag at a false-positive rate of 5 % needs 19, so none will "
+        "be given; add subjects, or raise the recipe's held_out_fraction"
+    ),
     NoteOfScans(AlphaDropped(), 2, 1000): "alpha channel dropped: 2 of 1,000 scans",
+    SeenBefore(1, 0, 1): "the model was trained on this image, so its score is too low",
+    SeenBefore(0, 1, 1): "the model was calibrated on this image, so its p-value is biased",
+    SeenBefore(3, 1, 49): "the model was trained on 3 and calibrated on 1 of its 49 frames",
     SizeUnseen((9, 8), ((8, 8),), (8, 8), (8, 8)): (
         "size 9×8 is outside the training normals (8×8)"
     ),

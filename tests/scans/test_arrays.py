@@ -102,7 +102,8 @@ def test_several_arrays_need_a_key(tmp_path: Path) -> None:
         (np.zeros((2, 2, 2, 2, 2), np.uint8), "has shape"),
         (np.full((2, 3, 5), 4, np.uint8), "same value in every pixel"),
         (np.where(STACK > 200, np.nan, STACK), "NaN or infinite"),
-        (STACK * 1e300, "NaN or infinite"),
+        (STACK * 1e300, r"values up to 2\.55e\+302, more than 32-bit floats can hold"),
+        (np.where(STACK > 200, np.inf, STACK * 1e300), "NaN or infinite"),
     ],
 )
 def test_bad_arrays_are_named(tmp_path: Path, array: np.ndarray, message: str) -> None:

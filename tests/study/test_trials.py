@@ -18,6 +18,7 @@ from fanogan.cli import console
 from fanogan.cli.parser import main
 from fanogan.data import Preprocessing
 from fanogan.detectors import Detector, new_detector
+from fanogan.evaluation import BadTestSet
 from fanogan.evaluation.metrics import mean_interval, resampled_aucs, resampled_times
 from fanogan.phantom.eye import make_phantom
 from fanogan.recipes.recipe import load_recipe
@@ -469,6 +470,21 @@ def test_what_cannot_be_a_study_is_refused(digits, out, tmp_path):
         run_study(digits, out, recipe=RECIPE.but(base_width=8))
     with pytest.raises(BadStudy, match="holds no study"):
         write_study_report(tmp_path)
+
+
+def test_training_images_among_the_test_images_are_refused_before_training(digits, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    trained = sorted((data / "train").iterdir())[:3]
+    for path in trained:
+        shutil.copy(path, data / "normal" / f"renamed_{path.name}")
+    with pytest.raises(BadTestSet, match=r"of 17 normal images \d were trained on and \d calibr"):
+        run_study(data, tmp_path / "out", recipe=RECIPE, seeds=1)
+    assert not (tmp_path / "out" / "seed0").exists()
+    shutil.rmtree(data / "normal")
+    shutil.copytree(data / "anomalous", data / "normal")
+    with pytest.raises(BadTestSet, match="are the same image: give each image one label"):
+        run_study(data, tmp_path / "out", recipe=RECIPE, seeds=1)
 
 
 def test_lines_of_one_name_are_refused(tmp_path):

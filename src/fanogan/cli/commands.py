@@ -290,6 +290,7 @@ def evaluate(
     groups: str | None = None,
     device: str = "auto",
     skip_bad: bool = False,
+    allow_seen: bool = False,
 ) -> None:
     """Evaluate on labelled images, beside scores that need no learning.
 
@@ -297,7 +298,7 @@ def evaluate(
 
     Args:
         model: a run folder or a model folder.
-        normal: normal images that were not trained on.
+        normal: normal images that were neither trained nor calibrated on.
         anomalous: anomalous images.
         out: the folder for metrics.json, scores.csv and report.html.
         masks: masks of the anomalous images, in files of the same names, non-zero where anomalous;
@@ -308,6 +309,8 @@ def evaluate(
         groups: how subjects are named, as for fit; intervals resample subjects.
         device: auto, cpu, cuda or mps.
         skip_bad: leave out files that can't be read, instead of stopping.
+        allow_seen: evaluate on images that a model was trained or calibrated on, instead of
+            stopping; the report says how many.
     """
     from fanogan.detectors import Detector
     from fanogan.evaluation import evaluate as evaluate_model
@@ -333,6 +336,7 @@ def evaluate(
             alpha=alpha,
             groups=groups,
             skip_bad=skip_bad,
+            allow_seen=allow_seen,
             on_result=on_result,
         )
     console.say_evaluation(metrics)

@@ -245,16 +245,23 @@ def say_prepared(summary: Summary, out: Path) -> None:
 
 def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
     """Print the first rows of scores.csv, those of volumes where there are any."""
+    from fanogan.report import least_p_value
+
     volumes = [row for row in rows if row["unit"] == "volume"]
     shown = (volumes or rows)[:most]
     above = _bscans_above(rows) if volumes else {}
     names = [_shortened(row["name"]) for row in shown]
     width = max(map(len, names))
+    lowest = ""
     for name, row in zip(names, shown, strict=True):
+        p = f"p {float(row['p_value']):.3f}" if row["p_value"] else ""
+        if p and (least := least_p_value(float(row["p_value"]), row["held_out_subjects"])):
+            p = f"p 1/{row['held_out_subjects'] + 1:,}"
+            lowest = f"{p}: {least}"
         parts = (
             f"{name:{width}}",
             f"score {float(row['score']):<7.4g}",
-            f"p {float(row['p_value']):.3f}" if row["p_value"] else "",
+            p,
             "▲ flagged" if row["flag"] == "yes" else "",
             above.get(row["name"], ""),
             _regions(row),
@@ -263,6 +270,8 @@ def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
         say("  ".join(part for part in parts if part))
     if len(rows) > len(shown):
         say(f"… and {len(rows) - len(shown):,} more in scores.csv")
+    if lowest:
+        say(lowest)
 
 
 def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -273,7 +282,7 @@ def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         volume, number, _ = row["name"].rpartition("#")
         if row["unit"] == "image" and number and row.get("held_out"):
             held_out = row["held_out"]
-            highest = float(row["p_value"]) <= 1 / (held_out + 1)
+            highest = float(row["p_value"]) <= 1 / (row["held_out_subjects"] + 1)
             counts.setdefault(volume, []).append(highest)
     others = "the one held-out B-scan" if held_out == 1 else f"all {held_out:,} held-out B-scans"
     return {
@@ -313,6 +322,7 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from fanogan.amounts import counted
+    from fanogan.evaluation import leak_sentences
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("score", "AUC", "95 % interval", "average precision"):
@@ -333,6 +343,8 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
         f"{found['n_anomalous']:,} anomalous ({100 * found['prevalence']:.0f} %)"
     )
     console().print(table)
+    for sentence in leak_sentences(found["seen"]):
+        say(sentence, "yellow")
     calibrated = found["calibrated"]
     if calibrated["threshold"] is None:
         say(calibrated["note"])

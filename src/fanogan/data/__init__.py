@@ -2,6 +2,7 @@
 
 from fanogan.data.normals import (
     DuplicateImages,
+    FewHeldOut,
     FewImages,
     FewSubjects,
     HeldOutDuplicates,
@@ -12,9 +13,12 @@ from fanogan.data.normals import (
 )
 from fanogan.data.patches import Patches, seeded
 from fanogan.data.preprocessing import GreyRangeDoubtful, Preprocessing
+from fanogan.data.seen import BLANK, Seen, SeenBefore, short_hashes
 
 __all__ = [
+    "BLANK",
     "DuplicateImages",
+    "FewHeldOut",
     "FewImages",
     "FewSubjects",
     "GreyRangeDoubtful",
@@ -23,7 +27,10 @@ __all__ = [
     "NoteOfScans",
     "Patches",
     "Preprocessing",
+    "Seen",
+    "SeenBefore",
     "VolumesAsImages",
     "is_retina",
     "seeded",
+    "short_hashes",
 ]

@@ -35,6 +35,10 @@ class GreyRangeDoubtful(Note):
     white: int
 
 
+MOST_CHANNELS = 16
+"""More than any image that is read here has."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """How a scan becomes what the networks see."""
@@ -285,13 +289,20 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Make it again from what ``to_dict`` returned."""
+        """Make it again from what ``to_dict`` returned.
+
+        Raises:
+            ValueError: sizes that no image has.
+        """
         window = tuple(values["window"]) if values["window"] else None
         view = values.get("retina")
         view = RetinalView.from_dict(view) if view else None
         values = {"image_size": values.get("sides"), **values}  # its name in version 0.1
         values.pop("sides", None)
         size = tuple(values["image_size"])
+        blocks_of(size)
+        if not 0 < values["channels"] <= MOST_CHANNELS or min(window or (1,)) < 1:
+            raise ValueError(f"no image has {values['channels']} channels or the window {window}")
         return cls(**{**values, "window": window, "image_size": size, "retina": view})
 
 

@@ -22,7 +22,7 @@ from fanogan.detectors.gan import Gan, given_gan, own_gan_of
 from fanogan.detectors.registry import name_of, registered
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
-from fanogan.scoring import Model, Result, Scores, calibrate, read_model, results
+from fanogan.scoring import Model, Result, Scores, calibrate, read_model, results, unreadable
 from fanogan.scoring import score as score_model
 from fanogan.storage import LOCK, BadFolder, exclusive, remove_unfinished
 from fanogan.training import (
@@ -150,7 +150,10 @@ class Detector(Definition):
                 constants=constants,
                 provenance=provenance,
             )
-            return calibrate(model, normals.held_out)
+            images = normals.seen
+            if given and given.seen:
+                images = images.trained_too(given.seen)
+            return calibrate(model, normals.held_out).but(seen=images)
 
     # --- what was learned -----------------------------------------------------------------------
 
@@ -240,7 +243,10 @@ class Detector(Definition):
         given = own_gan_of(saved, gan, detector.device)
         if given:
             detector.recipe = recipe.but(latent_size=given.G.latent)
-        networks = new_networks(detector, saved.preprocessing, 0, detector.device)
+        try:
+            networks = new_networks(detector, saved.preprocessing, 0, detector.device)
+        except (RuntimeError, ValueError) as error:  # of sizes that no network can have
+            raise unreadable(saved.folder, error, saved.fanogan) from None
         saved.put_weights_into(
             {name: each for name, each in networks.items() if not (given and name in "GD")}
         )
@@ -255,6 +261,7 @@ class Detector(Definition):
             profile=saved.profile,
             constants=saved.constants,
             provenance=saved.provenance,
+            seen=saved.seen,
         )
         return detector
 

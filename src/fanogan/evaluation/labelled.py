@@ -20,6 +20,7 @@ from fanogan.amounts import plural
 from fanogan.calibration import HeldOut
 from fanogan.detectors import untrained
 from fanogan.evaluation.comparison import calibrated_row, compared_rows
+from fanogan.evaluation.leaks import Leaks, leak_sentences
 from fanogan.evaluation.masks import masks_of
 from fanogan.evaluation.metrics import image_metrics, trivial_scores
 from fanogan.evaluation.pixels import PixelFigures
@@ -61,6 +62,7 @@ def evaluate(
     alpha: float = 0.05,
     groups: str | None = None,
     skip_bad: bool = False,
+    allow_seen: bool = False,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Evaluate on labelled images; writes ``metrics.json``, ``scores.csv`` and ``report.html``.
@@ -83,6 +85,7 @@ def evaluate(
         alpha: the false-positive rate of the calibrated threshold.
         groups: how subjects are named; intervals resample them.
         skip_bad: leave out files that can't be read.
+        allow_seen: evaluate on images that a model was trained or calibrated on, and say so.
         on_result: called after each image, in each pass (trained, untrained, those beside it).
 
     Returns:
@@ -90,6 +93,7 @@ def evaluate(
 
     Raises:
         BadScan: an image or mask that can't be read, or a mask that is missing or doesn't fit.
+        BadTestSet: an image that has both labels, or that a model has seen.
         OSError: the folder can't be written.
     """
     remarks: list[str] = []
@@ -108,16 +112,19 @@ def evaluate(
     with whole_folder(Path(out), WRITES) as folder:
         evaluation = _Evaluation(model, alpha, with_pixels=masks is not None)
         skipped: list[BadScan] = []
+        noun = model.preprocessing.noun
+        leaks = {model.title: Leaks(model.seen, noun, allowed=allow_seen)}
         for label, source in enumerate((normal, anomalous)):
-            for result in _results(model, source, groups, skip_bad, skipped.append):
+            found = _results(model, source, groups, skip_bad, skipped.append)
+            for result in leaks[model.title].of(found, label):
                 of_frame = label == 1 and result.unit == "image"
                 evaluation.add(result, label, mask_of(result) if of_frame else None)
                 on_result(result)
 
-        def totals(other: Model) -> np.ndarray:
+        def totals(other: Model, counted: Leaks) -> np.ndarray:
             values: list[float] = []
-            for source in (normal, anomalous):
-                for result in _results(other, source, groups, skip_bad):
+            for label, source in enumerate((normal, anomalous)):
+                for result in counted.of(_results(other, source, groups, skip_bad), label):
                     values.extend(evaluation.totals(result))
                     on_result(result)
             if len(values) != len(evaluation.rows):
@@ -127,13 +134,15 @@ def evaluate(
                 )
             return np.array(values)
 
-        without_training = totals(untrained(model))
+        without_training = totals(untrained(model), Leaks(None, noun))
         others: dict[str, np.ndarray] = {}
         for other in beside:
             same = sum(each.detector == other.detector for each in beside[: len(others)])
             name = f"{other.detector} ({same + 1})" if same else other.detector
-            others[name] = totals(other)
+            leaks[name] = Leaks(other.seen, noun, allowed=allow_seen)
+            others[name] = totals(other, leaks[name])
         metrics = evaluation.metrics(without_training, others)
+        metrics["seen"] = {name: each.figures() for name, each in leaks.items()}
         evaluation.write(folder, metrics, [*remarks, *skip_notes(skipped)])
     return metrics
 
@@ -314,7 +323,11 @@ class _Evaluation:
             scores=self.column("score"),
             labels=self.labels,
             held_out=self.held_out.scores if self.held_out else np.array([]),
-            warnings=[*remarks, *self.model.provenance["warnings"]],
+            warnings=[
+                *remarks,
+                *leak_sentences(metrics["seen"]),
+                *self.model.provenance["warnings"],
+            ],
         )
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fanogan.calibration import ALPHA
 from fanogan.export.engines import FORMAT, SUFFIXES, ExportedModel, check_installed
-from fanogan.export.graph import ALPHA, KEY, BadExport, Deployed, to_onnx
+from fanogan.export.graph import KEY, BadExport, Deployed, to_onnx
 from fanogan.scoring import Model
 from fanogan.storage import write_whole
 from fanogan.training import precision_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fanogan.amounts import counted
 from fanogan.calibration import (
+    ALPHA,
     BitDepthUnseen,
     ChannelsUnseen,
     GreyValuesUnseen,
@@ -12,11 +13,13 @@ from fanogan.calibration import (
 )
 from fanogan.data import (
     DuplicateImages,
+    FewHeldOut,
     FewImages,
     FewSubjects,
     GreyRangeDoubtful,
     HeldOutDuplicates,
     NoteOfScans,
+    SeenBefore,
     VolumesAsImages,
 )
 from fanogan.scans import (
@@ -40,6 +43,21 @@ from fanogan.scans import (
 )
 
 _MOST_FRAMES_NAMED = 10
+
+
+def p_value_text(p_value: float) -> str:
+    """Write a p-value to three decimals, or two digits where it is smaller."""
+    return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.2g}"
+
+
+def least_p_value(p_value: float, subjects: int) -> str:
+    """Say what a p-value is that so many held-out subjects can't make any smaller; '' of others."""
+    if subjects == 0 or p_value > 1 / (subjects + 1):
+        return ""
+    named = {1: ("the one held-out subject", "one"), 2: ("both held-out subjects", "two")}
+    others = f"all {subjects:,} held-out subjects", f"{subjects:,}"
+    who, count = named.get(subjects, others)
+    return f"above {who}; {count} can show no less than 1/{subjects + 1:,}"
 
 
 def describe(note: Note) -> str:
@@ -106,9 +124,24 @@ def describe(note: Note) -> str:
         case FewSubjects(count):
             subjects = counted(count, "training subject")
             return f"only {subjects}: others may look different and yet be normal"
+        case FewHeldOut(count, needed):
+            return (
+                f"only {counted(count, 'subject')} held out: a flag at a false-positive rate of "
+                f"{100 * ALPHA:g} % needs {needed}, so none will be given; add subjects, or raise "
+                "the recipe's held_out_fraction"
+            )
         case NoteOfScans(of_scan, count, of):
             return f"{describe(of_scan)}: {count:,} of {of:,} scans"
         # --- a scan beside the training normals
+        case SeenBefore(1, _, 1):
+            return "the model was trained on this image, so its score is too low"
+        case SeenBefore(_, 1, 1):
+            return "the model was calibrated on this image, so its p-value is biased"
+        case SeenBefore(trained, calibrated, of):
+            return (
+                f"the model was trained on {trained:,} and calibrated on {calibrated:,} of its "
+                f"{of:,} frames"
+            )
         case SizeUnseen(size, sizes, rows, columns):
             return (
                 f"size {_size(size)} is outside the training normals "

@@ -156,7 +156,7 @@ def array_scans(source: Any) -> Iterator[Scan | BadScan]:
             image, notes = image[..., 0], (GreyStoredAsColour(),)
         pixels = convert(image, low, high)[np.newaxis]
         try:
-            check_finite(name, pixels)
+            check_finite(name, pixels, image)
         except BadScan as error:
             return error
         return Scan(pixels, name=name, group=name, notes=notes, member=("", index), highest=highest)

@@ -100,7 +100,7 @@ def marked(
     """
     values = plain_array(label, values)
     check_dtype(label, values.dtype)
-    check_finite(label, values)
+    check_finite(label, values, values)
     whole = np.rint(values) if values.dtype.kind == "f" else values
     is_whole = whole is values or np.allclose(values, whole, rtol=0, atol=_ROUNDING)
     if labels is not None:

@@ -197,11 +197,16 @@ def check_dtype(label: str, dtype: np.dtype[Any]) -> None:
         raise BadScan(f"{label} holds {kind}: save plain integers or floats, one value a pixel")
 
 
-def check_finite(label: str, pixels: Pixels) -> None:
-    """Raise BadScan where float `pixels` hold NaN or infinite values."""
+def check_finite(label: str, pixels: Pixels, stored: Pixels) -> None:
+    """Raise BadScan where float `pixels` are not finite; `stored` are they before `convert`."""
     # The minimum and the maximum pass NaN and infinity on, without an array of booleans.
-    if pixels.dtype.kind == "f" and not np.isfinite([pixels.min(), pixels.max()]).all():
-        raise unusable(f"{label} holds NaN or infinite values", "replace them by numbers")
+    if pixels.dtype.kind != "f" or np.isfinite([pixels.min(), pixels.max()]).all():
+        return
+    if np.isfinite([stored.min(), stored.max()]).all():
+        largest = max(stored.max(), -stored.min())
+        problem = f"holds values up to {largest:.3g}, more than 32-bit floats can hold (3.4e38)"
+        raise unusable(f"{label} {problem}", "scale them")
+    raise unusable(f"{label} holds NaN or infinite values", "replace them by numbers")
 
 
 def turned(pixels: Pixels, orientation: object) -> Pixels:
@@ -304,8 +309,9 @@ def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bo
     """
     check(scan, label)
     pixels, notes = drop_alpha(label, scan.pixels)
-    pixels = convert(pixels, *(wide_range(pixels) or (0, 0)))
-    check_finite(label, pixels)
+    stored = pixels
+    pixels = convert(stored, *(wide_range(stored) or (0, 0)))
+    check_finite(label, pixels, stored)
     if not may_be_constant and is_constant(pixels):
         problem = "has the same value in every pixel, so there is nothing to learn or score"
         raise unusable(f"{label} {problem}")

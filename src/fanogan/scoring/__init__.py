@@ -7,7 +7,7 @@ Read → encode → windows → networks → fuse → Result; calibration by hel
 from fanogan.scoring.calibrating import calibrate
 from fanogan.scoring.cases import Gallery, about_model, as_picture, case_of, statement_of
 from fanogan.scoring.job import images_done
-from fanogan.scoring.model import Model, ModelFile, read_model
+from fanogan.scoring.model import Model, ModelFile, read_model, unreadable
 from fanogan.scoring.pipeline import (
     BATCH,
     encode,
@@ -62,6 +62,7 @@ __all__ = [
     "skip_notes",
     "statement_of",
     "totals_of",
+    "unreadable",
     "whole_folder",
     "write_csv",
     "write_results",

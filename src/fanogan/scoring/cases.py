@@ -51,6 +51,7 @@ def case_of(
         # A copy, or the maps of its whole batch would be kept.
         residual=None if result.residual is None else result.residual.copy(),
         mask=mask,
+        held_out_subjects=calibration.subjects(result.unit),
     )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fanogan.amounts import counted
+from fanogan.data import BLANK, short_hashes
 from fanogan.report import describe
 from fanogan.retina import FlatVolume
 from fanogan.scans import BadScan, Scan
@@ -112,7 +113,7 @@ def encode(
     Raises:
         BadScan: a scan that the model can't take; with ``skip_bad``, where there is no other.
     """
-    preprocessing, first_error = model.preprocessing, None
+    preprocessing, first_error, told = model.preprocessing, None, False
     for scan in scans:
         try:
             pixels, usable = preprocessing.encode(scan), preprocessing.usable(scan)
@@ -128,7 +129,11 @@ def encode(
             continue
         good += 1
         unlike = model.profile.warnings(scan, preprocessing.grey_values(pixels))
-        yield Encoded(scan, pixels, usable, (*preprocessing.doubts(scan), *unlike))
+        hashes = short_hashes(pixels)
+        if not told and model.seen and (seen := model.seen.note(hashes)):
+            told = True
+            log.warning("%s: %s; the notes of each row say of which", scan.name, describe(seen))
+        yield Encoded(scan, pixels, usable, (*preprocessing.doubts(scan), *unlike), hashes)
     if first_error is not None and not good:
         raise BadScan(f"none of the images could be scored; the first: {first_error}")
 
@@ -274,6 +279,8 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
     count = max(1, math.ceil(model.recipe.top_window_fraction * len(totals) * (1 - 1e-12)))
     top = np.argsort(-totals, kind="stable")[:count]
     means = terms[top].mean(0)
+    hashes = encoded.hashes if number is None else encoded.hashes[number : number + 1]
+    seen = model.seen.note(hashes) if model.seen else None
     scan_name, frame_number = scan.member or (scan.name, number or 0)
     result = Result(
         name=scan.name if number is None else frame_name(scan, number),
@@ -288,8 +295,9 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         mean=float(totals.mean()),
         windows=len(totals),
         warnings=() if number else encoded.warnings,
-        notes=scan.notes,
         affine=scan.affine,
+        notes=(*scan.notes, seen) if seen else scan.notes,
+        hashed=hashes[0] if number is not None and hashes else BLANK,
         volume=scan if isinstance(scan, FlatVolume) else None,
     )
     if frame.maps is None or frame.x is None or number is None:

@@ -72,6 +72,7 @@ class VolumeMaps:
             fundus=volume.en_face,
             regions=regions,
             masks=self.masks,
+            held_out_subjects=calibration.subjects(result.unit),
         )
 
     def files(self, case: VolumeCase, scale: float) -> Files:
@@ -127,11 +128,14 @@ def write_files(folder: Path, files: Files) -> dict[str, str]:
 
 
 def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:
-    """Return a map as TIFF, with its spacing in mm as ImageJ keeps it."""
+    """Return a map as TIFF, its axes and its spacing in mm as ImageJ, Fiji and napari read them."""
     import tifffile
 
     between, row, column = spacing
-    known: dict[str, Any] = {"unit": "mm", **({"spacing": between} if between else {})}
+    # Without axes tifffile takes the first of three for channels.
+    metadata: dict[str, Any] = {"axes": "ZYX"[-residual.ndim :]}
+    if row and column:
+        metadata |= {"unit": "mm", **({"spacing": between} if between else {})}
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
@@ -139,7 +143,7 @@ def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> byt
         imagej=True,
         compression="zlib",
         resolution=(1 / column, 1 / row) if row and column else None,
-        metadata=known if row and column else {},
+        metadata=metadata,
     )
     return buffer.getvalue()
 

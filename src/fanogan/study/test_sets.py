@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fanogan.data import Normals, is_retina, seeded
+from fanogan.data import Normals, is_retina, seeded, short_hashes
 from fanogan.errors import FanoganError
-from fanogan.evaluation import masks_of
+from fanogan.evaluation import Leaks, masks_of
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, is_store, prepare, stored_volumes
 from fanogan.scans import each_scan
@@ -89,6 +89,21 @@ class StudyData:
                     digest.update(repr((source.name, source.identity)).encode())
                 found[part] = digest.hexdigest()
         return found
+
+    def check_unseen(self, normals: Normals) -> None:
+        """Refuse test images that are among the normals of training, or have both labels.
+
+        Raises:
+            BadTestSet: how many there are.
+            BadScan: an image that can't be read.
+        """
+        preprocessing = normals.preprocessing
+        leaks = Leaks(normals.seen, preprocessing.noun)
+        for label, source in enumerate((self.normal, self.anomalous)):
+            for scan in preprocessing.read(source):
+                for number, hashed in enumerate(short_hashes(preprocessing.encode(scan))):
+                    leaks.add(label, frame_name(scan, number), hashed)
+            leaks.check(label)
 
     def flattened(self, recipe: Recipe, folder: Path) -> StudyData:
         """Return the same with volumes of the retina flattened, once, in stores in ``folder``.

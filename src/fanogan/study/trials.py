@@ -158,7 +158,7 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
         differing += [f"recipe ({', '.join(fields)})"] if fields else []
         images, known = settings["images"], begun.get("images") or settings["images"]
         changed = [part for part in {**known, **images} if known.get(part) != images.get(part)]
-        if changed and not differing:
+        if changed and not differing and any(folder.glob("seed*")):
             raise BadStudy(
                 f"{folder}: the images in {' and '.join(changed)} have changed since this study "
                 "was begun; put them back as they were, or give --out another folder"
@@ -203,6 +203,7 @@ class _Trials:
         if seed == 0:
             for note in self.normals.notes:
                 log.warning("note: %s", describe(note))
+            data.check_unseen(self.normals)
 
     def run(self, system: System) -> None:
         """Train and test a system; what went wrong is an outcome too."""
