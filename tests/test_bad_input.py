@@ -38,9 +38,9 @@ def save(pixels, path):
     return path
 
 
-def good_images(folder, count=6):
+def good_images(folder, count=6, seed=0):
     for index in range(count):
-        save(grey(seed=index), folder / f"{index}.png")
+        save(grey(seed=seed + index), folder / f"{index}.png")
     return folder
 
 
@@ -92,8 +92,8 @@ class Scene:
         return self._with(arguments, {"out": self.out} | options)
 
     def evaluate(self, **options):
-        good_images(self.path / "normal")
-        good_images(self.path / "ill")
+        good_images(self.path / "normal", seed=100)
+        good_images(self.path / "ill", seed=200)
         options = {"normal": self.path / "normal", "anomalous": self.path / "ill"} | options
         return self._with(["evaluate", str(self.run)], {"out": self.out} | options)
 
@@ -444,6 +444,20 @@ def _(s):
 def _(s):
     save(grey(20, 25), good_images(s.path / "masks") / "2.png")
     return s.evaluate(masks=s.path / "masks")
+
+
+@row(
+    "evaluate: training images",
+    "of 6 normal images 5 were trained on and 1 calibrated on",
+    "leave them out; evaluate --allow-seen takes",
+)
+def _(s):
+    return s.evaluate(normal=s.images())
+
+
+@row("evaluate: one folder for both labels", "0.png among the normal images", "give each image one")
+def _(s):
+    return s.evaluate(anomalous=s.path / "normal")
 
 
 @row("evaluate: empty folder of normals", "no images in", "normals")

@@ -17,8 +17,16 @@ import torch
 from torch import Tensor
 
 import fanogan.storage
+from fanogan import FAnoGAN
+from fanogan.evaluation import evaluate
+from fanogan.phantom import make_phantom
+from fanogan.recipes import load_recipe
+from fanogan.retina import prepare
+from fanogan.scans import Scan
+from fanogan.scoring import write_results
 from fanogan.storage import (
     FORMAT,
+    TEMPORARY,
     BadFolder,
     exclusive,
     model_folder,
@@ -26,6 +34,7 @@ from fanogan.storage import (
     write_model_folder,
     write_whole,
 )
+from fanogan.study import run_study
 
 FACTS = {"fanogan": "0.1.0", "recipe": {"name": "Größe", "rate": 0.30000000000000004}, "n": [1, 2]}
 CARD = "# A model of normal retinas\n"
@@ -424,3 +433,62 @@ def test_the_weights_checksum_is_that_of_the_file(model: Path) -> None:
     body = json.loads((model / "model.json").read_text())
     digest = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
     assert body["weights_sha256"] == digest
+
+
+# --- what a killed process has left ---------------------------------------------------------------
+
+KILLED_BEFORE_RENAMING = """
+import os, signal, sys
+from pathlib import Path
+from fanogan import storage
+
+os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+storage.write_whole(Path(sys.argv[1]), b"data")
+"""
+
+
+def leave_unfinished(folder: Path) -> None:
+    """Leave in a folder what a process leaves that is killed while it writes a file there."""
+    ended = run_python(KILLED_BEFORE_RENAMING, folder / ("n" * 251 + ".txt"))
+    assert ended.returncode == -signal.SIGKILL
+    (left,) = (path for path in folder.iterdir() if path.name.startswith(TEMPORARY))
+    (folder / f"{TEMPORARY}folder").mkdir()
+    (folder / f"{TEMPORARY}folder" / "half.txt").write_text("half")
+    (folder / "mine.txt").write_text("my own")
+    assert left.read_bytes() == b"data"
+
+
+def test_what_a_killed_command_left_goes_at_the_next_start(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (12, 16, 16)).astype(np.uint8)
+    recipe = load_recipe("smoke").but(
+        critic_updates=2, encoder_updates=2, reestimate_batch_norm=False, held_out_fraction=0.5
+    )
+    model = FAnoGAN(recipe).fit(images, out=tmp_path / "run").model
+    eye = make_phantom(1, shape=(3, 240, 72), spacing=(0.5, 0.00387, 0.022))
+    scan = Scan(eye.pixels, "eye", "eye", is_volume=True)
+    prepare(scan, tmp_path / "store.zarr")
+    for divisor, part in enumerate(("train", "normal", "anomalous"), 1):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for index, image in enumerate(images):
+            np.save(tmp_path / "data" / part / f"{index}.npy", image // divisor)
+
+    commands = {
+        "run": lambda out: FAnoGAN(recipe).fit(images, out=out, resume=True),
+        "scores": lambda out: write_results(model, images, out),
+        "evaluation": lambda out: evaluate(model, images // 2, 255 - images, out),
+        "store.zarr": lambda out: prepare(scan, out),
+        "study": lambda out: run_study(
+            tmp_path / "data", out, recipe=recipe, seeds=1, systems=["pca"]
+        ),
+    }
+    for name, command in commands.items():
+        out = tmp_path / name
+        out.mkdir(exist_ok=True)
+        leave_unfinished(out)
+        if name in ("run", "study"):
+            (out / "samples").mkdir(exist_ok=True)
+            leave_unfinished(out / "samples")
+        command(out)
+        assert not list(out.rglob(f"{TEMPORARY}*")), name
+        assert (out / "mine.txt").read_text() == "my own"

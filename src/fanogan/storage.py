@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 2
 LOCK = ".lock"
+TEMPORARY = ".fanogan-unfinished-"
+"""With what the names of unfinished files and folders begin."""
 COPY_AGAIN = "copy the whole folder again from where it was made"
 
 
@@ -58,7 +60,16 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    return path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
+
+
+def remove_unfinished(files: Iterable[Path]) -> None:
+    """Remove those files and folders that a killed process has left under temporary names."""
+    for path in [path for path in files if path.name.startswith(TEMPORARY)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -116,7 +127,7 @@ def write_model_folder(
     try:
         write_whole(temporary / "model.safetensors", weights)
         write_whole(temporary / "model.json", _with_checksum(body).encode())
-        write_whole(temporary / "card.md", card.encode())
+        write_whole(temporary / "card.md", card.encode(errors="backslashreplace"))
         _put_in_place(temporary, folder)
     finally:
         # By now this is the model that was replaced, or what couldn't be written.
@@ -129,7 +140,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
         os.replace(temporary, folder)
     elif not _exchanged(temporary, folder):
         # A process that is killed between these two steps leaves no model at the path.
-        replaced = temporary.with_name(f"{temporary.name}.old")
+        replaced = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
         os.replace(folder, replaced)
         try:
             os.replace(temporary, folder)
@@ -183,6 +194,7 @@ def read_model_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, An
     Raises:
         BadFolder: missing, damaged, or written by a newer version.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     folder = model_folder(path)
@@ -191,7 +203,7 @@ def read_model_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, An
         body = json.loads(text)
         version = body["format"]
         is_whole = text == _with_checksum(body)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BadFolder(f"{folder}: damaged, model.json can't be read; {COPY_AGAIN}") from None
     if isinstance(version, int) and version > FORMAT:
         raise BadFolder(
@@ -212,4 +224,9 @@ def read_model_folder(path: str | Path) -> tuple[dict[str, Tensor], dict[str, An
         raise BadFolder(
             f"{folder}: damaged, model.safetensors has changed since it was made; {COPY_AGAIN}"
         )
-    return load(weights), body
+    try:
+        return load(weights), body
+    except SafetensorError as error:
+        raise BadFolder(
+            f"{folder}: model.safetensors holds no tensors ({error}); {COPY_AGAIN}"
+        ) from None

@@ -45,9 +45,7 @@ def test_p_value_with_nothing_held_out_is_one():
     nothing = held_out([])
     assert nothing.p_value(7.0) == 1.0
     assert nothing.threshold(0.5) is None
-    assert nothing.describe(0.05).startswith(
-        "too few held out: 0 held-out images of 0 subjects, 19"
-    )
+    assert nothing.describe(0.05).startswith("too few held out: 0 held-out images of 0 subjects")
 
 
 @pytest.mark.parametrize(
@@ -170,32 +168,83 @@ def test_false_positive_rate_reached_in_a_simulation():
         assert abs(np.mean(rows) - alpha) < 4 * error
 
 
+def test_each_subject_counts_once_by_hand():
+    # Shares of scores at least as high: of a with 4 images, b with 2, c with 1.
+    normals = held_out([1, 2, 3, 4, 2, 5, 3], [*"aaaabbc"])
+    scores = [0, 1.5, 2, 3, 3.5, 4.5, 5, 6]
+    shares = [(1, 1, 1), (3 / 4, 1, 1), (3 / 4, 1, 1), (2 / 4, 1 / 2, 1)]
+    shares += [(1 / 4, 1 / 2, 0), (0, 1 / 2, 0), (0, 1 / 2, 0), (0, 0, 0)]
+    assert normals.p_values(scores).tolist() == [(1 + sum(share)) / 4 for share in shares]
+    assert normals.threshold(0.24) is None
+    assert normals.threshold(1 / 4) == 5  # only above all is p = 1/4
+    assert normals.threshold(0.4) == 4  # above 4 alone b's 5 is left, and p = 1.5/4 = .375
+    assert normals.flags([4, 4.5], 0.4) == [False, True]
+
+
+@pytest.mark.parametrize(("subjects", "images"), [(3, 20), (19, 7), (40, 30), (60, 5)])
+def test_new_subjects_are_flagged_no_more_than_asked(subjects, images):
+    # Scores with a random intercept for each subject: most of the spread lies between subjects, and
+    # they differ in how many images they have. The rank among images alone flags .17 with three.
+    rng = np.random.default_rng(subjects)
+    rates = {0.05: [], 0.25: []}
+    for _ in range(1500):
+        counts = rng.integers(1, images + 1, subjects)
+        groups = np.repeat(np.arange(subjects), counts).astype(str)
+        scores = np.repeat(rng.normal(0, 2, subjects), counts) + rng.normal(0, 1, counts.sum())
+        normals = held_out(scores, groups.tolist())
+        new = rng.normal(0, 2) + rng.normal(0, 1, images)
+        for alpha, found in rates.items():
+            found.append(np.mean(normals.flags(new, alpha) or [False]))
+    for alpha, found in rates.items():
+        error = np.std(found) / np.sqrt(len(found))
+        assert np.mean(found) <= alpha + 3 * error
+        enough = subjects >= held_out_needed(alpha)
+        assert (np.mean(found) > 0) == enough  # and where it can, it does flag
+
+
+def test_three_subjects_give_no_flag_however_many_images_they_have():
+    normals = held_out(np.arange(60) / 60, [f"eye {i // 20}" for i in range(60)])
+    assert normals.threshold(0.05) is None
+    assert normals.flags([9.0], 0.05) is None
+    assert normals.p_value(9.0) == 1 / 4
+
+
+@given(st.lists(st.tuples(tied, st.sampled_from("abcdefg")), max_size=60), rates)
+def test_threshold_flag_and_p_value_agree_with_several_images_a_subject(pairs, alpha):
+    normals = held_out([score for score, _ in pairs], [group for _, group in pairs])
+    new = np.arange(-1, 9) / 1.0
+    threshold, flags = normals.threshold(alpha), normals.flags(new, alpha)
+    if threshold is None:
+        assert flags is None and normals.n_subjects < held_out_needed(alpha)
+    else:
+        assert flags == [score > threshold for score in new]
+
+
 def test_describe_says_how_much_and_on_what_evidence():
     scores = np.arange(1, 148) / 4000
-    normals = held_out(scores, [f"eye {i % 3}" for i in range(147)])
-    assert normals.n == 147
-    assert normals.n_subjects == 3
+    normals = held_out(scores, [f"eye {i % 21}" for i in range(147)])
+    assert (normals.n, normals.n_subjects) == (147, 21)
+    # Of 21 subjects with 7 images each one image may lie above: (1 + 1/7) / 22 > .05 >= 1 / 22.
     threshold = normals.threshold(0.05)
-    assert threshold == scores[-7]
+    assert threshold == scores[-1]
     assert normals.describe(0.05) == (
-        f"above {threshold:.4g} is flagged: at most 5 % of normal images expected "
-        "(147 held-out images of 3 subjects; within 3 subjects: others may differ)"
+        f"above {threshold:.4g} is flagged: at most 5 % of normal images of new subjects expected "
+        "(147 held-out images of 21 subjects)"
     )
-
-
-def test_describe_is_silent_about_other_subjects_from_twenty_on():
-    few, many = held_out(range(19)), held_out(range(20))
-    assert "within 19 subjects: others may differ" in few.describe(0.05)
-    assert "(20 held-out volumes of 20 subjects)" in many.describe(0.05, unit="volume")
+    assert "5 % of normal volumes expected (20 held-out volumes of 20 subjects)" in held_out(
+        range(20)
+    ).describe(0.05, unit="volume")
 
 
 def test_describe_says_too_few():
     normals = held_out(range(12), ["a", "b"] * 6)
     assert normals.describe(0.05) == (
-        "too few held out: 12 held-out images of 2 subjects, 19 are needed for a false-positive "
-        "rate of 5 %, so no flag is given"
+        "too few held out: 12 held-out images of 2 subjects can show no p-value below 1/3; a "
+        "false-positive rate of 5 % needs 19 subjects, so no flag is given"
     )
-    assert "1 held-out volume of 1 subject, 99 are" in held_out([1]).describe(0.01, unit="volume")
+    one = held_out([1]).describe(0.01, unit="volume")
+    assert "1 held-out volume of 1 subject can show no p-value below 1/2" in one
+    assert "1 % needs 99 subjects" in one
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 5, math.nan])

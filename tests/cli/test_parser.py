@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,8 @@ def test_dry_run_says_how_long_and_writes_nothing(digits, tmp_path, capsys):
     main(["fit", str(digits / "train"), "--recipe", "small", "--out", str(out), "--dry-run"])
     shown = capsys.readouterr().out
     assert "held out for calibration: 6 images of 6 subjects" in shown
+    few = "note: only 6 subjects held out: a flag at a false-positive rate of 5 % needs 19"
+    assert shown.index(few) < shown.index("about ")
     assert re.search(r"about [\d.]+ (seconds|minutes|hours) on this machine", shown)
     assert not out.exists()
 
@@ -109,18 +112,20 @@ def test_dry_run_needs_no_run_folder(digits, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsys):
-    recipe, out = tmp_path / "long.yaml", tmp_path / "run"
+def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsys, caplog):
+    recipe, out = tmp_path / "long.yaml", tmp_path / "scans" / "run"
     recipe.write_text("base: smoke\ncritic_updates: 60\nencoder_updates: 20\n")
+    scans = shutil.copytree(digits / "train", tmp_path / "scans")  # the run is made among them
     process = subprocess.Popen(
-        [*RUN_MAIN, "fit", digits / "train", "--recipe", recipe, "--out", out],
+        [*RUN_MAIN, "fit", scans, "--recipe", recipe, "--out", out],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     deadline = time.monotonic() + 240
-    while not (out / "checkpoints" / "gan.safetensors").exists():
+    left = "samples/*.png", "checkpoints/gan.safetensors"
+    while not all(any(out.glob(files)) for files in left):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -131,6 +136,7 @@ def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsy
 
     main(["fit", "--resume", str(out)])
     assert f"model: {out}/model" in capsys.readouterr().out
+    assert f"skipped: {out}/samples, which fanogan wrote" in caplog.text
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["stage"] == "gan"]
     assert steps == [10, 20, 30]
@@ -328,6 +334,7 @@ def score_row(name, unit="image", score=0.5, p_value="0.05", flag="no", warnings
         "unit": unit,
         "score": repr(score),
         "p_value": p_value,
+        "held_out_subjects": 120,
         "flag": flag,
         "warnings": warnings,
     }
@@ -346,6 +353,14 @@ def test_scores_are_shown_in_columns_that_fit_a_terminal(capsys):
     assert len(first) <= 80
     assert second.startswith("b:key:#1 ")
     assert second.index("score") == first.index("score")
+
+
+def test_a_p_value_that_cannot_be_smaller_is_shown_as_what_it_is(capsys):
+    rows = [score_row(name, p_value=p) for name, p in (("a", repr(1 / 3)), ("b", repr(2 / 3)))]
+    console.say_scores([{**row, "held_out_subjects": 2} for row in rows])
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert "  p 1/3" in first and "  p 0.667" in second
+    assert last == "p 1/3: above both held-out subjects; two can show no less than 1/3"
 
 
 def test_of_volumes_their_own_scores_are_shown(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 import tifffile
 import torch
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from fanogan.data.normals import (
     DuplicateImages,
+    FewHeldOut,
     FewImages,
     FewSubjects,
     HeldOutDuplicates,
@@ -174,6 +177,14 @@ def test_skipped_files_are_told(tmp_path: Path) -> None:
     assert normals.fingerprint["images"] + normals.fingerprint["held_out_images"] == 5
 
 
+def test_files_without_an_image_are_told(tmp_path: Path) -> None:
+    folder = write_folders(tmp_path, {"a": 3, "b": 3})
+    shutil.copy(str(get_testdata_file("rtplan.dcm")), folder / "a" / "IM1")
+    normals = Normals.read(folder, SMOKE)
+    assert normals.skipped == ("1 file without an image (1 DICOM RT Plan)",)
+    assert normals.fingerprint["images"] + normals.fingerprint["held_out_images"] == 6
+
+
 # --- fingerprint and notes -------------------------------------------------------------------
 
 
@@ -194,7 +205,7 @@ def test_duplicates_are_counted() -> None:
 
 def test_few_images_and_few_subjects_are_warned_of(tmp_path: Path) -> None:
     few = Normals.read(write_folders(tmp_path, {"a": 3, "b": 3, "c": 3}), SMOKE)
-    assert few.notes == (FewImages(6), FewSubjects(2))
+    assert few.notes == (FewImages(6), FewSubjects(2), FewHeldOut(1, 19))
     assert Normals.read(pixels(223, 16, 16), SMOKE).notes == ()  # 201 of them to learn from
 
 
@@ -257,7 +268,7 @@ def test_one_of_a_kind_is_named_as_one(tmp_path: Path) -> None:
     folder = write_folders(tmp_path, {"one": 1, "other": 1})
     normals = Normals.read(folder, SMOKE)
     assert normals.summary.endswith("held out for calibration: 1 image of 1 subject")
-    assert normals.notes == (FewImages(1), FewSubjects(1))
+    assert normals.notes == (FewImages(1), FewSubjects(1), FewHeldOut(1, 19))
 
 
 def test_arrays_have_no_origin_and_paths_are_absolute(

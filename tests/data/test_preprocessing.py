@@ -3,15 +3,18 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
 
-from fanogan.data.preprocessing import Preprocessing
+from fanogan.data.preprocessing import GreyRangeDoubtful, Preprocessing, single_images
 from fanogan.recipes.recipe import Recipe, load_recipe
-from fanogan.scans import BadScan, Note, Scan, read_scan
+from fanogan.scans import BadScan, Note, Scan, read_scan, read_scans
 
 SMALL = load_recipe("small")
 
@@ -106,6 +109,60 @@ def test_a_sixteen_bit_model_scores_an_eight_bit_scan() -> None:
     sixteen = scan(pixels.astype(np.uint16) * 257)
     preprocessing = Preprocessing.of([sixteen], SMALL)
     assert np.array_equal(preprocessing.encode(scan(pixels)), preprocessing.encode(sixteen))
+
+
+@pytest.mark.parametrize("trained", [np.uint8, np.int64, np.int32, np.uint16])
+@pytest.mark.parametrize("given", [np.uint8, np.int64, np.int32, np.uint16, np.uint64, ">u4"])
+def test_zero_to_255_is_the_same_picture_in_any_integers(trained: Any, given: Any) -> None:
+    images = noise(4, 28, 28, low=40, high=200)
+
+    def scans(dtype: Any) -> list[Scan]:
+        return [*read_scans(images.astype(dtype))]
+
+    preprocessing = Preprocessing.of(scans(trained), SMALL)
+    for given_scan, same in zip(scans(given), scans(trained), strict=True):
+        expected = preprocessing.encode(same)
+        assert np.array_equal(preprocessing.encode(given_scan), expected)
+        is_told = trained is np.uint8 and given is not np.uint8
+        doubts = [GreyRangeDoubtful(int(images.max()), 255)] if is_told else []
+        assert [*preprocessing.doubts(given_scan)] == doubts
+
+
+def test_bits_in_use_are_those_of_the_whole_array_or_file(tmp_path: Path) -> None:
+    preprocessing = Preprocessing.of([scan(noise(3, 28, 28))], SMALL)
+    stack = noise(3, 28, 28, dtype=np.uint16, high=65536)
+    stack[1] //= 300  # a dark picture among others of 16 bits
+    np.save(tmp_path / "stack.npy", stack)
+    for source in (stack, [*stack], tmp_path / "stack.npy"):
+        for index, each in enumerate(single_images(read_scans(source))):
+            expected = np.round(stack[index] / 257)
+            assert np.abs(preprocessing.encode(each)[0, 0] - expected).max() <= 1
+            assert not [*preprocessing.doubts(each)]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.npy"])
+def test_files_of_sixteen_bits_that_hold_eight_or_twelve_say_so(tmp_path: Path, name: str) -> None:
+    eight, twelve = noise(28, 28, high=250), noise(28, 28, dtype=np.uint16, high=4000)
+
+    def written(values: np.ndarray) -> Scan:
+        if name == "a.png":
+            Image.fromarray(values).save(tmp_path / name)
+        elif name == "a.tif":
+            tifffile.imwrite(tmp_path / name, values)
+        else:
+            np.save(tmp_path / name, values)
+        return read_scan(tmp_path / name)
+
+    of_eight = Preprocessing.of([scan(noise(3, 28, 28))], SMALL)
+    given = written(eight.astype(np.uint16))
+    assert np.array_equal(of_eight.encode(given)[0, 0], eight)
+    assert [*of_eight.doubts(given)] == [GreyRangeDoubtful(int(eight.max()), 255)]
+    given = written(twelve)  # 12 bits or a dark picture of 16: nobody can tell
+    assert [*of_eight.doubts(given)] == [GreyRangeDoubtful(int(twelve.max()), 65535)]
+    of_sixteen = Preprocessing.of([scan(noise(3, 28, 28, dtype=np.uint16, high=60000))], SMALL)
+    (doubt,) = of_sixteen.doubts(written(eight.astype(np.uint16)))
+    assert isinstance(doubt, GreyRangeDoubtful) and doubt.white == round(of_sixteen.high)
+    assert not [*of_sixteen.doubts(written(twelve * np.uint16(15)))]
 
 
 @pytest.mark.parametrize(

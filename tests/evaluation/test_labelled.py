@@ -1,7 +1,10 @@
 import csv
 import dataclasses
 import json
+import shutil
+import unicodedata
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -9,10 +12,13 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from fanogan import FAnoGAN
-from fanogan.calibration import HeldOut
+from fanogan.calibration import HeldOut, split_subjects
+from fanogan.cli import main
 from fanogan.cli.demo import run_demo
+from fanogan.data import Seen, SeenBefore
 from fanogan.detectors import untrained
 from fanogan.evaluation import (
+    BadTestSet,
     PixelROC,
     calibrated_row,
     compared_rows,
@@ -98,6 +104,102 @@ def same(one, other):
 
 def row_of(evaluation, name):
     return next(row for row in evaluation["rows"] if row["name"] == name)
+
+
+def test_an_evaluation_takes_the_place_of_the_one_before(
+    model, normal, anomalous, masks, evaluated, tmp_path
+):
+    shutil.copytree(evaluated[1], tmp_path / "out")
+    assert (tmp_path / "out" / "pixels.npz").exists()
+    (tmp_path / "out" / "notes.txt").write_text("my own")
+    evaluate(model, normal, anomalous, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("metrics.json", "rows.csv", "scores.csv", "report.html", "notes.txt"),
+        ".fanogan-results",
+    }
+
+
+# --- images that were seen ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained_folder(tmp_path):
+    """A model, saved and read again, of a folder of PNGs; which of them are held out is known."""
+    (tmp_path / "train").mkdir()
+    for number, image in enumerate(images_of(40)):
+        Image.fromarray(image).save(tmp_path / "train" / f"{number:02d}.png")
+    FAnoGAN(TINY).fit(tmp_path / "train").save(tmp_path / "model")
+    return FAnoGAN.load(tmp_path / "model").model
+
+
+def test_images_that_were_seen_are_refused_by_number(trained_folder, normal, anomalous, tmp_path):
+    held_out = split_subjects([f"{number:02d}.png" for number in range(40)], 0.5, seed=0)
+    (tmp_path / "test").mkdir()
+    images = images_of(40)
+    trained, calibrated = np.flatnonzero(~held_out)[:3], np.flatnonzero(held_out)[:2]
+    # Under other names, in another format, and as colour: what counts is what the networks see.
+    for number in (*trained, *calibrated):
+        pixels = np.repeat(images[number][..., None], 3, axis=-1)
+        tifffile.imwrite(tmp_path / "test" / f"renamed{number}.tif", pixels, photometric="rgb")
+    for number, image in enumerate(normal):
+        Image.fromarray(image).save(tmp_path / "test" / f"new{number}.png")
+    with pytest.raises(BadTestSet) as refused:
+        evaluate(trained_folder, tmp_path / "test", anomalous, tmp_path / "out")
+    assert str(refused.value).startswith(
+        "of 17 normal images 3 were trained on and 2 calibrated on, so the result would be too good"
+    )
+    assert not (tmp_path / "out").exists()
+    found = evaluate(
+        trained_folder, tmp_path / "test", anomalous, tmp_path / "out", allow_seen=True
+    )
+    assert found["seen"]["f-AnoGAN"]["normal"] == {"images": 17, "trained": 3, "calibrated": 2}
+    assert found["seen"]["f-AnoGAN"]["anomalous"] == {"images": 8, "trained": 0, "calibrated": 0}
+    words = "of 17 normal images 3 were trained on and 2 calibrated on (f-AnoGAN): the result is"
+    assert words in (tmp_path / "out/report.html").read_text()
+    with pytest.raises(BadTestSet, match="of 8 anomalous images 1 were trained on"):
+        ill = [*anomalous[:7], images[trained[0]]]
+        evaluate(trained_folder, normal, np.array(ill), tmp_path / "other")
+    notes = [result.notes for result in results(trained_folder, images[[trained[0]]])]
+    assert notes == [(SeenBefore(1, 0, 1),)]
+
+
+def test_images_that_a_model_beside_has_seen_are_refused(model, normal, anomalous, tmp_path):
+    other = FAnoGAN(TINY).fit(np.concatenate([images_of(20, seed=5), normal])).model
+    with pytest.raises(BadTestSet, match=r"of 12 normal images \d+ were trained on"):
+        evaluate(model, normal, anomalous, tmp_path / "out", beside=[other])
+
+
+def test_what_the_gan_of_another_model_has_seen_counts(tmp_path, normal):
+    first = FAnoGAN(TINY).fit(images_of(40))
+    first.save(tmp_path / "first")
+    second = FAnoGAN(TINY).fit(images_of(40, seed=9), gan=tmp_path / "first").model
+    assert set(first.model.seen.trained) < set(second.seen.trained)
+
+
+def test_one_image_under_both_labels_is_refused(model, normal, anomalous, files, tmp_path):
+    with pytest.raises(BadTestSet, match=r"00\.png .* are the same image: give each image one"):
+        evaluate(model, files / "normal", files / "normal", tmp_path / "out")
+    with pytest.raises(BadTestSet, match="are the same image"):
+        evaluate(model, normal, np.concatenate([anomalous, normal[3:4]]), tmp_path / "out")
+    blank = np.zeros((1, 16, 16), dtype=np.uint8)  # frames without a signal are all alike
+    evaluate(
+        model, np.concatenate([normal, blank]), np.concatenate([anomalous, blank]), tmp_path / "out"
+    )
+
+
+def test_a_model_without_hashes_says_that_it_cannot_be_checked(model, normal, anomalous, tmp_path):
+    found = evaluate(model.but(seen=None), normal, anomalous, tmp_path / "out")
+    assert found["seen"] == {"f-AnoGAN": None}
+    assert "keeps no hashes of the images" in (tmp_path / "out/report.html").read_text()
+
+
+def test_hashes_of_a_million_images_are_few_bytes_and_quickly_found():
+    random = np.random.default_rng(0)
+    digests = [f"{value:016x}" + 48 * "0" for value in random.integers(1, 2**63, 1000)]
+    seen = Seen.of(digests, [])
+    assert seen.trained.nbytes == 8 * 1000
+    assert seen.note([int(digests[7][:16], 16), 5]) == SeenBefore(1, 0, 2)
+    assert seen.note([5]) is None and Seen.of([], []).note([5]) is None
 
 
 # --- the rows ---------------------------------------------------------------------------------
@@ -202,7 +304,8 @@ def test_metrics_are_valid_json_and_what_is_returned(evaluated):
 def test_files_written(evaluated):
     _, out = evaluated
     names = {path.name for path in out.iterdir()}
-    assert names == {"metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html"}
+    written = {"metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html"}
+    assert names == written | {".fanogan-results"}
     with (out / "rows.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows][3:] == HONEST
@@ -289,6 +392,17 @@ def test_a_name_of_numbers_and_dots_has_a_mask_of_its_own(model, anomalous, mask
         np.testing.assert_array_equal(mask_of(named), mask > 0)
 
 
+@pytest.mark.parametrize("forms", ["NFC NFD", "NFD NFC", "NFD NFD"])
+def test_a_mask_is_found_in_another_form_of_unicode(model, anomalous, masks, tmp_path, forms):
+    """macOS stores names decomposed, others as they were typed."""
+    image_name, mask_name = (unicodedata.normalize(form, "Müller é") for form in forms.split())
+    Image.fromarray(masks[0]).save(tmp_path / f"{mask_name}.png")
+    mask_of = masks_of(tmp_path, tmp_path, None, model.preprocessing)
+    result = next(iter(results(model, anomalous)))
+    named = dataclasses.replace(result, name=f"{image_name}.tif", scan_name=f"{image_name}.tif")
+    np.testing.assert_array_equal(mask_of(named), masks[0] > 0)
+
+
 def test_masks_of_frames_of_a_volume_and_of_arrays_in_files(
     model, normal, anomalous, masks, evaluated, tmp_path
 ):
@@ -304,6 +418,36 @@ def test_masks_of_frames_of_a_volume_and_of_arrays_in_files(
     path = tmp_path / "data.npz"
     found = evaluate(model, normal, f"{path}:ill", tmp_path / "out", masks=f"{path}:masks")
     assert same(found["pixel"], expected["pixel"])
+
+
+def test_labels_of_masks_are_chosen_by_number(model, files, masks, tmp_path, capsys):
+    """Label 1 in one half of the square, 3 in the other, and 2 elsewhere."""
+    for index, path in enumerate(sorted((files / "masks").rglob("*.png"), key=lambda p: p.name)):
+        labels = masks[index].copy()
+        labels[masks[index].nonzero()[0].max(), 4:8] = 3
+        labels[15] = 2
+        Image.fromarray(labels).save(path)
+    sources = ["--normal", str(files / "normal"), "--anomalous", str(files / "ill")]
+    model.save(tmp_path / "model")
+    command = ["evaluate", str(tmp_path / "model"), *sources, "--masks", str(files / "masks")]
+    for more, pixels_marked in (([], 32), (["--mask-labels", "1,3"], 16)):
+        main([*command, "--out", str(tmp_path / "out"), *more])
+        found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+        assert found["pixel"]["prevalence"] == pytest.approx(8 * pixels_marked / (20 * 256))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "labels of the masks that count as anomalous: 1, 3" in page
+    with pytest.raises(SystemExit):
+        main([*command, "--mask-labels", "1;3"])
+    assert "--mask-labels 1;3: give whole numbers such as 1,3" in capsys.readouterr().err
+
+
+def test_soft_masks_are_said_once_and_shown(model, normal, anomalous, masks, tmp_path, caplog):
+    soft = masks * np.linspace(0.1, 0.9, 16)[:, None]
+    found = evaluate(model, normal, anomalous, tmp_path / "out", masks=soft)
+    assert found["pixel"]["prevalence"] == pytest.approx((soft > 0.5).sum() / (20 * 256))
+    said = "soft mask: what is above 0.5 of 1 counts as anomalous (mask of image 00000, and"
+    assert [said in record.message for record in caplog.records] == [True]
+    assert said in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_array_masks_stay_with_their_images_when_some_are_skipped(
@@ -324,6 +468,22 @@ def test_array_masks_stay_with_their_images_when_some_are_skipped(
         of_floats, normals, [images[i] for i in kept], tmp_path / "out", masks=different[kept]
     )
     assert skipping["pixel"] == without["pixel"]
+
+
+def test_a_mirrored_nifti_mask_lies_over_its_image(model, normal, anomalous, masks, tmp_path):
+    """The mask stored from right to left, as its affine says, gives the same pixel figures."""
+    found, flip = [], np.diag([-1.0, 1, 1, 1])
+    flip[0, 3] = 15  # row 0 of the mask lies where row 15 of the image does
+    for name, stored, affine in (("as is", masks, np.eye(4)), ("turned", masks[:, ::-1], flip)):
+        for kind in ("ill", "masks"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        volume = nibabel.Nifti1Image(np.moveaxis(anomalous, 0, -1), np.eye(4))
+        nibabel.save(volume, tmp_path / name / "ill" / "v.nii.gz")
+        mask = nibabel.Nifti1Image(np.ascontiguousarray(np.moveaxis(stored, 0, -1)), affine)
+        nibabel.save(mask, tmp_path / name / "masks" / "v.nii.gz")
+        folders = tmp_path / name / "ill", tmp_path / name / "out"
+        found.append(evaluate(model, normal, *folders, masks=tmp_path / name / "masks"))
+    assert found[0]["pixel"] == found[1]["pixel"]
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,11 @@ def test_the_module_equals_the_detector(name: str, folder: Path) -> None:
 def test_the_threshold_is_that_of_what_a_window_is(model: Model, retinal: Model) -> None:
     images, patches = model.calibration.units["image"], retinal.calibration.units["patch"]
     assert Deployed(model).threshold == images.threshold(0.05) is not None
-    assert Deployed(retinal).threshold == patches.threshold(0.05) is not None
+    assert Deployed(retinal).threshold is None  # of the patches of one subject
+    groups = tuple(f"subject {at % 20}" for at in range(patches.n))
+    patches = HeldOut(patches.scores, groups)
+    many = retinal.but(calibration=Calibration({"patch": patches}, 1.0))
+    assert Deployed(many).threshold == patches.threshold(0.05) is not None
     larger = model.but(preprocessing=Preprocessing("uint8", 0, 255, 1, (16, 16), (16, 16)))
     fewer = model.but(calibration=Calibration({}, 1.0))
     assert Deployed(larger).threshold is None and Deployed(fewer).threshold is None
@@ -361,3 +365,17 @@ def test_training_anew_puts_the_engine_aside() -> None:
     detector = FAnoGAN(TINY, device="cpu").fit(FOURS)
     detector.model = detector.model.but(engine="onnxruntime")
     assert detector.fit(FOURS).model.engine == "torch"
+
+
+@pytest.mark.parametrize(("to", "name"), [("onnx", "a.onnx"), ("openvino", "a.xml")])
+def test_only_what_export_wrote_is_written_over(model: Model, tmp_path: Path, to: str, name: str):
+    out = tmp_path / name
+    own = out.with_suffix(".bin") if to == "openvino" else out
+    own.write_bytes(b"my own")
+    with pytest.raises(BadExport, match="is there already, and no export wrote it"):
+        export(model, to, out)
+    assert own.read_bytes() == b"my own"
+    own.unlink()
+    export(model, to, out)
+    export(model.but(recipe=model.recipe.but(kappa=0.3)), to, out)
+    assert ExportedModel(out).about["kappa"] == 0.3

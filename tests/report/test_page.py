@@ -143,6 +143,7 @@ def volume(seed, score):
         name=eye.name,
         score=score,
         p_value=0.25,
+        held_out_subjects=3,
         flag=None,
         warnings=("another scanner",),
         bscans=eye.pixels,
@@ -294,6 +295,25 @@ def test_page_can_be_read_aloud_and_used_from_the_keyboard(evaluated):
 
 def test_gallery_runs_from_the_highest_score_down(scored):
     assert scored.headings == ["1a.png", "2b.png", "3c.png"]
+
+
+def test_a_p_value_that_cannot_be_smaller_is_shown_as_what_it_is(tmp_path):
+    path = tmp_path / "report.html"
+    few = [case(p_value=1 / 3, held_out_subjects=2), case(p_value=2 / 3, held_out_subjects=2)]
+    write_score_report(
+        path,
+        title="",
+        model={},
+        scale=0.5,
+        statement="",
+        cases=few,
+        total=2,
+        scores=np.array([0.2, 0.2]),
+        held_out=np.zeros(98),
+    )
+    text = Page(path.read_text(encoding="utf-8")).text
+    assert "above both held-out subjects; two can show no less than 1/3 (n = 98)" in text
+    assert "p = 0.667 (n = 98)" in text and "p = 0.333" not in text
 
 
 def test_numbers_of_a_case_are_shown(scored):
@@ -539,7 +559,8 @@ def test_volumes_come_first_and_open_on_their_worst_bscan(volumes_page, volumes)
     assert [(values["max"], values["value"]) for values in sliders] == [
         (str(BSCANS - 1), str(np.nanargmax(entry.scores))) for entry in volumes
     ]
-    assert "p = 0.250" in page.text and "another scanner" in page.text
+    assert "above all 3 held-out subjects; 3 can show no less than 1/4" in page.text
+    assert "another scanner" in page.text
     assert page.volumes[0]["scores"][0] == "–"
 
 

@@ -14,10 +14,13 @@ from fanogan.calibration import (
 )
 from fanogan.data import (
     DuplicateImages,
+    FewHeldOut,
     FewImages,
     FewSubjects,
+    GreyRangeDoubtful,
     HeldOutDuplicates,
     NoteOfScans,
+    SeenBefore,
     VolumesAsImages,
 )
 from fanogan.report import describe
@@ -28,12 +31,17 @@ from fanogan.scans import (
     FirstFrameOnly,
     FirstVolumeOnly,
     GreyStoredAsColour,
+    MaskInAlpha,
     Note,
     OneBitGrey,
     ReflectivityAsShown,
+    SlicesByName,
+    SoftMask,
     UndeclaredFrames,
     UnevenBScans,
+    UnevenSlices,
     Verbatim,
+    WindowLeftOut,
     note_from_json,
     note_to_json,
 )
@@ -43,9 +51,19 @@ WORDS: dict[Note, str] = {
     GreyStoredAsColour(): "grey stored as RGB, read as grey",
     ConvertedToRGB("palette"): "palette converted to RGB",
     OneBitGrey(): "one bit a pixel, read as 8-bit grey",
+    SoftMask(127.5, 255): "soft mask: what is above 127.5 of 255 counts as anomalous",
+    SoftMask(32767.5, 65535): "soft mask: what is above 32767.5 of 65,535 counts as anomalous",
+    MaskInAlpha(): "the mask is taken from the alpha channel: all else has one colour",
     FirstFrameOnly(3): "first of 3 frames read",
     FirstVolumeOnly(2): "first of 2 volumes read",
     UndeclaredFrames(3, 2): "holds 3 frames and declares 2: the others are left out",
+    WindowLeftOut("incomplete"): (
+        "its window is incomplete, which DICOM doesn't allow: shown without a window"
+    ),
+    UnevenSlices(1.0, 2.5, "mm"): (
+        "slices are 1-2.5 mm apart: some are missing, or belong to another volume"
+    ),
+    SlicesByName(): "slices are in the order of their files' names, since nothing tells another",
     EmptyFrames((3,), 11): "B-scan 3 is empty",
     EmptyFrames((0, 2), 11): "B-scans 0, 2 are empty",
     EmptyFrames(tuple(range(11)), 12): "11 of 12 B-scans are empty",
@@ -66,12 +84,23 @@ OF_A_RUN: dict[Note, str] = {
     ),
     FewImages(1): "only 1 training image: the model may learn them by heart",
     FewSubjects(3): "only 3 training subjects: others may look different and yet be normal",
+    FewHeldOut(7, 19): (
+        "only 7 subjects held out: a flag at a false-positive rate of 5 % needs 19, so none will "
+        "be given; add subjects, or raise the recipe's held_out_fraction"
+    ),
     NoteOfScans(AlphaDropped(), 2, 1000): "alpha channel dropped: 2 of 1,000 scans",
+    SeenBefore(1, 0, 1): "the model was trained on this image, so its score is too low",
+    SeenBefore(0, 1, 1): "the model was calibrated on this image, so its p-value is biased",
+    SeenBefore(3, 1, 49): "the model was trained on 3 and calibrated on 1 of its 49 frames",
     SizeUnseen((9, 8), ((8, 8),), (8, 8), (8, 8)): (
         "size 9×8 is outside the training normals (8×8)"
     ),
     SizeUnseen((9, 8), (), (10, 20), (8, 8)): (
         "size 9×8 is outside the training normals (10-20 rows, 8 columns)"
+    ),
+    GreyRangeDoubtful(199, 255): (
+        "more than 8 bits with values up to 199, and 255 was taken for white: if it isn't, convert "
+        "the image to the bits of the training normals"
     ),
     BitDepthUnseen("uint16", ("uint8",)): "bit depth uint16, trained on uint8",
     ChannelsUnseen(1, (3,)): "1 channel, trained on 3",

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zarr
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from fanogan.cli.parser import main
 from fanogan.retina import FlatSpace, FlatVolume, is_store, prepare, read_store, straighten
@@ -78,11 +79,26 @@ def test_files_are_known_again_by_their_content(eyes: list[Scan], tmp_path: Path
     prepare(folder, tmp_path / "a.zarr")
     shutil.copytree(folder, tmp_path / "copy")
     assert prepare(tmp_path / "copy", tmp_path / "a.zarr").kept == 1
-    np.save(folder / "eye.npy", eyes[1].pixels)
-    with pytest.raises(BadScan, match=r"a\.zarr holds a volume eye\.npy already, of other files"):
-        prepare(folder, tmp_path / "a.zarr")
-    with pytest.raises(BadScan, match="or of another subject"):
-        prepare(tmp_path / "copy", tmp_path / "a.zarr", groups="e.e")
+
+
+def test_what_changed_is_made_anew_and_what_is_gone_goes(
+    eyes: list[Scan], store: Path, tmp_path: Path
+) -> None:
+    (store / "steps.png").write_bytes(b"of the first volume")
+    other = replace(eyes[1], name=eyes[0].name)
+    assert prepare([other, eyes[1]], store).kept == 1
+    prepare([other, eyes[1]], tmp_path / "fresh.zarr")
+    for volume, expected in zip(
+        read_store(store), read_store(tmp_path / "fresh.zarr"), strict=True
+    ):
+        assert volume.name == expected.name
+        assert_equal(volume, expected)
+    assert not (store / "steps.png").exists()
+    summary = prepare(replace(eyes[1], group="another person"), store)
+    assert (summary.volumes, summary.kept, summary.removed) == (1, 0, 1)
+    assert [(v.name, v.group) for v in read_store(store)] == [(eyes[1].name, "another person")]
+    with pytest.raises(BadScan, match="can't be prepared into itself"):
+        prepare(store, store)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +116,18 @@ def test_other_settings_are_refused(
 ) -> None:
     with pytest.raises(BadScan, match=text):
         prepare(eyes, store, **settings)
+
+
+def test_files_without_an_image_are_told(
+    eyes: list[Scan], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    np.save(folder / "eye.npy", eyes[0].pixels)
+    shutil.copy(str(get_testdata_file("rtplan.dcm")), folder / "IM1")
+    summary = prepare(folder, tmp_path / "a.zarr")
+    assert (summary.volumes, summary.failed) == (1, ())
+    assert caplog.messages == ["skipped: 1 file without an image (1 DICOM RT Plan)"]
 
 
 def test_spacing_given_twice_is_the_same(eyes: list[Scan], tmp_path: Path) -> None:
@@ -230,6 +258,25 @@ def test_the_command_says_what_it_found(scans: Path, capsys: pytest.CaptureFixtu
     assert next(read_store(out)).scan_spacing == (None, 0.00387, 0.022)
     main(command)
     assert "prepared before" in capsys.readouterr().out
+
+
+def test_the_command_takes_files_of_any_name(
+    eyes: list[Scan], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["caf\udce9.npy", "n" * 251 + ".npy", "two\nlines\u202e.npy"]
+    (tmp_path / "scans").mkdir()
+    for name in names:
+        with (tmp_path / "scans" / name).open("wb") as file:
+            np.save(file, eyes[0].pixels)
+    (tmp_path / "scans" / "=bad\udcff\n.e2e").write_bytes(b"CMDb" + bytes(600))
+    out = tmp_path / "a\udcff.zarr"
+    main(["prepare", str(tmp_path / "scans"), "--out", str(out)])
+    assert sorted(volume.name for volume in read_store(out)) == sorted(names)
+    shown = capsys.readouterr().out
+    assert r"two\u000alines\u202e.npy  3 B-scans" in shown and "\u202e" not in shown
+    with (out / "failed.csv").open(newline="", encoding="utf-8") as file:
+        (name, reason), *_ = list(csv.reader(file))[1:]
+    assert name == r"'=bad\xff\u000a.e2e" and r"=bad\\xff" in reason
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,17 @@ def assert_equal(one: FlatVolume, other: FlatVolume) -> None:
     """Every field, but for how B-scans and margins are held."""
     for name in ("pixels", "recorded", "inner", "outer", "tissue", "margins", "bscans"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    for name in ("name", "group", "spacing", "scan_spacing", "notes", "eye", "device", "grid"):
+    for name in (
+        "name",
+        "group",
+        "spacing",
+        "scan_spacing",
+        "notes",
+        "eye",
+        "device",
+        "grid",
+        "affine",
+    ):
         assert getattr(one, name) == getattr(other, name), name
     assert one.thickness == other.thickness and one.is_retina == other.is_retina
     assert one.en_face is not None and other.en_face is not None
@@ -49,7 +59,13 @@ def test_another_space_is_made_from_the_stored_boundaries(
 def test_margins_are_kept_for_another_space(eyes: list[Scan], tmp_path: Path) -> None:
     pixels = eyes[0].pixels.copy()
     pixels[:, -40:, :40] = 255
-    scan, space = replace(eyes[0], pixels=pixels), FlatSpace(160, 100)
+    affine = (
+        (0.1, 0.0, 0.0, -4.5),
+        (0.0, -0.2, 0.0, 1 / 3),
+        (0.0, 0.0, 2.0, 7.0),
+        (0.0, 0.0, 0.0, 1.0),
+    )
+    scan, space = replace(eyes[0], pixels=pixels, affine=affine), FlatSpace(160, 100)
     prepare(scan, tmp_path / "a.zarr")
     (volume,) = read_store(tmp_path / "a.zarr", space)
     expected = straighten(scan, space)
@@ -87,7 +103,8 @@ def test_any_zarr_reader_reads_it(eyes: list[Scan], made: Path) -> None:
 
 
 def test_notes_are_kept_and_those_of_older_stores_are_text(eyes: list[Scan], store: Path) -> None:
-    prepare(replace(eyes[0], name="third", notes=(EmptyFrames((1, 2), of=3),)), store)
+    third = replace(eyes[0], name="third", notes=(EmptyFrames((1, 2), of=3),))
+    prepare([*eyes, third], store)
     body = json.loads((store / "000001/zarr.json").read_text())
     assert body["attributes"]["notes"] == [{"kind": "Verbatim", "text": "a note"}]
     body["attributes"]["notes"] = ["an old note", {"kind": "GreyStoredAsColour"}]

@@ -102,7 +102,8 @@ def test_several_arrays_need_a_key(tmp_path: Path) -> None:
         (np.zeros((2, 2, 2, 2, 2), np.uint8), "has shape"),
         (np.full((2, 3, 5), 4, np.uint8), "same value in every pixel"),
         (np.where(STACK > 200, np.nan, STACK), "NaN or infinite"),
-        (STACK * 1e300, "NaN or infinite"),
+        (STACK * 1e300, r"values up to 2\.55e\+302, more than 32-bit floats can hold"),
+        (np.where(STACK > 200, np.inf, STACK * 1e300), "NaN or infinite"),
     ],
 )
 def test_bad_arrays_are_named(tmp_path: Path, array: np.ndarray, message: str) -> None:
@@ -196,6 +197,33 @@ def test_one_constant_image_among_others_passes() -> None:
     array = STACK.copy()
     array[1] = 0
     assert len(read_array(array)) == 5
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        [np.asmatrix(image) for image in STACK],
+        np.ma.array(STACK),
+        np.asfortranarray(STACK),
+        STACK.copy()[:, ::-1, ::-1][:, ::-1, ::-1],
+        np.repeat(STACK, 2, axis=2)[:, :, ::2],
+        STACK.astype(">u2"),
+        np.frombuffer(STACK.tobytes(), np.uint8).reshape(STACK.shape),
+        list(STACK.view(np.recarray)),
+    ],
+)
+def test_subclasses_and_layouts_give_the_same_plain_pixels(array: np.ndarray) -> None:
+    scans = read_array(array)
+    np.testing.assert_array_equal(np.concatenate([scan.pixels for scan in scans]), STACK)
+    assert {type(scan.pixels) for scan in scans} == {np.ndarray}  # a matrix of 3 axes: heap errors
+    assert all(scan.pixels.dtype.isnative for scan in scans)
+
+
+def test_a_masked_array_is_refused_where_something_is_masked() -> None:
+    masked = np.ma.array(STACK, mask=STACK > 250)
+    for source in (masked, [*masked]):
+        with pytest.raises(BadScan, match=r"is masked in places: .*\.filled\(\)"):
+            read_array(source)
 
 
 def test_groups_are_refused_for_arrays() -> None:

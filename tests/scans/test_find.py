@@ -207,3 +207,23 @@ def test_a_folder_that_may_not_be_searched_is_named(root: Path) -> None:
             find_scans(root / "eye10" / "b2.png")
     finally:
         (root / "eye10").chmod(0o755)
+
+
+# --- letters with marks: one character, or two as macOS stores them ----------------------------
+
+COMPOSED, DECOMPOSED = "Zoë", "Zoe\u0308"
+
+
+@pytest.mark.parametrize("stored", [COMPOSED, DECOMPOSED], ids=["composed", "decomposed"])
+@pytest.mark.parametrize("typed", [COMPOSED, DECOMPOSED], ids=["composed", "decomposed"])
+def test_subjects_are_found_in_either_form(tmp_path: Path, stored: str, typed: str) -> None:
+    path = tmp_path / "scans" / stored / f"{stored}_1.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    table = tmp_path / "groups.csv"
+    table.write_text(f"path,subject\n{typed}/{typed}_1.png,s1\n", encoding="utf-8")
+    (listed,) = find_scans(tmp_path / "scans", str(table))
+    (matched,) = find_scans(tmp_path / "scans", rf"({typed})_\d")
+    (by_folder,) = find_scans(tmp_path / "scans")
+    assert (listed.group, matched.group, by_folder.group) == ("s1", COMPOSED, COMPOSED)
+    assert listed.path == path and listed.name == f"{stored}/{stored}_1.png"  # as the disk has it

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from fanogan.scans import BadScan, read_scan
+from fanogan.scans import BadScan, find_scans, read_mask, read_scan, read_scans
 
 VOLUME = np.random.default_rng(0).integers(0, 900, (12, 10, 4)).astype(np.int16)
 
@@ -112,3 +112,102 @@ def test_a_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(BadScan, match=r"bomb\.nii declares 30,000×30,000"):
         read_scan(path)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
+def test_a_pair_of_header_and_pixels_is_one_scan(tmp_path: Path, kind: type) -> None:
+    nibabel.save(kind(VOLUME, np.diag([0.5, 0.25, 2.0, 1.0])), tmp_path / "a.img")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.hdr", "a.img"]
+    (scan,) = read_scans(tmp_path)
+    assert (scan.name, scan.spacing) == ("a.hdr", (2.0, 0.5, 0.25))
+    np.testing.assert_array_equal(scan.pixels, np.moveaxis(VOLUME, -1, 0))
+    with pytest.raises(BadScan, match=r"a\.img holds the pixels .*: give its header"):
+        find_scans(tmp_path / "a.img")
+    data = (tmp_path / "a.img").read_bytes()
+    (tmp_path / "a.img").write_bytes(data[:-1])
+    with pytest.raises(BadScan, match=r"a\.hdr is damaged or cut short"):
+        read_scan(tmp_path / "a.hdr")
+    (tmp_path / "a.img").unlink()
+    with pytest.raises(BadScan, match=r"a\.hdr is the header of a pair without its \.img"):
+        read_scan(tmp_path / "a.hdr")
+
+
+def test_other_files_called_hdr_and_img_are_no_scans(tmp_path: Path) -> None:
+    save(tmp_path / "a.nii", VOLUME)
+    (tmp_path / "sky.hdr").write_bytes(b"#?RADIANCE\n" + bytes(500))
+    (tmp_path / "cube.hdr").write_text("ENVI\nsamples = 10\n")
+    (tmp_path / "disk.img").write_bytes(bytes(1000))
+    assert [scan.name for scan in find_scans(tmp_path)] == ["a.nii"]
+
+
+def test_compression_is_told_by_content(tmp_path: Path) -> None:
+    expected = np.moveaxis(VOLUME, -1, 0)
+    packed = save(tmp_path / "a.nii.gz", VOLUME).read_bytes()
+    plain = save(tmp_path / "a.nii", VOLUME).read_bytes()
+    (tmp_path / "a.nii").write_bytes(packed)
+    (tmp_path / "a.nii.gz").write_bytes(plain)
+    for name in ("a.nii", "a.nii.gz"):
+        np.testing.assert_array_equal(read_scan(tmp_path / name).pixels, expected)
+
+
+# --- a mask beside its image --------------------------------------------------------------------
+
+MASK = np.zeros(VOLUME.shape, np.uint8)
+MASK[2:7, 1:4, 1:3], MASK[9, 8, 3] = 1, 2
+OBLIQUE = np.array(
+    [[0.49, 0.05, 0.0, -12.0], [-0.1, 0.245, 0.0, 30.0], [0.0, 0.0, 2.0, 4.5], [0, 0, 0, 1]]
+)
+
+
+def pair(folder: Path, image_affine: np.ndarray, mask: nibabel.Nifti1Image) -> np.ndarray:
+    """Write an image and a mask, and read the mask for it."""
+    nibabel.save(nibabel.Nifti1Image(VOLUME, image_affine), folder / "v.nii.gz")
+    nibabel.save(mask, folder / "m.nii.gz")
+    return read_mask(folder / "m.nii.gz", image_affine=read_scan(folder / "v.nii.gz").affine)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "LIP", "SAR", "PLI"])
+@pytest.mark.parametrize("image_affine", [np.diag([0.5, 0.25, 2.0, 1.0]), OBLIQUE])
+def test_a_mask_stored_in_another_orientation_is_laid_over_its_image(
+    tmp_path: Path, image_affine: np.ndarray, codes: str
+) -> None:
+    straight = nibabel.Nifti1Image(MASK, image_affine)
+    there = nibabel.orientations.axcodes2ornt(codes)
+    turned = straight.as_reoriented(
+        nibabel.orientations.ornt_transform(nibabel.io_orientation(image_affine), there)
+    )
+    assert nibabel.aff2axcodes(turned.affine) == tuple(codes)
+    mask = pair(tmp_path, image_affine, turned)
+    np.testing.assert_array_equal(np.moveaxis(mask, 0, -1), MASK > 0)
+
+
+@pytest.mark.parametrize("change", ["spacing", "offset", "angle"])
+def test_a_mask_on_another_grid_is_refused(tmp_path: Path, change: str) -> None:
+    affine = OBLIQUE.copy()
+    if change == "spacing":
+        affine[:3, 0] *= 1.05
+    elif change == "offset":
+        affine[2, 3] += 1
+    else:
+        cosine, sine = np.cos(0.1), np.sin(0.1)
+        affine[:2] = [[cosine, -sine], [sine, cosine]] @ affine[:2]
+    with pytest.raises(BadScan, match=r"m\.nii\.gz lies [\d.]+ pixels beside its image"):
+        pair(tmp_path, OBLIQUE, nibabel.Nifti1Image(MASK, affine))
+
+
+def test_rounding_of_headers_is_no_other_grid(tmp_path: Path) -> None:
+    mask = nibabel.Nifti1Image(MASK, OBLIQUE + 1e-5)
+    np.testing.assert_array_equal(np.moveaxis(pair(tmp_path, OBLIQUE, mask), 0, -1), MASK > 0)
+
+
+def test_without_an_affine_on_both_sides_pixels_are_paired_as_stored(tmp_path: Path) -> None:
+    mirrored = nibabel.Nifti1Image(MASK[::-1], np.diag([-0.5, 0.25, 2.0, 1.0]))
+    nibabel.save(mirrored, tmp_path / "m.nii")
+    as_stored = np.moveaxis(MASK[::-1] > 0, -1, 0)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.nii", image_affine=None), as_stored)
+    with pytest.raises(BadScan, match=r"m\.nii says how it lies in space.*image_affine=read_scan"):
+        read_mask(tmp_path / "m.nii")
+    nibabel.save(nibabel.Nifti1Image(MASK[::-1], None), tmp_path / "m.nii")  # says nothing
+    for affine in (None, read_scan(save(tmp_path / "v.nii", VOLUME)).affine):
+        found = read_mask(tmp_path / "m.nii", image_affine=affine)
+        np.testing.assert_array_equal(found, as_stored)

@@ -78,6 +78,10 @@ def test_alpha_is_dropped_with_a_note(tmp_path: Path) -> None:
     grey = read_scan(save(tmp_path / "b.png", Image.fromarray(np.dstack([GREY, 255 - GREY]), "LA")))
     np.testing.assert_array_equal(grey.pixels[0], GREY)
     assert grey.notes == (AlphaDropped(),)
+    for name, pixels, colour in (("c.png", GREY, 7), ("d.png", RGB, (1, 2, 3))):
+        scan = read_scan(save(tmp_path / name, pixels, transparency=colour))
+        np.testing.assert_array_equal(scan.pixels[0], pixels)
+        assert scan.notes == (AlphaDropped(),)
 
 
 def test_equal_channels_are_grey_with_a_note(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from pydicom.uid import (
     OphthalmicTomographyImageStorage,
 )
 
-from fanogan.scans import BadScan, find_scans, read_scan, read_scans
+from fanogan.phantom import make_phantom
+from fanogan.retina import prepare, read_store
+from fanogan.scans import BadScan, SlicesByName, UnevenSlices, find_scans, read_scan, read_scans
 
 BSCANS = np.random.default_rng(0).integers(0, 256, (4, 12, 10), dtype=np.uint8)
 SERIES = "1.2.826.0.1.4711.1"
@@ -151,6 +153,21 @@ def test_a_volume_lies_on_the_picture_of_the_fundus_beside_it(tmp_path: Path) ->
     np.testing.assert_array_equal(en_face.lines[..., 1], np.tile([0.5, 5.5], (4, 1)))
 
 
+def test_a_picture_that_came_later_makes_the_volume_another(tmp_path: Path) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "a.zarr"
+    eye = make_phantom(1, shape=(4, 240, 72), spacing=(0.5, 0.00387, 0.022)).pixels
+    save(scans / "IM1", eye.astype(np.uint8), PerFrameFunctionalGroupsSequence=located())
+    before = find_scans(scans)[0].identity
+    assert prepare(scans, out).kept == 0
+    assert next(read_store(out)).en_face is None
+    fundus = save_fundus(scans / "IM2", FUNDUS)
+    (found,) = find_scans(scans)
+    assert found.files == (scans / "IM1", fundus) and found.identity != before
+    assert prepare(scans, out).kept == 0
+    assert next(read_store(out)).en_face is not None
+    assert prepare(scans, out).kept == 1
+
+
 def test_photographs_alone_are_images(tmp_path: Path) -> None:
     for name in ("a.dcm", "b.dcm"):
         save_fundus(tmp_path / name, FUNDUS)
@@ -274,3 +291,131 @@ def test_a_bad_file_of_a_series_is_named(
     assert [one.name for one in find_scans(tmp_path)] == ["eye1/b.dcm", "eye1/d.dcm"]
     told = [caplog.text, *capfd.readouterr()]
     assert "Geheimrat" not in " ".join(told) and SERIES not in " ".join(told)
+
+
+# --- what is no whole volume ----------------------------------------------------------------------
+
+
+def write_rounds(folder: Path, place: bool, changes: list[dict[str, Any]]) -> None:
+    """Four slices for each of `changes`, one round after the other for each slice."""
+    for i in range(4):
+        for number, elements in enumerate(changes):
+            where = {"ImagePositionPatient": [0, 0, i]} if place else {}
+            own = {"Modality": "MR", "InstanceNumber": len(changes) * i + number, **where}
+            save(folder / f"{i}{number}.dcm", BSCANS[i] // (number + 1), **own, **elements)
+
+
+@pytest.mark.parametrize("place", [True, False])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [{"EchoNumbers": 1}, {"EchoNumbers": 2}],
+        [{"EchoTime": 4.6}, {"EchoTime": 9.2}, {"EchoTime": 13.8}],
+        [{"ImageType": ["ORIGINAL", "PRIMARY", kind]} for kind in ("M", "P")],
+        [{"ImageOrientationPatient": [1, 0, 0, 0, *turned]} for turned in ((1, 0), (0, 1))],
+    ],
+)
+def test_echoes_and_kinds_of_image_are_volumes_of_their_own(
+    tmp_path: Path, place: bool, changes: list[dict[str, Any]]
+) -> None:
+    write_rounds(tmp_path / "head", place, changes)
+    scans = list(read_scans(tmp_path))
+    assert len(scans) == len(changes)
+    for number, scan in enumerate(scans):
+        np.testing.assert_array_equal(scan.pixels, BSCANS // (number + 1))
+        assert scan.is_volume and scan.notes == ()
+
+
+@pytest.mark.parametrize("place", [True, False])
+@pytest.mark.parametrize(
+    "keyword",
+    ["AcquisitionNumber", "TriggerTime", "DiffusionBValue", "FrameReferenceTime"],
+)
+def test_rounds_through_the_same_places_are_volumes_of_their_own(
+    tmp_path: Path, keyword: str, place: bool
+) -> None:
+    changes = [{keyword: value} for value in (1, 2, 3)]
+    write_rounds(tmp_path / "heart", place, changes)
+    if not place:  # numbers that begin again with each round tell as much
+        for i in range(4):
+            for number, elements in enumerate(changes):
+                own = {"Modality": "MR", "InstanceNumber": i, **elements}
+                save(tmp_path / "heart" / f"{i}{number}.dcm", BSCANS[i] // (number + 1), **own)
+    scans = list(read_scans(tmp_path))
+    assert len(scans) == 3
+    for number, scan in enumerate(scans):
+        np.testing.assert_array_equal(scan.pixels, BSCANS // (number + 1))
+
+
+def test_a_volume_whose_slices_are_acquisitions_stays_one(tmp_path: Path) -> None:
+    for i in range(4):
+        own = {"AcquisitionNumber": i, "TriggerTime": 10 * i, "ImagePositionPatient": [0, 0, i]}
+        save(tmp_path / "chest" / f"{i}.dcm", BSCANS[i], Modality="CT", **own)
+    (scan,) = read_scans(tmp_path)
+    np.testing.assert_array_equal(scan.pixels, BSCANS)
+    assert scan.notes == ()
+
+
+@pytest.mark.parametrize("where", ["ImagePositionPatient", "InstanceNumber"])
+def test_a_slice_that_is_there_twice_is_refused(tmp_path: Path, where: str) -> None:
+    for letter, i in zip("abcd", (0, 1, 1, 2), strict=True):
+        own: dict[str, Any] = {where: [0, 0, i] if where == "ImagePositionPatient" else i}
+        save(tmp_path / "head" / f"{letter}.dcm", BSCANS[i], Modality="CT", **own)
+    with pytest.raises(BadScan, match=r"c\.dcm and b\.dcm are the same slice of one series"):
+        list(read_scans(tmp_path))
+
+
+def test_a_slice_that_is_missing_is_noted(tmp_path: Path) -> None:
+    for i, z in enumerate((0, 0.5, 1, 2)):
+        place = [3, 0, z]
+        save(tmp_path / "placed" / f"{i}.dcm", BSCANS[i], ImagePositionPatient=place)
+        save(tmp_path / "numbered" / f"{i}.dcm", BSCANS[i], InstanceNumber=int(2 * z))
+    numbered, placed = read_scans(tmp_path)
+    assert placed.notes == (UnevenSlices(0.5, 1, "mm"),) and placed.spacing[0] == 0.5
+    assert numbered.notes == (UnevenSlices(1, 2, "numbers"),)
+    for notes, zs in (((UnevenSlices(0.25, 0.5, "mm"),), (0, 1, 2, 4)), ((), (0, 1, 2, 3))):
+        groups = [
+            item(PlanePositionSequence=[item(ImagePositionPatient=[1, -2, z * 0.25])]) for z in zs
+        ]
+        frames = save(tmp_path / "frames.dcm", BSCANS, PerFrameFunctionalGroupsSequence=groups)
+        assert read_scan(frames).notes == notes
+
+
+@pytest.mark.parametrize("order", [(0, 0, 1, 1), (0, 1, 0, 1), (0, 1, 1, 0)])
+def test_echoes_mixed_in_one_file_are_noted(tmp_path: Path, order: tuple[int, ...]) -> None:
+    groups = [item(PlanePositionSequence=[item(ImagePositionPatient=[0, 0, z])]) for z in order]
+    frames = save(tmp_path / "frames.dcm", BSCANS, PerFrameFunctionalGroupsSequence=groups)
+    assert read_scan(frames).notes == (UnevenSlices(0, 1, "mm"),)
+
+
+def test_places_order_slices_whose_numbers_do_not(tmp_path: Path) -> None:
+    # Interleaved acquisitions are numbered as they were recorded; number 0 lies at the top.
+    for number, i in enumerate((3, 1, 2, 0)):
+        own = {"InstanceNumber": number, "ImagePositionPatient": [0, 0, i]}
+        save(tmp_path / "head" / f"{i}.dcm", BSCANS[i], Modality="MR", **own)
+    (scan,) = read_scans(tmp_path)
+    np.testing.assert_array_equal(scan.pixels, BSCANS[::-1])
+    assert scan.notes == ()
+
+
+def test_slices_without_any_order_are_noted(tmp_path: Path) -> None:
+    for i in range(4):
+        save(tmp_path / "head" / f"{i}.dcm", BSCANS[i], Modality="CT")
+    (scan,) = read_scans(tmp_path)
+    np.testing.assert_array_equal(scan.pixels, BSCANS)
+    assert scan.notes == (SlicesByName(),)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_one_grey_means_one_value_in_slices_of_differing_slopes(
+    tmp_path: Path, photometric: str
+) -> None:
+    values = BSCANS[0] // 6 * 6
+    for i, slope in enumerate((1, 2, 3)):
+        own: dict[str, Any] = {"RescaleSlope": slope, "RescaleIntercept": 0}
+        own |= {"WindowCenter": 100, "WindowWidth": 150, "PhotometricInterpretation": photometric}
+        save(tmp_path / "pet" / f"{i}.dcm", values // slope, InstanceNumber=i, Modality="PT", **own)
+    (scan,) = read_scans(tmp_path)
+    np.testing.assert_array_equal(scan.pixels[0], scan.pixels[1])
+    np.testing.assert_array_equal(scan.pixels[0], scan.pixels[2])
+    assert scan.pixels.max() == 3 * 255

@@ -3,7 +3,9 @@
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -25,6 +27,7 @@ from fanogan.recipes import load_recipe
 from fanogan.retina import FlatSpace, prepare
 from fanogan.scans import BadScan
 from fanogan.scoring import Table, images_done, score, write_results
+from fanogan.scoring.results_folder import WRITTEN
 from fanogan.storage import BadFolder
 
 TINY = load_recipe("smoke").but(
@@ -56,6 +59,11 @@ def contents(folder):
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def change(path):
+    """Put another image in the place of one."""
+    Image.fromarray(images_of(1, seed=99)[0]).save(path)
 
 
 def stopping_after(count):
@@ -182,10 +190,14 @@ def test_maps_that_a_power_cut_lost_are_made_again(model, archive, expected, tmp
 
 def test_results_half_moved_are_moved_on(model, archive, expected, tmp_path):
     out = tmp_path / "out"
-    (out / "overlays").mkdir(parents=True)
-    (out / "overlays" / "5.png.png").mkdir()  # in the way of a file: maps are there by then
+    in_the_way = out / "overlays" / "5.png.png"  # maps are there by then
     with pytest.raises(OSError, match="out"):
-        write_results(model, archive, out)
+        write_results(
+            model,
+            archive,
+            out,
+            on_result=lambda result: in_the_way.mkdir(parents=True, exist_ok=True),
+        )
     assert (out / "maps" / "5.png.tif").exists()
     (out / "overlays" / "5.png.png").rmdir()
     seen = []
@@ -244,12 +256,16 @@ def test_scores_only(model, archive, expected, tmp_path):
     out = tmp_path / "out"
     assert stopped(model, archive, out, 70, scores_only=True) == 64
     write_results(model, archive, out, scores_only=True)
-    assert contents(out) == {name: expected[name] for name in ("scores.csv", "report.html")}
+    names = ("scores.csv", "report.html")
+    written = contents(out)
+    listed = [json.loads(line) for line in written.pop(WRITTEN).splitlines()]
+    assert written == {name: expected[name] for name in names}
+    assert listed == [[name, hashlib.sha256(expected[name]).hexdigest()] for name in names]
 
 
 def test_two_at_a_time_are_refused(model, archive, tmp_path):
     def also(result):
-        with pytest.raises(BadFolder, match="another process is scoring into it"):
+        with pytest.raises(BadFolder, match="another process is writing into it"):
             write_results(model, archive, tmp_path / "out")
         raise Stop
 
@@ -290,6 +306,71 @@ def test_memory_does_not_grow_with_the_images(model, tmp_path):
     assert len(used) == 1000
     each = (used[64 * 14] - used[64 * 6]) / (64 * 8)  # as far into a batch; a row: 1,000
     assert each < 400, f"{each:.0f} bytes an image, beyond its place and its score"
+
+
+# --- what changes while a scoring is stopped ------------------------------------------------------
+
+
+def subjects(folder, of):
+    """A groups table of all files."""
+    lines = [f"{path.name},{of.get(path.name, 'one')}" for path in sorted(folder.iterdir())]
+    (folder.parent / "groups.csv").write_text("\n".join(["path,subject", *lines]))
+    return str(folder.parent / "groups.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        *(("3.png", "replaced"), ("70.png", "gone"), ("80b.tif", "replaced"), ("80b.tif", "gone")),
+        *(("80.png", "added"), ("149.png", "added"), ("63.png", "another subject")),
+    ],
+)
+def test_what_changed_is_scored_anew(model, archive, tmp_path, name, what, caplog):
+    scans, out = shutil.copytree(archive, tmp_path / "scans"), tmp_path / "out"
+    groups = subjects(scans, {})
+    # Batches end after 64, 81 and 84 (the volume) and 148 images: two, three or four are done.
+    killed(model, scans, out, 110, groups=groups)
+    if what == "replaced":
+        change(scans / name)
+    elif what == "gone":
+        (scans / name).unlink()
+    elif what == "added":
+        change(scans / f"{name}+.png")
+    groups = subjects(scans, {name: "another"} if what == "another subject" else {})
+    seen = []
+    write_results(model, scans, out, groups=groups, on_result=seen.append)
+    write_results(model, scans, tmp_path / "fresh", groups=groups)
+    assert contents(out) == contents(tmp_path / "fresh")
+    assert "has changed, was added or is gone since this scoring was begun" in caplog.text
+    assert (len(seen) >= COUNT) == (name in ("3.png", "63.png"))  # of the first batch
+
+
+def test_a_replaced_file_of_the_same_size_and_an_older_time_is_scored_anew(model, tmp_path):
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    scans.mkdir()
+    for index, image in enumerate(images_of(70)):
+        np.save(scans / f"{index}.npy", image)
+    assert stopped(model, scans, out, 70, scores_only=True) == 64
+    np.save(scans / "5.npy", images_of(1, seed=99)[0])
+    os.utime(scans / "5.npy", (0, 0))
+    write_results(model, scans, out, scores_only=True)
+    write_results(model, scans, tmp_path / "fresh", scores_only=True)
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_what_changed_after_all_was_scored_is_scored_anew(model, archive, tmp_path):
+    scans, out = shutil.copytree(archive, tmp_path / "scans"), tmp_path / "out"
+    in_the_way = out / "overlays" / "5.png.png"
+    with pytest.raises(OSError, match="out"):
+        write_results(
+            model, scans, out, on_result=lambda _: in_the_way.mkdir(parents=True, exist_ok=True)
+        )
+    in_the_way.rmdir()
+    change(scans / "100.png")
+    (scans / "120.png").unlink()
+    write_results(model, scans, out)
+    write_results(model, scans, tmp_path / "fresh")
+    assert contents(out) == contents(tmp_path / "fresh")
 
 
 # --- retinal volumes ----------------------------------------------------------------------------

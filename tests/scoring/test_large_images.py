@@ -1,4 +1,4 @@
-"""A large picture among small ones: how much memory it takes, and what is said where it is short."""
+"""A large picture among small ones: how much memory it takes, and what is said if it is short."""
 
 import csv
 import shutil

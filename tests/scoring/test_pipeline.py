@@ -77,6 +77,17 @@ def test_scores_do_not_depend_on_where_images_come_from(whole: Detector, tmp_pat
     assert_same_scores(whole.score(str(folder / "*.png")), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
+def test_integers_of_0_to_255_score_as_bytes_do_and_say_so(
+    whole: Detector, caplog: pytest.LogCaptureFixture, dtype: type
+) -> None:
+    expected = whole.score(IMAGES)
+    assert_same_scores(whole.score(IMAGES.astype(dtype)), expected)
+    (message,) = [record.message for record in caplog.records]
+    assert message.startswith("unlike the training normals: 23 of 23 images, such as image 00000: ")
+    assert f"values up to {IMAGES.max()}, and 255 was taken for white" in message
+
+
 @pytest.mark.parametrize("batch", [1, 7])
 def test_windows_are_scored_once_whatever_the_batch(
     windowed: Detector, monkeypatch: pytest.MonkeyPatch, batch: int

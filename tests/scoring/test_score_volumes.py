@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from fanogan.cli.demo import flat_phantom
 from fanogan.data import Normals, Preprocessing
@@ -227,7 +228,19 @@ def test_volumes_out(model: Model, eye: FlatVolume, ill: Phantom, tmp_path: Path
     out = tmp_path / "out"
     with tifffile.TiffFile(out / "maps" / "eye.tif") as file:
         volume = file.asarray()
+        assert file.series[0].axes == "ZYX"
         assert file.imagej_metadata["spacing"] == pytest.approx(0.24)
+    with Image.open(out / "maps" / "eye.tif") as image:  # what Fiji makes of it stands in its text
+        described = dict(line.split("=") for line in image.tag_v2[270].split())
+        resolution = [float(image.tag_v2[tag]) for tag in (282, 283)]
+        assert image.n_frames == 3
+    assert (described["slices"], described["unit"]) == ("3", "mm")
+    assert "channels" not in described and "frames" not in described
+    assert float(described["spacing"]) == eye.scan_spacing[0]
+    _, row, column = eye.scan_spacing
+    np.testing.assert_allclose(resolution, (1 / column, 1 / row), rtol=1e-5)  # pixels a millimetre
+    with tifffile.TiffFile(out / "en_face" / "eye.tif") as file:
+        assert file.series[0].axes == "YX"
     assert volume.shape == (3, 480, 300) and volume.dtype == np.float32
     one = bscans(list(results(model, [eye])))[2]
     np.testing.assert_allclose(volume[2], one.residual, rtol=1e-5)

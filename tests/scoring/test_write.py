@@ -1,14 +1,19 @@
 import csv
 import errno
+import hashlib
+import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from fanogan import FAnoGAN
+from fanogan.names import place_of
 from fanogan.recipes import load_recipe
 from fanogan.scans import BadScan
 from fanogan.scoring import (
@@ -22,7 +27,7 @@ from fanogan.scoring import (
     write_csv,
     write_results,
 )
-from fanogan.scoring.volume_maps import place_of
+from fanogan.storage import BadFolder
 
 # Two updates a stage: what is tested here is what is written, not what is learnt.
 TINY = load_recipe("smoke").but(
@@ -83,6 +88,7 @@ def test_writes_a_table_maps_overlays_and_a_page(model, folder, tmp_path):
     assert sorted(row["name"] for row in rows) == sorted([*names, "volume.tif"])
     written = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
     assert written == {
+        ".fanogan-results",
         "scores.csv",
         "report.html",
         *(f"maps/{name}.tif" for name in names),
@@ -177,6 +183,14 @@ def test_skipped_files_are_listed_in_the_page(model, folder, tmp_path):
     )
 
 
+def test_files_without_an_image_are_counted_in_the_page(model, folder, tmp_path):
+    count = len(write_results(model, folder, tmp_path / "before"))
+    shutil.copy(get_testdata_file("rtplan.dcm"), folder / "IM1")
+    assert len(write_results(model, folder, tmp_path / "out")) == count
+    page = (tmp_path / "out/report.html").read_text()
+    assert "skipped: 1 file without an image (1 DICOM RT Plan)" in page
+
+
 def test_a_bad_file_among_the_first_leaves_nothing(model, folder, tmp_path):
     (folder / "0.png").write_bytes(b"no image")
     with pytest.raises(BadScan, match=r"0\.png"):
@@ -195,7 +209,7 @@ def test_a_bad_file_leaves_what_was_there(model, folder, tmp_path):
     unfinished = out / ".unfinished"
     files = (p for p in out.rglob("*") if p.is_file() and unfinished not in p.parents)
     assert {p: p.read_bytes() for p in files} == before
-    assert len(list(out.iterdir())) == 4 + unfinished.exists()
+    assert len(list(out.iterdir())) == 5 + unfinished.exists()
 
 
 def test_names_never_lead_out_of_the_folder(model, tmp_path, monkeypatch):
@@ -223,25 +237,105 @@ def test_every_image_is_reported_once(model, folder, tmp_path):
 
 def test_whole_folder_moves_all_or_nothing(tmp_path):
     out = tmp_path / "deep" / "out"
-    with pytest.raises(KeyError), whole_folder(out) as folder:
+    with pytest.raises(KeyError), whole_folder(out, ["sub"]) as folder:
         (folder / "half.txt").write_text("half")
         raise KeyError
     assert not out.exists()
-    with whole_folder(out) as folder:
+    with whole_folder(out, ["sub"]) as folder:
         (folder / "sub").mkdir()
         (folder / "sub" / "whole.txt").write_text("whole")
         assert not (out / "sub").exists()
-    assert [p.name for p in out.iterdir()] == ["sub"]
+    assert sorted(p.name for p in out.iterdir()) == [".fanogan-results", "sub"]
     assert (out / "sub" / "whole.txt").read_text() == "whole"
+
+
+# --- one result after another in a folder ---------------------------------------------------------
+
+
+def files_of(out):
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_another_result_takes_the_place_of_the_one_before_and_of_nothing_else(
+    model, folder, tmp_path
+):
+    write_results(model, folder, tmp_path / "expected")
+    out, others = tmp_path / "out", tmp_path / "others"
+    others.mkdir()
+    for name in ("mine.png", "changed.png", "a.png"):
+        Image.fromarray(images_of(1, 20, 24, seed=5)[0]).save(others / name)
+    write_results(model, others, out)
+    (out / "maps" / "mine.txt").write_text("my own")
+    (out / "notes.txt").write_text("my own")
+    (out / "overlays" / "changed.png.png").write_text("drawn over by me")
+    write_results(model, folder, out)
+    left = files_of(out)
+    for name in ("maps/mine.txt", "notes.txt", "overlays/changed.png.png"):
+        assert left.pop(name)
+    assert left == files_of(tmp_path / "expected")
+    # And one without maps, from memory, leaves none.
+    write_results(model, images_of(2, 20, 24), out, scores_only=True)
+    assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} == {
+        *(".fanogan-results", "scores.csv", "report.html"),
+        *("maps/mine.txt", "notes.txt", "overlays/changed.png.png"),
+    }
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "maps/a.png.tif"])
+def test_files_that_are_no_results_are_not_written_over(model, folder, tmp_path, name):
+    own = tmp_path / "out" / name
+    own.parent.mkdir(parents=True)
+    own.write_text("my own")
+    with pytest.raises(BadFolder, match="would be written over, and is not what"):
+        write_results(model, folder, tmp_path / "out")
+    assert files_of(tmp_path / "out") == {name: b"my own"}
+
+
+@pytest.mark.parametrize("link", ["maps", "overlays/deep", "scores.csv"])
+def test_a_link_that_leads_out_is_not_followed(model, folder, tmp_path, link):
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    elsewhere.mkdir()
+    if link == "overlays/deep":
+        write_results(model, folder, out)
+        (out / "overlays" / "deep" / "b.png.png").rename(elsewhere / "b.png.png")
+        (out / link).rmdir()
+    out.mkdir(exist_ok=True)
+    (out / link).symlink_to(elsewhere)
+    before = files_of(elsewhere)
+    with pytest.raises(BadFolder, match="is a link that leads out of"):
+        write_results(model, folder, out)
+    assert files_of(elsewhere) == before
+    (out / link).unlink()
+    write_results(model, folder, out)
+    write_results(model, folder, tmp_path / "expected")
+    assert files_of(out) == files_of(tmp_path / "expected")
+
+
+def test_a_damaged_list_of_results_is_refused(model, folder, tmp_path):
+    write_results(model, folder, tmp_path / "out")
+    (tmp_path / "out" / ".fanogan-results").write_text('["scores.csv"]')
+    with pytest.raises(BadFolder, match="damaged, so what is to be replaced isn't known"):
+        write_results(model, folder, tmp_path / "out")
+
+
+def test_a_forged_list_of_results_removes_nothing_elsewhere(model, folder, tmp_path):
+    write_results(model, folder, tmp_path / "out")
+    digest = hashlib.sha256(b"my own").hexdigest()
+    (tmp_path / "mine.txt").write_text("my own")
+    forged = tmp_path / "out" / ".fanogan-results"
+    lines = [["../mine.txt", digest], [str(tmp_path / "mine.txt"), digest]]
+    forged.write_text(forged.read_text() + "".join(json.dumps(line) + "\n" for line in lines))
+    write_results(model, folder, tmp_path / "out")
+    assert (tmp_path / "mine.txt").read_text() == "my own"
 
 
 def test_whole_folder_names_the_folder_in_errors(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(OSError) as caught, whole_folder(file):
+    with pytest.raises(OSError) as caught, whole_folder(file, []):
         pass
     assert caught.value.filename == str(file)
-    with pytest.raises(OSError) as caught, whole_folder(tmp_path / "out"):
+    with pytest.raises(OSError) as caught, whole_folder(tmp_path / "out", []):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 
@@ -17,6 +18,7 @@ from fanogan.cli import console
 from fanogan.cli.parser import main
 from fanogan.data import Preprocessing
 from fanogan.detectors import Detector, new_detector
+from fanogan.evaluation import BadTestSet
 from fanogan.evaluation.metrics import mean_interval, resampled_aucs, resampled_times
 from fanogan.phantom.eye import make_phantom
 from fanogan.recipes.recipe import load_recipe
@@ -214,6 +216,45 @@ def test_a_finished_study_does_nothing_again(digits, out):
     run_study(digits, out, recipe=RECIPE, seeds=1, on_state=lambda *state: states.append(state))
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert {state.split()[0] for _, _, state in states} == {"AUC"}
+
+
+@pytest.mark.parametrize("part", ["train", "anomalous", "masks"])
+def test_a_study_whose_images_changed_is_not_resumed(digits, tmp_path, part):
+    data, out = shutil.copytree(digits, tmp_path / "data"), tmp_path / "out"
+    states = []
+
+    def stop(*state):
+        states.append(state)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(data, out, recipe=RECIPE, seeds=1, systems=["pca"], on_state=stop)
+    image = next((data / part).iterdir())
+    saved, times = image.read_bytes(), image.stat()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(image)
+    with pytest.raises(BadStudy, match=f"the images in {part} have changed since"):
+        run_study(data, out, recipe=RECIPE, seeds=1, systems=["pca"], on_state=stop)
+    image.write_bytes(saved)
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(data, out, recipe=RECIPE, seeds=1, systems=["pca"], on_state=stop)
+
+
+def test_a_study_takes_any_name(digits, tmp_path):
+    data = shutil.copytree(digits, tmp_path / "data")
+    odd = ["=\udce9{}.png", "{}\n\u202e.png", "n" * 249 + "{:02d}.png", "\\{}.png"]
+    for part in ("train", "normal", "anomalous", "masks"):
+        for index, path in enumerate(sorted((data / part).iterdir())):
+            path.rename(data / part / odd[index % 4].format(index))
+    out = tmp_path / "out"
+    outcomes = run_study(data, out, recipe=RECIPE, seeds=1, systems=["izi_f", "iterative"])
+    assert not any("failed" in outcome for outcome in outcomes)
+    page = write_study_report(out).read_text(encoding="utf-8")
+    assert "\u202e" not in page
+    names = {key[2:] for key in Study(out).scored("izi_f", 0).keys.tolist()}
+    assert names == {
+        path.name for part in ("normal", "anomalous") for path in (data / part).iterdir()
+    }
 
 
 def test_two_studies_at_a_time_are_refused(digits, tmp_path):
@@ -431,11 +472,26 @@ def test_what_cannot_be_a_study_is_refused(digits, out, tmp_path):
         write_study_report(tmp_path)
 
 
+def test_training_images_among_the_test_images_are_refused_before_training(digits, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(digits, data)
+    trained = sorted((data / "train").iterdir())[:3]
+    for path in trained:
+        shutil.copy(path, data / "normal" / f"renamed_{path.name}")
+    with pytest.raises(BadTestSet, match=r"of 17 normal images \d were trained on and \d calibr"):
+        run_study(data, tmp_path / "out", recipe=RECIPE, seeds=1)
+    assert not (tmp_path / "out" / "seed0").exists()
+    shutil.rmtree(data / "normal")
+    shutil.copytree(data / "anomalous", data / "normal")
+    with pytest.raises(BadTestSet, match="are the same image: give each image one label"):
+        run_study(data, tmp_path / "out", recipe=RECIPE, seeds=1)
+
+
 def test_lines_of_one_name_are_refused(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text(
         "label,name,subject,unit,score,image_residual,feature_residual\n"
-        + 2 * "0,a#1@0,0,a,patch,1,1,0\n".replace("0,0", '"0,0"')
+        + 2 * '0,"a#1@0,0",a,patch,1,1,0\n'
     )
     with pytest.raises(BadStudy, match="different names"):
         Scored.read(path)

@@ -184,6 +184,13 @@ def test_the_key_of_another_test_is_not_overwritten(detector, made):
     write_test(detector.model, stripes(60, seed=1), made)  # the same test may be made again
 
 
+def test_a_page_without_its_key_is_not_overwritten(detector, tmp_path):
+    (tmp_path / "turing.html").write_text("my own")
+    with pytest.raises(BadTest, match=r"turing\.html: is there without its key"):
+        write_test(detector.model, stripes(60), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["turing.html"]
+
+
 # --- scores -------------------------------------------------------------------------------------
 
 

@@ -50,8 +50,19 @@ def test_figures_and_grids_are_reported(tmp_path: Path, name: str, losses: set[s
     shown = [figures for figures in shown if figures]
     assert len(shown) == STEPS[name]
     assert all(math.isfinite(value) for figures in shown for value in figures.values())
-    assert set(shown[0]) == losses | {"image_held_out", "reconstruction_diversity"}
+    assert set(shown[0]) == losses | {"image_seen", "image_held_out", "reconstruction_diversity"}
     assert list((tmp_path / "samples").glob(f"{name}_*.png"))
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_an_encoder_that_overfits_is_warned_of(name: str) -> None:
+    words = "the encoder overfits: the image residual of training normals is"
+    # x̂ is grey so early, as the training normals are here.
+    for held_out, warned in ((noise(1, 118, 138), False), (noise(1), True)):
+        detector, networks = small_detector(name)
+        grey = noise(0, 118, 138)
+        run = small_run(steps={name: STEPS[name]}, normals=grey, held_out=held_out)
+        assert any(text.startswith(words) for text in detector.train(networks, run)) == warned
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -1,6 +1,7 @@
 """What held-out normals say: p-values, thresholds, colour scales; what normals looked like."""
 
 from fanogan.calibration.held_out import (
+    ALPHA,
     EN_FACE_QUANTILE,
     MAP_QUANTILE,
     UNCALIBRATED,
@@ -8,6 +9,7 @@ from fanogan.calibration.held_out import (
     HeldOut,
     ResidualHistogram,
     TermScale,
+    held_out_needed,
     split_subjects,
 )
 from fanogan.calibration.profile import (
@@ -21,6 +23,7 @@ from fanogan.calibration.profile import (
 )
 
 __all__ = [
+    "ALPHA",
     "EN_FACE_QUANTILE",
     "MAP_QUANTILE",
     "UNCALIBRATED",
@@ -35,5 +38,6 @@ __all__ = [
     "SizeUnseen",
     "SpacingUnseen",
     "TermScale",
+    "held_out_needed",
     "split_subjects",
 ]

@@ -1,19 +1,23 @@
 """How much is too much: p-values, thresholds and the colour scale, from held-out normals alone.
 
 Some of the normal subjects are held out of training (`split_subjects`) and scored by the trained
-model. A new score's conformal p-value is its rank among them, p = (1 + #{held out >= score}) /
-(n + 1) (Vovk, Gammerman and Shafer, *Algorithmic Learning in a Random World*, 2005; Bates et al.,
-*Testing for Outliers with Conformal p-values*, Annals of Statistics 2023). Where held-out and new
-normals are exchangeable, at most a share alpha of new normals has p <= alpha, whatever the
-distribution of the scores. Images of one subject resemble each other, so that promise holds for
-the subjects that were held out and is weaker than n suggests for others; `HeldOut.describe` says so
-where there are few. No anomaly is needed, and none is used.
+model. A new score's conformal p-value is its rank among K subjects, p = (1 + sum over subjects of
+the share of a subject's scores that are >= the new one) / (K + 1): images of one subject resemble
+each other, so each subject counts once, however many images it has. Where subjects are
+exchangeable, and a subject's images too, at most a share alpha of the images of new normal subjects
+has p <= alpha, whatever the distribution of the scores (Lee, Barber and Willett, *Distribution-free
+inference with hierarchical data*, 2023, HCP). With one image a subject that is the ordinary
+(1 + #{held out >= score}) / (n + 1) (Vovk, Gammerman and Shafer, *Algorithmic Learning in a Random
+World*, 2005; Bates et al., *Testing for Outliers with Conformal p-values*, Annals of Statistics
+2023). No anomaly is needed, and none is used.
 """
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,8 +25,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from fanogan.amounts import counted, plural
 
-FEW_SUBJECTS = 20
-"""With fewer held-out subjects than this, a description says that others may differ."""
+ALPHA = 0.05
+"""The false-positive rate of flags, unless another one is asked for."""
 
 MAP_QUANTILE = 0.995
 """The colour scale of maps ends at this quantile of the held-out normals' pixel residuals."""
@@ -35,23 +39,23 @@ TermScale = tuple[tuple[float, float], tuple[float, float]]
 
 
 def held_out_needed(alpha: float) -> int:
-    """Return how many held-out units a false-positive rate needs: ceil(1 / alpha) - 1.
+    """Return how many held-out subjects a false-positive rate needs: ceil(1 / alpha) - 1.
 
     Args:
         alpha: The wanted false-positive rate, in (0, 1).
 
     Returns:
-        The smallest n for which the smallest possible p-value, 1 / (n + 1), is at most alpha.
+        The smallest K for which the smallest possible p-value, 1 / (K + 1), is at most alpha.
 
     Raises:
         ValueError: alpha is not between 0 and 1.
     """
     _check_rate(alpha)
     # 1 / alpha may be rounded across an integer (1 / (1 / 49) > 49), so the p-value itself decides.
-    units = max(1, math.floor(1 / alpha) - 1)
-    while 1 / units > alpha:
-        units += 1
-    return units - 1
+    subjects = max(1, math.floor(1 / alpha) - 1)
+    while 1 / subjects > alpha:
+        subjects += 1
+    return subjects - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,23 +103,36 @@ class HeldOut:
         """Number of held-out units."""
         return len(self.groups)
 
-    @property
+    @cached_property
     def n_subjects(self) -> int:
-        """Number of distinct subjects among them."""
+        """Number of distinct subjects among them, K."""
         return len(set(self.groups))
 
+    @cached_property
+    def _ranked(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scores in rising order, and the p-value (n + 1,) of a score that j of them are >= to."""
+        order, images = np.argsort(self.scores, kind="stable"), Counter(self.groups)
+        weights = np.array([1 / images[group] for group in self.groups])
+        above = np.concatenate([[0.0], np.cumsum(weights[order[::-1]])])
+        # Shares of one subject add up to 1, and thirds don't in floats.
+        whole = np.rint(above)
+        above = np.where(np.abs(above - whole) < 1e-9, whole, above)
+        # A correctly rounded division equals the alpha that a user types for the same ratio, so
+        # that p <= alpha needs no tolerance: 1 / 20 and .05 are the same float.
+        return self.scores[order], (1 + above) / (self.n_subjects + 1)
+
     def p_value(self, score: float) -> float:
-        """Return the conformal p-value of one score, in [1 / (n + 1), 1]."""
+        """Return the conformal p-value of one score, in [1 / (K + 1), 1]."""
         return float(self.p_values([score])[0])
 
     def p_values(self, scores: ArrayLike) -> NDArray[np.float64]:
-        """Return p = (1 + #{held out >= score}) / (n + 1) for each score.
+        """Return p = (1 + sum over subjects of their share of scores >= it) / (K + 1) for each.
 
         Args:
             scores: Array of any shape, higher is more anomalous.
 
         Returns:
-            Array of the same shape, in [1 / (n + 1), 1].
+            Array of the same shape, in [1 / (K + 1), 1].
 
         Raises:
             ValueError: A score is not a number.
@@ -125,32 +142,28 @@ class HeldOut:
             raise ValueError(
                 "a score is not a number, so it has no p-value: look at the image it came from"
             )
-        at_least = self.n - np.searchsorted(np.sort(self.scores), wanted, side="left")
-        # A correctly rounded division equals the alpha that a user types for the same ratio, so
-        # that p <= alpha needs no tolerance: 1 / 20 and .05 are the same float.
-        return np.asarray((1 + at_least) / (self.n + 1), dtype=np.float64)
+        rising, p_values = self._ranked
+        return np.asarray(p_values[self.n - np.searchsorted(rising, wanted, side="left")])
 
     def threshold(self, alpha: float) -> float | None:
         """Return the score above which, strictly, a unit is flagged at a false-positive rate.
 
-        It is the k-th largest held-out score, k being the largest integer with k / (n + 1) <=
-        alpha. A score equal to it is not flagged, since it counts that held-out score against
-        itself.
+        It is the lowest held-out score above which all scores have p <= alpha. A score equal to it
+        is not flagged, since it counts that held-out score against itself.
 
         Args:
             alpha: The wanted false-positive rate, in (0, 1).
 
         Returns:
-            The threshold, or None where fewer than `held_out_needed(alpha)` were held out.
+            The threshold, or None where fewer than `held_out_needed(alpha)` subjects were held out.
 
         Raises:
             ValueError: alpha is not between 0 and 1.
         """
         if not self._suffices(alpha):
             return None
-        attainable = np.arange(1, self.n + 1) / (self.n + 1)
-        rank = int(np.searchsorted(attainable, alpha, side="right"))
-        return float(np.sort(self.scores)[self.n - rank])
+        rising, p_values = self._ranked
+        return float(rising[self.n - np.searchsorted(p_values, alpha, side="right")])
 
     def flag(self, score: float, alpha: float) -> bool | None:
         """Tell whether one score's p-value is at most alpha; None where too few were held out."""
@@ -165,8 +178,8 @@ class HeldOut:
             alpha: The wanted false-positive rate, in (0, 1).
 
         Returns:
-            One bool a score, or None where fewer than `held_out_needed(alpha)` were held out: there
-            is then no flag at this level.
+            One bool a score, or None where fewer than `held_out_needed(alpha)` subjects were held
+            out: there is then no flag at this level.
 
         Raises:
             ValueError: alpha is not between 0 and 1, or a score is not a number.
@@ -188,19 +201,19 @@ class HeldOut:
         Raises:
             ValueError: alpha is not between 0 and 1.
         """
-        evidence = f"{counted(self.n, f'held-out {unit}')} of {counted(self.n_subjects, 'subject')}"
+        subjects = self.n_subjects
+        evidence = f"{counted(self.n, f'held-out {unit}')} of {counted(subjects, 'subject')}"
         threshold = self.threshold(alpha)
         if threshold is None:
-            needed = held_out_needed(alpha)
             return (
-                f"too few held out: {evidence}, {needed} {'is' if needed == 1 else 'are'} needed "
-                f"for a false-positive rate of {_percent(alpha)}, so no flag is given"
+                f"too few held out: {evidence} can show no p-value below 1/{subjects + 1}; a "
+                f"false-positive rate of {_percent(alpha)} needs "
+                f"{counted(held_out_needed(alpha), 'subject')}, so no flag is given"
             )
-        if self.n_subjects < FEW_SUBJECTS:
-            evidence += f"; within {counted(self.n_subjects, 'subject')}: others may differ"
+        whose = "" if subjects == self.n else " of new subjects"
         return (
-            f"above {threshold:.4g} is flagged: at most {_percent(alpha)} of normal {plural(unit)} "
-            f"expected ({evidence})"
+            f"above {threshold:.4g} is flagged: at most {_percent(alpha)} of normal "
+            f"{plural(unit)}{whose} expected ({evidence})"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -213,7 +226,7 @@ class HeldOut:
         return cls(np.asarray(values["scores"], dtype=np.float64), tuple(values["groups"]))
 
     def _suffices(self, alpha: float) -> bool:
-        return self.n >= held_out_needed(alpha)
+        return self.n_subjects >= held_out_needed(alpha)
 
 
 @dataclass(frozen=True)
@@ -247,12 +260,16 @@ class Calibration:
     def assess(self, unit: str, score: float, alpha: float) -> tuple[float | None, bool | None]:
         """Return a score's p-value, None without held-out units of its kind, and its flag.
 
-        The flag is None where too few were held out for a false-positive rate of alpha.
+        The flag is None where too few subjects were held out for a false-positive rate of alpha.
         """
         held_out = self.units.get(unit)
         if held_out is None:
             return None, None
         return held_out.p_value(score), held_out.flag(score, alpha)
+
+    def subjects(self, unit: str) -> int:
+        """Return of how many subjects the held-out units of a kind are."""
+        return self.units[unit].n_subjects if unit in self.units else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them, without loss."""

@@ -168,7 +168,14 @@ class Profile:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Profile":
-        """Make it again from what `to_dict` returned."""
+        """Make it again from what `to_dict` returned.
+
+        Raises:
+            ValueError: Another number of bins or axes.
+        """
+        bins, axes = len(values["histogram"]), len(values["spacing"])
+        if (bins, axes) != (BINS, len(_AXES)):
+            raise ValueError(f"a profile of {bins} grey bins and {axes} axes")
         return cls(
             sizes=tuple((int(rows), int(columns)) for rows, columns in values["sizes"]),
             rows=(int(values["rows"][0]), int(values["rows"][1])),

@@ -154,7 +154,8 @@ def fit(
         learner = new_detector(name, chosen, seed=seed, device=device, devices=devices)
     with console.status("reading images"):
         read = Normals.read(list(normals), chosen, groups=groups, seed=seed, skip_bad=skip_bad)
-    say(read.summary)
+    for line in read.summary.splitlines():
+        say(line)
     for note in read.notes:
         say(f"note: {describe(note)}", "yellow")
     if dry_run or not resume:
@@ -283,11 +284,13 @@ def evaluate(
     anomalous: Sequence[str],
     out: Path = Path("evaluation"),
     masks: Sequence[str] | None = None,
+    mask_labels: str | None = None,
     beside: Sequence[Path] | None = None,
     alpha: float = 0.05,
     groups: str | None = None,
     device: str = "auto",
     skip_bad: bool = False,
+    allow_seen: bool = False,
 ) -> None:
     """Evaluate on labelled images, beside scores that need no learning.
 
@@ -295,16 +298,19 @@ def evaluate(
 
     Args:
         model: a run folder or a model folder.
-        normal: normal images that were not trained on.
+        normal: normal images that were neither trained nor calibrated on.
         anomalous: anomalous images.
         out: the folder for metrics.json, scores.csv and report.html.
         masks: masks of the anomalous images, in files of the same names, non-zero where anomalous;
             OCT is then evaluated patch by patch.
+        mask_labels: the labels of the masks that are anomalous, such as 1,3; all but 0 otherwise.
         beside: run or model folders of other detectors to compare with.
         alpha: the false-positive rate wanted of the calibrated threshold.
         groups: how subjects are named, as for fit; intervals resample subjects.
         device: auto, cpu, cuda or mps.
         skip_bad: leave out files that can't be read, instead of stopping.
+        allow_seen: evaluate on images that a model was trained or calibrated on, instead of
+            stopping; the report says how many.
     """
     from fanogan.detectors import Detector
     from fanogan.evaluation import evaluate as evaluate_model
@@ -313,6 +319,9 @@ def evaluate(
     with value_errors_as_usage():
         trained = Detector.load(model, device=device).model
         others = [Detector.load(other, device=device).model for other in beside or ()]
+    labels = None if mask_labels is None else _labels(mask_labels)
+    if labels and not masks:
+        raise UsageError("--mask-labels chooses labels of masks: give --masks too")
     files = _count(trained, normal, groups) + _count(trained, anomalous, groups)
     passes = 2 + len(others)
     with console.counting_bar("scoring, trained and untrained", passes * files) as on_result:
@@ -322,10 +331,12 @@ def evaluate(
             list(anomalous),
             out,
             masks=list(masks) if masks else None,
+            mask_labels=labels,
             beside=others,
             alpha=alpha,
             groups=groups,
             skip_bad=skip_bad,
+            allow_seen=allow_seen,
             on_result=on_result,
         )
     console.say_evaluation(metrics)
@@ -367,6 +378,14 @@ def value_errors_as_usage() -> Iterator[None]:
 def _count(model: Model, images: Sequence[str], groups: str | None) -> int:
     """How many files or volumes there are to score."""
     return sum(1 for _ in model.preprocessing.find(list(images), groups))
+
+
+def _labels(text: str) -> list[int]:
+    """Whole numbers with commas between them."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--mask-labels {text}: give whole numbers such as 1,3") from None
 
 
 def _check_alpha(alpha: float) -> None:

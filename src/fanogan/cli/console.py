@@ -7,8 +7,11 @@ import functools
 import logging
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from fanogan.names import harmless
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,17 +38,31 @@ def console() -> Any:
 
 
 def say(text: str, style: str = "") -> None:
-    """Print a line; a terminal breaks it between words."""
+    """Print a line; a terminal breaks it between words, and no name in it can."""
     screen = console()
-    screen.print(text, style=style, markup=False, soft_wrap=not screen.is_terminal)
+    screen.print(harmless(text), style=style, markup=False, soft_wrap=not screen.is_terminal)
 
 
 class LogHandler(logging.Handler):
-    """Shows log records as plain lines."""
+    """Shows log records as plain lines, each text once: a command searches a folder repeatedly."""
+
+    def __init__(self) -> None:
+        """Nothing has been shown yet."""
+        super().__init__()
+        self.shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a record."""
-        say(self.format(record), "yellow")
+        lines = [record.getMessage()]
+        if record.exc_info:
+            lines += "".join(traceback.format_exception(*record.exc_info)).splitlines()
+        text = "\n".join(lines)
+        if text in self.shown:
+            return
+        if len(self.shown) < 1000:  # an archive may have a line for each file
+            self.shown.add(text)
+        for line in lines:
+            say(line, "yellow")
 
 
 def status(text: str) -> Any:
@@ -218,6 +235,9 @@ def say_prepared(summary: Summary, out: Path) -> None:
     )
     if summary.kept:
         say(f"{summary.kept:,} of them were prepared before")
+    if summary.removed:
+        gone = counted(summary.removed, "volume")
+        say(f"{gone} removed from the store, not among these scans any more", "yellow")
     if summary.failed:
         say(f"{len(summary.failed):,} left out: {out}/failed.csv", "yellow")
     say(f"{out} · {out}/steps.png")
@@ -225,16 +245,23 @@ def say_prepared(summary: Summary, out: Path) -> None:
 
 def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
     """Print the first rows of scores.csv, those of volumes where there are any."""
+    from fanogan.report import least_p_value
+
     volumes = [row for row in rows if row["unit"] == "volume"]
     shown = (volumes or rows)[:most]
     above = _bscans_above(rows) if volumes else {}
     names = [_shortened(row["name"]) for row in shown]
     width = max(map(len, names))
+    lowest = ""
     for name, row in zip(names, shown, strict=True):
+        p = f"p {float(row['p_value']):.3f}" if row["p_value"] else ""
+        if p and (least := least_p_value(float(row["p_value"]), row["held_out_subjects"])):
+            p = f"p 1/{row['held_out_subjects'] + 1:,}"
+            lowest = f"{p}: {least}"
         parts = (
             f"{name:{width}}",
             f"score {float(row['score']):<7.4g}",
-            f"p {float(row['p_value']):.3f}" if row["p_value"] else "",
+            p,
             "▲ flagged" if row["flag"] == "yes" else "",
             above.get(row["name"], ""),
             _regions(row),
@@ -243,6 +270,8 @@ def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
         say("  ".join(part for part in parts if part))
     if len(rows) > len(shown):
         say(f"… and {len(rows) - len(shown):,} more in scores.csv")
+    if lowest:
+        say(lowest)
 
 
 def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -253,7 +282,7 @@ def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         volume, number, _ = row["name"].rpartition("#")
         if row["unit"] == "image" and number and row.get("held_out"):
             held_out = row["held_out"]
-            highest = float(row["p_value"]) <= 1 / (held_out + 1)
+            highest = float(row["p_value"]) <= 1 / (row["held_out_subjects"] + 1)
             counts.setdefault(volume, []).append(highest)
     others = "the one held-out B-scan" if held_out == 1 else f"all {held_out:,} held-out B-scans"
     return {
@@ -276,6 +305,7 @@ def _regions(row: Mapping[str, Any]) -> str:
 
 
 def _shortened(name: str) -> str:
+    name = harmless(name)
     return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
@@ -292,6 +322,7 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from fanogan.amounts import counted
+    from fanogan.evaluation import leak_sentences
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("score", "AUC", "95 % interval", "average precision"):
@@ -312,6 +343,8 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
         f"{found['n_anomalous']:,} anomalous ({100 * found['prevalence']:.0f} %)"
     )
     console().print(table)
+    for sentence in leak_sentences(found["seen"]):
+        say(sentence, "yellow")
     calibrated = found["calibrated"]
     if calibrated["threshold"] is None:
         say(calibrated["note"])
@@ -343,7 +376,7 @@ def say_turing(found: Mapping[str, Any]) -> None:
     majority = [{"rater": "majority", **found["majority"]}] if found["majority"] else []
     for row in [*found["raters"], *majority]:
         cells = (text(row[name]) for name in ("accuracy", "real", "generated"))
-        table.add_row(escape(row["rater"]), *cells)
+        table.add_row(escape(harmless(row["rater"])), *cells)
     console().print(table)
     if majority:
         say(

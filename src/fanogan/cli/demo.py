@@ -29,6 +29,9 @@ SHAPE = (16, 320, 256)
 SPACING = (0.24, 0.00387, 0.022)
 LEARNT, HEALTHY, DISEASED = range(12), range(100, 103), range(200, 206)
 
+MADE = ("images", "volumes", "run", "autoencoder")
+"""Folders of a demo, made anew each time; the evaluation's files replace those of the last one."""
+
 NORMAL_DIGIT = 4
 TRAINED_SHARE = 0.8
 
@@ -48,7 +51,7 @@ def run_demo(
     are anomalous. Writes the images as files, the runs and the evaluation.
 
     Args:
-        out: the folder; one that an earlier demo made is made anew.
+        out: the folder; what an earlier demo made there is made anew.
         digits: scikit-learn's handwritten digits in place of made-up retinas.
         seed: of the split, the weights and all of training.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
@@ -65,8 +68,9 @@ def run_demo(
     marker = out / ".fanogan-demo"
     if out.exists() and any(out.iterdir()) and not marker.exists():
         raise BadFolder(f"{out}: holds something else; give --out another folder")
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+    for name in MADE:
+        shutil.rmtree(out / name, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
     marker.touch()
     data = _digits(out / "images", seed) if digits else _eyes(out / "volumes", progress)
     recipe = "digits" if digits else "demo"

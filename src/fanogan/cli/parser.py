@@ -22,6 +22,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from fanogan.cli import commands, console, study_commands
 from fanogan.errors import FanoganError
+from fanogan.names import harmless
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt
 
@@ -106,7 +107,8 @@ def _add_arguments(
         if kind is bool:
             options["action"] = "store_true"
         else:
-            options["type"] = kind
+            # jsonargparse would read a Path as YAML, which takes no bytes that aren't UTF-8.
+            options["type"] = (lambda text: Path(text)) if kind is Path else kind
             if not required and not several:
                 options["default"] = parameter.default
                 if name in positional:
@@ -145,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except (FanoganError, OSError) as error:
         folder = given[verb].get("out") or given[verb].get("resume")
-        print(f"fanogan: {_sentence(error, folder)}", file=sys.stderr)
+        print(f"fanogan: {harmless(_sentence(error, folder))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -98,7 +98,7 @@ def turing(
         console.say_turing(scores)
         if out:
             text = json.dumps(scores, indent=1, ensure_ascii=False) + "\n"
-            write_whole(out / SCORES, text.encode())
+            write_whole(out / SCORES, text.encode(errors="backslashreplace"))
             say(f"{out / SCORES}")
         return
     if not (model and images and out) or key:

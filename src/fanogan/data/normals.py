@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from fanogan.amounts import counted
-from fanogan.calibration import Profile, ProfileBuilder, split_subjects
+from fanogan.calibration import ALPHA, Profile, ProfileBuilder, held_out_needed, split_subjects
 from fanogan.data.patches import Patches
 from fanogan.data.preprocessing import Preprocessing, single_images
+from fanogan.data.seen import Seen, digest_of
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, FlatVolume
 from fanogan.scans import BadScan, Note, Scan, each_scan, is_array_like, read_scan, read_scans
@@ -60,6 +61,14 @@ class FewSubjects(Note):
 
 
 @dataclasses.dataclass(frozen=True)
+class FewHeldOut(Note):
+    """Fewer held-out subjects than a flag at a false-positive rate of ``ALPHA`` needs."""
+
+    count: int
+    needed: int
+
+
+@dataclasses.dataclass(frozen=True)
 class NoteOfScans(Note):
     """A reader's note, and how many of the scans have it."""
 
@@ -77,6 +86,7 @@ class Normals:
     training: list[np.ndarray]  # encoded frames (C, H, W), uint8 or uint16
     held_out: list[Scan]
     fingerprint: dict[str, Any]
+    seen: Seen
     notes: tuple[Note, ...]
     skipped: tuple[str, ...] = ()
     usable: list[np.ndarray] | None = None  # of each training frame; see ``Preprocessing.usable``
@@ -155,13 +165,15 @@ class Normals:
                     "min_retina_fraction"
                 )
         held = [image for scan in held_out for image in preprocessing.encode(scan)]
-        fingerprint = _fingerprint(training, held, kept, held_out)
+        digests, held_digests = ([digest_of(image) for image in of] for of in (training, held))
+        fingerprint = _fingerprint(digests, held_digests, kept, held_out)
         return cls(
             preprocessing,
             builder.build(),
             training,
             list(held_out),
             fingerprint,
+            Seen.of(digests, held_digests),
             tuple(_notes([*kept, *held_out], fingerprint, recipe)),
             tuple(skipped),
             usable or None,
@@ -258,20 +270,19 @@ def _origin(source: Any, groups: str | None, skip_bad: bool) -> dict[str, Any] |
 
 
 def _fingerprint(
-    training: Sequence[np.ndarray],
-    held: Sequence[np.ndarray],
+    digests: Sequence[str],
+    held_digests: Sequence[str],
     kept: Sequence[Scan],
     held_out: Sequence[Scan],
 ) -> dict[str, Any]:
-    """Return what the images are, without a name. Their order counts: training draws by it."""
+    """Return what the images are, by their digests. Their order counts: training draws by it."""
     retinas = [scan.found for scan in [*kept, *held_out] if isinstance(scan, FlatVolume)]
-    digests, held_digests = ([_digest(image) for image in images] for images in (training, held))
     seen = set(digests)
     return {
-        "images": len(training),
+        "images": len(digests),
         "subjects": len({scan.group for scan in kept}),
         "volumes": sum(scan.is_volume for scan in [*kept, *held_out]),
-        "held_out_images": len(held),
+        "held_out_images": len(held_digests),
         "held_out_subjects": len({scan.group for scan in held_out}),
         "duplicates": len(digests) - len(seen),
         "held_out_duplicates": sum(digest in seen for digest in held_digests),
@@ -280,12 +291,6 @@ def _fingerprint(
         ).hexdigest(),
         **({"retina_found": float(np.mean(retinas))} if retinas else {}),
     }
-
-
-def _digest(image: np.ndarray) -> str:
-    digest = hashlib.sha256(f"{image.dtype} {image.shape}".encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()
 
 
 def _notes(scans: Sequence[Scan], fingerprint: dict[str, Any], recipe: Recipe) -> Iterator[Note]:
@@ -301,5 +306,8 @@ def _notes(scans: Sequence[Scan], fingerprint: dict[str, Any], recipe: Recipe) -
         yield FewImages(images)
     if subjects < FEW_SUBJECTS:
         yield FewSubjects(subjects)
+    held_out, needed = fingerprint["held_out_subjects"], held_out_needed(ALPHA)
+    if held_out < needed:
+        yield FewHeldOut(held_out, needed)
     for note, count in Counter(note for scan in scans for note in scan.notes).items():
         yield NoteOfScans(note, count, len(scans))

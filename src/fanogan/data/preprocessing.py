@@ -19,7 +19,24 @@ from torch.nn import functional as F
 
 from fanogan.recipes import Recipe, blocks_of
 from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, RetinalView
-from fanogan.scans import BadScan, GreyStoredAsColour, Scan, each_scan, read_scans
+from fanogan.scans import BadScan, GreyStoredAsColour, Note, Scan, each_scan, read_scans
+
+UNLIKE_RANGE = 8
+"""Times by which white may be above the largest value without a doubt; it is 16 with 12 bits."""
+
+_UNSIGNED = ("uint8", "uint16")
+
+
+@dataclasses.dataclass(frozen=True)
+class GreyRangeDoubtful(Note):
+    """The largest value of a scan of 16 bits, and the value that was taken for white."""
+
+    highest: int
+    white: int
+
+
+MOST_CHANNELS = 16
+"""More than any image that is read here has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,14 +175,35 @@ class Preprocessing:
                     f"{scan.name} is {depth}, the model was trained on {self.depth}: their grey "
                     f"values can't be compared; convert it to {self.depth}"
                 )
-            # The full ranges of 8 and 16 bits correspond; other depths hold values in one unit.
-            factor = {("uint16", "uint8"): 255 / 65535, ("uint8", "uint16"): 65535 / 255}
-            values = pixels.astype(np.float64) * factor.get((depth, self.depth), 1.0)
+            values = pixels.astype(np.float64) * self._factor(scan)
             share = np.clip((values - self.low) / (self.high - self.low), 0, 1)
             stored = np.round(share * self.levels).astype(
                 np.uint8 if self.levels == 255 else np.uint16
             )
         return np.ascontiguousarray(np.moveaxis(stored, -1, 1))
+
+    def _factor(self, scan: Scan) -> float:
+        """Return what a scan's grey values are multiplied by to be in the model's unit.
+
+        The full ranges of 8 and 16 bits correspond, unless 16 bits hold what 8 could: programs
+        store 0 to 255 in wider integers. Other depths hold values in one unit.
+        """
+        given = str(scan.pixels.dtype)
+        if {given, self.depth} != {"uint8", "uint16"}:
+            return 1.0
+        highest = self.high if self.depth == "uint16" else _highest(scan)
+        if highest <= 255:
+            return 1.0
+        return 65535 / 255 if given == "uint8" else 255 / 65535
+
+    def doubts(self, scan: Scan) -> Iterator[Note]:
+        """Yield in what way the grey range of a scan of 16 bits may not be what it is taken for."""
+        if self.retina or str(scan.pixels.dtype) != "uint16" or self.depth not in _UNSIGNED:
+            return
+        highest, white = _highest(scan), round(self.high / self._factor(scan))
+        is_guess = self.depth == "uint8" and white == 255
+        if is_guess or highest * UNLIKE_RANGE < white:
+            yield GreyRangeDoubtful(highest, white)
 
     def _check_size(self, scan: Scan) -> None:
         rows, columns = scan.pixels.shape[1:3]
@@ -251,13 +289,20 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        """Make it again from what ``to_dict`` returned."""
+        """Make it again from what ``to_dict`` returned.
+
+        Raises:
+            ValueError: sizes that no image has.
+        """
         window = tuple(values["window"]) if values["window"] else None
         view = values.get("retina")
         view = RetinalView.from_dict(view) if view else None
         values = {"image_size": values.get("sides"), **values}  # its name in version 0.1
         values.pop("sides", None)
         size = tuple(values["image_size"])
+        blocks_of(size)
+        if not 0 < values["channels"] <= MOST_CHANNELS or min(window or (1,)) < 1:
+            raise ValueError(f"no image has {values['channels']} channels or the window {window}")
         return cls(**{**values, "window": window, "image_size": size, "retina": view})
 
 
@@ -270,14 +315,20 @@ def single_images(scans: Iterator[Scan]) -> Iterator[Scan]:
         if scan.is_volume or len(scan.pixels) == 1:
             yield scan
             continue
+        highest = int(scan.pixels.max()) if scan.pixels.dtype.kind in "ui" else None
         for frame in range(len(scan.pixels)):
             yield dataclasses.replace(
                 scan,
                 pixels=scan.pixels[frame : frame + 1],
                 name=f"{scan.name}#{frame}",
                 group=f"{scan.group}#{frame}" if scan.group == scan.name else scan.group,
+                highest=highest,
                 member=(scan.name, frame),
             )
+
+
+def _highest(scan: Scan) -> int:
+    return int(scan.pixels.max()) if scan.highest is None else scan.highest
 
 
 def _kind(channels: int) -> str:

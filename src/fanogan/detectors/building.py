@@ -100,6 +100,7 @@ def with_networks_of(model: Model, detector: Definition) -> Model:
         profile=model.profile,
         constants=model.constants,
         provenance=model.provenance,
+        seen=model.seen,
     )
 
 

@@ -22,9 +22,9 @@ from fanogan.detectors.gan import Gan, given_gan, own_gan_of
 from fanogan.detectors.registry import name_of, registered
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
-from fanogan.scoring import Model, Result, Scores, calibrate, read_model, results
+from fanogan.scoring import Model, Result, Scores, calibrate, read_model, results, unreadable
 from fanogan.scoring import score as score_model
-from fanogan.storage import LOCK, BadFolder, exclusive
+from fanogan.storage import LOCK, BadFolder, exclusive, remove_unfinished
 from fanogan.training import (
     GAN,
     Progress,
@@ -105,6 +105,8 @@ class Detector(Definition):
                 busy = BadFolder(f"{folder.path}: another process is training it; wait for its end")
                 lock = exclusive(folder.path / LOCK, busy)
                 by_first(fabric, lambda: held.enter_context(lock))
+                files = folder.path.rglob("*")
+                by_first(fabric, lambda: remove_unfinished(files))
             self.model = self._learn(normals, given, fabric, folder, progress)
             if folder:  # no process goes on before the model is there
                 model, place = self.model, folder.path / "model"
@@ -148,7 +150,10 @@ class Detector(Definition):
                 constants=constants,
                 provenance=provenance,
             )
-            return calibrate(model, normals.held_out)
+            images = normals.seen
+            if given and given.seen:
+                images = images.trained_too(given.seen)
+            return calibrate(model, normals.held_out).but(seen=images)
 
     # --- what was learned -----------------------------------------------------------------------
 
@@ -238,7 +243,10 @@ class Detector(Definition):
         given = own_gan_of(saved, gan, detector.device)
         if given:
             detector.recipe = recipe.but(latent_size=given.G.latent)
-        networks = new_networks(detector, saved.preprocessing, 0, detector.device)
+        try:
+            networks = new_networks(detector, saved.preprocessing, 0, detector.device)
+        except (RuntimeError, ValueError) as error:  # of sizes that no network can have
+            raise unreadable(saved.folder, error, saved.fanogan) from None
         saved.put_weights_into(
             {name: each for name, each in networks.items() if not (given and name in "GD")}
         )
@@ -253,6 +261,7 @@ class Detector(Definition):
             profile=saved.profile,
             constants=saved.constants,
             provenance=saved.provenance,
+            seen=saved.seen,
         )
         return detector
 

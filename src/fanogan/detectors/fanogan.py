@@ -54,8 +54,7 @@ class FAnoGAN(GanDetector):
         warnings = super().train(networks, run)
         G, D, E = (networks[letter] for letter in "GDE")
         assert isinstance(G, Generator) and isinstance(D, Discriminator) and isinstance(E, Encoder)
-        train_encoder(E, G, D, run)
-        return warnings
+        return warnings + train_encoder(E, G, D, run)
 
     def score_module(
         self, networks: Mapping[str, nn.Module], constants: Mapping[str, float]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fanogan.data import Normals
+from fanogan.data import Normals, Seen
 from fanogan.detectors.building import registered_for
 from fanogan.detectors.definition import Definition
 from fanogan.detectors.registry import name_of
@@ -62,12 +62,16 @@ class OwnDiscriminator(Discriminator):
 
 @dataclasses.dataclass(frozen=True)
 class Gan:
-    """A trained GAN; ``identity`` says whether it is a user's own, and its weights' SHA-256."""
+    """A trained GAN; ``identity`` says whether it is a user's own, and its weights' SHA-256.
+
+    ``seen`` are the images of one of ours.
+    """
 
     G: Generator
     D: Discriminator
     identity: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    seen: Seen | None = None
 
 
 def given_gan(detector: Definition, gan: Any, normals: Normals, device: torch.device) -> Gan | None:
@@ -186,7 +190,7 @@ def _our_gan(folder: str | Path, normals: Normals, recipe: Recipe, device: torch
             "the GAN was trained on other normals, or on another split of them: where it has seen "
             "those that are held out here, thresholds come out too low",
         )
-    return Gan(G, D, {"own": False, "weights": _weights_sha256(G, D)}, warnings)
+    return Gan(G, D, {"own": False, "weights": _weights_sha256(G, D)}, warnings, saved.seen)
 
 
 def _weights_sha256(*networks: nn.Module) -> str:

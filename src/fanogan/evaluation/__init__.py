@@ -2,6 +2,7 @@
 
 from fanogan.evaluation.comparison import calibrated_row, compared_rows
 from fanogan.evaluation.labelled import evaluate
+from fanogan.evaluation.leaks import BadTestSet, Leaks, leak_sentences
 from fanogan.evaluation.localization import PixelROC
 from fanogan.evaluation.masks import masks_of
 from fanogan.evaluation.metrics import (
@@ -15,6 +16,8 @@ from fanogan.evaluation.metrics import (
 from fanogan.evaluation.roc import finite_or_none, roc_curve_points
 
 __all__ = [
+    "BadTestSet",
+    "Leaks",
     "PixelROC",
     "calibrated_row",
     "compared_rows",
@@ -22,6 +25,7 @@ __all__ = [
     "evaluate",
     "finite_or_none",
     "image_metrics",
+    "leak_sentences",
     "masks_of",
     "mean_interval",
     "resampled_aucs",

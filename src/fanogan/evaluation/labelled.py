@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from fanogan.amounts import plural
 from fanogan.calibration import HeldOut
 from fanogan.detectors import untrained
 from fanogan.evaluation.comparison import calibrated_row, compared_rows
+from fanogan.evaluation.leaks import Leaks, leak_sentences
 from fanogan.evaluation.masks import masks_of
 from fanogan.evaluation.metrics import image_metrics, trivial_scores
 from fanogan.evaluation.pixels import PixelFigures
 from fanogan.evaluation.roc import RocCurve, roc_curve_points
-from fanogan.report import Case, VolumeCase, write_evaluation_report
+from fanogan.report import Case, VolumeCase, describe, write_evaluation_report
 from fanogan.retina import steps_figure
-from fanogan.scans import BadScan, is_array_like
+from fanogan.scans import BadScan, Note, is_array_like
 from fanogan.scoring import (
     COLUMNS,
     VOLUMES_SHOWN,
@@ -44,6 +46,9 @@ from fanogan.scoring import (
 )
 from fanogan.storage import write_whole
 
+log = logging.getLogger(__name__)
+WRITES = ("metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html")
+
 
 def evaluate(
     model: Model,
@@ -52,10 +57,12 @@ def evaluate(
     out: str | Path,
     *,
     masks: Any = None,
+    mask_labels: Collection[int] | None = None,
     beside: Sequence[Model] = (),
     alpha: float = 0.05,
     groups: str | None = None,
     skip_bad: bool = False,
+    allow_seen: bool = False,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Evaluate on labelled images; writes ``metrics.json``, ``scores.csv`` and ``report.html``.
@@ -70,12 +77,15 @@ def evaluate(
         out: the folder for the results.
         masks: of the anomalous images, non-zero where anomalous: files of the same names where
             those are files, an array or a list where those are arrays. The normals' are empty.
+            Soft masks, of fractions or many grey levels, count above half of their range.
             With masks, what is evaluated of flat volumes are patches, anomalous with at least one
             marked pixel, and B-scans and volumes besides.
+        mask_labels: the values of the masks that are anomalous; None: all but 0.
         beside: other trained models, to be compared with.
         alpha: the false-positive rate of the calibrated threshold.
         groups: how subjects are named; intervals resample them.
         skip_bad: leave out files that can't be read.
+        allow_seen: evaluate on images that a model was trained or calibrated on, and say so.
         on_result: called after each image, in each pass (trained, untrained, those beside it).
 
     Returns:
@@ -83,22 +93,38 @@ def evaluate(
 
     Raises:
         BadScan: an image or mask that can't be read, or a mask that is missing or doesn't fit.
+        BadTestSet: an image that has both labels, or that a model has seen.
         OSError: the folder can't be written.
     """
-    mask_of = masks_of(masks, anomalous, groups, model.preprocessing)
-    with whole_folder(Path(out)) as folder:
+    remarks: list[str] = []
+    if masks is not None and mask_labels is not None:
+        only = ", ".join(map(str, mask_labels))
+        remarks.append(f"labels of the masks that count as anomalous: {only}")
+    noted: set[Note] = set()
+
+    def on_note(name: str, note: Note) -> None:
+        if note not in noted:  # once for all masks of a kind
+            noted.add(note)
+            remarks.append(f"{describe(note)} (mask of {name}, and others like it)")
+            log.warning(remarks[-1])
+
+    mask_of = masks_of(masks, anomalous, groups, model.preprocessing, mask_labels, on_note)
+    with whole_folder(Path(out), WRITES) as folder:
         evaluation = _Evaluation(model, alpha, with_pixels=masks is not None)
         skipped: list[BadScan] = []
+        noun = model.preprocessing.noun
+        leaks = {model.title: Leaks(model.seen, noun, allowed=allow_seen)}
         for label, source in enumerate((normal, anomalous)):
-            for result in _results(model, source, groups, skip_bad, skipped.append):
+            found = _results(model, source, groups, skip_bad, skipped.append)
+            for result in leaks[model.title].of(found, label):
                 of_frame = label == 1 and result.unit == "image"
                 evaluation.add(result, label, mask_of(result) if of_frame else None)
                 on_result(result)
 
-        def totals(other: Model) -> np.ndarray:
+        def totals(other: Model, counted: Leaks) -> np.ndarray:
             values: list[float] = []
-            for source in (normal, anomalous):
-                for result in _results(other, source, groups, skip_bad):
+            for label, source in enumerate((normal, anomalous)):
+                for result in counted.of(_results(other, source, groups, skip_bad), label):
                     values.extend(evaluation.totals(result))
                     on_result(result)
             if len(values) != len(evaluation.rows):
@@ -108,14 +134,16 @@ def evaluate(
                 )
             return np.array(values)
 
-        without_training = totals(untrained(model))
+        without_training = totals(untrained(model), Leaks(None, noun))
         others: dict[str, np.ndarray] = {}
         for other in beside:
             same = sum(each.detector == other.detector for each in beside[: len(others)])
             name = f"{other.detector} ({same + 1})" if same else other.detector
-            others[name] = totals(other)
+            leaks[name] = Leaks(other.seen, noun, allowed=allow_seen)
+            others[name] = totals(other, leaks[name])
         metrics = evaluation.metrics(without_training, others)
-        evaluation.write(folder, metrics, skip_notes(skipped))
+        metrics["seen"] = {name: each.figures() for name, each in leaks.items()}
+        evaluation.write(folder, metrics, [*remarks, *skip_notes(skipped)])
     return metrics
 
 
@@ -271,7 +299,7 @@ class _Evaluation:
             "pixel_roc": _as_lists(self.pixels.roc.curve()) if self.pixels else None,
         }
 
-    def write(self, folder: Path, metrics: Mapping[str, Any], skipped: Sequence[str]) -> None:
+    def write(self, folder: Path, metrics: Mapping[str, Any], remarks: Sequence[str]) -> None:
         text = json.dumps(metrics, indent=1, allow_nan=False)
         write_whole(folder / "metrics.json", text.encode())
         if self.pixels:
@@ -295,7 +323,11 @@ class _Evaluation:
             scores=self.column("score"),
             labels=self.labels,
             held_out=self.held_out.scores if self.held_out else np.array([]),
-            warnings=[*skipped, *self.model.provenance["warnings"]],
+            warnings=[
+                *remarks,
+                *leak_sentences(metrics["seen"]),
+                *self.model.provenance["warnings"],
+            ],
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -12,11 +12,15 @@ import numpy as np
 from fanogan.data import Preprocessing
 from fanogan.scans import (
     EXTENSIONS,
+    Affine,
     BadScan,
+    Note,
     Scan,
     ScanSource,
+    composed,
     find_scans,
     is_array_like,
+    marked,
     read_mask,
 )
 from fanogan.scoring import Result
@@ -25,7 +29,12 @@ _EXTENSION = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})(:[^/]+)?$", 
 
 
 def masks_of(
-    source: Any, images: Any, groups: str | None, preprocessing: Preprocessing
+    source: Any,
+    images: Any,
+    groups: str | None,
+    preprocessing: Preprocessing,
+    labels: Collection[int] | None = None,
+    on_note: Callable[[str, Note], None] = lambda name, note: None,
 ) -> Callable[[Result], np.ndarray | None]:
     """Return how to find an image's mask: by its name among files, by its place among arrays.
 
@@ -34,22 +43,37 @@ def masks_of(
         images: the images that they belong to.
         groups: how subjects are named.
         preprocessing: how the images are read.
+        labels: the values that count as anomalous; None: all but 0.
+        on_note: called with a mask's name and what a user should know of how it was understood.
 
     Raises:
         BadScan: masks that can't belong to these images, at once or from what is returned.
     """
+
+    def of_array(values: Any, result: Result) -> np.ndarray:
+        mask, note = marked(values, f"the mask of {result.name}", labels)
+        if note is not None:
+            on_note(result.name, note)
+        return _fitting(mask, result)
+
     if source is None:
         return lambda result: None
     if are_scans(images):
-        return _masks_of_scans(source, images)
+        if not is_array_like(source) or len(source) != len(images):
+            raise BadScan(
+                f"give a list of {len(images):,} masks, one (frames, rows, columns) a scan"
+            )
+        masks = {scan.name: mask for scan, mask in zip(images, source, strict=True)}
+        return lambda result: of_array(masks[result.scan_name][result.frame], result)
     if is_array_like(source) != is_array_like(images):
         raise BadScan("masks of files are files of the same names, masks of arrays are arrays")
     if is_array_like(source):
         if len(source) != len(images):
             raise BadScan(f"{len(source):,} masks for {len(images):,} images: give one for each")
-        return lambda result: _fitting(np.asarray(source[result.frame]) > 0, result)
+        return lambda result: of_array(source[result.frame], result)
     flat = preprocessing.has_patches
-    return _masks_by_name(preprocessing.find(source, groups) if flat else find_scans(source))
+    found = preprocessing.find(source, groups) if flat else find_scans(source)
+    return _masks_by_name(found, labels, on_note)
 
 
 def are_scans(source: Any) -> TypeGuard[Sequence[Scan]]:
@@ -57,14 +81,11 @@ def are_scans(source: Any) -> TypeGuard[Sequence[Scan]]:
     return isinstance(source, list | tuple) and all(isinstance(scan, Scan) for scan in source)
 
 
-def _masks_of_scans(source: Any, scans: Sequence[Scan]) -> Callable[[Result], np.ndarray]:
-    if not is_array_like(source) or len(source) != len(scans):
-        raise BadScan(f"give a list of {len(scans):,} masks, one (frames, rows, columns) a scan")
-    masks = {scan.name: np.asarray(mask) > 0 for scan, mask in zip(scans, source, strict=True)}
-    return lambda result: _fitting(masks[result.scan_name][result.frame], result)
-
-
-def _masks_by_name(sources: Iterable[ScanSource]) -> Callable[[Result], np.ndarray]:
+def _masks_by_name(
+    sources: Iterable[ScanSource],
+    labels: Collection[int] | None,
+    on_note: Callable[[str, Note], None],
+) -> Callable[[Result], np.ndarray]:
     files: dict[str, ScanSource] = {}
     for file in sources:
         other = files.setdefault(_without_extension(file.name), file)
@@ -74,10 +95,11 @@ def _masks_by_name(sources: Iterable[ScanSource]) -> Callable[[Result], np.ndarr
             )
 
     @functools.lru_cache(maxsize=1)  # a volume asks for the same file with each of its frames
-    def frames_of(file: ScanSource) -> np.ndarray:
-        if file.parts:  # the B-scans of a volume
-            return np.concatenate([read_mask(part) for part in file.parts])
-        return read_mask(file.path if file.key is None else f"{file.path}:{file.key}")
+    def frames_of(file: ScanSource, affine: Affine | None) -> np.ndarray:
+        paths = file.parts or [file.path if file.key is None else f"{file.path}:{file.key}"]
+        noted = functools.partial(on_note, file.name)
+        masks = (read_mask(path, labels, image_affine=affine, on_note=noted) for path in paths)
+        return np.concatenate(list(masks))
 
     def by_name(result: Result) -> np.ndarray:
         file = files.get(_without_extension(result.scan_name))
@@ -86,7 +108,7 @@ def _masks_by_name(sources: Iterable[ScanSource]) -> Callable[[Result], np.ndarr
                 f"{result.name} has no mask: put one of the same name among the masks, empty "
                 "where nothing is anomalous"
             )
-        frames = frames_of(file)
+        frames = frames_of(file, result.affine)
         if result.frame >= len(frames):
             raise BadScan(
                 f"{file.path} has {len(frames):,} frames and no mask of {result.name}: give one "
@@ -98,8 +120,11 @@ def _masks_by_name(sources: Iterable[ScanSource]) -> Callable[[Result], np.ndarr
 
 
 def _without_extension(name: str) -> str:
-    """Return a name without extension and ':key'; what else follows a dot is part of a name."""
-    return _EXTENSION.sub("", name)
+    """Return a name without extension and ':key'; what else follows a dot is part of a name.
+
+    Letters with marks are composed: macOS stores them in two characters, others in one.
+    """
+    return composed(_EXTENSION.sub("", name))
 
 
 def _fitting(mask: np.ndarray, result: Result) -> np.ndarray:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fanogan.calibration import ALPHA
 from fanogan.export.engines import FORMAT, SUFFIXES, ExportedModel, check_installed
-from fanogan.export.graph import ALPHA, KEY, BadExport, Deployed, to_onnx
+from fanogan.export.graph import KEY, BadExport, Deployed, to_onnx
 from fanogan.scoring import Model
 from fanogan.storage import write_whole
 from fanogan.training import precision_of
@@ -36,7 +38,7 @@ def export(model: Model, to: str, out: Path) -> float:
 
     Raises:
         BadExport: a detector that has no graph, a wrong name, a library that isn't installed, or a
-            file that doesn't give what PyTorch gives.
+            file that doesn't give what PyTorch gives; or another file lies there.
         OSError: it can't be written.
     """
     if to not in SUFFIXES:
@@ -44,6 +46,14 @@ def export(model: Model, to: str, out: Path) -> float:
     if out.suffix != SUFFIXES[to]:
         raise BadExport(f"{out}: give a file whose name ends with {SUFFIXES[to]}")
     check_installed("onnx", "onnxscript", "onnxruntime" if to == "onnx" else to)
+    files = [out, out.with_suffix(".bin")] if to == "openvino" else [out]
+    if any(map(os.path.lexists, files)):
+        try:
+            ExportedModel(out)
+        except BadExport:
+            raise BadExport(
+                f"{out}: is there already, and no export wrote it; give another name"
+            ) from None
     deployed = Deployed(model).eval()
     metadata = json.dumps(about(deployed, model), allow_nan=False)
     graph = to_onnx(deployed, deployed.inputs, deployed.outputs, metadata)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fanogan.calibration import ALPHA
 from fanogan.errors import FanoganError
 from fanogan.scoring import HALF, Model
 
 KEY = "fanogan"  # of the metadata in a file
-ALPHA = 0.05
 
 
 class BadExport(FanoganError):

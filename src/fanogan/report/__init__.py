@@ -8,7 +8,7 @@ from fanogan.report.en_face import VolumeCase, en_face_picture
 from fanogan.report.figures import FIGURE_STYLE, histogram_figure, inline_svg
 from fanogan.report.images import outline, overlay, shrink
 from fanogan.report.page import Case, write_evaluation_report, write_score_report
-from fanogan.report.wording import describe
+from fanogan.report.wording import describe, least_p_value
 
 __all__ = [
     "FIGURE_STYLE",
@@ -18,6 +18,7 @@ __all__ = [
     "en_face_picture",
     "histogram_figure",
     "inline_svg",
+    "least_p_value",
     "model_card",
     "outline",
     "overlay",

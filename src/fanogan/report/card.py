@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fanogan.amounts import counted
-from fanogan.calibration import HeldOut
-
-ALPHA = 0.05
+from fanogan.calibration import ALPHA, HeldOut
 
 
 def model_card(facts: Mapping[str, Any]) -> str:

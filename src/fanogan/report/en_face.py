@@ -53,6 +53,7 @@ class VolumeCase:
         fundus: The device's fundus image, and the B-scans' lines on it.
         regions: Candidate regions of `en_face`.
         masks: (B-scans, rows, columns) bool, ground truth, or None.
+        held_out_subjects: Of how many subjects the held-out volumes are.
 
     Raises:
         ValueError: The arrays don't belong together.
@@ -73,6 +74,7 @@ class VolumeCase:
     fundus: EnFace | None
     regions: Sequence[Region]
     masks: np.ndarray | None = None
+    held_out_subjects: int = 0
 
     def __post_init__(self) -> None:
         """Check that the arrays belong together."""

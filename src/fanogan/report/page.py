@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fanogan.amounts import counted, number, percent, plural, share
+from fanogan.names import harmless
 from fanogan.report.en_face import VolumeCase
 from fanogan.report.figures import evaluation_figures, score_figures
 from fanogan.report.images import (
@@ -26,6 +27,7 @@ from fanogan.report.images import (
     scale_bar,
 )
 from fanogan.report.volume_view import volume_panels
+from fanogan.report.wording import least_p_value, p_value_text
 from fanogan.storage import write_whole
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class Case:
         reconstruction: Like picture, or None.
         residual: (rows, columns) float32, raw abs(x - x_hat) in network units, [0, 2], or None.
         mask: (rows, columns) bool, ground truth, or None.
+        held_out_subjects: Of how many subjects the held-out normals are.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Case:
     reconstruction: np.ndarray | None
     residual: np.ndarray | None
     mask: np.ndarray | None
+    held_out_subjects: int = 0
 
 
 def write_score_report(
@@ -217,6 +221,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: harmless(value) if type(value) is str else value,  # no markup
     )
     environment.filters.update(
         number=number,
@@ -273,8 +278,12 @@ def _interval(bounds: Sequence[float] | None) -> str:
     return "–" if bounds is None else f"{share(bounds[0])} to {share(bounds[1])}"
 
 
-def _p_value(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.2g}"
+def _p_value(case: Case | VolumeCase, n_held_out: int | None = None) -> str:
+    if case.p_value is None:
+        return ""
+    of_held_out = "" if n_held_out is None else f" (n = {n_held_out:,})"
+    least = least_p_value(case.p_value, case.held_out_subjects)
+    return f"{least or f'p = {p_value_text(case.p_value)}'}{of_held_out}"
 
 
 def _words(key: str) -> str:
@@ -291,7 +300,7 @@ def _cell(value: object, key: str = "") -> str:
         case int() | np.integer():
             return f"{value:,}"
         case float() | np.floating():
-            return _p_value(float(value)) if key == "p_value" else number(float(value))
+            return p_value_text(float(value)) if key == "p_value" else number(float(value))
         case Iterable() if not isinstance(value, str):
             return "; ".join(_cell(entry) for entry in value)
     return str(value)
@@ -360,10 +369,9 @@ def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
     pixelated = max(rows, columns) < PIXELATED_SIDE
     # Speckle as PNG makes a page of sixty B-scans 50 MB large.
     encode = data_uri if pixelated else compressed_uri
-    of_held_out = "" if n_held_out is None else f" (n = {n_held_out:,})"
     return {
         "case": case,
-        "p": None if case.p_value is None else f"p = {_p_value(case.p_value)}{of_held_out}",
+        "p": _p_value(case, n_held_out),
         "pixelated": pixelated,
         "pictures": [
             {"caption": caption, "alt": alt, "uri": encode(pixels), "shape": pixels.shape}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fanogan.amounts import counted
 from fanogan.calibration import (
+    ALPHA,
     BitDepthUnseen,
     ChannelsUnseen,
     GreyValuesUnseen,
@@ -12,10 +13,13 @@ from fanogan.calibration import (
 )
 from fanogan.data import (
     DuplicateImages,
+    FewHeldOut,
     FewImages,
     FewSubjects,
+    GreyRangeDoubtful,
     HeldOutDuplicates,
     NoteOfScans,
+    SeenBefore,
     VolumesAsImages,
 )
 from fanogan.scans import (
@@ -25,15 +29,35 @@ from fanogan.scans import (
     FirstFrameOnly,
     FirstVolumeOnly,
     GreyStoredAsColour,
+    MaskInAlpha,
     Note,
     OneBitGrey,
     ReflectivityAsShown,
+    SlicesByName,
+    SoftMask,
     UndeclaredFrames,
     UnevenBScans,
+    UnevenSlices,
     Verbatim,
+    WindowLeftOut,
 )
 
 _MOST_FRAMES_NAMED = 10
+
+
+def p_value_text(p_value: float) -> str:
+    """Write a p-value to three decimals, or two digits where it is smaller."""
+    return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.2g}"
+
+
+def least_p_value(p_value: float, subjects: int) -> str:
+    """Say what a p-value is that so many held-out subjects can't make any smaller; '' of others."""
+    if subjects == 0 or p_value > 1 / (subjects + 1):
+        return ""
+    named = {1: ("the one held-out subject", "one"), 2: ("both held-out subjects", "two")}
+    others = f"all {subjects:,} held-out subjects", f"{subjects:,}"
+    who, count = named.get(subjects, others)
+    return f"above {who}; {count} can show no less than 1/{subjects + 1:,}"
 
 
 def describe(note: Note) -> str:
@@ -51,12 +75,18 @@ def describe(note: Note) -> str:
             return f"{model} converted to RGB"
         case OneBitGrey():
             return "one bit a pixel, read as 8-bit grey"
+        case SoftMask(threshold, full):
+            return f"soft mask: what is above {threshold:g} of {full:,} counts as anomalous"
+        case MaskInAlpha():
+            return "the mask is taken from the alpha channel: all else has one colour"
         case FirstFrameOnly(of):
             return f"first of {of} frames read"
         case FirstVolumeOnly(of):
             return f"first of {of} volumes read"
         case UndeclaredFrames(held, declared):
             return f"holds {held} frames and declares {declared}: the others are left out"
+        case WindowLeftOut(window):
+            return f"its window is {window}, which DICOM doesn't allow: shown without a window"
         case EmptyFrames((frame,)):
             return f"B-scan {frame} is empty"
         case EmptyFrames(frames, of) if len(frames) > _MOST_FRAMES_NAMED:
@@ -65,6 +95,13 @@ def describe(note: Note) -> str:
             return f"B-scans {', '.join(map(str, frames))} are empty"
         case UnevenBScans():
             return "B-scans are not parallel at equal distances, so their distance is unknown"
+        case UnevenSlices(least, greatest, unit):
+            return (
+                f"slices are {_range((least, greatest))} {unit} apart: some are missing, or belong "
+                "to another volume"
+            )
+        case SlicesByName():
+            return "slices are in the order of their files' names, since nothing tells another"
         case ReflectivityAsShown():
             return "reflectivity shown in 8 bits as the device's software shows it"
         case Verbatim(text):
@@ -87,9 +124,24 @@ def describe(note: Note) -> str:
         case FewSubjects(count):
             subjects = counted(count, "training subject")
             return f"only {subjects}: others may look different and yet be normal"
+        case FewHeldOut(count, needed):
+            return (
+                f"only {counted(count, 'subject')} held out: a flag at a false-positive rate of "
+                f"{100 * ALPHA:g} % needs {needed}, so none will be given; add subjects, or raise "
+                "the recipe's held_out_fraction"
+            )
         case NoteOfScans(of_scan, count, of):
             return f"{describe(of_scan)}: {count:,} of {of:,} scans"
         # --- a scan beside the training normals
+        case SeenBefore(1, _, 1):
+            return "the model was trained on this image, so its score is too low"
+        case SeenBefore(_, 1, 1):
+            return "the model was calibrated on this image, so its p-value is biased"
+        case SeenBefore(trained, calibrated, of):
+            return (
+                f"the model was trained on {trained:,} and calibrated on {calibrated:,} of its "
+                f"{of:,} frames"
+            )
         case SizeUnseen(size, sizes, rows, columns):
             return (
                 f"size {_size(size)} is outside the training normals "
@@ -97,6 +149,11 @@ def describe(note: Note) -> str:
             )
         case BitDepthUnseen(dtype, seen):
             return f"bit depth {dtype}, trained on {' and '.join(seen)}"
+        case GreyRangeDoubtful(highest, white):
+            return (
+                f"more than 8 bits with values up to {highest:,}, and {white:,} was taken for "
+                "white: if it isn't, convert the image to the bits of the training normals"
+            )
         case ChannelsUnseen(channels, seen):
             return f"{counted(channels, 'channel')}, trained on {' and '.join(map(str, seen))}"
         case SpacingUnseen(axis, spacing, seen):

@@ -10,7 +10,7 @@ from fanogan.retina.intensity import DepthProfile
 from fanogan.retina.layers import Boundaries, find_boundaries
 from fanogan.retina.preparation import Summary, prepare
 from fanogan.retina.regions import Region, find_regions
-from fanogan.retina.store import is_store, read_store
+from fanogan.retina.store import is_store, read_store, stored_volumes
 from fanogan.retina.view import RetinalView
 from fanogan.retina.volumes import find_volumes, read_volumes, straightened
 
@@ -31,6 +31,7 @@ __all__ = [
     "read_store",
     "read_volumes",
     "steps_figure",
+    "stored_volumes",
     "straighten",
     "straightened",
 ]

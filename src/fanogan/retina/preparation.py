@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from fanogan.names import as_cell
 from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
-from fanogan.retina.store import FORMAT, is_store, settings_of, stored_volumes
+from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, stored_volumes
 from fanogan.retina.volumes import VolumeSource, find_volumes, straightened
-from fanogan.scans import PICTURES, BadScan, Scan, ScanSource, Spacing, extension, note_to_json
-from fanogan.storage import LOCK, exclusive, write_whole
+from fanogan.scans import BadScan, Scan, ScanSource, Spacing, note_to_json
+from fanogan.storage import LOCK, TEMPORARY, exclusive, remove_unfinished, write_whole
 
 # B-scans of a chunk; those of the recorded scan are read one by one.
 _CHUNKS = {"bscans": 1, "flat": 16}
@@ -43,6 +44,7 @@ class Summary:
     bscans: int
     found: float  # share of all columns in which the retina was found
     kept: int  # volumes that were there before
+    removed: int  # volumes that were there, and are not among the scans any more
     failed: tuple[tuple[str, str], ...]  # name and reason of each volume that could not be used
 
 
@@ -58,8 +60,9 @@ def prepare(
     """Flatten volumes, and keep them in a Zarr store.
 
     A store that is there already is resumed: volumes made from the same files with the same
-    settings are kept. Volumes that cannot be used are listed in the store's attributes and in its
-    ``failed.csv``.
+    settings are kept. Those of other files or of another subject are made anew, and those that the
+    source doesn't hold any more are removed. Volumes that cannot be used are listed in the store's
+    attributes and in its ``failed.csv``.
 
     Args:
         source: As for `find_volumes`.
@@ -72,47 +75,59 @@ def prepare(
 
     Raises:
         BadScan: Nothing found, nothing that could be used, or a store that is damaged, of another
-            kind or of other settings, or that holds other volumes of the same names.
+            kind or of other settings, or that is the source itself.
         OSError: The store cannot be written.
     """
     out = Path(out)
     report = on_volume or (lambda name, volume: None)
     sources = find_volumes(source, groups)
+    within = [each for each in sources if isinstance(each, StoredVolume)]
+    if any(each.path.parent.resolve() == out.resolve() for each in within):
+        raise BadScan(f"{out} can't be prepared into itself: give another store")
     space = space or FlatSpace()
     made_with = {"space": asdict(space), "spacing": None if spacing is None else list(spacing)}
     if not is_store(out):
         if out.is_file():
             raise BadScan(f"{out} is a file: give the store another name")
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(not path.name.startswith(TEMPORARY) for path in out.iterdir()):
             raise BadScan(f"{out} holds other files: give the store a folder of its own")
         _write_settings(out, made_with)
     busy = BadScan(f"{out} is being written to by another fanogan prepare: wait until it ends")
     with exclusive(out / LOCK, busy):
         _check_settings(out, made_with)
         shutil.rmtree(out / _PARTIAL, ignore_errors=True)
+        remove_unfinished(out.iterdir())
         stored = {volume.name: volume for volume in stored_volumes(out, may_be_empty=True)}
-        for known in (found for found in sources if found.name in stored):
-            there = stored[known.name]
-            if (there.group, there.attributes["source"]) != (known.group, _fingerprint(known)):
-                raise BadScan(
-                    f"{out} holds a volume {known.name} already, of other files or of another "
-                    "subject: give another store"
-                )
-            report(known.name, None)
-        missing = [found for found in sources if found.name not in stored]
+        missing, kept = list[VolumeSource](), set[str]()
+        for found in sources:
+            there = stored.get(found.name)
+            made_of = (found.group, _fingerprint(found))
+            if there and (there.group, there.attributes["source"]) == made_of:
+                kept.add(found.name)
+                report(found.name, None)
+            else:
+                missing.append(found)
+        removed = [volume for volume in stored.values() if volume.name not in kept]
+        for volume in removed:
+            volume.path.rename(out / _PARTIAL)  # whole: a kill leaves no half of it
+            shutil.rmtree(out / _PARTIAL)
+        if removed:  # the picture of the first volume, which may be another now
+            (out / "steps.png").unlink(missing_ok=True)
         failed: list[tuple[str, str]] = []
         for new, result in zip(missing, straightened(missing, space, spacing), strict=True):
             if isinstance(result, BadScan):
                 result = BadScan(str(result).removesuffix(_ADVICE))
                 failed.append((new.name, str(result)))
             else:
-                _add(out, result, _fingerprint(new))
+                before = stored.get(new.name)
+                _add(out, result, _fingerprint(new), before.path if before else None)
             report(new.name, result)
         _write_settings(out, made_with, failed)
         if failed:
             table = io.StringIO(newline="")
-            csv.writer(table).writerows([("name", "reason"), *failed])
-            write_whole(out / "failed.csv", table.getvalue().encode(errors="surrogateescape"))
+            rows = [("name", "reason"), *failed]
+            csv.writer(table).writerows([map(as_cell, row) for row in rows])
+            write_whole(out / "failed.csv", table.getvalue().encode())
         else:
             (out / "failed.csv").unlink(missing_ok=True)
         entries = [volume.attributes for volume in stored_volumes(out, may_be_empty=True)]
@@ -123,7 +138,8 @@ def prepare(
         volumes=len(entries),
         bscans=sum(known["bscans"] for known in entries),
         found=float(np.average([known["found"] for known in entries], weights=columns)),
-        kept=len(stored),
+        kept=len(kept),
+        removed=len({volume.name for volume in removed} - {found.name for found in sources}),
         failed=tuple(failed),
     )
 
@@ -165,22 +181,20 @@ def _fingerprint(source: VolumeSource) -> str:
         digest.update(np.ascontiguousarray(source.pixels).data)
         digest.update(repr((source.pixels.shape, source.spacing)).encode())
     elif isinstance(source, ScanSource):
-        files = list(source.parts) or [source.path]
-        if not source.parts and extension(source.path) == ".xml":
-            # The pictures of a Heidelberg export lie beside its XML.
-            beside = source.path.parent.iterdir()
-            files += sorted(path for path in beside if extension(path) in PICTURES)
-        for path in files:
+        for path in source.files:
             digest.update(path.name.encode(errors="surrogateescape"))
             digest.update(path.read_bytes())
-        digest.update((source.key or "").encode())
+        digest.update((source.key or "").encode(errors="surrogateescape"))
     else:
         digest.update(str(source.attributes["source"]).encode())
     return digest.hexdigest()
 
 
-def _add(out: Path, volume: FlatVolume, fingerprint: str) -> None:
-    """Write a volume under a temporary name, and rename it to its number once it is whole."""
+def _add(out: Path, volume: FlatVolume, fingerprint: str, place: Path | None) -> None:
+    """Write a volume under a temporary name, and rename it once it is whole.
+
+    It goes to ``place``, that of a volume that it replaces, or behind all others.
+    """
     import zarr
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -220,6 +234,7 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str) -> None:
                 "notes": [note_to_json(note) for note in volume.notes],
                 "thickness": None if volume.thickness is None else dict(volume.thickness),
                 "is_retina": volume.is_retina,
+                "affine": volume.affine,
                 "en_face": None
                 if en_face is None
                 else {"spacing": en_face.spacing, "grid_centre": en_face.grid_centre},
@@ -229,6 +244,6 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str) -> None:
             if file.is_file():
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
-        partial.rename(out / f"{max(numbers, default=-1) + 1:06d}")
+        partial.rename(place or out / f"{max(numbers, default=-1) + 1:06d}")
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fanogan.retina.flat_volume import FlatVolume, make_flat
 from fanogan.retina.flatten import FlatSpace
-from fanogan.scans import BadScan, EnFace, Scan, note_from_json
+from fanogan.scans import BadScan, EnFace, Scan, identity, note_from_json
 
 if TYPE_CHECKING:
     from zarr import Array
@@ -59,6 +59,11 @@ class StoredVolume:
     group: str
     attributes: Mapping[str, Any]  # what else is known of the scan, as in the store
     space: FlatSpace  # that it was prepared in
+
+    @property
+    def identity(self) -> str:
+        """Digest that differs where the volume was prepared anew, or has another subject."""
+        return identity([self.path / "zarr.json"], self.group, self.attributes["source"])
 
     def read(self, space: FlatSpace) -> FlatVolume:
         """Return the volume; its B-scans are read only if `space` isn't the stored one.
@@ -116,6 +121,7 @@ class StoredVolume:
             raise BadScan(f"{self.path} ({self.name}): {error}; update it") from error
         between, row, column = known["spacing"]
         pixels: Any = arrays["bscans"]
+        affine = known.get("affine")  # stores prepared before don't tell
         return Scan(
             pixels,
             self.name,
@@ -123,6 +129,7 @@ class StoredVolume:
             (between, row, column),
             is_volume=True,
             notes=notes,
+            affine=None if affine is None else tuple(map(tuple, affine)),
             en_face=en_face,
             **{key: known[key] for key in ("eye", "device", "thickness", "is_retina")},
         )

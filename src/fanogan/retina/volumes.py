@@ -66,19 +66,23 @@ def read_volumes(
         groups: Whose files these are, as for `find_scans`.
         spacing: Millimetres between B-scans, rows and columns, for what a file doesn't tell.
         skip_bad: Continue after a volume that cannot be used, with a warning in the log.
-        on_bad: Called with the error of each volume skipped.
+        on_bad: Called with the error of each volume skipped, and with a sentence on files
+            without an image, which are passed over with a warning in the log.
         done: Names of volumes to leave out, since they were used before.
 
     Raises:
         BadScan: Nothing found; a bad volume, unless `skip_bad`; or nothing but bad ones.
     """
-    sources = [volume for volume in find_volumes(source, groups) if volume.name not in done]
+    found = find_volumes(source, groups, on_bad)
+    sources = [volume for volume in found if volume.name not in done]
     flat = straightened(sources, space, spacing)
     good = good_ones(flat, skip_bad, on_bad, noun="volumes", before=len(done))
     return cast(Iterator[FlatVolume], good)
 
 
-def find_volumes(source: Any, groups: str | None = None) -> list[VolumeSource]:
+def find_volumes(
+    source: Any, groups: str | None = None, on_left_out: Callable[[BadScan], None] | None = None
+) -> list[VolumeSource]:
     """Find the volumes to read, name them, and say whose they are.
 
     The pictures in a folder (PNG, JPEG, BMP, TIFF of one page) are the B-scans of one volume, in
@@ -89,6 +93,7 @@ def find_volumes(source: Any, groups: str | None = None) -> list[VolumeSource]:
         source: A folder, file or glob as for `find_scans`, a store that `prepare` made, a
             `Scan`, a `FlatVolume`, or a list of any of these.
         groups: As for `find_scans`; of files only.
+        on_left_out: As for `find_scans`.
 
     Returns:
         The volumes in the order given; pictures are the parts of a `ScanSource` whose path is
@@ -118,12 +123,7 @@ def find_volumes(source: Any, groups: str | None = None) -> list[VolumeSource]:
         elif what == "store":
             found += chain.from_iterable(stored_volumes(path) for path in run)
         else:
-            files = find_scans(list(run), groups)
-            folders = {file.path.parent for file in files}
-            in_store = {
-                folder for folder in folders if any(map(is_store, (folder, *folder.parents)))
-            }
-            files = [file for file in files if file.path.parent not in in_store]
+            files = find_scans(list(run), groups, on_left_out)
             found += _pictures_joined(files, by_subject=groups is not None)
     return found
 

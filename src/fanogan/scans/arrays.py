@@ -145,6 +145,7 @@ def array_scans(source: Any) -> Iterator[Scan | BadScan]:
         raise BadScan("the given array has the same value in every pixel: there is nothing to see")
     ranges = [each for image in usable if (each := wide_range(image)) is not None]
     low, high = min((r[0] for r in ranges), default=0), max((r[1] for r in ranges), default=0)
+    highest = max((int(image.max()) for image in usable if image.dtype.kind in "ui"), default=None)
     is_grey = all(image.ndim == 2 or channels_are_equal(image) for image in usable)
 
     def scan(index: int, name: str, image: Pixels | BadScan) -> Scan | BadScan:
@@ -155,12 +156,23 @@ def array_scans(source: Any) -> Iterator[Scan | BadScan]:
             image, notes = image[..., 0], (GreyStoredAsColour(),)
         pixels = convert(image, low, high)[np.newaxis]
         try:
-            check_finite(name, pixels)
+            check_finite(name, pixels, image)
         except BadScan as error:
             return error
-        return Scan(pixels, name=name, group=name, notes=notes, member=("", index))
+        return Scan(pixels, name=name, group=name, notes=notes, member=("", index), highest=highest)
 
     return (scan(index, f"image {index:05d}", image) for index, image in enumerate(checked))
+
+
+def plain_array(label: str, array: Any) -> Pixels:
+    """Return an array of a subclass as a plain one: a `numpy.matrix` of three axes corrupts memory.
+
+    Raises:
+        BadScan: A masked array, some of whose values don't count.
+    """
+    if np.ma.is_masked(array):
+        raise BadScan(f"{label} is masked in places: give what is to be seen there, by .filled()")
+    return np.asarray(array)
 
 
 def _stack(source: Any) -> Pixels:
@@ -175,6 +187,7 @@ def _stack(source: Any) -> Pixels:
             ) from error
         if array.ndim == 4:
             array = np.moveaxis(array, 1, -1)
+    array = plain_array(label, array)
     check_dtype(label, array.dtype)
     if array.ndim != 3 and not (array.ndim == 4 and array.shape[-1] in _CHANNELS):
         raise _bad_shape(label, tuple(source.shape), "(N, rows, columns) or (N, rows, columns, C)")
@@ -191,6 +204,10 @@ def _stack(source: Any) -> Pixels:
 
 def _checked(label: str, image: Pixels) -> Pixels | BadScan:
     """Return one image without alpha, or why it cannot be used."""
+    try:
+        image = plain_array(label, image)
+    except BadScan as error:
+        return error
     if image.ndim != 2 and not (image.ndim == 3 and image.shape[-1] in _CHANNELS):
         return _bad_shape(label, image.shape, "(rows, columns) or (rows, columns, C)")
     try:

@@ -7,13 +7,15 @@ content, are not passed on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fanogan.scans.notes import ConvertedToRGB, Note, UndeclaredFrames
+from fanogan.scans.dicom_display import Range, as_shown, declared_range, look_up, window_note
+from fanogan.scans.notes import ConvertedToRGB, Note, UndeclaredFrames, UnevenSlices
 from fanogan.scans.scan import (
     BadScan,
     EnFace,
@@ -40,27 +42,40 @@ _FRAME_GROUPS = [
     *("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence"),
     *("PlanePositionSequence", "FrameAnatomySequence", "OphthalmicFrameLocationSequence"),
 ]
+_GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
+FRAME_TAGS = [*_FRAME_ELEMENTS, *_GROUPS]
+"""What may differ from frame to frame, as `frame_header` reads it."""
+_PALETTES = [f"{colour}PaletteColorLookupTable" for colour in ("Red", "Green", "Blue")]
 _HEADER = [
     *("SOPClassUID", "ManufacturerModelName", "ImageLaterality", "Laterality"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PlanarConfiguration"),
     *("PhotometricInterpretation", "PixelRepresentation"),
     *("BitsAllocated", "BitsStored", "HighBit"),
-    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
-    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
-    *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
-    *_FRAME_ELEMENTS,
+    *(f"{palette}Descriptor" for palette in _PALETTES),
+    *(f"{prefix}{palette}Data" for prefix in ("", "Segmented") for palette in _PALETTES),
+    *FRAME_TAGS,
 ]
 _PIXELS = ["PixelData", "FloatPixelData", "DoubleFloatPixelData"]
 _OFFSETS = ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
 _OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
+_PIXELS_BUT_NO_IMAGE = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation",
+    "1.2.840.10008.5.1.4.1.1.481.2": "RT Dose",
+}
+_RLE_LOSSLESS = "1.2.840.10008.1.2.5"
 _EYES = {"R": "right", "L": "left"}
 
 
-def read_dicom(path: Path) -> Scan:
+def read_dicom(path: Path, within: Range | None = None) -> Scan:
     """Read a DICOM image as a viewer would show it, with higher brighter.
 
     Modality table or rescale, then the first window (VOI) where there is one, then MONOCHROME1
     is inverted within the range that the header declares. Whole numbers stay integers.
+
+    Args:
+        path: The file.
+        within: The range of the series that it is a slice of; its own where None.
 
     Returns:
         (frames, rows, columns) or (frames, rows, columns, 3), a volume where there are several
@@ -72,14 +87,18 @@ def read_dicom(path: Path) -> Scan:
     """
     try:
         header = read_elements(path, _HEADER)
-        headers = [_frame_header(header, i) for i in range(_check_header(str(path), header))]
-        pixels, notes = _pixels(path, header, headers)
+        if kind := object_without_image(header):
+            raise unusable(
+                f"{path} is a DICOM object without an image ({kind})", "give images only"
+            )
+        headers = [frame_header(header, i) for i in range(_check_header(str(path), header))]
+        pixels, notes = _pixels(path, header, headers, within)
         sides = map(headers[0].get, ("FrameLaterality", "ImageLaterality", "Laterality"))
         return Scan(
             pixels,
             spacing=_spacing(headers),
             is_volume=len(headers) > 1,
-            notes=notes,
+            notes=(*notes, *uneven_slices([position(own) for own in headers])),
             eye=next((_EYES[side] for side in sides if side in _EYES), None),
             device=str(header.get("ManufacturerModelName") or "").strip() or None,
             en_face=_en_face(path, headers),
@@ -92,26 +111,64 @@ def read_dicom(path: Path) -> Scan:
         raise damaged(str(path), "a DICOM image") from None
 
 
-def _pixels(path: Path, header: Dataset, headers: list[Dataset]) -> tuple[Pixels, tuple[Note, ...]]:
+def _pixels(
+    path: Path, header: Dataset, headers: list[Dataset], within: Range | None = None
+) -> tuple[Pixels, tuple[Note, ...]]:
     """Decode the frames as a viewer would show them, with notes on what was changed."""
-    from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
 
     dataset = read_elements(path, _HEADER + _PIXELS + _OFFSETS, with_pixels=True)
     if not any(keyword in dataset for keyword in _PIXELS):
         raise _no_image(str(path))
     _check_decodable(path, dataset)
+    # pydicom takes the lowest bits, wherever the high bit is: let it take all up to the high bit.
+    surplus = _bits_below(path, dataset)
+    if surplus:
+        dataset.BitsStored += surplus
     pixels: Pixels = pixel_array(dataset, allow_excess_frames=False)
+    pixels = pixels >> surplus if surplus else pixels
     pixels = pixels if len(headers) > 1 else pixels[np.newaxis]
     held = _frames_held(dataset)
     notes: tuple[Note, ...] = ()
     if held > len(headers):
         notes = (UndeclaredFrames(held, declared=len(headers)),)
     if header.PhotometricInterpretation == "PALETTE COLOR":
-        pixels, notes = apply_color_lut(pixels, dataset), (*notes, ConvertedToRGB("palette"))
+        pixels, notes = _coloured(pixels, dataset), (*notes, ConvertedToRGB("palette"))
     if pixels.ndim == 3:
-        pixels = np.stack([_shown(frame, own) for frame, own in zip(pixels, headers, strict=True)])
+        is_float = pixels.dtype.kind == "f"
+        own = (float(pixels.min()), float(pixels.max())) if is_float else declared_range(headers)
+        shown = [as_shown(*each, within or own) for each in zip(pixels, headers, strict=True)]
+        windows = [note for header in headers if (note := window_note(header))]
+        pixels, notes = np.stack(shown), (*notes, *windows[:1])
     return pixels, notes
+
+
+def _bits_below(path: Path, dataset: Dataset) -> int:
+    """Return how many bits below the stored ones are to be dropped (PS3.5 8.1.1)."""
+    surplus = int(dataset.get("HighBit") or 0) + 1 - int(dataset.get("BitsStored") or 0)
+    if surplus <= 0 or "PixelData" not in dataset:
+        return 0
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated and syntax != _RLE_LOSSLESS:
+        raise BadScan(
+            f"{path} is compressed and its high bit doesn't fit its bits stored, so its values are "
+            "not certain: export it again uncompressed"
+        )
+    return surplus
+
+
+def _coloured(pixels: Pixels, dataset: Dataset) -> Pixels:
+    """Apply a palette: (..., 3) of 8 bits where its entries are."""
+    from pydicom.pixels.processing import apply_color_lut
+
+    if "SegmentedRedPaletteColorLookupTableData" in dataset:
+        return apply_color_lut(pixels, dataset)
+    is_signed = dataset.PixelRepresentation == 1
+    colours = [look_up(pixels, dataset, dataset, name, is_signed=is_signed) for name in _PALETTES]
+    coloured = np.stack(colours, axis=-1)
+    # Some writers store 8-bit entries in words.
+    is_wide = dataset[f"{_PALETTES[0]}Descriptor"].value[2] > 8 or coloured.max() > 255
+    return coloured if is_wide else coloured.astype(np.uint8)
 
 
 def _frames_held(dataset: Dataset) -> int:
@@ -165,6 +222,23 @@ def is_part_10(path: Path | str) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+def object_without_image(header: Dataset) -> str | None:
+    """Return what kind of object a file is that holds no image; None for an image.
+
+    Segmentations and doses hold pixels, but no image. Without rows are reports, presentation
+    states, plans, documents and the like, and images cut short, which keep their class.
+    """
+    from pydicom.uid import UID
+
+    uid = UID(header.get("SOPClassUID") or "")
+    if uid in _PIXELS_BUT_NO_IMAGE:
+        return _PIXELS_BUT_NO_IMAGE[uid]
+    if not uid or "Rows" in header or "Image" in uid.name:
+        return None
+    # A private UID could identify a site.
+    return "of a private kind" if uid.name == uid else uid.name.removesuffix(" Storage")
+
+
 def _check_header(label: str, header: Dataset) -> int:
     """Check the declared size, and return the number of frames."""
     if "Rows" not in header or "Columns" not in header:
@@ -192,7 +266,7 @@ def _check_decodable(path: Path, dataset: Dataset) -> None:
         )
 
 
-def _frame_header(header: Dataset, index: int) -> Dataset:
+def frame_header(header: Dataset, index: int) -> Dataset:
     """Return the header with the functional groups of frame `index` written over it."""
     from pydicom.dataset import Dataset
 
@@ -206,57 +280,6 @@ def _frame_header(header: Dataset, index: int) -> Dataset:
             for item in (group.get(sequence) or [])[:1]:
                 flat.update({e.tag: e for e in item if e.keyword in _FRAME_ELEMENTS})
     return flat
-
-
-def _shown(stored: Pixels, header: Dataset) -> Pixels:
-    """Apply modality table, window and MONOCHROME1 to one frame (rows, columns)."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-
-    low, high = _declared_range(header, stored)
-    is_whole = stored.dtype.kind in "ui" and all(
-        float(value).is_integer() for value in (low, high, header.get("RescaleSlope") or 1)
-    )
-    pixels = apply_modality_lut(stored, header)
-    if is_whole:
-        pixels = np.rint(pixels).astype(np.int64)
-    table = header.get("VOILUTSequence")
-    # Some windows have a width of 0, and cannot be applied.
-    widths = np.atleast_1d(np.asarray(header.get("WindowWidth") or 0, dtype=np.float64))
-    if table or (header.get("WindowCenter") is not None and widths[0] >= 1):
-        pixels = apply_voi_lut(pixels, header)
-        pixels = np.rint(pixels).astype(np.int64) if is_whole else pixels
-    if table:
-        low, high = _table_range(table)
-    if header.PhotometricInterpretation == "MONOCHROME1":
-        ends = low + high
-        pixels = (int(ends) if is_whole else ends) - pixels
-    if pixels.dtype.kind == "f":
-        return pixels.astype(np.float32)
-    # By the declared range and not the values, so that files of one scanner agree in dtype.
-    narrow: Any = np.int16 if low < 0 else np.uint8 if high <= 255 else np.uint16
-    limits = np.iinfo(narrow)
-    fits = limits.min <= pixels.min() and pixels.max() <= limits.max
-    return pixels.astype(narrow if fits else np.float32)
-
-
-def _declared_range(header: Dataset, stored: Pixels) -> tuple[float, float]:
-    """Return the least and greatest value that a pixel can have after the modality step."""
-    if stored.dtype.kind == "f":
-        return float(stored.min()), float(stored.max())
-    bits = int(header.BitsStored)
-    ends = np.array([0, 2**bits - 1], dtype=np.float64)
-    if header.PixelRepresentation == 1:
-        ends -= 2.0 ** (bits - 1)
-    if header.get("ModalityLUTSequence"):
-        return _table_range(header.ModalityLUTSequence)
-    if "RescaleSlope" in header and "RescaleIntercept" in header:
-        ends = ends * float(header.RescaleSlope) + float(header.RescaleIntercept)
-    return float(ends.min()), float(ends.max())
-
-
-def _table_range(sequence: Any) -> tuple[float, float]:
-    """Return the least and greatest value that a lookup table of its depth can hold."""
-    return 0, 2 ** int(sequence[0].LUTDescriptor[2]) - 1
 
 
 def _spacing(headers: list[Dataset]) -> Spacing:
@@ -278,12 +301,28 @@ def position(header: Dataset) -> tuple[float, ...] | None:
     return tuple(float(value) for value in place)
 
 
-def distance_between(positions: list[tuple[float, ...] | None]) -> float | None:
+def distance_between(positions: Sequence[tuple[float, ...] | None]) -> float | None:
     """Return the median distance in millimetres from one position to the next, where known."""
     known = np.array([place for place in positions if place is not None], dtype=np.float64)
     if len(known) < 2 or len(known) != len(positions):
         return None
     return known_length(float(np.median(np.linalg.norm(np.diff(known, axis=0), axis=1))))
+
+
+def uneven_slices(
+    places: Sequence[tuple[float, ...] | None], unit: str = "mm"
+) -> tuple[UnevenSlices, ...]:
+    """Return a note where steps from one place to the next differ by 10 %, or a place comes again.
+
+    Frames that all lie at one place are no stack of slices, and need no note.
+    """
+    if len(places) < 2 or None in places:
+        return ()
+    steps = np.linalg.norm(np.diff(np.array(places, dtype=np.float64), axis=0), axis=1)
+    usual, comes_again = np.median(steps), len(set(places)) < len(places)
+    if not steps.any() or (np.abs(steps - usual).max() <= 0.1 * usual and not comes_again):
+        return ()
+    return (UnevenSlices(0.0 if comes_again else float(steps.min()), float(steps.max()), unit),)
 
 
 def _en_face(path: Path, headers: list[Dataset]) -> EnFace | None:
@@ -317,6 +356,16 @@ def _line(header: Dataset) -> list[list[float]] | None:
     if not is_line or len(places) != 4 or not np.isfinite(places).all():
         return None
     return [list(places[:2]), list(places[2:])]
+
+
+def photograph_of(path: Path) -> Path | None:
+    """Return the file beside a volume that its frames are located on; None where none is known."""
+    try:
+        uid = frame_header(read_elements(path, _HEADER), 0).get("ReferencedSOPInstanceUID")
+        changed = path.parent.stat().st_mtime_ns
+        return _instances(path.parent, changed).get(str(uid)) if uid else None
+    except Exception:  # reading it says what is wrong
+        return None
 
 
 @lru_cache(maxsize=2)

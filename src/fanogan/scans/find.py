@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
+import hashlib
+import logging
 import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
-from fanogan.scans.gather import EXTENSIONS, Found, extension, gather, is_scan
+from fanogan.scans.dicom import photograph_of
+from fanogan.scans.gather import (
+    EXTENSIONS,
+    PICTURES,
+    Found,
+    extension,
+    gather,
+    is_dicom,
+    is_scan,
+)
+from fanogan.scans.left_out import DEMO, STORE, LeftOut, own_in
 from fanogan.scans.scan import BadScan
 from fanogan.scans.walk import natural_key, search
+
+logger = logging.getLogger(__name__)
 
 _WILDCARD = re.compile(r"[*?[]")
 _READS = f"reads {', '.join(EXTENSIONS)}, and DICOM of any name"
@@ -40,13 +56,42 @@ class ScanSource:
     key: str | None = None
     parts: tuple[Path, ...] = ()
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that it is read from, those beside it too that it leads to."""
+        if self.parts:
+            return self.parts
+        if extension(self.path) == ".xml":  # the pictures of a Heidelberg export lie beside it
+            beside = self.path.parent.iterdir()
+            return (self.path, *sorted(path for path in beside if extension(path) in PICTURES))
+        photograph = photograph_of(self.path) if is_dicom(self.path) else None
+        return (self.path, photograph) if photograph else (self.path,)
 
-def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
+    @property
+    def identity(self) -> str:
+        """Digest that differs where it has another subject, or a file that has changed."""
+        return identity(self.files, self.group, self.key)
+
+
+def identity(files: Iterable[Path], *known: Any) -> str:
+    """Return a digest of each file's name, size and time of change, and of what else is known."""
+    digest = hashlib.sha256(repr(known).encode())
+    for path in files:
+        with contextlib.suppress(OSError):  # reading it says what is wrong
+            found = path.stat()
+            digest.update(repr((path.name, found.st_size, found.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def find_scans(
+    source: Any, groups: str | None = None, on_left_out: Callable[[BadScan], None] | None = None
+) -> list[ScanSource]:
     """Find the files to read, name them, and say whose they are.
 
     A folder that holds one Heidelberg XML export is one scan, named as the folder is, and the
     pictures in it belong to that scan; so is a folder that holds one DICOM series of single
-    frames. Any other .xml in a folder is left out.
+    frames. Any other .xml in a folder is left out, and so are DICOM objects without an image, such
+    as segmentations and reports; named alone, they are refused when they are read.
 
     Args:
         source: A folder (searched recursively, without hidden files), a file, a glob, or a list
@@ -55,6 +100,9 @@ def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
             itself where there is none. A path ending in '.csv': a table with the columns `path`
             (relative to the searched folder) and `subject`. Anything else: a regular expression
             that is searched in the name, and whose first group, or whole match, is the subject.
+        on_left_out: Called at the end of the search with each sentence on what it left out: files
+            without an image, formats that aren't read, what fanogan itself wrote. They are logged
+            too.
 
     Returns:
         The sources in natural order (2 before 10) within each entry of a list, the entries in
@@ -63,34 +111,43 @@ def find_scans(source: Any, groups: str | None = None) -> list[ScanSource]:
     Raises:
         BadScan: Nothing there, nothing of a known format, or a file without a subject.
     """
-    return list(each_scan(source, groups))
+    return list(each_scan(source, groups, on_left_out))
 
 
-def each_scan(source: Any, groups: str | None = None) -> Iterator[ScanSource]:
+def each_scan(
+    source: Any, groups: str | None = None, on_left_out: Callable[[BadScan], None] | None = None
+) -> Iterator[ScanSource]:
     """Yield what `find_scans` lists; those of a single folder as the search comes to them.
 
     Arguments and errors are those of `find_scans`; an error further into a folder is raised there.
     """
-    found = _each_scan(source, groups)
+    found = _each_scan(source, groups, on_left_out)
     return chain([next(found)], found)
 
 
-def _each_scan(source: Any, groups: str | None) -> Iterator[ScanSource]:
+def _each_scan(
+    source: Any, groups: str | None, on_left_out: Callable[[BadScan], None] | None
+) -> Iterator[ScanSource]:
     entries = source if isinstance(source, list | tuple) else [source]
     if not entries:
         raise BadScan(f"no images in an empty list: give folders, files or globs ({_READS})")
     is_folder = isinstance(entries[0], str | os.PathLike) and os.path.isdir(entries[0])
     subject = _subject_rule(groups)
+    left_out = LeftOut()
     try:
         if len(entries) == 1 and is_folder:
-            named = _named_in_folder(_expand(entries[0]))
+            named = _named_in_folder(_expand(entries[0], left_out))
         else:
-            named = _named_in_list(item for entry in entries for item in _expand(entry))
+            named = _named_in_list(item for entry in entries for item in _expand(entry, left_out))
         for item, name in named:
             yield ScanSource(item.path, name, subject(item, name), item.key, item.parts)
     except OSError as error:
         problem = f"{error.filename} cannot be searched ({error.strerror})"
         raise BadScan(f"{problem}: check its permissions") from error
+    for sentence in left_out.sentences():
+        logger.warning("skipped: %s", sentence)
+        if on_left_out is not None:
+            on_left_out(BadScan(sentence))
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:
@@ -101,43 +158,60 @@ def split_key(path: Path) -> tuple[Path, str | None]:
     return Path(match[1]), match[2]
 
 
-def _expand(entry: Any) -> Iterator[Found]:
-    """Find the files of one folder, file or glob."""
+def _expand(entry: Any, left_out: LeftOut) -> Iterator[Found]:
+    """Find the files of one folder, file or glob; count those that hold no image."""
     if not isinstance(entry, str | os.PathLike):
         kind = type(entry).__name__
         raise BadScan(f"a source of type {kind} is no path: give paths only, or arrays only")
     text = os.fspath(entry)
     path = Path(text)
     if path.is_dir():
-        return _some(path, search(path))
+        if any((path / mark).exists() for mark in DEMO):
+            raise BadScan(f"{path} is a demo's folder: give the folder in it whose scans you mean")
+        if any((path / mark).exists() for mark in STORE):
+            raise BadScan(
+                f"{path} is a Zarr store, and only a model of retinal OCT takes one that fanogan "
+                "prepare made: give a folder of images"
+            )
+        return _some(path, search(path, left_out), left_out)
     file, key = split_key(path)
     if file.exists():
+        if file.suffix.lower() == ".img" and is_scan(file.with_suffix(".hdr")):
+            raise BadScan(f"{file} holds the pixels of a NIfTI pair: give its header, the .hdr")
         if not is_scan(file):
             raise BadScan(f"{file} is of no known format: fanogan {_READS}")
         return iter([Found(file, file.stem if extension(file) == ".xml" else file.name, key)])
     if _WILDCARD.search(text):
-        return _some(path, _expand_glob(text))
+        return _some(path, _expand_glob(text, left_out), left_out)
     raise BadScan(f"{text} does not exist: check the spelling of the path")
 
 
-def _expand_glob(pattern: str) -> Iterator[Found]:
+def _expand_glob(pattern: str, left_out: LeftOut) -> Iterator[Found]:
     """Find what a glob matches; names are relative to its part without wildcards."""
     root = Path(*takewhile(lambda part: not _WILDCARD.search(part), Path(pattern).parts))
+    own = cache(own_in)
     found, files = list[Found](), list[Found]()
     for match in map(Path, glob.glob(pattern, recursive=True)):
         relative = match.relative_to(root).as_posix()
+        folders = zip(reversed(relative.split("/")), match.parents, strict=False)
+        if any(own(folder).fullmatch(name) for name, folder in folders):
+            continue
         if match.is_dir():
-            found += search(match, "" if relative == "." else relative)
+            found += search(match, left_out, "" if relative == "." else relative)
         elif is_scan(match):
             files.append(Found(match, relative))
-    yield from sorted([*found, *gather(files)], key=lambda item: natural_key(item.relative))
+        else:
+            left_out.add_file(str(match))
+    found += gather(files, left_out)
+    yield from sorted(found, key=lambda item: natural_key(item.relative))
 
 
-def _some(where: Path, found: Iterator[Found]) -> Iterator[Found]:
+def _some(where: Path, found: Iterator[Found], left_out: LeftOut) -> Iterator[Found]:
     """Return the files found, or raise BadScan where there are none."""
     first = next(found, None)
     if first is None:
-        raise BadScan(f"no images in {where}: fanogan {_READS}")
+        only = " and ".join(left_out.sentences())
+        raise BadScan(f"no images in {where}{only and f' but {only}'}: fanogan {_READS}")
     return chain([first], found)
 
 
@@ -186,10 +260,17 @@ def _longer_name(item: Found, extra: int) -> str:
     return replace(item, relative=longer).name
 
 
+def composed(name: str) -> str:
+    """Return a name with each letter and its marks as one character, as macOS doesn't store it."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _subject_rule(groups: str | None) -> Callable[[Found, str], str]:
     """Return the function that names the subject of a file and its name."""
     if groups is None:
-        return lambda item, name: item.relative.split("/")[0] if "/" in item.relative else name
+        return lambda item, name: (
+            composed(item.relative.split("/")[0]) if "/" in item.relative else name
+        )
     if groups.lower().endswith(".csv"):
         return _table_rule(groups)
     return _pattern_rule(groups)
@@ -199,7 +280,7 @@ def _table_rule(table: str) -> Callable[[Found, str], str]:
     subjects = _read_table(table)
 
     def subject(item: Found, name: str) -> str:
-        for candidate in (item.name, item.relative, name):
+        for candidate in map(composed, (item.name, item.relative, name)):
             if candidate in subjects:
                 return subjects[candidate]
         raise BadScan(f"{name} is not listed in {table}: add a row with its path and subject")
@@ -220,7 +301,7 @@ def _read_table(table: str) -> dict[str, str]:
                 if not path or not subject:
                     line = reader.line_num
                     raise BadScan(f"{table} lacks a path or a subject in line {line}: fill it in")
-                path = Path(path.replace("\\", "/")).as_posix()
+                path = composed(Path(path.replace("\\", "/")).as_posix())
                 if subjects.setdefault(path, subject) != subject:
                     raise BadScan(f"{table} gives {path} two subjects: leave one of the rows")
     except OSError as error:
@@ -232,13 +313,13 @@ def _read_table(table: str) -> dict[str, str]:
 
 def _pattern_rule(pattern: str) -> Callable[[Found, str], str]:
     try:
-        compiled = re.compile(pattern)
+        compiled = re.compile(composed(pattern))
     except re.error as error:
         problem = f"groups {pattern!r} is no regular expression ({error})"
         raise BadScan(f"{problem}: correct it") from error
 
     def subject(_: Found, name: str) -> str:
-        match = compiled.search(name)
+        match = compiled.search(composed(name))
         text = match and match[1 if compiled.groups else 0]
         if not text:
             raise BadScan(f"{name} does not match groups {pattern!r}, so its subject is unknown")

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from fanogan.scans.dicom import is_part_10
 from fanogan.scans.heidelberg import is_heidelberg
-from fanogan.scans.series import in_order, part_of
+from fanogan.scans.left_out import LeftOut
+from fanogan.scans.nifti import is_nifti_header
+from fanogan.scans.series import part_of, volumes_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _DICOM = (".dcm", ".dicom")
-ALONE = (*PICTURES, ".npy", ".npz", ".nii", ".nii.gz", ".vol", ".e2e")
+ALONE = (*PICTURES, ".npy", ".npz", ".nii", ".nii.gz", ".hdr", ".vol", ".e2e")
 """Files that are never one scan with others beside them."""
 EXTENSIONS = (*ALONE, *_DICOM, ".xml")
 
@@ -55,6 +57,8 @@ def extension(path: Path | str) -> str:
 
 def is_scan(path: Path | str) -> bool:
     """Return whether a file is read: for its extension, or as DICOM, which has any name."""
+    if extension(path) == ".hdr":
+        return is_nifti_header(path)
     return extension(path) in EXTENSIONS or is_dicom(path)
 
 
@@ -73,54 +77,53 @@ def is_dicom(path: Path | str) -> bool:
         return False
 
 
-def gather(found: Iterable[Found]) -> list[Found]:
+def gather(found: Iterable[Found], left_out: LeftOut) -> list[Found]:
     """Join the files that make one scan together, folder by folder.
+
+    Args:
+        found: The files.
+        left_out: Takes up the files that hold no image.
 
     Returns:
         Heidelberg exports without the pictures beside them, DICOM series as one entry each, all
-        other files as they are; no other .xml.
+        other files as they are; no other .xml, and no DICOM object without an image.
     """
     folders: dict[Path, list[Found]] = defaultdict(list)
     for item in found:
         folders[item.path.parent].append(item)
-    return [item for items in folders.values() for item in _series(_exports(items))]
+    return [item for items in folders.values() for item in _series(_exports(items), left_out)]
 
 
 def _exports(items: list[Found]) -> list[Found]:
     """Leave out a folder's pictures where they belong to a Heidelberg export beside them."""
     documents = [item for item in items if extension(item.path) == ".xml"]
     exports = [item for item in documents if is_heidelberg(item.path)]
-    left_out = (".xml", *PICTURES) if exports else (".xml",)
-    rest = [item for item in items if extension(item.path) not in left_out]
+    belongs = (".xml", *PICTURES) if exports else (".xml",)
+    rest = [item for item in items if extension(item.path) not in belongs]
     if len(exports) == 1:
         return [exports[0].named_by_folder(), *rest]
     return [replace(item, relative=item.relative[: -len(".xml")]) for item in exports] + rest
 
 
-def _series(items: list[Found]) -> list[Found]:
-    """Join the single-frame DICOM files of each series in a folder.
+def _series(items: list[Found], left_out: LeftOut) -> list[Found]:
+    """Join the single-frame DICOM files of each series in a folder; leave out what is no image.
 
     Photographs beside tomography belong to it, as a Heidelberg export's localizer does.
     """
     parts_of = {item.path: part_of(item.path) for item in items if is_dicom(item.path)}
-    if len(parts_of) < 2:
-        return items
+    without = {path: part.without_image for path, part in parts_of.items() if part.without_image}
+    left_out.without_image.update(f"DICOM {kind}" for kind in without.values())
+    items = [item for item in items if item.path not in without]
     if any(part.modality == "OPT" for part in parts_of.values()):
         photographs = {path for path, part in parts_of.items() if part.modality == "OP"}
         items = [item for item in items if item.path not in photographs]
-    members: dict[str, list[Found]] = defaultdict(list)
-    for item in items:
-        if item.path in parts_of and (key := parts_of[item.path].series):
-            members[key].append(item)
+    by_path = {item.path: item for item in items}
     joined: dict[Path, Found | None] = {}
-    for series in members.values():
-        if len(series) < 2:
-            continue
-        parts = in_order([parts_of[item.path] for item in series])
-        first = next(item for item in series if item.path == parts[0])
-        if len(series) == len(items):
+    for paths in volumes_of([parts_of[item.path] for item in items if item.path in parts_of]):
+        first = by_path[paths[0]]
+        if len(paths) == len(items):
             first = first.named_by_folder()
-        joined.update(dict.fromkeys(parts))
-        joined[first.path] = replace(first, parts=parts)
+        joined.update(dict.fromkeys(paths))
+        joined[first.path] = replace(first, parts=paths)
     merged = [joined.get(item.path, item) for item in items]
     return [item for item in merged if item is not None]

@@ -1,4 +1,4 @@
-"""NIfTI (.nii, .nii.gz), by nibabel."""
+"""NIfTI (.nii, .nii.gz, and pairs of .hdr and .img), by nibabel."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fanogan.scans.scan import (
     UNKNOWN_SPACING,
+    Affine,
     BadScan,
     Pixels,
     Scan,
@@ -20,11 +22,28 @@ from fanogan.scans.scan import (
 )
 
 _BYTES_AFTER_PIXELS = 1 << 20
+_GZIP = b"\x1f\x8b"
+_HEADER_BYTES = 348
+_FURTHEST = 0.1
+"""Pixels by which a mask may lie beside its image: headers round."""
+
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
+
+
+def is_nifti_header(path: Path | str) -> bool:
+    """Return whether a .hdr is the header of a NIfTI pair; other programs have .hdr files too."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEADER_BYTES)
+    except OSError:
+        return False
+    return head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0"
 
 
 def read_nifti(path: Path) -> Scan:
     """Read a two- or three-dimensional NIfTI; slices along its last axis become frames.
+
+    The content says whether it is compressed, whatever the name. Of a pair the header is given.
 
     Array axis 0 becomes rows and axis 1 columns, with nothing turned or flipped, so that a map
     goes back to the file's own geometry by moving the frames to the last axis again.
@@ -36,14 +55,24 @@ def read_nifti(path: Path) -> Scan:
     Raises:
         BadScan: More than three dimensions, no plain numbers, or too large.
     """
-    from nibabel.nifti1 import Nifti1Image
-    from nibabel.nifti2 import Nifti2Image
+    from nibabel.fileholders import FileHolder
+    from nibabel.nifti1 import Nifti1Image, Nifti1Pair
+    from nibabel.nifti2 import Nifti2Image, Nifti2Pair
 
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+    with path.open("rb") as file:
+        is_compressed = file.read(2) == _GZIP
+    with gzip.open(path) if is_compressed else path.open("rb") as file:
         size = file.read(4)
         file.seek(0)
         is_second = 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
-        image: Any = (Nifti2Image if is_second else Nifti1Image).from_stream(file)
+        if path.suffix.lower() == ".hdr":
+            pixels = next((p for p in map(path.with_suffix, (".img", ".IMG")) if p.exists()), None)
+            if pixels is None:
+                raise BadScan(f"{path} is the header of a pair without its .img: copy that too")
+            pair = {"header": FileHolder(fileobj=file), "image": FileHolder(str(pixels))}
+            image: Any = (Nifti2Pair if is_second else Nifti1Pair).from_file_map(pair)
+        else:
+            image = (Nifti2Image if is_second else Nifti1Image).from_stream(file)
         rows, columns, slices = _sides(str(path), image)
         values: Pixels = np.asarray(image.dataobj)
         # gzip compares its checksum when it meets the end, which the pixels alone do not reach.
@@ -53,7 +82,43 @@ def read_nifti(path: Path) -> Scan:
     if values.dtype.kind == "f" and is_stored_whole and all(map(float.is_integer, scale)):
         values = values.astype(np.int64)
     frames = np.moveaxis(values.reshape(rows, columns, slices), -1, 0)
-    return Scan(frames, spacing=_spacing(image), is_volume=slices > 1)
+    return Scan(frames, spacing=_spacing(image), is_volume=slices > 1, affine=_affine(image))
+
+
+def laid_over(label: str, mask: NDArray[np.bool_], own: Affine, image: Affine) -> NDArray[np.bool_]:
+    """Turn a mask (frames, rows, columns) as its image lies, by the affines of both.
+
+    Raises:
+        BadScan: Spacing, position or angle differ, so that no turn brings pixel over pixel.
+    """
+    from nibabel import orientations
+
+    values = np.moveaxis(mask, 0, -1)
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(np.array(own)), orientations.io_orientation(np.array(image))
+    )
+    turned = np.asarray(orientations.apply_orientation(values, turn))
+    placed = np.array(own) @ orientations.inv_ornt_aff(turn, values.shape)
+    last = np.array(turned.shape) - 1
+    corners = np.array([(*last * corner, 1) for corner in np.ndindex(2, 2, 2)]).T
+    away = np.abs(np.linalg.solve(np.array(image), placed @ corners) - corners).max()
+    if not away <= _FURTHEST:
+        raise BadScan(
+            f"{label} lies {away:.2g} pixels beside its image at a corner, by the affines of both: "
+            "resample it to the image's grid, or save it with the image's affine if they match "
+            "pixel by pixel"
+        )
+    return np.moveaxis(turned, -1, 0)
+
+
+def _affine(image: Any) -> Affine | None:
+    """Return where the pixels lie; None where the header doesn't say or can't be right."""
+    if not image.header["sform_code"] and not image.header["qform_code"]:
+        return None
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine) < 4:
+        return None
+    return tuple(map(tuple, affine.tolist()))
 
 
 def _sides(label: str, image: Any) -> tuple[int, int, int]:

@@ -35,6 +35,19 @@ class OneBitGrey(Note):
 
 
 @dataclass(frozen=True)
+class SoftMask(Note):
+    """A mask has no labels but a soft edge: what is above a threshold was taken as marked."""
+
+    threshold: float
+    full: int
+
+
+@dataclass(frozen=True)
+class MaskInAlpha(Note):
+    """A mask was taken from the alpha channel of a picture of one colour."""
+
+
+@dataclass(frozen=True)
 class FirstFrameOnly(Note):
     """Only the first of several frames was read."""
 
@@ -57,6 +70,13 @@ class UndeclaredFrames(Note):
 
 
 @dataclass(frozen=True)
+class WindowLeftOut(Note):
+    """The first window of a DICOM image cannot be followed; `window` says what it is like."""
+
+    window: str
+
+
+@dataclass(frozen=True)
 class EmptyFrames(Note):
     """Some frames of a volume have one value everywhere; they are counted from 0."""
 
@@ -67,6 +87,20 @@ class EmptyFrames(Note):
 @dataclass(frozen=True)
 class UnevenBScans(Note):
     """B-scans are not parallel at equal distances, so no distance between them was set."""
+
+
+@dataclass(frozen=True)
+class UnevenSlices(Note):
+    """Slices of a DICOM volume lie at uneven distances; `unit` is 'mm', or 'numbers' of files."""
+
+    least: float
+    greatest: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class SlicesByName(Note):
+    """Nothing in the files of a DICOM volume tells the order of its slices."""
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from fanogan.scans.notes import ConvertedToRGB, FirstFrameOnly, Note, OneBitGrey
-from fanogan.scans.scan import Pixels, Scan, check_size, damaged, too_large
+from fanogan.scans.notes import AlphaDropped, ConvertedToRGB, FirstFrameOnly, Note, OneBitGrey
+from fanogan.scans.scan import Pixels, Scan, check_size, too_large, turned, unusable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 _FORMATS = ("PNG", "JPEG", "BMP")
+_ORIENTATION = 0x0112
 _KEPT_MODES = ("L", "LA", "I", "I;16", "I;16B", "I;16L", "RGB", "RGBA")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -21,9 +22,9 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 def read_raster(path: Path) -> Scan:
     """Read one PNG, JPEG or BMP.
 
-    One bit a pixel becomes grey, palettes and CMYK become RGB; sixteen bits stay sixteen; a
-    JPEG is turned as its EXIF orientation says. Resolution tags are ignored: they describe
-    printing and not the patient.
+    One bit a pixel becomes grey, palettes and CMYK become RGB; sixteen bits stay sixteen; the
+    EXIF orientation is applied. Resolution tags are ignored: they describe printing and not the
+    patient.
 
     Returns:
         One frame: (1, rows, columns) or (1, rows, columns, channels), uint8 or uint16.
@@ -39,10 +40,12 @@ def read_raster(path: Path) -> Scan:
             check_size(label, image.height, image.width)
             frames = getattr(image, "n_frames", 1)
             pixels, notes = _pixels(file, image)
+            pixels = turned(pixels, image.getexif().get(_ORIENTATION))
     except Image.DecompressionBombError as error:
         raise too_large(label, "a decompression bomb's size") from error
     except UnidentifiedImageError as error:
-        raise damaged(label, "a PNG, JPEG or BMP image") from error
+        kind = "a PNG, JPEG or BMP of a kind that is not read (such as 12-bit JPEG)"
+        raise unusable(f"{label} is damaged, or {kind}", "copy it again, save it as PNG") from error
     if frames > 1:
         notes = (FirstFrameOnly(of=frames), *notes)
     return Scan(pixels[np.newaxis], notes=notes)
@@ -50,16 +53,12 @@ def read_raster(path: Path) -> Scan:
 
 def _pixels(file: BinaryIO, image: Image) -> tuple[Pixels, tuple[Note, ...]]:
     """Decode an opened image to (rows, columns[, channels]), with notes on what was changed."""
-    from PIL import ImageOps
-
     if image.format == "PNG" and image.mode != "L" and _is_sixteen_bit_colour(file):
         from imagecodecs import png_decode
 
         file.seek(0)
         pixels: Pixels = png_decode(file.read())
         return pixels, ()
-    if image.format == "JPEG":
-        image = ImageOps.exif_transpose(image)
     mode = image.mode
     if mode == "1":
         return np.asarray(image.convert("L")), (OneBitGrey(),)
@@ -69,7 +68,8 @@ def _pixels(file: BinaryIO, image: Image) -> tuple[Pixels, tuple[Note, ...]]:
         return np.asarray(colours), (ConvertedToRGB("palette"),)
     if mode not in _KEPT_MODES:
         return np.asarray(image.convert("RGB")), (ConvertedToRGB(mode),)
-    return np.asarray(image), ()
+    # A colour that counts as transparent is alpha too.
+    return np.asarray(image), (AlphaDropped(),) if "transparency" in image.info else ()
 
 
 def _is_sixteen_bit_colour(file: BinaryIO) -> bool:

@@ -8,12 +8,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fanogan.scans.arrays import array_scans, is_array_like, read_npy, read_npz
 from fanogan.scans.dicom import read_dicom
@@ -23,7 +21,7 @@ from fanogan.scans.heidelberg import read_heidelberg
 from fanogan.scans.heyex import read_e2e, read_vol
 from fanogan.scans.nifti import read_nifti
 from fanogan.scans.raster import read_raster
-from fanogan.scans.scan import BadScan, Scan, damaged, finish, unusable
+from fanogan.scans.scan import BadScan, Scan, check, damaged, finish, unusable
 from fanogan.scans.series import read_series
 from fanogan.scans.tiff import read_tiff
 
@@ -55,7 +53,7 @@ _READERS: dict[str, Callable[[Path], Scan]] = {
     "E2E": read_e2e,
 }
 _BY_EXTENSION = {
-    **dict.fromkeys((".nii", ".nii.gz"), "NIfTI"),
+    **dict.fromkeys((".nii", ".nii.gz", ".hdr"), "NIfTI"),
     **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
     **{".xml": "Heidelberg XML", ".vol": "vol", ".e2e": "E2E"},
 }
@@ -71,6 +69,7 @@ def read_scan(
     key: str | None = None,
     *,
     may_be_constant: bool = False,
+    as_stored: bool = False,
     parts: Sequence[Path] = (),
 ) -> Scan:
     """Read one file; its content decides the format.
@@ -81,6 +80,7 @@ def read_scan(
         group: The subject; the scan's name where None.
         key: The array's name inside a .npz.
         may_be_constant: Whether one value everywhere is allowed, as in a mask.
+        as_stored: Whether dtype and channels stay as stored, as in a mask.
         parts: The files of a DICOM series in order, as `find_scans` gives them; `path` is the
             first of them.
 
@@ -94,11 +94,14 @@ def read_scan(
     name = name or Path(label).name
     kind = "an image"
     try:
-        kind = _format_of(path)
+        kind = format_of(path)
         if parts:
             scan = read_series(parts)
         else:
             scan = read_npz(path, key) if kind == "npz" else _READERS[kind](path)
+        if as_stored:
+            check(scan, label)
+            return replace(scan, name=name, group=group or name)
         return finish(scan, label, name, group or name, may_be_constant=may_be_constant)
     except BadScan:
         raise
@@ -113,23 +116,6 @@ def read_scan(
         # Decoders raise all kinds of errors for a damaged file (struct.error, KeyError, zlib.error,
         # SyntaxError …), and a user wants the file's name rather than the decoder's traceback.
         raise damaged(label, kind) from _cause(kind, error)
-
-
-def read_mask(path: str | Path) -> NDArray[np.bool_]:
-    """Read a ground-truth mask: true above half of the file's largest value.
-
-    So masks of 0 and 1, of 0 and 255, and those with interpolated or compressed edges all serve.
-
-    Returns:
-        (frames, rows, columns) bool; all false in a file of zeros.
-
-    Raises:
-        BadScan: As `read_scan`, or a mask in colours.
-    """
-    pixels = read_scan(path, may_be_constant=True).pixels
-    if pixels.ndim == 4:
-        raise BadScan(f"{path} is a mask in colours: save it in grey, 0 where nothing is marked")
-    return np.asarray(pixels > max(float(pixels.max()) / 2, 0.0))
 
 
 def read_scans(
@@ -147,7 +133,8 @@ def read_scans(
             `array_scans` takes them.
         groups: Whose files these are, as `find_scans` says; not for arrays.
         skip_bad: Skip files that cannot be used, with a warning in the log.
-        on_bad: Called with the error of each file skipped.
+        on_bad: Called with the error of each file skipped, and with a sentence on files without an
+            image, which are passed over with a warning in the log.
         workers: Threads that read ahead; at most `workers` + 1 files wait in memory.
         done: Names of files to leave out, since they were used before.
 
@@ -158,7 +145,8 @@ def read_scans(
         if groups is not None:
             raise BadScan("groups name the subjects of files: leave them out for arrays")
         return good_ones(array_scans(source), skip_bad, on_bad)
-    found = (each for each in each_scan(source, groups) if each.name not in done)
+    sources = each_scan(source, groups, on_bad)
+    found = (each for each in sources if each.name not in done)
     return good_ones(_read_ahead(found, max(workers, 1)), skip_bad, on_bad, before=len(done))
 
 
@@ -171,7 +159,7 @@ def silence_decoders() -> None:
         warnings.filterwarnings("ignore", module=rf"{decoder}\b")
 
 
-def _format_of(path: Path) -> str:
+def format_of(path: Path) -> str:
     """Return a file's format, from its first bytes or else from its extension."""
     if not path.is_file() and path.exists():
         raise BadScan(f"{path} is no file: give an image, or search the folder with find_scans")

@@ -16,6 +16,8 @@ from fanogan.scans.notes import AlphaDropped, EmptyFrames, GreyStoredAsColour, N
 
 Pixels = NDArray[Any]
 Spacing = tuple[float | None, float | None, float | None]
+Affine = tuple[tuple[float, ...], ...]
+"""Four rows of four: from a place (row, column, frame) to millimetres, as NIfTI defines it."""
 
 MAX_FRAME_PIXELS = 100_000_000
 """Rows times columns of one frame: larger ones are taken for decompression bombs."""
@@ -24,6 +26,9 @@ MAX_BYTES = 4_000_000_000
 """Decoded bytes of one file: the machine that trains has to hold several files at a time."""
 
 UNKNOWN_SPACING: Spacing = (None, None, None)
+TRANSPOSED = (5, 6, 7, 8)
+"""The orientations of TIFF and EXIF that exchange rows and columns."""
+
 EYES = {"R": "right", "L": "left", "OD": "right", "OS": "left"}
 """An eye by its English or Latin abbreviation."""
 
@@ -76,6 +81,9 @@ class Scan:
             (C0, N1, N2, S1 …); None where it wrote none.
         is_retina: True where the file itself says that it is optical coherence tomography of an
             eye: Heidelberg's formats, and DICOM ophthalmic tomography.
+        affine: Where the pixels lie in space, where a NIfTI says.
+        highest: The largest value of all that the file or array holds, where that is more images
+            than this one and they are integers; it tells how many bits are in use.
         member: The file (empty for arrays) and the place in it of one image among several; None
             where the scan is all that the file holds.
     """
@@ -92,6 +100,8 @@ class Scan:
     thickness: Mapping[str, float] | None = None
     is_retina: bool = False
     member: tuple[str, int] | None = None
+    affine: Affine | None = None
+    highest: int | None = None
 
     @property
     def channels(self) -> int:
@@ -187,11 +197,30 @@ def check_dtype(label: str, dtype: np.dtype[Any]) -> None:
         raise BadScan(f"{label} holds {kind}: save plain integers or floats, one value a pixel")
 
 
-def check_finite(label: str, pixels: Pixels) -> None:
-    """Raise BadScan where float `pixels` hold NaN or infinite values."""
+def check_finite(label: str, pixels: Pixels, stored: Pixels) -> None:
+    """Raise BadScan where float `pixels` are not finite; `stored` are they before `convert`."""
     # The minimum and the maximum pass NaN and infinity on, without an array of booleans.
-    if pixels.dtype.kind == "f" and not np.isfinite([pixels.min(), pixels.max()]).all():
-        raise unusable(f"{label} holds NaN or infinite values", "replace them by numbers")
+    if pixels.dtype.kind != "f" or np.isfinite([pixels.min(), pixels.max()]).all():
+        return
+    if np.isfinite([stored.min(), stored.max()]).all():
+        largest = max(stored.max(), -stored.min())
+        problem = f"holds values up to {largest:.3g}, more than 32-bit floats can hold (3.4e38)"
+        raise unusable(f"{label} {problem}", "scale them")
+    raise unusable(f"{label} holds NaN or infinite values", "replace them by numbers")
+
+
+def turned(pixels: Pixels, orientation: object) -> Pixels:
+    """Turn (rows, columns[, channels]) as the orientation tag of TIFF and EXIF says.
+
+    1 to 8 name the sides at which the first row and the first column belong; others mean 1.
+    """
+    if orientation in TRANSPOSED:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 def known_length(value: object) -> float | None:
@@ -261,6 +290,13 @@ def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels,
     return kept, (AlphaDropped(),) if count in (2, 4) else ()
 
 
+def check(scan: Scan, label: str) -> None:
+    """Raise BadScan where what a reader returned has no pixels or no plain numbers."""
+    frames, rows, columns = scan.pixels.shape[:3]
+    check_size(label, rows, columns, frames)
+    check_dtype(label, scan.pixels.dtype)
+
+
 def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bool = False) -> Scan:
     """Name what a reader returned, and check it; `label` is what messages call it.
 
@@ -271,12 +307,11 @@ def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bo
         BadScan: No pixels, no plain numbers, NaN or infinity, or one value everywhere unless
             `may_be_constant`, as in a mask.
     """
-    frames, rows, columns = scan.pixels.shape[:3]
-    check_size(label, rows, columns, frames)
-    check_dtype(label, scan.pixels.dtype)
+    check(scan, label)
     pixels, notes = drop_alpha(label, scan.pixels)
-    pixels = convert(pixels, *(wide_range(pixels) or (0, 0)))
-    check_finite(label, pixels)
+    stored = pixels
+    pixels = convert(stored, *(wide_range(stored) or (0, 0)))
+    check_finite(label, pixels, stored)
     if not may_be_constant and is_constant(pixels):
         problem = "has the same value in every pixel, so there is nothing to learn or score"
         raise unusable(f"{label} {problem}")

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fanogan.scans.dicom import distance_between, position, read_dicom, read_elements
+from fanogan.scans.dicom import (
+    FRAME_TAGS,
+    distance_between,
+    frame_header,
+    object_without_image,
+    position,
+    read_dicom,
+    read_elements,
+    uneven_slices,
+)
+from fanogan.scans.dicom_display import Range, declared_range
+from fanogan.scans.notes import Note, SlicesByName
 from fanogan.scans.scan import Scan, check_size, unusable
 
 _TOMOGRAPHY = ("OPT", "CT", "MR", "PT")
+_SHARED = ("Rows", "Columns", "ImageType", "EchoNumbers", "EchoTime")
+_ROUNDS = (
+    *("AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue"),
+    *("FrameReferenceTime", "AcquisitionTime"),
+)
 _TAGS = [
-    *("SeriesInstanceUID", "Modality", "NumberOfFrames", "Rows", "Columns"),
-    *("InstanceNumber", "ImagePositionPatient"),
+    *("SOPClassUID", "SeriesInstanceUID", "Modality", "NumberOfFrames", "InstanceNumber"),
+    *("ImageOrientationPatient", "BitsStored", "PixelRepresentation"),
+    *(*_SHARED, *_ROUNDS, *FRAME_TAGS),
 ]
 
 
@@ -24,48 +43,117 @@ class Part:
 
     Attributes:
         path: The file.
+        without_image: What kind of object it is, where it is one without an image.
         modality: As DICOM abbreviates it; None where unknown.
-        series: What the single frames of one tomographic volume share: series and size. Never shown
-            to anyone. None for anything else: radiographs of one series are separate pictures.
+        series: What the single frames of one tomographic volume share: series, size, echo, kind of
+            image, direction. Never shown to anyone. None for anything else: radiographs of one
+            series are separate pictures.
         number: The number in the series, where given.
         place: Position in millimetres, where given.
+        rounds: What may tell volumes apart, where a series goes through the same places again.
+        within: The range of its modality values; None where it holds floats.
     """
 
     path: Path
+    without_image: str | None = None
     modality: str | None = None
     series: str | None = None
     number: int | None = None
     place: tuple[float, ...] | None = None
+    rounds: tuple[str, ...] = ()
+    within: Range | None = None
 
 
 def part_of(path: Path) -> Part:
     """Return the part that a file may be of a series; its path alone where it cannot be read."""
     try:
         header = read_elements(path, _TAGS)
+        if kind := object_without_image(header):
+            return Part(path, kind)
         modality, series = header.get("Modality"), header.get("SeriesInstanceUID")
         is_single = int(header.get("NumberOfFrames") or 1) == 1
         if not series or modality not in _TOMOGRAPHY or not is_single:
-            return Part(path, modality)
+            return Part(path, modality=modality)
+        # B-scans of one eye may be turned against each other; what has no size is no image.
+        turned = () if modality == "OPT" else header.get("ImageOrientationPatient") or ()
+        shared = [str(header[tag].value) if tag in header else "" for tag in _SHARED]
         number = header.get("InstanceNumber")
-        key = f"{series} {int(header.Rows)} {int(header.Columns)}"
-        return Part(path, modality, key, None if number is None else int(number), position(header))
+        own = frame_header(header, 0)
+        return Part(
+            path,
+            modality=modality,
+            series=" ".join([series, *shared, *(f"{cosine + 0.0:.2f}" for cosine in turned)]),
+            number=None if number is None else int(number),
+            place=position(own),
+            rounds=tuple(str(header.get(tag)) for tag in _ROUNDS),
+            within=declared_range([own]) if "BitsStored" in own else None,
+        )
     except Exception:
         # Reading the file as an image says what is wrong with it.
         return Part(path)
 
 
-def in_order(slices: Sequence[Part]) -> tuple[Path, ...]:
-    """Return the files of a series in order: by number, else by position, else as they come."""
+def volumes_of(parts: Sequence[Part]) -> list[tuple[Path, ...]]:
+    """Return the files of each volume among these, in order; single images are left out."""
+    members: dict[str, list[Part]] = defaultdict(list)
+    for part in parts:
+        if part.series:
+            members[part.series].append(part)
+    volumes = [volume for slices in members.values() for volume in _rounds(slices)]
+    return [_in_order(slices) for slices in volumes if len(slices) > 1]
+
+
+def _rounds(slices: list[Part]) -> list[list[Part]]:
+    """Split a series that goes through all its places again and again, if what differs tells."""
+    slots = _slots(slices)
+    for which in range(len(_ROUNDS)):
+        rounds: dict[str, list[Part]] = defaultdict(list)
+        for part in slices:
+            rounds[part.rounds[which]].append(part)
+        whole = [set(_slots(each)) == set(slots) for each in rounds.values()]
+        if len(slots) == len(rounds) * len(set(slots)) and len(rounds) > 1 and all(whole):
+            return list(rounds.values())
+    return [slices]
+
+
+def _slots(slices: Sequence[Part]) -> list[Hashable]:
+    """Return where each slice lies: its place, else its number, else its index."""
+    for known in ([part.place for part in slices], [part.number for part in slices]):
+        if None not in known and len(set(known)) > 1:
+            return list(known)
+    return list(range(len(slices)))
+
+
+def _in_order(slices: Sequence[Part]) -> tuple[Path, ...]:
+    """Return the files in order: along the line of their places, else by number, else as given.
+
+    Numbers say at which end to begin.
+    """
     order = np.arange(len(slices))
     numbers = [part.number for part in slices if part.number is not None]
-    places = np.array([part.place for part in slices if part.place is not None])
-    if len(set(numbers)) == len(slices):
+    are_numbered = len(set(numbers)) == len(slices)
+    along = _along([part.place for part in slices])
+    if along is not None:
+        order = np.argsort(along, kind="stable")
+        if are_numbered and numbers[order[0]] > numbers[order[-1]]:
+            order = order[::-1]
+    elif are_numbered:
         order = np.argsort(numbers, kind="stable")
-    elif len(places) == len(slices):
-        away = places - places[0]
-        farthest = away[np.argmax(np.linalg.norm(away, axis=1))]
-        order = np.argsort(away @ farthest, kind="stable")
     return tuple(slices[int(i)].path for i in order)
+
+
+def _along(places: Sequence[tuple[float, ...] | None]) -> NDArray[np.float64] | None:
+    """Return how far along a line places lie, in millimetres; None where that is no order."""
+    if None in places:
+        return None
+    away = np.array(places, dtype=np.float64) - np.array(places[0])
+    lengths = np.linalg.norm(away, axis=1)
+    if not lengths.any():
+        return None
+    line = away[np.argmax(lengths)] / lengths.max()
+    along: NDArray[np.float64] = away @ line
+    beside = np.linalg.norm(away - np.outer(along, line), axis=1)
+    return along if beside.max() < 0.1 * np.ptp(along) else None
 
 
 def read_series(paths: Sequence[Path]) -> Scan:
@@ -73,21 +161,52 @@ def read_series(paths: Sequence[Path]) -> Scan:
 
     Returns:
         (files, rows, columns), with the spacing in millimetres: between frames the distance of
-        the files' positions where they are given.
+        the files' positions where they are given. A window is spread over the range of all files.
 
     Raises:
-        BadScan: As `read_dicom`, or files of differing size.
+        BadScan: As `read_dicom`, files of differing size, or a slice that is there twice.
     """
-    first = read_dicom(paths[0])
+    parts = [part_of(path) for path in paths]
+    slots = _slots(parts)
+    again = next((i for i, slot in enumerate(slots) if slot in slots[:i]), None)
+    if again is not None:
+        other = paths[slots.index(slots[again])].name
+        problem = f"{paths[again]} and {other} are the same slice of one series"
+        raise unusable(problem, "keep one of them, or put each volume into a folder of its own")
+    ranges = [part.within for part in parts if part.within is not None]
+    within = None
+    if len(ranges) == len(parts):
+        within = min(low for low, _ in ranges), max(high for _, high in ranges)
+    first = read_dicom(paths[0], within)
     frame = first.pixels[0]
     check_size(str(paths[0]), frame.shape[0], frame.shape[1], len(paths), frame[0, 0].nbytes)
-    frames = [frame]
+    frames, notes = [frame], [*first.notes]
     for path in paths[1:]:
-        pixels = read_dicom(path).pixels
-        if pixels.shape != first.pixels.shape:
+        scan = read_dicom(path, within)
+        if scan.pixels.shape != first.pixels.shape:
             problem = f"{path} differs in size from {paths[0].name} of the same series"
             raise unusable(problem, "export the series again")
-        frames.append(pixels[0])
-    between = distance_between([part_of(path).place for path in paths]) or first.spacing[0]
-    spacing = (between, *first.spacing[1:])
-    return replace(first, pixels=np.stack(frames), spacing=spacing, is_volume=True)
+        frames.append(scan.pixels[0])
+        notes += scan.notes
+    places = [part.place for part in parts]
+    between = distance_between(places) or first.spacing[0]
+    notes = list(dict.fromkeys([*notes, *_order_notes(parts, places)]))
+    return replace(
+        first,
+        pixels=np.stack(frames),
+        spacing=(between, *first.spacing[1:]),
+        is_volume=True,
+        notes=tuple(notes),
+    )
+
+
+def _order_notes(
+    parts: Sequence[Part], places: Sequence[tuple[float, ...] | None]
+) -> tuple[Note, ...]:
+    """Say where slices may be missing, or in what order they are if nothing tells."""
+    numbers = [part.number for part in parts if part.number is not None]
+    if _along(places) is not None:
+        return uneven_slices(places)
+    if len(set(numbers)) == len(parts):
+        return uneven_slices([(number,) for number in numbers], unit="numbers")
+    return (SlicesByName(),)

@@ -8,22 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fanogan.scans.gather import ALONE, Found, extension, gather, is_scan
+from fanogan.scans.left_out import DEMO, MARKS, STORE, LeftOut, own_names
 
 
-def search(root: Path, below: str = "") -> Iterator[Found]:
+def search(root: Path, left_out: LeftOut, below: str = "") -> Iterator[Found]:
     """Yield the readable files below a folder in natural order, hidden ones left out.
 
     Links are followed. Only the names in the folders on the way to a file are held in memory.
 
     Args:
         root: The folder.
+        left_out: Takes up what is left out, as the search goes on.
         below: Posix path of the folder itself, which the files' begin with.
 
     Raises:
         OSError: A folder that cannot be listed.
     """
-    real = os.path.realpath(root)
-    return _below(os.fspath(root), real, f"{below}/" if below else "", _Links(real))
+    real, start = os.path.realpath(root), f"{below}/" if below else ""
+    return _below(os.fspath(root), real, start, _Links(real), left_out)
 
 
 def natural_key(name: str) -> tuple[str, str]:
@@ -63,26 +65,41 @@ def _is_visible_below(real: str, folder: str) -> bool:
     return real.startswith(start) and not hidden
 
 
-def _below(path: str, real: str, start: str, links: _Links) -> Iterator[Found]:
+def _below(path: str, real: str, start: str, links: _Links, left_out: LeftOut) -> Iterator[Found]:
     """Yield the files below a folder; their names begin with `start`."""
-    files, linked = list[str](), list[str]()
+    files, linked, marks = list[str](), list[str](), set[str]()
     folders: dict[str, str] = {}  # name: real path
     with os.scandir(path) as entries:
         for entry in entries:
             name, target = entry.name, os.path.join(real, entry.name)
+            if name in MARKS:
+                marks.add(name)
             if name.startswith(".") or target in links.followed:
                 continue
             if entry.is_symlink():
                 linked.append(name)
             elif entry.is_dir():
                 folders[name] = target
-            elif entry.is_file() and is_scan(entry.path):
-                files.append(name)
+            elif entry.is_file():
+                if is_scan(entry.path):
+                    files.append(name)
+                else:
+                    left_out.add_file(entry.path)
+    if marks & (DEMO | STORE):
+        left_out.own.append(path)
+        return
+    own = own_names(path, marks)
+    names = sorted(filter(own.fullmatch, [*files, *folders]))
+    left_out.own += [os.path.join(path, name) for name in names]
+    files = [name for name in files if not own.fullmatch(name)]
+    folders = {name: target for name, target in folders.items() if not own.fullmatch(name)}
     for name in sorted(linked, key=natural_key):
         link = os.path.join(path, name)
         target, is_folder = os.path.realpath(link), os.path.isdir(link)
         is_read = is_folder or (os.path.isfile(link) and is_scan(link))
-        if is_read and links.follow(target, is_folder):
+        if not is_read:
+            left_out.add_file(link)
+        elif links.follow(target, is_folder):
             if is_folder:
                 folders[name] = target
             else:
@@ -91,7 +108,7 @@ def _below(path: str, real: str, start: str, links: _Links) -> Iterator[Found]:
     items: list[str | Found] = [*files, *folders]
     if any(extension(name) not in ALONE for name in files):
         found = (Found(Path(path, name), start + name) for name in sorted(files))
-        items = [*gather(found), *folders]
+        items = [*gather(found, left_out), *folders]
 
     def relative(item: str | Found) -> str:
         return item.relative if isinstance(item, Found) else start + item
@@ -100,6 +117,8 @@ def _below(path: str, real: str, start: str, links: _Links) -> Iterator[Found]:
         if isinstance(item, Found):
             yield item
         elif item in folders:
-            yield from _below(os.path.join(path, item), folders[item], f"{start}{item}/", links)
+            yield from _below(
+                os.path.join(path, item), folders[item], f"{start}{item}/", links, left_out
+            )
         else:
             yield Found(Path(path, item), start + item)

@@ -6,8 +6,8 @@ Read → encode → windows → networks → fuse → Result; calibration by hel
 
 from fanogan.scoring.calibrating import calibrate
 from fanogan.scoring.cases import Gallery, about_model, as_picture, case_of, statement_of
-from fanogan.scoring.job import images_done, whole_folder
-from fanogan.scoring.model import Model, ModelFile, read_model
+from fanogan.scoring.job import images_done
+from fanogan.scoring.model import Model, ModelFile, read_model, unreadable
 from fanogan.scoring.pipeline import (
     BATCH,
     encode,
@@ -22,7 +22,8 @@ from fanogan.scoring.pipeline import (
     totals_of,
 )
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
-from fanogan.scoring.table import COLUMNS, Table, row_of, write_csv
+from fanogan.scoring.results_folder import whole_folder
+from fanogan.scoring.table import COLUMNS, Table, read_csv, row_of, write_csv
 from fanogan.scoring.volume_maps import VolumeMaps
 from fanogan.scoring.windows import HALF
 from fanogan.scoring.write import VOLUMES_SHOWN, skip_notes, write_results
@@ -49,6 +50,7 @@ __all__ = [
     "frame_name",
     "images_done",
     "read",
+    "read_csv",
     "read_model",
     "result_batches",
     "result_of",
@@ -60,6 +62,7 @@ __all__ = [
     "skip_notes",
     "statement_of",
     "totals_of",
+    "unreadable",
     "whole_folder",
     "write_csv",
     "write_results",

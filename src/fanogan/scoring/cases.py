@@ -54,6 +54,7 @@ def case_of(
         # A copy, or the maps of its whole batch would be kept.
         residual=None if result.residual is None else shrink(result.residual).copy(),
         mask=None if mask is None else shrink(mask.astype(np.float32)) > 0,
+        held_out_subjects=calibration.subjects(result.unit),
     )
 
 

@@ -10,13 +10,14 @@ import contextlib
 import errno
 import hashlib
 import heapq
+import itertools
 import json
 import logging
 import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -24,39 +25,15 @@ from typing import Any, Literal
 import numpy as np
 
 from fanogan.scoring.model import Model, identity_of
-from fanogan.storage import LOCK, BadFolder, exclusive, write_whole
+from fanogan.scoring.pipeline import BATCH
+from fanogan.scoring.results_folder import put_results, results_folder
+from fanogan.storage import write_whole
 
 log = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
+FORMAT = 2
 JOB, DATABASE, COMPLETE = "job.json", "rows.sqlite", "complete"
-
-
-@contextlib.contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """Give a folder whose files come into ``out`` together at the end, or not at all.
-
-    Raises:
-        OSError: ``out`` can't be written; the error names it.
-    """
-    is_new = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=out) as unfinished:
-            yield Path(unfinished)
-            _move_files(Path(unfinished), out)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(out)) from error
-    finally:
-        if is_new and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-
-
-def _move_files(source: Path, target: Path) -> None:
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, place)
 
 
 def images_done(out: Path) -> int:
@@ -85,6 +62,7 @@ def job_of(model: Model, images: Any, **settings: Any) -> dict[str, Any]:
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
     return {
         "fanogan": version("fanogan"),
+        "journal": FORMAT,
         "images": [os.path.abspath(entry) for entry in entries] if named else None,
         "model": digest.hexdigest(),
         "engine": model.engine,
@@ -94,38 +72,38 @@ def job_of(model: Model, images: Any, **settings: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_job(out: Path, job: Mapping[str, Any]) -> Iterator[tuple[Path, Journal]]:
+def open_job(
+    out: Path, job: Mapping[str, Any], names: Iterable[str]
+) -> Iterator[tuple[Path, Journal]]:
     """Give the work folder of a job, and its rows so far; results go into ``out`` at the end.
 
+    Args:
+        out: the folder of the results.
+        job: as ``job_of`` tells it.
+        names: what may be written into ``out``.
+
     Raises:
-        BadFolder: another process works there.
+        BadFolder: as of ``results_folder``.
         OSError: it can't be written; the error names ``out``.
     """
-    is_new, work = not out.exists(), out / UNFINISHED
-    busy = BadFolder(
-        f"{out}: another process is scoring into it; wait for it, or give --out another folder"
-    )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with exclusive(out / LOCK, busy), contextlib.closing(_journal_of(work, job)) as journal:
-            try:
-                with _system_errors(work):
-                    yield work, journal
-                    # A power cut from here on finds all of it on the disk; the mark says that what
-                    # is missing in the work folder has been moved, and isn't lost.
-                    os.sync()
-                    write_whole(work / COMPLETE, b"")
-                    _move_files(work / "results", out)
-                    (work / JOB).unlink()  # first: half deleted it can't be resumed
-                    shutil.rmtree(work)
-            finally:
-                if work.exists() and (job["images"] is None or not len(journal)):
-                    shutil.rmtree(work)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(out)) from error
-    finally:
-        if is_new and out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
+    work = out / UNFINISHED
+    with (
+        results_folder(out, names),
+        contextlib.closing(_journal_of(work, job)) as journal,
+    ):
+        try:
+            with _system_errors(work):
+                yield work, journal
+                # A power cut from here on finds all of it on the disk; the mark says that what is
+                # missing in the work folder has been moved, and isn't lost.
+                os.sync()
+                write_whole(work / COMPLETE, b"")
+                put_results(work / "results", out)
+                (work / JOB).unlink()  # first: half deleted it can't be resumed
+                shutil.rmtree(work)
+        finally:
+            if work.exists() and (job["images"] is None or not len(journal)):
+                shutil.rmtree(work)
 
 
 def _journal_of(work: Path, job: Mapping[str, Any]) -> Journal:
@@ -193,6 +171,7 @@ class Journal:
 
     def __init__(self, path: Path):
         """Open the database, or make it."""
+        self.path = path
         self.connection = sqlite3.connect(path)
         # One process has it, so no memory is shared, which network file systems can't. A power cut
         # may take the last batches, and leaves the others whole.
@@ -202,9 +181,13 @@ class Journal:
             PRAGMA journal_mode = WAL;
             PRAGMA synchronous = NORMAL;
             CREATE TABLE IF NOT EXISTS rows
-                (id INTEGER PRIMARY KEY, batch INTEGER, unit TEXT, score REAL, row TEXT);
+                (id INTEGER PRIMARY KEY, batch INTEGER, input INTEGER, unit TEXT, score REAL,
+                row TEXT);
             CREATE TABLE IF NOT EXISTS cases
                 (id INTEGER PRIMARY KEY, batch INTEGER, kind TEXT, score REAL, data BLOB);
+            CREATE TABLE IF NOT EXISTS inputs
+                (place INTEGER PRIMARY KEY, name TEXT, identity TEXT);
+            CREATE INDEX IF NOT EXISTS input_names ON inputs (name);
             """
         )
         last = self.connection.execute("SELECT MAX(batch) FROM rows").fetchone()[0]
@@ -227,6 +210,49 @@ class Journal:
         if found != "ok" or invalid:
             raise sqlite3.DatabaseError("damaged")
 
+    def take(self, inputs: Iterable[tuple[str, str]]) -> str | None:
+        """Take the names and identities of all inputs, in order, in the place of those before.
+
+        Returns:
+            The name of the first that is another than before, None where all are the same. What
+            follows it is dropped at the next ``restore``, with what the networks may have seen
+            together with it: a batch of fewer than ``BATCH`` just before.
+        """
+        before = self.connection.execute("SELECT name, identity FROM inputs ORDER BY place")
+        rest = iter(inputs)
+        pairs = enumerate(itertools.zip_longest(rest, before))
+        differing = (
+            (place, given, known)
+            for place, (given, known) in pairs
+            if given is None or known is None or (json.dumps(given[0]), given[1]) != known
+        )
+        first = next(differing, None)
+        if first is None:
+            return None
+        place, given, known = first
+        before.close()
+        self.path.with_name(COMPLETE).unlink(missing_ok=True)
+        new = enumerate(itertools.chain([given] if given else [], rest), place)
+        with self.connection:
+            self.connection.execute("DELETE FROM inputs WHERE place >= ?", [place])
+            self.connection.executemany(
+                "INSERT INTO inputs VALUES (?, ?, ?)",
+                ((at, json.dumps(name), identity) for at, (name, identity) in new),
+            )
+            last, count = self.connection.execute(
+                "SELECT batch, COUNT(*) FROM rows WHERE input < ? GROUP BY batch "
+                "ORDER BY batch DESC LIMIT 1",
+                [place],
+            ).fetchone() or (-1, BATCH)
+            self.batch = last if count < BATCH else last + 1
+            self._forget()
+        return str(given[0]) if given else str(json.loads(known[0]))
+
+    def _forget(self) -> None:
+        """Drop the batches from the next one on."""
+        for table in ("rows", "cases"):
+            self.connection.execute(f"DELETE FROM {table} WHERE batch >= ?", [self.batch])
+
     def restore(self, has_files: Callable[[Mapping[str, Any]], bool]) -> Iterator[dict[str, Any]]:
         """Yield the rows of whole batches, in the order in which they came.
 
@@ -239,16 +265,22 @@ class Journal:
                 self.batch = batch
                 break
         with self.connection:
-            for table in ("rows", "cases"):
-                self.connection.execute(f"DELETE FROM {table} WHERE batch >= ?", [self.batch])
+            self._forget()
         yield from self.rows()
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add the rows of a batch, and with them the cases offered since the last one."""
         with self.connection:
             self.connection.executemany(
-                "INSERT INTO rows (batch, unit, score, row) VALUES (?, ?, ?, ?)",
-                ((self.batch, row["unit"], float(row["score"]), json.dumps(row)) for row in rows),
+                "INSERT INTO rows (batch, input, unit, score, row) VALUES "
+                "(?, (SELECT place FROM inputs WHERE name = ?), ?, ?, ?)",
+                (
+                    (
+                        *(self.batch, json.dumps(row["input"]), row["unit"]),
+                        *(float(row["score"]), json.dumps(row)),
+                    )
+                    for row in rows
+                ),
             )
         self.batch += 1
 

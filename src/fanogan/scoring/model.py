@@ -9,15 +9,39 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fanogan.calibration import Calibration, Profile
-from fanogan.data import Preprocessing
-from fanogan.recipes import BadRecipe, Recipe
+from fanogan.data import Preprocessing, Seen
+from fanogan.recipes import Recipe
 from fanogan.report import model_card
+from fanogan.scoring.checked import check_type
 from fanogan.storage import BadFolder, read_model_folder, write_model_folder
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+
+KINDS: Mapping[str, Any] = {
+    "detector": str,
+    "preprocessing": Preprocessing,
+    "calibration": Calibration,
+    "profile": Profile,
+    "constants": dict[str, float],
+    "fingerprint": dict[str, Any],
+    "warnings": list[str],
+    "seed": int,
+    "steps": dict[str, int],
+    "gan": dict[str, Any] | None,
+}
+"""What the values of a model file must be, so that a forged one ends in a sentence."""
+
+FINGERPRINT = "images", "subjects", "held_out_images", "held_out_subjects", "duplicates"
+"""The counts of the fingerprint, which pages and cards show."""
+
+SEEN = "seen.trained", "seen.calibrated"
+"""The names of ``Seen`` among the tensors of a model folder."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +63,7 @@ class Model:
         provenance: 'fingerprint' of the normals, 'warnings', 'seed', 'steps' of each stage, and
             'gan', the identity of a GAN that was given, or None.
         device: Where the networks are.
+        seen: Which images it was trained and calibrated on; None: not known.
         engine: What computes ``score``: 'torch', 'onnxruntime' or 'openvino'.
     """
 
@@ -54,6 +79,7 @@ class Model:
     constants: Mapping[str, float]
     provenance: Mapping[str, Any]
     device: torch.device
+    seen: Seen | None = None
     engine: str = "torch"
 
     def but(self, **changes: Any) -> Model:
@@ -93,6 +119,8 @@ class Model:
             for name, network in self.kept_networks.items()
             for key, tensor in network.state_dict().items()
         }
+        if self.seen:
+            tensors |= _as_tensors(self.seen)
         values = self.to_dict()
         write_model_folder(folder, tensors, values, model_card(values))
 
@@ -109,6 +137,7 @@ class ModelFile:
     profile: Profile
     constants: Mapping[str, float]
     provenance: Mapping[str, Any]
+    seen: Seen | None  # None: an older model, which doesn't keep them
     tensors: Mapping[str, Tensor]
     fanogan: str
 
@@ -138,7 +167,22 @@ class ModelFile:
                 }
                 network.load_state_dict(state, assign=assign)
         except RuntimeError as error:
-            raise _unreadable(self.folder, error, self.fanogan) from None
+            raise unreadable(self.folder, error, self.fanogan) from None
+
+
+def _as_tensors(seen: Seen) -> dict[str, Tensor]:
+    import torch
+
+    hashes = (seen.trained, seen.calibrated)
+    return {
+        name: torch.from_numpy(each.view(np.int64)) for name, each in zip(SEEN, hashes, strict=True)
+    }
+
+
+def _seen_of(tensors: Mapping[str, Tensor]) -> Seen | None:
+    if not all(name in tensors for name in SEEN):
+        return None
+    return Seen(*(np.unique(tensors[name].numpy().view(np.uint64)) for name in SEEN))
 
 
 def read_model(folder: str | Path) -> ModelFile:
@@ -153,7 +197,7 @@ def read_model(folder: str | Path) -> ModelFile:
     if "critic_mean" in values:  # where version 0.1 kept it
         constants = {"critic_mean": values["critic_mean"]}
     try:
-        return ModelFile(
+        saved = ModelFile(
             folder=folder,
             detector=values["detector"],
             recipe=Recipe.from_dict(values["recipe"]),
@@ -166,14 +210,23 @@ def read_model(folder: str | Path) -> ModelFile:
                 "steps": values.get("steps", {}),
                 "gan": values.get("gan"),
             },
+            seen=_seen_of(tensors),
             tensors=tensors,
             fanogan=str(values.get("fanogan")),
         )
-    except (KeyError, TypeError, ValueError, BadRecipe) as error:
-        raise _unreadable(folder, error, values.get("fanogan")) from None
+        found = {**vars(saved), **saved.provenance}
+        for name, kind in KINDS.items():
+            check_type(found[name], kind, name)
+        for name in FINGERPRINT:
+            check_type(found["fingerprint"][name], int, f"fingerprint.{name}")
+        check_type(found["fingerprint"]["sha256"], str, "fingerprint.sha256")
+    except (LookupError, AttributeError, ArithmeticError, TypeError, ValueError) as error:
+        raise unreadable(folder, error, values.get("fanogan")) from None
+    return saved
 
 
-def _unreadable(folder: Path, error: Exception, made_by: object) -> BadFolder:
+def unreadable(folder: Path, error: Exception, made_by: object) -> BadFolder:
+    """Return the error of a model folder whose values make no model."""
     reason = " ".join(str(error).split())
     return BadFolder(
         f"{folder}: not a model that this version can read ({type(error).__name__} {reason}); it "

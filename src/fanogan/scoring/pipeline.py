@@ -19,6 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fanogan.amounts import counted
+from fanogan.data import BLANK, short_hashes
+from fanogan.report import describe
 from fanogan.retina import FlatVolume
 from fanogan.scans import BadScan, Scan
 from fanogan.scoring.model import Model
@@ -41,6 +44,14 @@ LARGEST_BLOCK = 32 << 20
 def score(model: Model, images: Any, **reading: Any) -> Scores:
     """Return the anomaly scores of images, each exactly once (Eq. 4); arguments as ``results``."""
     found = [r.without_arrays() for r in results(model, images, **reading) if r.unit == "image"]
+    if unlike := [result for result in found if result.warnings]:
+        log.warning(
+            "unlike the training normals: %s of %s, such as %s: %s",
+            f"{len(unlike):,}",
+            counted(len(found), "image"),
+            unlike[0].name,
+            "; ".join(map(describe, unlike[0].warnings)),
+        )
     columns = np.array([(r.total, r.image, r.feature) for r in found]).reshape(-1, 3).T
     return Scores(tuple(r.name for r in found), tuple(r.group for r in found), *columns)
 
@@ -158,14 +169,18 @@ def encode(model: Model, scans: Iterable[Scan], skips: Skips | None = None) -> I
     Raises:
         BadScan: a scan that the model can't take; where scans are left out, if all are.
     """
-    preprocessing, skips = model.preprocessing, skips or Skips()
+    preprocessing, skips, told = model.preprocessing, skips or Skips(), False
     for scan in scans:
         with skips.attempt(scan.name):
             pixels, usable = preprocessing.encode(scan), preprocessing.usable(scan)
             if usable is not None and not usable.any():
                 raise preprocessing.no_window(scan)
-            warnings = model.profile.warnings(scan, preprocessing.grey_values(pixels))
-            yield Encoded(scan, pixels, usable, tuple(warnings))
+            unlike = model.profile.warnings(scan, preprocessing.grey_values(pixels))
+            hashes = short_hashes(pixels)
+            if not told and model.seen and (seen := model.seen.note(hashes)):
+                told = True
+                log.warning("%s: %s; the notes of each row say of which", scan.name, describe(seen))
+            yield Encoded(scan, pixels, usable, (*preprocessing.doubts(scan), *unlike), hashes)
     skips.check()
 
 
@@ -328,6 +343,8 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
     count = max(1, math.ceil(model.recipe.top_window_fraction * len(totals) * (1 - 1e-12)))
     top = np.argsort(-totals, kind="stable")[:count]
     means = terms[top].mean(0)
+    hashes = encoded.hashes if number is None else encoded.hashes[number : number + 1]
+    seen = model.seen.note(hashes) if model.seen else None
     scan_name, frame_number = scan.member or (scan.name, number or 0)
     result = Result(
         name=scan.name if number is None else frame_name(scan, number),
@@ -342,7 +359,9 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         mean=float(totals.mean()),
         windows=len(totals),
         warnings=() if number else encoded.warnings,
-        notes=scan.notes,
+        affine=scan.affine,
+        notes=(*scan.notes, seen) if seen else scan.notes,
+        hashed=hashes[0] if number is not None and hashes else BLANK,
         volume=scan if isinstance(scan, FlatVolume) else None,
     )
     if frame.maps is None or frame.x is None or number is None:

@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from fanogan.data import BLANK
 from fanogan.retina import FlatVolume
-from fanogan.scans import Note, Scan
+from fanogan.scans import Affine, Note, Scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +20,14 @@ class Encoded:
         pixels: As they are kept in memory, (frames, C, H, W) uint8 or uint16.
         usable: The corners that a window may have, (frames, H − h + 1, W − w + 1) bool; None: all.
         warnings: In what way it is unlike the training normals.
+        hashes: Of each frame (see ``data.short_hashes``).
     """
 
     scan: Scan
     pixels: np.ndarray
     usable: np.ndarray | None
     warnings: tuple[Note, ...]
+    hashes: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +66,12 @@ class Result:
     mean: float
     windows: int
     warnings: tuple[Note, ...] = ()  # how it is unlike the training normals
-    notes: tuple[Note, ...] = ()  # what was done in reading it, such as an alpha channel dropped
+    notes: tuple[Note, ...] = ()  # of its reading, and whether it was seen in training
+    hashed: int = BLANK  # the short hash of an image
     residual: np.ndarray | None = None  # (H, W) float32, |x − x̂| in [0, 2] (Eq. 5)
     reconstruction: np.ndarray | None = None  # (H, W) or (H, W, C) float32 in [−1, 1]
     picture: np.ndarray | None = None  # likewise, the image as the networks' grey scale has it
+    affine: Affine | None = None  # where the image lies in space, where its file says
     # Of retinal OCT, where maps are NaN beyond the flat area:
     volume: FlatVolume | None = None
     patches: np.ndarray | None = None  # (windows, 5): row, column, total, A_R, A_D

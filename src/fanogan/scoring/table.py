@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from fanogan.calibration import Calibration
+from fanogan.names import as_cells, of_cell
 from fanogan.report import describe
 from fanogan.scoring.result import Result
 from fanogan.storage import write_whole
@@ -39,7 +40,7 @@ def row_of(result: Result, calibration: Calibration, alpha: float) -> dict[str, 
         "windows": result.windows,
         "p_value": "" if p_value is None else repr(p_value),
         "held_out": held_out.n if held_out else 0,
-        "held_out_subjects": held_out.n_subjects if held_out else 0,
+        "held_out_subjects": calibration.subjects(result.unit),
         "flag": "too few held out" if flag is None else "yes" if flag else "no",
         "warnings": "; ".join(map(describe, result.warnings)),
         "notes": "; ".join(map(describe, result.notes)),
@@ -59,9 +60,8 @@ class Table(Sequence[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield each row by its columns, counts as integers."""
-        with self.path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                yield {k: int(v) if v and k in COUNTS else v for k, v in row.items()}
+        for row in read_csv(self.path):
+            yield {k: int(v) if v and k in COUNTS else v for k, v in row.items()}
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...
@@ -76,10 +76,17 @@ class Table(Sequence[dict[str, Any]]):
         return list(itertools.islice(self, *index.indices(self.length)))
 
 
+def read_csv(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rows of a table of ours, names as they were before they were written."""
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield {column: of_cell(text) for column, text in row.items()}
+
+
 def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a table whole or not at all."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(as_cells, rows))
     write_whole(path, text.getvalue().encode())

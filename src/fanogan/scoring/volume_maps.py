@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fanogan.calibration import Calibration
+from fanogan.names import place_of
 from fanogan.report import VolumeCase, describe, en_face_picture, overlay
 from fanogan.retina import FlatVolume, find_regions
 from fanogan.scans import UNKNOWN_SPACING, Spacing
@@ -70,21 +72,24 @@ class VolumeMaps:
             fundus=volume.en_face,
             regions=regions,
             masks=self.masks,
+            held_out_subjects=calibration.subjects(result.unit),
         )
 
     def files(self, case: VolumeCase, scale: float) -> Files:
         """Yield the map as TIFF in the scan's geometry, the en-face map, and the worst B-scans."""
-        place = place_of(case.name)
         spacing = self.volume.scan_spacing
-        yield f"maps/{place}.tif", _float_tiff(self.residuals, spacing)
+        yield f"maps/{place_of(case.name, '.tif')}", _float_tiff(self.residuals, spacing)
         between, _, across = spacing
-        yield f"en_face/{place}.tif", _float_tiff(self.en_face, (None, between, across))
-        yield f"en_face/{place}.png", _png(en_face_picture(case))
+        yield (
+            f"en_face/{place_of(case.name, '.tif')}",
+            _float_tiff(self.en_face, (None, between, across)),
+        )
+        yield f"en_face/{place_of(case.name, '.png')}", _png(en_face_picture(case))
         worst = np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")
         for frame in worst[: min(BSCANS_DRAWN, int(np.isfinite(self.scores).sum()))]:
             residual = np.nan_to_num(self.residuals[frame])
             coloured = overlay(np.asarray(case.bscans[frame]), residual, scale)
-            yield f"overlays/{place}#{frame}.png", _png(coloured)
+            yield f"overlays/{place_of(case.name, f'#{frame}.png')}", _png(coloured)
 
 
 def patch_rows(
@@ -102,38 +107,35 @@ def patch_rows(
 def image_files(result: Result, scale: float) -> Files:
     """Yield an image's raw map, and the map in colours over the image."""
     assert result.residual is not None and result.picture is not None
-    place = place_of(result.name)
     coloured = overlay(as_picture(result.picture), result.residual, scale)
-    yield f"maps/{place}.tif", _float_tiff(result.residual)
-    yield f"overlays/{place}.png", _png(coloured)
+    yield f"maps/{place_of(result.name, '.tif')}", _float_tiff(result.residual)
+    yield f"overlays/{place_of(result.name, '.png')}", _png(coloured)
 
 
-def write_files(folder: Path, files: Files) -> list[str]:
-    """Write files below a folder; returns their places there.
+def write_files(folder: Path, files: Files) -> dict[str, str]:
+    """Write files below a folder; returns their places there, and the SHA-256 of each.
 
     They are neither synced nor renamed one by one, which would take longer than making them:
     whoever goes on in this folder looks at each, and syncs all before they are moved elsewhere.
     """
-    written = []
+    written = {}
     for place, data in files:
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-        written.append(place)
+        written[place] = hashlib.sha256(data).hexdigest()
     return written
 
 
-def place_of(name: str) -> str:
-    """Return a name as a path below the results, whatever it says."""
-    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
-
-
 def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:
-    """Return a map as TIFF, with its spacing in mm as ImageJ keeps it."""
+    """Return a map as TIFF, its axes and its spacing in mm as ImageJ, Fiji and napari read them."""
     import tifffile
 
     between, row, column = spacing
-    known: dict[str, Any] = {"unit": "mm", **({"spacing": between} if between else {})}
+    # Without axes tifffile takes the first of three for channels.
+    metadata: dict[str, Any] = {"axes": "ZYX"[-residual.ndim :]}
+    if row and column:
+        metadata |= {"unit": "mm", **({"spacing": between} if between else {})}
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
@@ -141,7 +143,7 @@ def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> byt
         imagej=True,
         compression="zlib",
         resolution=(1 / column, 1 / row) if row and column else None,
-        metadata=known if row and column else {},
+        metadata=metadata,
     )
     return buffer.getvalue()
 

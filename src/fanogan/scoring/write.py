@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fanogan.amounts import counted
+from fanogan.names import as_cells
 from fanogan.report import write_score_report
 from fanogan.retina import FlatVolume, Region, steps_figure
 from fanogan.scans import BadScan
@@ -30,6 +32,7 @@ from fanogan.scoring.job import COMPLETE, Journal, job_of, open_job
 from fanogan.scoring.model import Model
 from fanogan.scoring.pipeline import result_batches
 from fanogan.scoring.result import Result
+from fanogan.scoring.results_folder import digest_of, list_written
 from fanogan.scoring.table import COLUMNS, Table, row_of, write_csv
 from fanogan.scoring.volume_maps import (
     PATCH_COLUMNS,
@@ -46,6 +49,9 @@ IN_GALLERY = 60
 VOLUMES_SHOWN = 8
 
 STEPS, PATCHES = "steps.png", "patches.csv"
+TABLES = ("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json")
+WRITES = (*TABLES, "maps", "overlays", "en_face")
+"""All that may come into the folder of the results."""
 
 
 def write_results(
@@ -64,8 +70,13 @@ def write_results(
     All come into ``out`` together, at the end. Until then what is done is kept in its
     ``.unfinished``: if the scoring of files is killed, stopped, or ends with an error such as a bad
     file, the same call resumes it, with the same batches, and ends with the same results as if it
-    had never been stopped. A call with other images, another model or other settings drops it and
-    begins anew; so does any call with arrays or scans in memory, which can't be told from others.
+    had never been stopped. Where files or subjects have changed in the meantime, were added or are
+    gone, what was scored from the first of them on is scored anew. A call with other images,
+    another model or other settings drops it and begins anew; so does any call with arrays or scans
+    in memory, which can't be told from others.
+
+    What an earlier call has written into ``out`` and this one doesn't goes; other files there are
+    left alone.
 
     Args:
         model: a trained one.
@@ -82,22 +93,25 @@ def write_results(
 
     Raises:
         BadScan: an image that can't be read or scored.
-        BadFolder: another process is scoring into this folder.
+        BadFolder: another process is writing into this folder, or it holds files where results
+            would be written that no command of ours wrote.
         OSError: the folder can't be written.
     """
     out, skipped = Path(out), list[BadScan]()
     job = job_of(model, images, alpha=alpha, groups=groups, scores_only=scores_only)
-    with open_job(out, job) as (work, journal):
+    with open_job(out, job, WRITES) as (work, journal):
         writer = _Writer(model, work, journal, alpha, scores_only)
-        done = writer.restore()
-        for batch in result_batches(
-            model, images, groups=groups, skip_bad=skip_bad, on_bad=skipped.append, done=done
-        ):
-            for result in batch:
-                writer.add(result)
-                on_result(result)
-            writer.end_batch()
-        writer.finish(skip_notes(skipped))
+        inputs = () if job["images"] is None else model.preprocessing.find(images, groups)
+        done = writer.restore((each.name, each.identity) for each in inputs)
+        if not (work / COMPLETE).exists():  # else all that is left to do is to move it
+            for batch in result_batches(
+                model, images, groups=groups, skip_bad=skip_bad, on_bad=skipped.append, done=done
+            ):
+                for result in batch:
+                    writer.add(result)
+                    on_result(result)
+                writer.end_batch()
+            writer.finish(skip_notes(skipped))
         count = len(journal)
     return Table(out / "scores.csv", count)
 
@@ -112,9 +126,17 @@ class _Writer:
         self.batch: list[dict[str, Any]] = []
         self.maps: VolumeMaps | None = None
 
-    def restore(self) -> Set[str]:
-        """Take up what was done before; returns the names of it."""
+    def restore(self, inputs: Iterable[tuple[str, str]]) -> Set[str]:
+        """Take up what was done before of inputs as they are now; returns the names of it."""
         names, images, patches = set(), 0, 0
+        begun = len(self.journal)
+        changed = self.journal.take(inputs)
+        if begun and changed is not None:
+            log.warning(
+                "%s has changed, was added or is gone since this scoring was begun: what was "
+                "scored from there on is scored anew",
+                changed,
+            )
         moved = (self.work / COMPLETE).exists()
 
         def size(file: str) -> int:
@@ -134,13 +156,18 @@ class _Writer:
             patches = row.get("patches", patches)
         if (self.folder / PATCHES).exists():
             os.truncate(self.folder / PATCHES, patches)
+        if not names:
+            (self.work / STEPS).unlink(missing_ok=True)
         if names:
             log.warning("resumes after %s scored before", counted(images, "image"))
         return names
 
     def add(self, result: Result) -> None:
         """Write a result's maps and pictures; a volume's once all its B-scans have passed."""
-        row = row_of(result, self.calibration, self.alpha)
+        row = {
+            **row_of(result, self.calibration, self.alpha),
+            "input": result.scan_name or result.name,
+        }
         self.batch.append(row)
         if result.unit == "volume":
             self._add_volume(row, result)
@@ -169,7 +196,7 @@ class _Writer:
             writer = csv.DictWriter(file, PATCH_COLUMNS, lineterminator="\n")
             if file.tell() == 0:
                 writer.writeheader()
-            writer.writerows(patch_rows(volume, result, window))
+            writer.writerows(map(as_cells, patch_rows(volume, result, window)))
 
     def _add_volume(self, row: dict[str, Any], result: Result) -> None:
         row["volume"] = {
@@ -209,7 +236,7 @@ class _Writer:
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             for row in self.journal.rows("score DESC, id"):
-                writer.writerow(row)
+                writer.writerow(as_cells(row))
                 warned += bool(row["warnings"])
                 if row["unit"] == "volume":
                     volumes.append(row["volume"])
@@ -250,6 +277,12 @@ class _Writer:
             steps=steps.read_bytes() if steps.exists() else None,
             warnings=warnings,
         )
+        of_volumes = bool(volume_cases) and not self.scores_only
+        tables = TABLES if of_volumes else TABLES[:2]
+        files = (file for row in self.journal.rows() for file in row.get("files", {}).items())
+        # What images that are gone have left in this folder is not among them.
+        digests = [(name, digest_of(self.folder / name)) for name in tables]
+        list_written(self.folder, itertools.chain(digests, files))
 
 
 def skip_notes(skipped: Sequence[BadScan]) -> list[str]:

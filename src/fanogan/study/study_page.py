@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from fanogan.amounts import counted, number, percent, plural, share
+from fanogan.names import harmless
 from fanogan.recipes import Recipe
 from fanogan.report import histogram_figure
 from fanogan.storage import write_whole
@@ -76,6 +77,7 @@ def write_study_report(folder: str | Path, *, device: str = "auto") -> Path:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: harmless(value) if type(value) is str else value,  # no markup
     )
     environment.filters.update(amount=amount, signed=claims.signed, counted=counted)
     environment.filters.update(number=number, percent=percent, share=share)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import hashlib
 import io
 import json
 from collections import Counter
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fanogan.data import Normals, is_retina, seeded
+from fanogan.data import Normals, is_retina, seeded, short_hashes
 from fanogan.errors import FanoganError
-from fanogan.evaluation import masks_of
+from fanogan.evaluation import Leaks, masks_of
 from fanogan.recipes import Recipe
-from fanogan.retina import FlatSpace, is_store, prepare
+from fanogan.retina import FlatSpace, is_store, prepare, stored_volumes
+from fanogan.scans import each_scan
 from fanogan.scoring import (
     BATCH,
     Encoded,
@@ -26,6 +27,7 @@ from fanogan.scoring import (
     Model,
     frame_name,
     read,
+    read_csv,
     result_of,
     score_batch,
     score_encoded,
@@ -77,6 +79,32 @@ class StudyData:
             )
         return cls(parts["train"], parts["normal"], parts["anomalous"], parts.get("masks"))
 
+    def identities(self) -> dict[str, str]:
+        """Return digests of names, sizes and times of change of the images of each part."""
+        found = {}
+        for part, path in dataclasses.asdict(self).items():
+            if path is not None:
+                digest = hashlib.sha256()
+                for source in stored_volumes(path) if is_store(path) else each_scan(path):
+                    digest.update(repr((source.name, source.identity)).encode())
+                found[part] = digest.hexdigest()
+        return found
+
+    def check_unseen(self, normals: Normals) -> None:
+        """Refuse test images that are among the normals of training, or have both labels.
+
+        Raises:
+            BadTestSet: how many there are.
+            BadScan: an image that can't be read.
+        """
+        preprocessing = normals.preprocessing
+        leaks = Leaks(normals.seen, preprocessing.noun)
+        for label, source in enumerate((self.normal, self.anomalous)):
+            for scan in preprocessing.read(source):
+                for number, hashed in enumerate(short_hashes(preprocessing.encode(scan))):
+                    leaks.add(label, frame_name(scan, number), hashed)
+            leaks.check(label)
+
     def flattened(self, recipe: Recipe, folder: Path) -> StudyData:
         """Return the same with volumes of the retina flattened, once, in stores in ``folder``.
 
@@ -120,8 +148,7 @@ class Scored:
         Raises:
             BadStudy: Two lines can't be told apart.
         """
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = sorted(csv.DictReader(file), key=_key)
+        lines = sorted(read_csv(path), key=_key)
         key, count = Counter(map(_key, lines)).most_common(1)[0]
         if count > 1:
             raise BadStudy(

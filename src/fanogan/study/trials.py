@@ -27,7 +27,7 @@ from fanogan.evaluation import evaluate
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
 from fanogan.scoring import BATCH, Model, write_csv
-from fanogan.storage import LOCK, exclusive, write_whole
+from fanogan.storage import LOCK, exclusive, remove_unfinished, write_whole
 from fanogan.study.outcomes import outcome_of, settings_of
 from fanogan.study.rater import rate
 from fanogan.study.systems import GAN, SYSTEMS, System, fitted, in_order, system_of
@@ -89,7 +89,8 @@ def run_study(
         wanted |= {name: SYSTEMS[name] for name in system.needs}
     folder, loaded = Path(out), load_recipe(recipe)
     source = StudyData.find(Path(data))
-    _begin(folder, {"data": str(Path(data).resolve()), "recipe": loaded.to_dict()})
+    settings = {"data": str(Path(data).resolve()), "recipe": loaded.to_dict()}
+    _begin(folder, settings | {"images": source.identities()})
     source = source.flattened(loaded, folder / "prepared")
     stop = StopRequest()
 
@@ -115,6 +116,7 @@ def run_study(
     at_once = min(AT_ONCE, torch.get_num_threads()) if device_of(device).type == "cpu" else 1
     busy = BadStudy(f"{folder}: another process is making this study; wait for its end")
     with exclusive(folder / LOCK, busy), stop, shared_threads(at_once):
+        remove_unfinished(folder.rglob("*"))
         _run(todo, trials, at_once, stop)
     outcomes = [outcome_of(folder, system.name, seed) for system, seed in tasks]
     return [outcome for outcome in outcomes if outcome]
@@ -154,6 +156,13 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
         fields = [key for key in recipe if recipe[key] != before[key]]
         differing = ["data"] if settings["data"] != begun["data"] else []
         differing += [f"recipe ({', '.join(fields)})"] if fields else []
+        images, known = settings["images"], begun.get("images") or settings["images"]
+        changed = [part for part in {**known, **images} if known.get(part) != images.get(part)]
+        if changed and not differing and any(folder.glob("seed*")):
+            raise BadStudy(
+                f"{folder}: the images in {' and '.join(changed)} have changed since this study "
+                "was begun; put them back as they were, or give --out another folder"
+            )
         if differing:
             raise BadStudy(
                 f"{folder}: holds a study that was begun with other {' and '.join(differing)}; "
@@ -194,6 +203,7 @@ class _Trials:
         if seed == 0:
             for note in self.normals.notes:
                 log.warning("note: %s", describe(note))
+            data.check_unseen(self.normals)
 
     def run(self, system: System) -> None:
         """Train and test a system; what went wrong is an outcome too."""

@@ -82,7 +82,11 @@ def write_test(model: Model, images: Any, out: str | Path, *, seed: int = 0) -> 
     }
     key = json.dumps({"test": test, "seed": seed, "truth": labels}, indent=1) + "\n"
     out = Path(out)
-    if (out / KEY).exists() and (out / KEY).read_text("utf-8") != key:
+    if (out / PAGE).exists() and not (out / KEY).exists():
+        raise BadTest(
+            f"{out / PAGE}: is there without its key; move it, or give --out another folder"
+        )
+    if (out / KEY).exists() and (out / KEY).read_bytes() != key.encode():
         raise BadTest(
             f"{out / KEY}: the key of another test, without which its answers say nothing; give "
             "--out another folder"

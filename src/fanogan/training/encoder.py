@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from fanogan.models import Discriminator, Encoder, Generator, encoder_loss, encoder_terms
 from fanogan.training.run import Run
@@ -20,11 +23,11 @@ ENCODER = "encoder"
 """The name of the stage."""
 
 
-def train_encoder(E: Encoder, G: Generator, D: Discriminator, run: Run) -> None:
+def train_encoder(E: Encoder, G: Generator, D: Discriminator, run: Run) -> list[str]:
     """Train E into the latent space of a trained GAN (Eqs. 1, 2, 3: ``recipe.encoder_loss``).
 
     G and D stay bit-equal, buffers included: they run in eval mode and take no gradients.
-    Errors as for ``train_gan``.
+    Returns health warnings; errors as for ``train_gan``.
     """
     # --- networks and optimiser
     recipe, device = run.recipe, run.device
@@ -33,9 +36,24 @@ def train_encoder(E: Encoder, G: Generator, D: Discriminator, run: Run) -> None:
     E.to(device).train()
     rmsprop = TensorFlowRMSprop(E.parameters(), recipe.encoder_learning_rate)
     held_out = run.held_out.draw(run.HEALTH_IMAGES, run.random("encoder health"))
-    held_out_z = torch.randn(
+    training = run.normals.draw(run.HEALTH_IMAGES, run.random("encoder health of training"))
+    health_z = torch.randn(
         run.HEALTH_IMAGES, G.latent, generator=run.random("encoder z"), device=device
     )
+
+    @torch.no_grad()
+    def terms_of(images: Tensor) -> dict[str, float]:
+        with statistics_untouched(E):
+            found = encoder_terms(recipe.encoder_loss, E, G, D, images, health_z)
+        return {name: float(value) for name, value in found.items()}
+
+    def warnings(seen: Mapping[str, float], unseen: Mapping[str, float]) -> list[str]:
+        return [
+            warning
+            for name in ("image", "feature")
+            if name in seen
+            for warning in stage.warn_of_overfit(name, seen[name], unseen[name])
+        ]
 
     stage = Stage(ENCODER, run, {"encoder": E, "rmsprop": rmsprop})
     with frozen(G, D), stage:
@@ -56,12 +74,10 @@ def train_encoder(E: Encoder, G: Generator, D: Discriminator, run: Run) -> None:
 
             # --- health
             if stage.is_due(update):
-                means = stage.means()
-                with torch.no_grad(), statistics_untouched(E):
-                    held = encoder_terms(recipe.encoder_loss, E, G, D, held_out, held_out_z)
-                stage.report(
-                    update, means | {f"{name}_held_out": float(v) for name, v in held.items()}
-                )
+                means, unseen = stage.means(), terms_of(held_out)
+                figures = means | {f"{name}_held_out": value for name, value in unseen.items()}
+                late = update >= 0.2 * stage.steps
+                stage.report(update, figures, warnings=warnings(means, unseen) if late else [])
 
         if recipe.reestimate_batch_norm and stage.first < stage.steps:
             random = run.random("statistics of E")
@@ -72,3 +88,5 @@ def train_encoder(E: Encoder, G: Generator, D: Discriminator, run: Run) -> None:
         share_buffers(E, run.fabric)
         stage.finish()
     E.eval()
+    with frozen(G, D):
+        return warnings(terms_of(training), terms_of(held_out))

@@ -63,23 +63,25 @@ class ReconstructionHealth:
         """
         self.networks, self.reconstruct, self.samples = networks, reconstruct, samples
         self.held_out = run.held_out.draw(run.HEALTH_IMAGES, run.random("joint health"))
-        training = run.normals.draw(run.HEALTH_IMAGES, run.random("joint diversity"))
-        self.real_diversity = diversity(training)
+        self.training = run.normals.draw(run.HEALTH_IMAGES, run.random("joint diversity"))
+        self.real_diversity = diversity(self.training)
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
-        """Return the image residual of held-out normals, and the diversity of G's images."""
+        """Return image residuals of training and held-out normals, and G's images' diversity."""
         with statistics_untouched(*self.networks):
+            seen = image_residual(self.training, self.reconstruct(self.training))
             x_hat = self.reconstruct(self.held_out)
             images = {"reconstruction_diversity": x_hat}
             if self.samples:
                 images["diversity"] = self.samples()
-        residual = float(image_residual(self.held_out, x_hat).mean())
+        unseen = image_residual(self.held_out, x_hat)
         real = self.real_diversity
         ratios = {
             name: diversity(each) / real if real > 0 else 1.0 for name, each in images.items()
         }
-        return {"image_held_out": residual, **ratios}
+        residuals = {"image_seen": float(seen.mean()), "image_held_out": float(unseen.mean())}
+        return residuals | ratios
 
     def report(self, stage: Stage, step: int) -> None:
         """Report figures, warnings and a grid of images, where they are due after this step."""
@@ -95,7 +97,8 @@ class ReconstructionHealth:
 
     def warnings(self, figures: Mapping[str, float], stage: Stage) -> list[str]:
         """Return plain warnings; they mean something once a fifth of the training has passed."""
-        return [
+        seen, unseen = figures["image_seen"], figures["image_held_out"]
+        return stage.warn_of_overfit("image", seen, unseen) + [
             warning
             for name, images in (("diversity", "samples"), ("reconstruction_diversity", "x̂"))
             if figures.get(name, 1.0) < 0.5

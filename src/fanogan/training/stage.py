@@ -192,6 +192,19 @@ class Stage:
             "sample grids, and train longer or with a lower gan_learning_rate",
         )
 
+    def warn_of_overfit(self, residual: str, seen: float, unseen: float) -> list[str]:
+        """Warn where held-out normals have a much higher residual than those of training.
+
+        Where the encoder learns more than its images, the two differ by a few per cent.
+        """
+        if unseen <= 1.5 * seen:
+            return []
+        return self.warn(
+            f"overfit {residual}",
+            f"the encoder overfits: the {residual} residual of training normals is {seen:.2g} and "
+            f"that of held-out normals {unseen:.2g}; more normals, or a shorter recipe",
+        )
+
     def grid_is_due(self, step: int, grids: int) -> bool:
         """Tell whether a grid of images is written after this step, so many over the stage."""
         every = -(-self.steps // grids)

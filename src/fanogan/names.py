@@ -1,0 +1,93 @@
+r"""Names as text that does no harm where it is written: in a table, on a page, a terminal, a disk.
+
+On Linux a file's name may hold any bytes but 0 and '/'. What isn't plain text is written as `\xNN`,
+a byte that isn't UTF-8, or `\uNNNN`, a control character or one that changes the direction of
+reading. Where a name is to be read back, a backslash is written twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# Control characters, line and paragraph separators, marks and overrides of the direction, and
+# surrogates, as which Python has the bytes of a name that aren't UTF-8.
+_HARMFUL = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
+_FORMULA = tuple("=+-@'＝＋－＠")  # noqa: RUF001
+LONGEST = 255
+"""Bytes of a name in a folder."""
+LONGEST_PATH = 2048
+"""Bytes of a path below a folder of results, half of what Linux allows in all."""
+
+
+def harmless(text: str) -> str:
+    """Return text on one line that controls no terminal, and that any encoding takes."""
+    return _HARMFUL.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return rf"\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else rf"\u{code:04x}"
+
+
+def reversible(name: str) -> str:
+    """Return a name as `harmless`, so that it can be read back."""
+    return harmless(name.replace("\\", "\\\\"))
+
+
+def as_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of a CSV with texts that no spreadsheet takes for a formula.
+
+    As OWASP recommends against CSV injection, a quote goes before '=', '+', '-' and '@'; numbers
+    stay as they are.
+    """
+    return {key: as_cell(value) if isinstance(value, str) else value for key, value in row.items()}
+
+
+def as_cell(text: str) -> str:
+    """Return a text as `as_cells` does."""
+    text = reversible(text)
+    with contextlib.suppress(ValueError):
+        float(text)
+        return text
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def of_cell(text: str) -> str:
+    """Return the text that `as_cell` was given."""
+
+    def original(match: re.Match[str]) -> str:
+        kind, digits = match[1][0], match[1][1:]
+        if kind == "\\":
+            return kind
+        return chr(int(digits, 16) + (0xDC00 if kind == "x" else 0))
+
+    return _ESCAPED.sub(original, text.removeprefix("'"))
+
+
+def place_of(name: str, suffix: str = "") -> str:
+    """Return a name as a path below a folder, whatever it says and however long it is.
+
+    A part of more bytes than a file system takes is cut, and '~' and a digest of it follow.
+    """
+    parts = [reversible(part) for part in name.split("/") if part not in ("", ".", "..")] or [""]
+    *folders, last = parts
+    places = [*(_shortened(folder) for folder in folders), _shortened(last, suffix)]
+    if len("/".join(places).encode()) > LONGEST_PATH:
+        places = [_digest("/".join(folders)), places[-1]]
+    return "/".join(places)
+
+
+def _shortened(part: str, suffix: str = "") -> str:
+    if len((part + suffix).encode()) <= LONGEST:
+        return part + suffix
+    end = f"~{_digest(part)}{suffix}"
+    return part.encode()[: LONGEST - len(end)].decode(errors="ignore") + end
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
