@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
@@ -15,6 +16,7 @@ import pytest
 
 from fanogan.detectors import Detector, untrained
 from fanogan.report import model_card
+from fanogan.scans import BadScan
 from fanogan.scoring import about_model, results, row_of, statement_of
 from fanogan.storage import BadFolder, _with_checksum, write_model_folder
 
@@ -70,8 +72,9 @@ def check(folder: Path, name: str, count: int | None) -> None:
             continue
         model_card(model.to_dict()), about_model(model), statement_of(model, 0.05), untrained(model)
         if not model.preprocessing.retina:
-            for result in results(model, IMAGES):
-                row_of(result, model.calibration, 0.05)
+            with contextlib.suppress(BadScan):  # of other channels than the forged model's
+                for result in results(model, IMAGES):
+                    row_of(result, model.calibration, 0.05)
     assert refused > len(every if count is None else range(count)) / 4
 
 

@@ -292,7 +292,7 @@ class Preprocessing:
         """Make it again from what ``to_dict`` returned.
 
         Raises:
-            ValueError: sizes that no image has.
+            ValueError: sizes or a pixel type that no image has.
         """
         window = tuple(values["window"]) if values["window"] else None
         view = values.get("retina")
@@ -303,6 +303,8 @@ class Preprocessing:
         blocks_of(size)
         if not 0 < values["channels"] <= MOST_CHANNELS or min(window or (1,)) < 1:
             raise ValueError(f"no image has {values['channels']} channels or the window {window}")
+        if values["depth"] not in ("uint8", "uint16", "int16", "float32"):
+            raise ValueError(f"no image has pixels of type {values['depth']}")
         return cls(**{**values, "window": window, "image_size": size, "retina": view})
 
 

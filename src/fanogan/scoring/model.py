@@ -204,7 +204,7 @@ def read_model(folder: str | Path) -> ModelFile:
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
             calibration=Calibration.from_dict(values["calibration"]),
             profile=Profile.from_dict(values.get("profile") or values["familiar"]),
-            constants=constants,
+            constants={name: float(value) for name, value in constants.items()},
             provenance={
                 **{key: values[key] for key in ("fingerprint", "warnings", "seed")},
                 "steps": values.get("steps", {}),
