@@ -15,7 +15,6 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.retina import FlatVolume
 from fanogan.scans import Note, Scan
 
 BINS = 64
@@ -133,8 +132,7 @@ class Profile:
         else:
             within = zip(size, (self.rows, self.columns), strict=True)
             inside = all(low <= side <= high for side, (low, high) in within)
-        # A flat volume has any width, and the height that the model wants.
-        if not inside and not isinstance(scan, FlatVolume):
+        if not inside and scan.has_size:
             yield SizeUnseen(size, self.sizes, self.rows, self.columns)
         if dtype not in self.dtypes:
             yield BitDepthUnseen(dtype, self.dtypes)

@@ -63,6 +63,11 @@ class FlatVolume(Scan):
             ]
         )
 
+    @property
+    def has_size(self) -> bool:
+        """No: it has any width, and the height that the model wants."""
+        return False
+
     def original(self, frame: int) -> NDArray[np.uint8]:
         """Return a recorded B-scan, its grey values normalised: (rows, columns) uint8."""
         return np.asarray(self.bscans[frame])

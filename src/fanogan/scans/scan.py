@@ -108,6 +108,11 @@ class Scan:
         """The number of channels: 1 for grey."""
         return int(self.pixels.shape[3]) if self.pixels.ndim == 4 else 1
 
+    @property
+    def has_size(self) -> bool:
+        """Whether rows and columns are those of the recording, to be held against others'."""
+        return True
+
     def usable_windows(
         self, window: tuple[int, int], min_fraction: float
     ) -> NDArray[np.bool_] | None:
