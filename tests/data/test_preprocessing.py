@@ -12,7 +12,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from fanogan.data.preprocessing import GreyRangeDoubtful, Preprocessing, single_images
+from fanogan.data.preprocessing import GreyRangeDoubtful, Preprocessing
 from fanogan.recipes.recipe import Recipe, load_recipe
 from fanogan.scans import BadScan, Note, Scan, read_scan, read_scans
 
@@ -134,7 +134,7 @@ def test_bits_in_use_are_those_of_the_whole_array_or_file(tmp_path: Path) -> Non
     stack[1] //= 300  # a dark picture among others of 16 bits
     np.save(tmp_path / "stack.npy", stack)
     for source in (stack, [*stack], tmp_path / "stack.npy"):
-        for index, each in enumerate(single_images(read_scans(source))):
+        for index, each in enumerate(read_scans(source)):
             expected = np.round(stack[index] / 257)
             assert np.abs(preprocessing.encode(each)[0, 0] - expected).max() <= 1
             assert not [*preprocessing.doubts(each)]

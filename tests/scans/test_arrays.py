@@ -85,9 +85,12 @@ def test_several_arrays_need_a_key(tmp_path: Path) -> None:
         read_scan(path)
     with pytest.raises(BadScan, match="has no array 'val'"):
         read_scan(path, key="val")
-    (scan,) = read_scans(f"{path}:train")
+    scan = read_scan(f"{path}:train")
     assert scan.name == "two.npz:train"
     np.testing.assert_array_equal(scan.pixels, STACK)
+    scans = list(read_scans(f"{path}:train"))
+    assert [scan.name for scan in scans] == [f"two.npz:train#{i}" for i in range(5)]
+    np.testing.assert_array_equal(np.concatenate([scan.pixels for scan in scans]), STACK)
 
 
 @pytest.mark.parametrize(

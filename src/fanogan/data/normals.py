@@ -15,11 +15,11 @@ import torch
 from fanogan.amounts import counted
 from fanogan.calibration import ALPHA, Profile, ProfileBuilder, held_out_needed, split_subjects
 from fanogan.data.patches import Patches
-from fanogan.data.preprocessing import Preprocessing, single_images
+from fanogan.data.preprocessing import Preprocessing
 from fanogan.data.seen import Seen, digest_of
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, FlatVolume
-from fanogan.scans import BadScan, Note, Scan, each_scan, is_array_like, read_scan, read_scans
+from fanogan.scans import BadScan, Note, Scan, each_scan, is_array_like, read_scans, scans_of
 
 FEW_IMAGES = 200
 FEW_SUBJECTS = 10
@@ -237,7 +237,7 @@ def _read(
 
         space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
         return read_volumes(source, space, groups=groups, skip_bad=skip_bad, on_bad=on_bad)
-    return single_images(read_scans(source, groups, skip_bad, on_bad=on_bad))
+    return read_scans(source, groups, skip_bad, on_bad=on_bad)
 
 
 def is_retina(source: Any, groups: str | None) -> bool:
@@ -253,7 +253,7 @@ def is_retina(source: Any, groups: str | None) -> bool:
             return True
     for found in each_scan(source, groups):
         try:
-            return read_scan(found.path, parts=found.parts, key=found.key).is_retina
+            return next(scans_of(found)).is_retina
         except BadScan:  # reading all of them will say so
             continue
     return False

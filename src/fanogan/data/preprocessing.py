@@ -137,8 +137,7 @@ class Preprocessing:
             return self.retina.read(
                 source, groups=groups, skip_bad=skip_bad, on_bad=on_bad, done=done
             )
-        scans = read_scans(source, groups, skip_bad, on_bad=on_bad, workers=workers, done=done)
-        return (scan for scan in single_images(scans) if scan.name not in done)
+        return read_scans(source, groups, skip_bad, on_bad=on_bad, workers=workers, done=done)
 
     def encode(self, scan: Scan) -> np.ndarray:
         """Encode a scan as it is kept in memory: (frames, C, H, W), uint8 or uint16.
@@ -306,27 +305,6 @@ class Preprocessing:
         if values["depth"] not in ("uint8", "uint16", "int16", "float32"):
             raise ValueError(f"no image has pixels of type {values['depth']}")
         return cls(**{**values, "window": window, "image_size": size, "retina": view})
-
-
-def single_images(scans: Iterator[Scan]) -> Iterator[Scan]:
-    """Yield volumes as they are, and each image of an array file as a scan of its own.
-
-    Each is a subject of its own too, unless the file has a subject's name.
-    """
-    for scan in scans:
-        if scan.is_volume or len(scan.pixels) == 1:
-            yield scan
-            continue
-        highest = int(scan.pixels.max()) if scan.pixels.dtype.kind in "ui" else None
-        for frame in range(len(scan.pixels)):
-            yield dataclasses.replace(
-                scan,
-                pixels=scan.pixels[frame : frame + 1],
-                name=f"{scan.name}#{frame}",
-                group=f"{scan.group}#{frame}" if scan.group == scan.name else scan.group,
-                highest=highest,
-                member=(scan.name, frame),
-            )
 
 
 def _highest(scan: Scan) -> int:

@@ -26,7 +26,7 @@ from fanogan.scans.notes import (
     note_from_json,
     note_to_json,
 )
-from fanogan.scans.read import good_ones, read_scan, read_scans, silence_decoders
+from fanogan.scans.read import good_ones, read_scan, read_scans, scans_of, silence_decoders
 from fanogan.scans.scan import (
     UNKNOWN_SPACING,
     Affine,
@@ -86,6 +86,7 @@ __all__ = [
     "read_scan",
     "read_scans",
     "read_volume",
+    "scans_of",
     "silence_decoders",
     "stack_bscans",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeGuard
 
@@ -15,6 +16,7 @@ from fanogan.scans.scan import (
     BadScan,
     Pixels,
     Scan,
+    Whole,
     channels_are_equal,
     check_dtype,
     check_finite,
@@ -27,60 +29,187 @@ from fanogan.scans.scan import (
 
 _CHANNELS = (1, 3, 4)
 
+PIECE_BYTES = 32_000_000
+"""Bytes of an array file that are decoded at a time, or else one image."""
 
-def read_npy(path: Path) -> Scan:
-    """Read a .npy of (rows, columns), (rows, columns, C), (N, rows, columns) or with C last too.
+_READ_BYTES = 1 << 20
+_PASSES = 16
+"""Pieces at most of an array in Fortran's order, for each of which all of it is read."""
+
+
+class ArrayFile:
+    """A .npy, or an array of a .npz, that is read in pieces.
+
+    Attributes:
+        label: What messages call it.
+        shape: Frames, rows, columns and channels.
+    """
+
+    def __init__(self, path: Path, key: str | None = None):
+        """Read the header, and find it harmless.
+
+        Args:
+            path: The file: an array of (rows, columns), (rows, columns, C), (N, rows, columns) or
+                with C last too.
+            key: The array's name in a .npz where there are several.
+
+        Raises:
+            BadScan: Damaged, too large, no plain numbers, a shape that is none of these; or there
+                is no such array, or several and no key.
+        """
+        self.path, self.key = path, key
+        with self._opened() as (file, self.label, size):
+            version = npy_format.read_magic(file)
+            if version == (1, 0):
+                shape, self.is_fortran, self.dtype = npy_format.read_array_header_1_0(file)
+            elif version == (2, 0):
+                shape, self.is_fortran, self.dtype = npy_format.read_array_header_2_0(file)
+            else:
+                raise BadScan(f"{self.label} holds named fields: save plain integers or floats")
+            check_dtype(self.label, self.dtype)
+            self.shape = frames, rows, columns, channels = _layout(self.label, shape)
+            self.frame_bytes = rows * columns * channels * self.dtype.itemsize
+            check_size(self.label, rows, columns, frames, channels * self.dtype.itemsize)
+            self.offset = file.tell()
+            if size - self.offset < frames * self.frame_bytes:
+                raise damaged(self.label, "an array")
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[IO[bytes], str, int]]:
+        """Open it; yields what messages call it and its bytes too."""
+        path, key = self.path, self.key
+        with path.open("rb") as file:
+            if file.read(2) != b"PK":
+                file.seek(0)
+                yield file, str(path), path.stat().st_size
+                return
+            with zipfile.ZipFile(file) as archive:
+                names = archive.namelist()
+                keys = sorted(n.removesuffix(".npy") for n in names if n.endswith(".npy"))
+                if not keys:
+                    raise BadScan(f"{path} holds no arrays: save one with numpy.savez")
+                if key not in keys and (key is not None or len(keys) > 1):
+                    problem = "holds several arrays" if key is None else f"has no array {key!r}"
+                    raise BadScan(
+                        f"{path} {problem} ({', '.join(keys)}): "
+                        f"write {path.name}:KEY, as {path.name}:{keys[0]}"
+                    )
+                key = keys[0] if key is None else key
+                info = archive.getinfo(f"{key}.npy")
+                with archive.open(info) as member:
+                    yield member, f"{path}:{key}", info.file_size
+
+    @property
+    def step(self) -> int:
+        """How many frames are a piece."""
+        step = max(1, PIECE_BYTES // self.frame_bytes)
+        # In Fortran's order each piece takes the whole file's length to read.
+        return max(step, -(-self.shape[0] // _PASSES)) if self.is_fortran else step
+
+    def pieces(self, step: int, start: int = 0) -> Iterator[Pixels]:
+        """Yield (frames, rows, columns[, channels]), up to `step` frames at a time.
+
+        Args:
+            step: How many.
+            start: The first frame; those before are passed over.
+
+        Raises:
+            BadScan: It is shorter than its header says.
+        """
+        frames, *sides = self.shape
+        plain = sides if sides[-1] > 1 else sides[:-1]
+        with self._opened() as (file, _, _):
+            for first in range(start, frames, step):
+                count = min(step, frames - first)
+                if self.is_fortran:
+                    file.seek(self.offset)
+                    piece = self._across(file, first, count).T.reshape(count, *plain)
+                else:
+                    file.seek(self.offset + first * self.frame_bytes)
+                    piece = self._next(file, (count, *plain))
+                yield piece
+
+    def _across(self, file: IO[bytes], first: int, count: int) -> Pixels:
+        """Return frames (channels, columns, rows, count) of an array in Fortran's order."""
+        frames, rows, columns, channels = self.shape
+        lines = rows * columns * channels
+        piece = np.empty((lines, count), self.dtype)
+        step = max(1, PIECE_BYTES // (frames * self.dtype.itemsize))
+        for line in range(0, lines, step):
+            held = self._next(file, (min(step, lines - line), frames))
+            piece[line : line + step] = held[:, first : first + count]
+        return piece.reshape(channels, columns, rows, count)
+
+    def _next(self, file: IO[bytes], shape: tuple[int, ...]) -> Pixels:
+        """Read the next values, in C's order."""
+        values = np.empty(shape, self.dtype)
+        room = values.reshape(-1).view(np.uint8)
+        for start in range(0, len(room), _READ_BYTES):
+            part = room[start : start + _READ_BYTES]
+            held = file.read(len(part))
+            if len(held) < len(part):
+                raise damaged(self.label, "an array")
+            part[:] = np.frombuffer(held, np.uint8)
+        return values
+
+
+def read_array(path: Path, key: str | None = None) -> Scan:
+    """Read all of a .npy, or of an array of a .npz, as `ArrayFile` takes it.
 
     Returns:
         (N, rows, columns[, channels]): each frame is an image of its own.
 
     Raises:
-        BadScan: Damaged, too large, no plain numbers, or a shape that is none of these.
+        BadScan: As `ArrayFile`.
     """
-    with path.open("rb") as file:
-        return _read_array(file, str(path), path.stat().st_size)
+    array = ArrayFile(path, key)
+    (pixels,) = array.pieces(array.shape[0])
+    return Scan(pixels)
 
 
-def read_npz(path: Path, key: str | None = None) -> Scan:
-    """Read one array of a .npz as `read_npy` does; `key` names it where there are several.
+def array_images(
+    path: Path, key: str | None, name: str, group: str, done: Set[str] = frozenset()
+) -> Iterator[Scan]:
+    """Read an array file in pieces, and yield each image as a scan of its own.
+
+    A first reading decides what is decided for the file as a whole. Each image is a subject of its
+    own too, unless the file has a subject's name.
+
+    Args:
+        path: The file.
+        key: The array's name in a .npz.
+        name: The file's name; the images' are NAME#0, NAME#1 …, where there are several.
+        group: The file's subject.
+        done: Names of images to leave out; a file of which all are left out is not decoded.
 
     Raises:
-        BadScan: As `read_npy`, or there is no such array, or several and no key.
+        BadScan: As `ArrayFile` and `Whole.of`.
     """
-    with zipfile.ZipFile(path) as archive:
-        keys = sorted(n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy"))
-        if not keys:
-            raise BadScan(f"{path} holds no arrays: save one with numpy.savez")
-        if key not in keys and (key is not None or len(keys) > 1):
-            problem = "holds several arrays" if key is None else f"has no array {key!r}"
-            raise BadScan(
-                f"{path} {problem} ({', '.join(keys)}): "
-                f"write {path.name}:KEY, as {path.name}:{keys[0]}"
-            )
-        key = keys[0] if key is None else key
-        info = archive.getinfo(f"{key}.npy")
-        with archive.open(info) as file:
-            return _read_array(file, f"{path}:{key}", info.file_size)
+    array = ArrayFile(path, key)
+    frames, step = array.shape[0], array.step
 
+    def member(of: str, frame: int) -> str:
+        return f"{of}#{frame}" if frames > 1 else of
 
-def _read_array(file: IO[bytes], label: str, size: int) -> Scan:
-    """Read one array in numpy's format, after its header has been found harmless."""
-    version = npy_format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = npy_format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, dtype = npy_format.read_array_header_2_0(file)
-    else:
-        raise BadScan(f"{label} holds named fields: save plain integers or floats")
-    check_dtype(label, dtype)
-    frames, rows, columns, channels = _layout(label, shape)
-    check_size(label, rows, columns, frames, channels * dtype.itemsize)
-    if size - file.tell() < frames * rows * columns * channels * dtype.itemsize:
-        raise damaged(label, "an array")
-    file.seek(0)
-    pixels: Pixels = npy_format.read_array(file, allow_pickle=False)
-    sides = (frames, rows, columns)
-    return Scan(pixels.reshape(sides if channels == 1 else (*sides, channels)))
+    start = next((frame for frame in range(frames) if member(name, frame) not in done), None)
+    if start is None:
+        return
+    kept = [*array.pieces(step)] if frames <= step else None
+    whole = Whole.of(array.label, kept or array.pieces(step))
+    start = 0 if kept else start
+    for piece in kept or array.pieces(step, start):
+        pixels, notes = whole.finish(array.label, piece)
+        for frame, image in enumerate(pixels, start):
+            if member(name, frame) not in done:
+                yield Scan(
+                    image[np.newaxis],
+                    name=member(name, frame),
+                    group=member(group, frame) if group == name else group,
+                    notes=notes,
+                    highest=whole.highest,
+                    member=(name, frame) if frames > 1 else None,
+                )
+        start += len(pixels)
 
 
 def _layout(label: str, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fanogan.scans.scan import (
     Spacing,
     check_dtype,
     check_size,
+    damaged,
     known_length,
 )
 
@@ -72,8 +74,15 @@ def read_nifti(path: Path) -> Scan:
             pair = {"header": FileHolder(fileobj=file), "image": FileHolder(str(pixels))}
             image: Any = (Nifti2Pair if is_second else Nifti1Pair).from_file_map(pair)
         else:
+            pixels = None
             image = (Nifti2Image if is_second else Nifti1Image).from_stream(file)
         rows, columns, slices = _sides(str(path), image)
+        # Else nibabel makes room for all that is declared. Seeking decompresses piece by piece.
+        with pixels.open("rb") if pixels else nullcontext(file) as stored:
+            count = rows * columns * slices * image.get_data_dtype().itemsize
+            stored.seek(image.dataobj.offset + count - 1)
+            if not stored.read(1):
+                raise damaged(str(path), "a NIfTI image")
         values: Pixels = np.asarray(image.dataobj)
         # gzip compares its checksum when it meets the end, which the pixels alone do not reach.
         file.read(_BYTES_AFTER_PIXELS)

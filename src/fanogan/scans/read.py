@@ -8,12 +8,13 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from fanogan.scans.arrays import array_scans, is_array_like, read_npy, read_npz
+from fanogan.scans.arrays import array_images, array_scans, is_array_like, read_array
 from fanogan.scans.dicom import read_dicom
 from fanogan.scans.find import ScanSource, each_scan, split_key
 from fanogan.scans.gather import extension
@@ -46,8 +47,6 @@ _READERS: dict[str, Callable[[Path], Scan]] = {
     "TIFF": read_tiff,
     "DICOM": read_dicom,
     "NIfTI": read_nifti,
-    "npy": read_npy,
-    "npz": read_npz,
     "Heidelberg XML": read_heidelberg,
     "vol": read_vol,
     "E2E": read_e2e,
@@ -57,6 +56,7 @@ _BY_EXTENSION = {
     **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
     **{".xml": "Heidelberg XML", ".vol": "vol", ".e2e": "E2E"},
 }
+_ARRAYS = ("npy", "npz")
 _EXTRAS = {"DICOM": "dicom", "NIfTI": "nifti", "vol": "oct", "E2E": "oct"}
 _DECODERS = ("PIL", "eyepy", "nibabel", "pydicom", "tifffile")
 _WITH_PATIENT = ("DICOM", "Heidelberg XML", "vol", "E2E")
@@ -92,17 +92,44 @@ def read_scan(
         path, key = split_key(path)
     label = str(path) if key is None else f"{path}:{key}"
     name = name or Path(label).name
-    kind = "an image"
-    try:
+    with _explained(label, "an image"):
         kind = format_of(path)
+    with _explained(label, kind):
         if parts:
             scan = read_series(parts)
         else:
-            scan = read_npz(path, key) if kind == "npz" else _READERS[kind](path)
+            scan = read_array(path, key) if kind in _ARRAYS else _READERS[kind](path)
         if as_stored:
             check(scan, label)
             return replace(scan, name=name, group=group or name)
         return finish(scan, label, name, group or name, may_be_constant=may_be_constant)
+
+
+def scans_of(source: ScanSource, done: Set[str] = frozenset()) -> Iterator[Scan]:
+    """Read one scan, or each image of an array file: (N, rows, columns) of any size, in pieces.
+
+    Args:
+        source: As `find_scans` gives it.
+        done: Names of images to leave out.
+
+    Raises:
+        BadScan: The file cannot be used.
+    """
+    path, key, name, group = source.path, source.key, source.name, source.group
+    with _explained(str(path), "an image"):
+        kind = format_of(path)
+    if kind in _ARRAYS:
+        with _explained(str(path) if key is None else f"{path}:{key}", kind):
+            yield from array_images(path, key, name, group, done)
+    else:
+        yield read_scan(path, name, group, key, parts=source.parts)
+
+
+@contextmanager
+def _explained(label: str, kind: str) -> Iterator[None]:
+    """Raise what a decoder or the system raises as a `BadScan` that names the file."""
+    try:
+        yield
     except BadScan:
         raise
     except ImportError as error:
@@ -126,7 +153,7 @@ def read_scans(
     workers: int = 2,
     done: Set[str] = frozenset(),
 ) -> Iterator[Scan]:
-    """Read many scans, in order, a few files ahead.
+    """Read many scans, in order, a few files ahead; each image of an array file is a scan.
 
     Args:
         source: What `find_scans` takes; or an array, a tensor, or a list of arrays, as
@@ -135,8 +162,9 @@ def read_scans(
         skip_bad: Skip files that cannot be used, with a warning in the log.
         on_bad: Called with the error of each file skipped, and with a sentence on files without an
             image, which are passed over with a warning in the log.
-        workers: Threads that read ahead; at most `workers` + 1 files wait in memory.
-        done: Names of files to leave out, since they were used before.
+        workers: Threads that read ahead; at most `workers` + 1 files wait in memory, array files
+            by their first pieces.
+        done: Names of scans to leave out, since they were used before.
 
     Raises:
         BadScan: Nothing found; a bad file, unless `skip_bad`; or nothing but bad files.
@@ -144,10 +172,12 @@ def read_scans(
     if is_array_like(source):
         if groups is not None:
             raise BadScan("groups name the subjects of files: leave them out for arrays")
-        return good_ones(array_scans(source), skip_bad, on_bad)
+        images = good_ones(array_scans(source), skip_bad, on_bad)
+        return (image for image in images if image.name not in done)
     sources = each_scan(source, groups, on_bad)
     found = (each for each in sources if each.name not in done)
-    return good_ones(_read_ahead(found, max(workers, 1)), skip_bad, on_bad, before=len(done))
+    read = _read_ahead(found, max(workers, 1), done)
+    return good_ones(read, skip_bad, on_bad, before=len(done))
 
 
 def silence_decoders() -> None:
@@ -195,22 +225,28 @@ def _unreadable(label: str, kind: str, error: OSError) -> BadScan:
     return damaged(label, kind)
 
 
-def _read_ahead(sources: Iterator[ScanSource], workers: int) -> Iterator[Scan | BadScan]:
-    """Read files by a few threads, and yield them in the order given."""
+def _read_ahead(
+    sources: Iterator[ScanSource], workers: int, done: Set[str]
+) -> Iterator[Scan | BadScan]:
+    """Read files by a few threads, and yield their scans in the order given."""
 
-    def read(source: ScanSource) -> Scan | BadScan:
+    def results(source: ScanSource) -> Iterator[Scan | BadScan]:
         try:
-            return read_scan(source.path, source.name, source.group, source.key, parts=source.parts)
+            yield from scans_of(source, done)
         except BadScan as error:
-            return error
+            yield error
+
+    def read(source: ScanSource) -> Iterator[Scan | BadScan]:
+        found = results(source)
+        return chain([*islice(found, 1)], found)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="read-scan")
     try:
         waiting = deque(pool.submit(read, source) for source in islice(sources, workers))
         while waiting:
-            result = waiting.popleft().result()
+            found = waiting.popleft().result()
             waiting.extend(pool.submit(read, source) for source in islice(sources, 1))
-            yield result
+            yield from found
     finally:
         # Without waiting: an abandoned iterator in a reference cycle is closed by the garbage
         # collector, whose thread may hold a lock that a decoder waits for.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
@@ -302,6 +302,56 @@ def check(scan: Scan, label: str) -> None:
     check_dtype(label, scan.pixels.dtype)
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What is decided for all pixels of a file, in whatever pieces they are read.
+
+    Attributes:
+        low: The least value of integers wider than 16 bits; 0 for other dtypes.
+        high: The greatest of them.
+        is_grey: Whether there are three channels, and they are equal.
+        highest: The greatest integer that the pixels become; None where they become floats.
+    """
+
+    low: int
+    high: int
+    is_grey: bool
+    highest: int | None
+
+    @classmethod
+    def of(cls, label: str, pieces: Iterable[Pixels], *, may_be_constant: bool = False) -> Whole:
+        """Decide it from pieces (frames, rows, columns[, channels]), each seen once.
+
+        Raises:
+            BadScan: NaN or infinity, or one value everywhere unless `may_be_constant`.
+        """
+        extremes = list[Any]()
+        is_constant = is_grey = True
+        first = None
+        for piece in pieces:
+            pixels, _ = drop_alpha(label, piece)
+            first = np.array(pixels[0, 0, 0]) if first is None else first
+            extremes += [pixels.min(), pixels.max()]  # both are NaN where any pixel is
+            is_constant = is_constant and all(bool((frame == first).all()) for frame in pixels)
+            is_grey = is_grey and pixels.ndim == 4 and channels_are_equal(pixels)
+        stored = np.array(extremes)
+        low, high = wide_range(stored) or (0, 0)
+        converted = convert(stored, low, high)
+        check_finite(label, converted, stored)
+        if is_constant and not may_be_constant:
+            problem = "has the same value in every pixel, so there is nothing to learn or score"
+            raise unusable(f"{label} {problem}")
+        highest = int(converted.max()) if converted.dtype.kind in "ui" else None
+        return cls(low, high, is_grey, highest)
+
+    def finish(self, label: str, piece: Pixels) -> tuple[Pixels, tuple[Note, ...]]:
+        """Return a piece without alpha, grey where channels are equal, in the dtype to keep."""
+        pixels, notes = drop_alpha(label, piece)
+        if self.is_grey:
+            pixels, notes = pixels[..., 0], (*notes, GreyStoredAsColour())
+        return np.ascontiguousarray(convert(pixels, self.low, self.high)), notes
+
+
 def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bool = False) -> Scan:
     """Name what a reader returned, and check it; `label` is what messages call it.
 
@@ -313,18 +363,11 @@ def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bo
             `may_be_constant`, as in a mask.
     """
     check(scan, label)
-    pixels, notes = drop_alpha(label, scan.pixels)
-    stored = pixels
-    pixels = convert(stored, *(wide_range(stored) or (0, 0)))
-    check_finite(label, pixels, stored)
-    if not may_be_constant and is_constant(pixels):
-        problem = "has the same value in every pixel, so there is nothing to learn or score"
-        raise unusable(f"{label} {problem}")
-    if pixels.ndim == 4 and channels_are_equal(pixels):
-        pixels, notes = pixels[..., 0], (*notes, GreyStoredAsColour())
+    whole = Whole.of(label, [scan.pixels], may_be_constant=may_be_constant)
+    pixels, notes = whole.finish(label, scan.pixels)
     if scan.is_volume and not may_be_constant:
         notes = (*notes, *empty_frames_note(pixels))
-    pixels, notes = np.ascontiguousarray(pixels), (*scan.notes, *notes)
+    notes = (*scan.notes, *notes)
     return replace(scan, pixels=pixels, name=name, group=group, notes=notes)
 
 
