@@ -1,6 +1,8 @@
 """Numpy files, arrays and tensors."""
 
 import io
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fanogan.scans import BadScan, Scan, is_array_like, read_scan, read_scans
+from fanogan.scans import BadScan, Scan, arrays, is_array_like, read_scan, read_scans
 
 STACK = np.random.default_rng(0).integers(0, 256, (5, 12, 10), dtype=np.uint8)
 COLOUR = np.random.default_rng(1).integers(0, 256, (5, 12, 10, 3), dtype=np.uint8)
@@ -136,6 +138,97 @@ def test_a_header_alone_decides_what_is_too_large(
     for name in ("bomb.npy", "bomb.npz"):
         with pytest.raises(BadScan, match=rf"{name}.*{message}"):
             read_scan(tmp_path / name)
+
+
+READ_ALL = """
+import pathlib, re, sys
+from fanogan.scans import read_scans
+status = pathlib.Path("/proc/self/status")
+before = int(re.search(r"VmRSS:\\s*(\\d+)", status.read_text())[1])
+names = [(scan.name, scan.pixels[0, 0, 5]) for scan in read_scans(sys.argv[1])]
+print(len(names), names[-1], int(re.search(r"VmHWM:\\s*(\\d+)", status.read_text())[1]) - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells how much was resident at most")
+def test_an_npz_of_a_megabyte_takes_far_less_than_it_holds(tmp_path: Path) -> None:
+    """The 400 MB of it are far more than the pieces that are read at a time."""
+    path, image = tmp_path / "zeros.npz", bytes(5) + bytes([9]) + bytes(999_994)
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w") as file,
+    ):
+        file.write(npy_header((400, 1000, 1000)))
+        for _ in range(400):
+            file.write(image)
+    assert path.stat().st_size < 1_000_000
+    command = [sys.executable, "-c", READ_ALL, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    count, *last, kilobytes = run.stdout.split()
+    assert (count, last[0]) == ("400", "('zeros.npz#399',") and "9" in last[1]
+    assert int(kilobytes) < 250_000
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        COLOUR,
+        STACK.astype(bool),
+        STACK.astype(">f8") / 3,
+        # What one piece alone would have decided otherwise: int64 that fits 16 bits until the last.
+        np.concatenate([STACK.astype(np.int64), [STACK[0] * np.int64(1000)]]),
+        np.concatenate([STACK.astype(np.int32), [STACK[0] - np.int32(300)]]),
+        np.concatenate([np.zeros_like(STACK), STACK]),
+        np.concatenate([np.repeat(STACK[..., None], 3, axis=-1), COLOUR]),
+        np.repeat(STACK[..., None], 3, axis=-1),
+        np.concatenate([COLOUR, COLOUR[..., :1]], axis=-1),
+    ],
+)
+def test_pieces_give_what_the_whole_file_holds(
+    tmp_path: Path, stored: np.ndarray, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "PIECE_BYTES", 2 * stored[0].nbytes)
+    np.save(tmp_path / "a.npy", np.asarray(stored, order=order))
+    np.savez_compressed(tmp_path / "a.npz", np.asarray(stored, order=order))
+    for name in ("a.npy", "a.npz"):
+        whole = read_scan(tmp_path / name)
+        images = list(read_scans(tmp_path / name))
+        assert [image.name for image in images] == [f"{name}#{i}" for i in range(len(stored))]
+        assert {(image.pixels.dtype, image.notes) for image in images} == {
+            (whole.pixels.dtype, whole.notes)
+        }
+        np.testing.assert_array_equal(np.concatenate([i.pixels for i in images]), whole.pixels)
+        used = {f"{name}#{i}" for i in (0, 1, 2, 4)}
+        rest = list(read_scans(tmp_path / name, done=used))
+        assert [image.name for image in rest] == [i.name for i in images if i.name not in used]
+        np.testing.assert_array_equal(rest[0].pixels, images[3].pixels)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_bad_last_piece_refuses_the_whole_file(
+    tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrays, "PIECE_BYTES", STACK[0].nbytes)
+    stored = np.asarray(STACK, np.float32, order=order)
+    stored[-1, -1, -1] = np.nan
+    np.save(tmp_path / "a.npy", stored)
+    with pytest.raises(BadScan, match=r"a\.npy holds NaN"):
+        next(read_scans(tmp_path / "a.npy"))
+    np.savez(tmp_path / "b.npz", np.asarray(STACK, order=order))
+    data = (tmp_path / "b.npz").read_bytes()
+    place = data.index(STACK.tobytes("C" if order == "C" else "F")[-20:])
+    (tmp_path / "b.npz").write_bytes(data[:place] + b"?" + data[place + 1 :])
+    with pytest.raises(BadScan, match=r"b\.npz is damaged"):  # by its checksum
+        next(read_scans(tmp_path / "b.npz"))
+
+
+def test_a_file_of_which_all_is_done_is_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "a.npy", STACK)
+    monkeypatch.setattr(arrays.ArrayFile, "_next", None)
+    assert not list(read_scans(tmp_path / "a.npy", done={f"a.npy#{i}" for i in range(5)}))
 
 
 def test_an_array_gives_one_scan_an_image_without_a_copy() -> None:

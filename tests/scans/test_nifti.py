@@ -1,5 +1,7 @@
 """NIfTI files, good and bad."""
 
+import gzip
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -112,6 +114,24 @@ def test_a_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(BadScan, match=r"bomb\.nii declares 30,000×30,000"):
         read_scan(path)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.hdr"])
+def test_no_room_is_made_for_pixels_that_a_file_does_not_hold(tmp_path: Path, name: str) -> None:
+    kind = nibabel.Nifti1Pair if name == "a.hdr" else nibabel.Nifti1Image
+    nibabel.save(kind(VOLUME, np.eye(4)), tmp_path / name)
+    opened = gzip.open if name.endswith(".gz") else open
+    with opened(tmp_path / name, "rb") as file:
+        data = bytearray(file.read())
+    data[42:48] = np.array([10_000, 10_000, 9], dtype="<i2").tobytes()
+    with opened(tmp_path / name, "wb") as file:
+        file.write(data)
+    tracemalloc.start()
+    with pytest.raises(BadScan, match=f"{name} is damaged or cut short"):
+        read_scan(tmp_path / name)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert taken < 10_000_000  # of the 1.8 GB that are declared
 
 
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])

@@ -106,7 +106,7 @@ def read_scan(
 
 
 def scans_of(source: ScanSource, done: Set[str] = frozenset()) -> Iterator[Scan]:
-    """Read one scan, or each image of an array file: (N, rows, columns) of any size, in pieces.
+    """Yield the scan that a file is, or each image of an array file, which is read in pieces.
 
     Args:
         source: As `find_scans` gives it.

@@ -82,8 +82,8 @@ class Scan:
         is_retina: True where the file itself says that it is optical coherence tomography of an
             eye: Heidelberg's formats, and DICOM ophthalmic tomography.
         affine: Where the pixels lie in space, where a NIfTI says.
-        highest: The largest value of all that the file or array holds, where that is more images
-            than this one and they are integers; it tells how many bits are in use.
+        highest: The largest value of all images of the array, or array file, that this is one of,
+            where they are integers; it tells how many bits are in use.
         member: The file (empty for arrays) and the place in it of one image among several; None
             where the scan is all that the file holds.
     """
