@@ -92,8 +92,10 @@ class Run:
         self.begun, self.out = folder / f"begun{number}", folder / f"out{number}"
         path = os.pathsep.join([str(folder / "watch"), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [sys.executable, folder / "fanogan", *map(str, commands(folder)[verb])]
-            + ["--out", str(self.out)],
+            [
+                *(sys.executable, folder / "fanogan", *map(str, commands(folder)[verb])),
+                *("--out", self.out),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -161,7 +163,7 @@ def test_stopped_at_many_moments(folder: Path, verb: str, presses: int, capsys) 
     random_moments = random.Random(f"{verb} {presses}")
     began = time.monotonic()
     run = Run(folder, verb)
-    status, lines, errors = run.end()
+    status, _, errors = run.end()
     assert (status, errors) == (0, ""), errors
     lasts = time.monotonic() - began
     stopped = 0
