@@ -621,7 +621,7 @@ def test_score_skips_bad_files_by_name(scene):
     cut.write_bytes(cut.read_bytes()[:500])
     ended = subprocess.run(
         [
-            *(sys.executable, "-c", "from fanogan.cli import main; main()"),
+            *(sys.executable, "-m", "fanogan"),
             *(*scene.score(scene.path / "images"), "--skip-bad"),
         ],
         capture_output=True,

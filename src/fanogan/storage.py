@@ -128,18 +128,18 @@ def write_model_folder(
         write_whole(temporary / "model.safetensors", weights)
         write_whole(temporary / "model.json", _with_checksum(body).encode())
         write_whole(temporary / "card.md", card.encode(errors="backslashreplace"))
-        _put_in_place(temporary, folder)
+        put_in_place(temporary, folder)
     finally:
         # By now this is the model that was replaced, or what couldn't be written.
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _put_in_place(temporary: Path, folder: Path) -> None:
+def put_in_place(temporary: Path, folder: Path) -> None:
     """Rename a folder. Where one lies already they change places, on Linux in a single step."""
     if not folder.exists():
         os.replace(temporary, folder)
     elif not _exchanged(temporary, folder):
-        # A process that is killed between these two steps leaves no model at the path.
+        # A process that is killed between these two steps leaves nothing at the path.
         replaced = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.old")
         os.replace(folder, replaced)
         try:

@@ -26,7 +26,7 @@ from fanogan.cli import parser as cli
 from fanogan.cli.parser import main, parser
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-RUN_MAIN = [sys.executable, "-c", "from fanogan.cli import main; main()"]
+RUN_MAIN = [sys.executable, "-m", "fanogan"]
 
 
 def read_rows(path):

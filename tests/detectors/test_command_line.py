@@ -73,7 +73,8 @@ def test_a_run_on_a_gan_is_resumed(
         return compute(*arguments)
 
     monkeypatch.setattr(encoder, "encoder_terms", stop)
-    with pytest.raises(SystemExit):
+    resumes = f"resume with: fanogan fit --resume {folder}/stopped"
+    with pytest.raises(KeyboardInterrupt, match=resumes):
         fit(folder, "stopped", "--detector", "izi", "--gan", folder / "run")
     assert (folder / "stopped" / "checkpoints" / "encoder.safetensors").exists()
     cli.main(["fit", "--resume", str(folder / "stopped")])

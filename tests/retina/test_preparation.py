@@ -101,6 +101,14 @@ def test_what_changed_is_made_anew_and_what_is_gone_goes(
         prepare(store, store)
 
 
+def test_a_new_volume_takes_no_place_of_one_that_is_replaced(eyes: list[Scan], store: Path) -> None:
+    new, changed = replace(eyes[0], name="a"), replace(eyes[1], name=eyes[0].name)
+    summary = prepare([new, changed], store)  # and the last one is gone
+    assert (summary.volumes, summary.kept, summary.removed) == (2, 0, 1)
+    assert [volume.name for volume in read_store(store)] == [eyes[0].name, "a"]
+    assert {path.name for path in store.iterdir()} == {"000000", "000001", "zarr.json"}
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
@@ -158,7 +166,7 @@ def test_a_killed_prepare_is_resumed(eyes: list[Scan], tmp_path: Path) -> None:
     scans.mkdir()
     for number in range(6):
         np.save(scans / f"eye{number}.npy", np.roll(eyes[number % 2].pixels, number, axis=2))
-    command = [sys.executable, "-c", "from fanogan.cli import main; main()", "prepare", str(scans)]
+    command = [sys.executable, "-m", "fanogan", "prepare", str(scans)]
     run = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
     while not (out / "000001").exists():
         time.sleep(0.01)
@@ -324,7 +332,7 @@ def test_decoders_say_nothing_of_their_own(tmp_path: Path) -> None:
         path.write_bytes(content)
     command = ["prepare", str(path.parent), "--out", str(tmp_path / "a.zarr")]
     ended = subprocess.run(
-        [sys.executable, "-c", "from fanogan.cli import main; main()", *command],
+        [sys.executable, "-m", "fanogan", *command],
         capture_output=True,
         text=True,
         check=False,

@@ -34,7 +34,7 @@ TINY = load_recipe("smoke").but(
     critic_updates=2, encoder_updates=2, reestimate_batch_norm=False, held_out_fraction=0.5
 )
 COUNT = 150
-RUN_MAIN = [sys.executable, "-c", "from fanogan.cli import main; main()"]
+RUN_MAIN = [sys.executable, "-m", "fanogan"]
 
 
 class Stop(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from small_runs import RECIPE, small_networks, small_run
 
 from fanogan.training.encoder import train_encoder
 from fanogan.training.run_folder import RunFolder
-from fanogan.training.stage import TrainingFailed
+from fanogan.training.stage import StopRequest, TrainingFailed
 from fanogan.training.wgan import train_gan
 
 
@@ -67,3 +68,24 @@ def test_nothing_is_said_of_a_checkpoint_where_there_is_none(tmp_path: Path) -> 
         train_gan(G, D, small_run(too_fast, folder=RunFolder(tmp_path)))
     assert "checkpoint" not in str(failure.value)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_what_is_asked_after_the_last_step_is_granted() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), StopRequest():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_asked_twice_it_is_answered_by_who_answered_before() -> None:
+    answered: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: answered.append(number))
+    try:
+        with pytest.raises(ZeroDivisionError), StopRequest():
+            signal.raise_signal(signal.SIGINT)
+            assert answered == []
+            signal.raise_signal(signal.SIGINT)
+            assert answered == [signal.SIGINT]
+            raise ZeroDivisionError
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -58,19 +58,15 @@ def prepare(
     known = None if spacing is None else _spacing(spacing)
     with console.status("looking for volumes"):
         count = len(find_volumes(list(scans), groups))
-    try:
-        with console.volumes_bar(count) as on_volume:
-            summary = prepare_store(
-                list(scans),
-                out,
-                space=FlatSpace(chosen.flat_rows, chosen.flat_base, chosen.stretch_retina),
-                groups=groups,
-                spacing=known,
-                on_volume=on_volume,
-            )
-    except KeyboardInterrupt:
-        say("stopped; the same command resumes")
-        raise
+    with console.volumes_bar(count) as on_volume:
+        summary = prepare_store(
+            list(scans),
+            out,
+            space=FlatSpace(chosen.flat_rows, chosen.flat_base, chosen.stretch_retina),
+            groups=groups,
+            spacing=known,
+            on_volume=on_volume,
+        )
     if not (out / "steps.png").exists():  # a picture of the steps on the first volume
         first = next(read_store(out))
         write_whole(out / "steps.png", steps_figure(first, len(first.pixels) // 2, chosen.window))
@@ -164,12 +160,8 @@ def fit(
         say(f"about {console.duration(seconds)} on this machine")
     if dry_run:
         return
-    try:
-        with console.training_bars() as progress:
-            learner.fit(read, gan=gan, out=out, resume=bool(resume), progress=progress)
-    except KeyboardInterrupt:
-        say(f"stopped; resume with: fanogan fit --resume {out}")
-        raise
+    with console.training_bars() as progress:
+        learner.fit(read, gan=gan, out=out, resume=bool(resume), progress=progress)
     console.say_calibration(learner.model, 0.05)
     about = f": {chosen.about}" if chosen.about else ""
     say(f"model: {out}/model · recipe {chosen.name}{about}")
@@ -237,21 +229,17 @@ def score(
             trained, chosen = use_engine(trained, engine)
         say(chosen)
     files = max(_count(trained, images, groups) - images_done(out), 0)
-    try:
-        with console.counting_bar("scoring", files) as on_result:
-            rows = write_results(
-                trained,
-                list(images),
-                out,
-                alpha=alpha,
-                groups=groups,
-                skip_bad=skip_bad,
-                scores_only=scores_only,
-                on_result=on_result,
-            )
-    except KeyboardInterrupt:
-        say("stopped; the same command resumes")
-        raise
+    with console.counting_bar("scoring", files) as on_result:
+        rows = write_results(
+            trained,
+            list(images),
+            out,
+            alpha=alpha,
+            groups=groups,
+            skip_bad=skip_bad,
+            scores_only=scores_only,
+            on_result=on_result,
+        )
     console.say_scores(rows)
     console.say_calibration(trained, alpha)
     pictures = "" if scores_only else f" · {out}/maps/ · {out}/overlays/"

@@ -129,7 +129,11 @@ def _kind(annotation: Any) -> tuple[Any, bool]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit with 0, 1 (with a sentence), 2 (usage) or 130 (stopped)."""
+    """Run a command; exit with 0, 1 (with a sentence) or 2 (usage).
+
+    Raises:
+        KeyboardInterrupt: stopped; it says how to resume.
+    """
     # Before torch is imported: waiting threads that spin slow a busy machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_memory()
@@ -144,11 +148,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         VERBS[verb][0](**given[verb])
     except KeyboardInterrupt:
-        sys.exit(130)
+        raise KeyboardInterrupt(harmless(_stopped(verb, given[verb]))) from None
     except (FanoganError, OSError) as error:
         folder = given[verb].get("out") or given[verb].get("resume")
         print(f"fanogan: {harmless(_sentence(error, folder))}", file=sys.stderr)
         sys.exit(1)
+
+
+def _stopped(verb: str, given: Mapping[str, Any]) -> str:
+    """Say what resumes a command that was stopped."""
+    if verb in ("prepare", "score", "study"):
+        return "stopped; the same command resumes"
+    run = (given.get("resume") or given.get("out")) if verb == "fit" else None
+    if run and (run / "config.yaml").exists():
+        return f"stopped; resume with: fanogan fit --resume {run}"
+    return "stopped"
 
 
 def keep_memory() -> None:

@@ -39,20 +39,16 @@ def study(
         raise UsageError(f"--seeds {seeds}: give one or more")
     with value_errors_as_usage():
         FAnoGAN(recipe, device=device)  # refused now, not by each system
-    try:
-        with console.study_table() as on_state:
-            outcomes = run_study(
-                data,
-                out,
-                recipe=recipe,
-                seeds=seeds,
-                systems=systems or (),
-                device=device,
-                on_state=on_state,
-            )
-    except KeyboardInterrupt:
-        say("stopped; the same command resumes")
-        raise
+    with console.study_table() as on_state:
+        outcomes = run_study(
+            data,
+            out,
+            recipe=recipe,
+            seeds=seeds,
+            systems=systems or (),
+            device=device,
+            on_state=on_state,
+        )
     for outcome in outcomes:
         if "failed" in outcome:
             where = f"{outcome['system']}, seed {outcome['seed']}"

@@ -26,7 +26,14 @@ from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, stored_volumes
 from fanogan.retina.volumes import VolumeSource, find_volumes, straightened
 from fanogan.scans import BadScan, Scan, ScanSource, Spacing, note_to_json
-from fanogan.storage import LOCK, TEMPORARY, exclusive, remove_unfinished, write_whole
+from fanogan.storage import (
+    LOCK,
+    TEMPORARY,
+    exclusive,
+    put_in_place,
+    remove_unfinished,
+    write_whole,
+)
 
 # B-scans of a chunk; those of the recorded scan are read one by one.
 _CHUNKS = {"bscans": 1, "flat": 16}
@@ -107,17 +114,18 @@ def prepare(
                 report(found.name, None)
             else:
                 missing.append(found)
-        removed = [volume for volume in stored.values() if volume.name not in kept]
-        for volume in removed:
-            volume.path.rename(out / _PARTIAL)  # whole: a kill leaves no half of it
-            shutil.rmtree(out / _PARTIAL)
-        if removed:  # the picture of the first volume, which may be another now
+        if kept != set(stored):  # the picture of the first volume, which may be another now
             (out / "steps.png").unlink(missing_ok=True)
+        gone = set(stored) - {found.name for found in sources}
+        for name in gone:
+            _remove(stored[name].path, out)
         failed: list[tuple[str, str]] = []
         for new, result in zip(missing, straightened(missing, space, spacing), strict=True):
             if isinstance(result, BadScan):
                 result = BadScan(str(result).removesuffix(_ADVICE))
                 failed.append((new.name, str(result)))
+                if new.name in stored:
+                    _remove(stored[new.name].path, out)
             else:
                 before = stored.get(new.name)
                 _add(out, result, _fingerprint(new), before.path if before else None)
@@ -139,7 +147,7 @@ def prepare(
         bscans=sum(known["bscans"] for known in entries),
         found=float(np.average([known["found"] for known in entries], weights=columns)),
         kept=len(kept),
-        removed=len({volume.name for volume in removed} - {found.name for found in sources}),
+        removed=len(gone),
         failed=tuple(failed),
     )
 
@@ -188,6 +196,11 @@ def _fingerprint(source: VolumeSource) -> str:
     else:
         digest.update(str(source.attributes["source"]).encode())
     return digest.hexdigest()
+
+
+def _remove(volume: Path, out: Path) -> None:
+    volume.rename(out / _PARTIAL)  # whole: a kill leaves no half of it
+    shutil.rmtree(out / _PARTIAL)
 
 
 def _add(out: Path, volume: FlatVolume, fingerprint: str, place: Path | None) -> None:
@@ -244,6 +257,6 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str, place: Path | None) ->
             if file.is_file():
                 with file.open("rb") as opened:
                     os.fsync(opened.fileno())
-        partial.rename(place or out / f"{max(numbers, default=-1) + 1:06d}")
+        put_in_place(partial, place or out / f"{max(numbers, default=-1) + 1:06d}")
     finally:
         shutil.rmtree(partial, ignore_errors=True)

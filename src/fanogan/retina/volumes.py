@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections import Counter, deque
@@ -275,11 +276,20 @@ def _by_processes(
     )
     remaining = iter(sources)
     waiting: deque[Future[FlatVolume | BadScan]] = deque()
+
+    def submit(most: int) -> None:
+        # Processes inherit what is blocked: Ctrl-C is this process's to answer.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            waiting.extend(pool.submit(work, source) for source in islice(remaining, most))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
     try:
-        waiting.extend(pool.submit(work, source) for source in islice(remaining, count))
+        submit(count)
         while waiting:
             result = waiting.popleft().result()
-            waiting.extend(pool.submit(work, source) for source in islice(remaining, 1))
+            submit(1)
             yield result
     except BrokenProcessPool as error:
         raise BadScan(

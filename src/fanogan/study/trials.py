@@ -139,8 +139,9 @@ def _run(
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     del running[future]
                     future.result()
-        finally:
+        except BaseException:
             stop.requested = True
+            raise
 
 
 def _said(outcome: Mapping[str, Any]) -> str:

@@ -41,13 +41,20 @@ class StopRequest:
 
     def _request(self, number: int, frame: object) -> None:
         if self.requested:  # asked twice: at once
-            raise KeyboardInterrupt
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
         self.requested = True
 
-    def __exit__(self, *exception: object) -> None:
-        """Give the signals back."""
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Give the signals back; what was asked too late for the loop is granted here.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop, and nothing else ends the loop.
+        """
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.requested and kind is None:
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -97,11 +104,13 @@ class Stage:
         self.stop.__enter__()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         """Signals as before; TensorBoard's events on disk."""
-        self.stop.__exit__(*exception)
-        if self.folder:
-            self.folder.close()
+        try:
+            self.stop.__exit__(*exception)
+        finally:
+            if self.folder:
+                self.folder.close()
 
     def steps_left(self) -> Iterator[int]:
         """Each step still to do; after each, checkpoint if it is time, stop if asked to."""
