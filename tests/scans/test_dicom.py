@@ -175,6 +175,11 @@ def test_files_without_a_preamble_are_read(tmp_path: Path) -> None:
     [
         ({"Rows": 30_000, "Columns": 30_000}, "more than the 100 megapixels"),
         ({"NumberOfFrames": 10**9}, "GB once decoded"),
+        (
+            {"PhotometricInterpretation": "PALETTE COLOR", "NumberOfFrames": 7}
+            | {"Rows": 10_000, "Columns": 10_000},
+            r"4\.2 GB once decoded",
+        ),
         ({"PixelData": None}, "without an image"),
         ({"Rows": 13}, "damaged or cut short"),
         ({"PixelData": bytes(240)}, "same value in every pixel"),

@@ -114,6 +114,11 @@ def test_a_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(BadScan, match=r"bomb\.nii declares 30,000×30,000"):
         read_scan(path)
+    data[42:48] = np.array([10_000, 10_000, 9], dtype="<i2").tobytes()
+    data[112:116] = np.float32(0.5).tobytes()  # a slope, by which pixels become float64
+    path.write_bytes(data)
+    with pytest.raises(BadScan, match=r"7\.2 GB once decoded, more than the 4 GB that one file"):
+        read_scan(path)
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.hdr"])

@@ -282,3 +282,16 @@ def test_the_spacing_turns_with_the_picture(tmp_path: Path) -> None:
     scan = read_scan(tmp_path / "a.tif")
     np.testing.assert_array_equal(scan.pixels, np.rot90(STACK, -1, axes=(1, 2)))
     assert scan.spacing == pytest.approx((0.5, 0.02, 0.01))
+
+
+def test_a_palette_is_limited_by_its_colours(tmp_path: Path) -> None:
+    path, colours = tmp_path / "a.tif", np.zeros((3, 256), np.uint16)
+    with tifffile.TiffWriter(path) as writer:
+        for _ in range(14):
+            writer.write(STACK[0], photometric="palette", colormap=colours, metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for page in file.pages:
+            page.tags["ImageLength"].overwrite(10_000)
+            page.tags["ImageWidth"].overwrite(10_000)
+    with pytest.raises(BadScan, match=r"a\.tif would take 4\.2 GB once decoded, more than"):
+        read_scan(path)

@@ -244,7 +244,9 @@ def _check_header(label: str, header: Dataset) -> int:
     if "Rows" not in header or "Columns" not in header:
         raise _no_image(label)
     frames = int(header.get("NumberOfFrames") or 1)
-    check_size(label, int(header.Rows), int(header.Columns), frames, _bytes_per_pixel(header))
+    colours = 3 if header.get("PhotometricInterpretation") == "PALETTE COLOR" else 1
+    pixel_bytes = colours * _bytes_per_pixel(header)
+    check_size(label, int(header.Rows), int(header.Columns), frames, pixel_bytes)
     return frames
 
 

@@ -142,7 +142,8 @@ def _sides(label: str, image: Any) -> tuple[int, int, int]:
     rows, columns, slices = (*shape, 1)[:3]
     stored = image.header.get_data_dtype()
     check_dtype(label, stored)
-    check_size(label, rows, columns, slices, max(stored.itemsize, 4))
+    is_scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)  # into float64
+    check_size(label, rows, columns, slices, 8 if is_scaled else max(stored.itemsize, 4))
     return rows, columns, slices
 
 

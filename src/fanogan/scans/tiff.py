@@ -257,6 +257,7 @@ def _lacks_end_of_jpeg(page: TiffPage, segments: list[tuple[int, int]]) -> bool:
 def _check_size(label: str, page: TiffPage, frames: int) -> None:
     """Raise BadScan where frames like `page` are too large."""
     pixel_bytes = page.samplesperpixel * np.dtype(page.dtype).itemsize
+    pixel_bytes = 3 if page.photometric == _PALETTE else pixel_bytes
     check_size(label, page.imagelength, page.imagewidth, frames, pixel_bytes)
 
 
