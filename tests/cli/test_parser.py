@@ -136,7 +136,7 @@ def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsy
 
     main(["fit", "--resume", str(out)])
     assert f"model: {out}/model" in capsys.readouterr().out
-    assert f"skipped: {out}/samples, which fanogan wrote" in caplog.text
+    assert f"skipped: {out}/samples, made by fanogan" in caplog.text
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if line["stage"] == "gan"]
     assert steps == [10, 20, 30]

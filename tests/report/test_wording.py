@@ -31,6 +31,7 @@ from fanogan.scans import (
     FirstFrameOnly,
     FirstVolumeOnly,
     GreyStoredAsColour,
+    LabelsBelowWhite,
     MaskInAlpha,
     Note,
     OneBitGrey,
@@ -51,6 +52,8 @@ WORDS: dict[Note, str] = {
     GreyStoredAsColour(): "grey stored as RGB, read as grey",
     ConvertedToRGB("palette"): "palette converted to RGB",
     OneBitGrey(): "one bit a pixel, read as 8-bit grey",
+    LabelsBelowWhite(255): "mask with levels between 0 and 255: each counts as an anomalous label; "
+    "if they are blurred edges, --mask-labels 255 takes the white alone",
     SoftMask(127.5, 255): "soft mask: what is above 127.5 of 255 counts as anomalous",
     SoftMask(32767.5, 65535): "soft mask: what is above 32767.5 of 65,535 counts as anomalous",
     MaskInAlpha(): "the mask is taken from the alpha channel: all else has one colour",

@@ -94,7 +94,7 @@ def test_what_fanogan_wrote_is_left_out_and_said(
     assert names(scans) == ["a.png", "b/c.png"]
     (record,) = caplog.records
     assert record.message.startswith(f"skipped: {scans}/b/out")
-    assert record.message.endswith(", which fanogan wrote or which is a Zarr store")
+    assert record.message.endswith(", made by fanogan or part of a Zarr store")
     for glob in ("**/*.*", "*", "**/*"):
         assert names(f"{scans}/{glob}") == ["a.png", "b/c.png"]
 
@@ -134,7 +134,7 @@ def test_formats_that_are_not_read_are_counted_and_named_once(
         "skipped: 7 files of formats that fanogan doesn't read "
         "(2 .gif, 1 .img, 1 .jp2, 1 .mha, 1 .mnc.gz, 1 .nrrd)"
     )
-    assert own.startswith(f"skipped: {scans}/b/out/maps, which")
+    assert own.startswith(f"skipped: {scans}/b/out/maps, made")
     caplog.clear()
     assert names(f"{scans}/*") == ["a.png", "b/c.png"]
     assert [record.message for record in caplog.records] == [formats, own]

@@ -286,9 +286,29 @@ def test_files_that_are_no_results_are_not_written_over(model, folder, tmp_path,
     own = tmp_path / "out" / name
     own.parent.mkdir(parents=True)
     own.write_text("my own")
-    with pytest.raises(BadFolder, match="would be written over, and is not what"):
+    with pytest.raises(BadFolder, match=r"would be written over, and \.fanogan-results doesn't"):
         write_results(model, folder, tmp_path / "out")
     assert files_of(tmp_path / "out") == {name: b"my own"}
+
+
+def test_files_among_results_are_not_written_over(model, folder, tmp_path):
+    out, others = tmp_path / "out", tmp_path / "others"
+    others.mkdir()
+    Image.fromarray(images_of(1, 20, 24, seed=5)[0]).save(others / "other.png")
+    write_results(model, others, out)
+    own = out / "maps" / "a.png.tif"
+    own.write_text("my own")
+    before = files_of(out)
+    with pytest.raises(BadFolder, match=r"a\.png\.tif: would be written over, and is not what"):
+        write_results(model, folder, out)
+    left = {name: data for name, data in files_of(out).items() if ".unfinished" not in name}
+    assert left == before
+    own.rename(tmp_path / "moved.tif")
+    read = []
+    write_results(model, folder, out, on_result=read.append)
+    assert not read  # all that was left to do was to move the result
+    write_results(model, folder, tmp_path / "expected")
+    assert files_of(out) == files_of(tmp_path / "expected")
 
 
 @pytest.mark.parametrize("link", ["maps", "overlays/deep", "scores.csv"])

@@ -29,6 +29,7 @@ from fanogan.scans import (
     FirstFrameOnly,
     FirstVolumeOnly,
     GreyStoredAsColour,
+    LabelsBelowWhite,
     MaskInAlpha,
     Note,
     OneBitGrey,
@@ -77,6 +78,11 @@ def describe(note: Note) -> str:
             return "one bit a pixel, read as 8-bit grey"
         case SoftMask(threshold, full):
             return f"soft mask: what is above {threshold:g} of {full:,} counts as anomalous"
+        case LabelsBelowWhite(white):
+            return (
+                f"mask with levels between 0 and {white:,}: each counts as an anomalous label; if "
+                f"they are blurred edges, --mask-labels {white} takes the white alone"
+            )
         case MaskInAlpha():
             return "the mask is taken from the alpha channel: all else has one colour"
         case FirstFrameOnly(of):

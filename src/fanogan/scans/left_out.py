@@ -50,7 +50,7 @@ class LeftOut:
                 yield f"{counted(counts.total(), 'file')} {why} ({kinds})"
         if self.own:
             more = f" and {len(self.own) - 1:,} more" if len(self.own) > 1 else ""
-            yield f"{self.own[0]}{more}, which fanogan wrote or which is a Zarr store"
+            yield f"{self.own[0]}{more}, made by fanogan or part of a Zarr store"
 
 
 def own_names(folder: str | Path, marks: Collection[str]) -> re.Pattern[str]:

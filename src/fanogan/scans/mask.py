@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from fanogan.scans.arrays import plain_array
 from fanogan.scans.find import split_key
 from fanogan.scans.nifti import laid_over
-from fanogan.scans.notes import ConvertedToRGB, MaskInAlpha, Note, OneBitGrey, SoftMask
+from fanogan.scans.notes import (
+    ConvertedToRGB,
+    LabelsBelowWhite,
+    MaskInAlpha,
+    Note,
+    OneBitGrey,
+    SoftMask,
+)
 from fanogan.scans.read import format_of, read_scan
 from fanogan.scans.scan import (
     Affine,
@@ -87,7 +94,8 @@ def marked(
     """Return which pixels of a mask are anomalous: all that are not 0, or those of some labels.
 
     A soft mask, of fractions from 0 to 1 or of many grey levels as interpolation and JPEG leave
-    them, marks what is above half of its range (1, 255 or 65,535); a note says so.
+    them, marks what is above half of its range (1, 255 or 65,535); a note says so. Another says
+    that the few levels below white are taken for labels, which a blurred edge has too.
 
     Args:
         values: The mask's numbers, of any shape.
@@ -131,7 +139,8 @@ def marked(
         )
     if is_lossy or full == 1 or is_grey:
         return values > full / 2, SoftMask(full / 2, full)
-    return whole != 0, None
+    is_white = highest == full and ((values != 0) & (values != full)).any()
+    return whole != 0, LabelsBelowWhite(full) if is_white else None
 
 
 def _without_channels(label: str, pixels: Pixels) -> tuple[Pixels, Note | None]:
@@ -165,9 +174,11 @@ def _stored_labels(path: Path, kind: str, scan: Scan) -> Pixels:
         with TiffFile(path) as file:
             page = file.pages[0].aspage()
             bits = page.bitspersample
-            # tifffile's booleans and ImageJ's inverted tables mark what is 1, fax encoders what is
-            # 0, and a viewer shows all of them alike.
-            if page.photometric == 0:
+            # ImageJ's inverted tables mark what is 1, fax encoders what is 0, and a viewer shows
+            # both alike; so it does booleans that tifffile wrote, in which 1 is true.
+            if page.photometric == 0 and bits == 1 and page.software == "tifffile.py":
+                indices = file.asarray().astype(np.uint8)
+            elif page.photometric == 0:
                 raise BadScan(
                     f"{path} stores white as zero, so that it can't be told what is marked: save "
                     "the mask with black as zero (photometric='minisblack' in tifffile)"

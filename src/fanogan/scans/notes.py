@@ -35,6 +35,13 @@ class OneBitGrey(Note):
 
 
 @dataclass(frozen=True)
+class LabelsBelowWhite(Note):
+    """A mask has a few levels between 0 and white, which were taken for labels."""
+
+    white: int
+
+
+@dataclass(frozen=True)
 class SoftMask(Note):
     """A mask has no labels but a soft edge: what is above a threshold was taken as marked."""
 

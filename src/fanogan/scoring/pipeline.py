@@ -179,7 +179,8 @@ def encode(model: Model, scans: Iterable[Scan], skips: Skips | None = None) -> I
             hashes = short_hashes(pixels)
             if not told and model.seen and (seen := model.seen.note(hashes)):
                 told = True
-                log.warning("%s: %s; the notes of each row say of which", scan.name, describe(seen))
+                what = describe(seen)
+                log.warning("%s: %s; each such image has this in its notes", scan.name, what)
             yield Encoded(scan, pixels, usable, (*preprocessing.doubts(scan), *unlike), hashes)
     skips.check()
 

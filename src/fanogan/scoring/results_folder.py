@@ -76,8 +76,8 @@ def _check(out: Path, names: Iterable[str]) -> None:
         holds_files = path.is_file() or (path.is_dir() and any(path.iterdir()))
         if holds_files and path.name not in ours:
             raise BadFolder(
-                f"{path}: would be written over, and is not what the last command wrote there; "
-                "move it, or give --out another folder"
+                f"{path}: would be written over, and {WRITTEN} doesn't list it as a result of "
+                "fanogan's (versions before kept no list); move it, or give --out another folder"
             )
 
 
@@ -123,8 +123,12 @@ def put_results(source: Path, out: Path) -> None:
     """Move the files of a list into ``out``; a move that was cut off is resumed by a second call.
 
     The list goes first, so that a later command knows whatever has been moved.
+
+    Raises:
+        BadFolder: a file lies in the place of a result that the last command didn't write.
     """
     if (source / WRITTEN).exists():
+        _check_places(source, out)
         for place, digest in _written(out):
             if not (source / place).exists():
                 _remove(out / place, digest, out)
@@ -140,6 +144,24 @@ def put_results(source: Path, out: Path) -> None:
         if (source / place).exists():
             make((out / place).parent)
             os.replace(source / place, out / place)
+
+
+def _check_places(source: Path, out: Path) -> None:
+    """Refuse to write over files that lie among results and aren't: they are known by name now."""
+    # Counted, because names of a large archive would take much memory.
+    ours = sum(_lies(source, place) and _lies(out, place) for place, _ in _written(out))
+    if sum(_lies(out, place) for place, _ in _written(source)) > ours:
+        listed = {place for place, _ in _written(out)}
+        new = (place for place, _ in _written(source) if place not in listed)
+        path = next(out / place for place in new if _lies(out, place))
+        raise BadFolder(
+            f"{path}: would be written over, and is not what the last command wrote there; move "
+            "it, and repeat the command"
+        )
+
+
+def _lies(folder: Path, place: str) -> bool:
+    return os.path.lexists(folder / place)
 
 
 def _remove(path: Path, digest: str, out: Path) -> None:

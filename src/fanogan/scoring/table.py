@@ -76,9 +76,9 @@ class Table(Sequence[dict[str, Any]]):
         return list(itertools.islice(self, *index.indices(self.length)))
 
 
-def read_csv(path: Path) -> Iterator[dict[str, str]]:
+def read_csv(path: str | Path) -> Iterator[dict[str, str]]:
     """Yield the rows of a table of ours, names as they were before they were written."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield {column: of_cell(text) for column, text in row.items()}
 
