@@ -77,7 +77,7 @@ def commands(folder: Path) -> dict[str, list[object]]:
             *("--normal", data / "normal", "--anomalous", data / "anomalous"),
         ],
         "prepare": ["prepare", folder / "eyes", *recipe],
-        "study": ["study", data, *recipe, "--seeds", 1, "--systems", "izi_f", "ae"],
+        "study": ["study", data, *recipe, "--seeds", 1, "--systems", "ae", "pca"],
         "demo": ["demo", "--digits"],
     }
 
@@ -117,7 +117,7 @@ class Run:
 
     def end(self) -> tuple[int, list[str], str]:
         """Wait for the end; returns status, lines and errors, and sees that no process is left."""
-        shown, errors = self.process.communicate(timeout=120)
+        shown, errors = self.process.communicate(timeout=300)
         deadline = time.monotonic() + 10
         while True:
             try:
@@ -174,7 +174,7 @@ def test_stopped_at_many_moments(folder: Path, verb: str, presses: int, capsys) 
             run.press(random_moments.uniform(0, lasts))
             for _ in range(presses - 1):
                 run.press(random_moments.uniform(0, 0.2))
-        if run.process.wait(120) == 0:  # it had ended before
+        if run.process.wait(300) == 0:  # it had ended before
             assert not any(line.startswith("stopped") for line in run.end()[1])
             continue
         assert_stopped(run)

@@ -136,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     # Before torch is imported: waiting threads that spin slow a busy machine down many times over.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What a process that ends at once leaves behind, loky's tracker removes, and need not tell.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     keep_memory()
     given = parser().parse_args(arguments)
     verb = given.subcommand
