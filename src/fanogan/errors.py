@@ -1,6 +1,6 @@
 """The base of all errors that a user can mend."""
 
-from fanogan.names import harmless
+from fanogan.text import harmless
 
 
 class FanoganError(ValueError):

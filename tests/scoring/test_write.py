@@ -13,7 +13,6 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from fanogan import FAnoGAN
-from fanogan.names import place_of
 from fanogan.recipes import load_recipe
 from fanogan.scans import BadScan
 from fanogan.scoring import (
@@ -28,6 +27,7 @@ from fanogan.scoring import (
     write_results,
 )
 from fanogan.storage import BadFolder
+from fanogan.text import place_of
 
 # Two updates a stage: what is tested here is what is written, not what is learnt.
 TINY = load_recipe("smoke").but(

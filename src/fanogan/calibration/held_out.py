@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fanogan.amounts import counted, plural
+from fanogan.text import counted, plural
 
 ALPHA = 0.05
 """The false-positive rate of flags, unless another one is asked for."""

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fanogan.names import harmless
+from fanogan.text import harmless
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,8 +176,8 @@ def volumes_bar(total: int) -> Iterator[Callable[[str, FlatVolume | BadScan | No
 
 
 def _volume_line(volume: FlatVolume) -> str:
-    from fanogan.amounts import counted
     from fanogan.report import describe
+    from fanogan.text import counted
 
     lengths = ("?" if length is None else f"{length:.3g}" for length in volume.scan_spacing)
     parts = (
@@ -227,7 +227,7 @@ def study_table() -> Iterator[Callable[[str, int, str], None]]:
 
 def say_prepared(summary: Summary, out: Path) -> None:
     """Say what a store holds, and what could not be used."""
-    from fanogan.amounts import counted
+    from fanogan.text import counted
 
     say(
         f"{counted(summary.volumes, 'volume')}, {counted(summary.bscans, 'B-scan')} · retina found "
@@ -294,7 +294,7 @@ def _bscans_above(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _regions(row: Mapping[str, Any]) -> str:
-    from fanogan.amounts import counted
+    from fanogan.text import counted
 
     count = row.get("regions")
     if not count:
@@ -321,8 +321,8 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
     """Print the figures of an evaluation as a table."""
     from rich.table import Table
 
-    from fanogan.amounts import counted
     from fanogan.evaluation import leak_sentences
+    from fanogan.text import counted
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("score", "AUC", "95 % interval", "average precision"):

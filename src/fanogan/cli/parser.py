@@ -22,7 +22,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from fanogan.cli import commands, console, study_commands
 from fanogan.errors import FanoganError
-from fanogan.names import harmless
+from fanogan.text import harmless
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from fanogan.amounts import counted
 from fanogan.calibration import ALPHA, Profile, ProfileBuilder, held_out_needed, split_subjects
 from fanogan.data.patches import Patches
 from fanogan.data.preprocessing import Preprocessing
@@ -20,6 +19,7 @@ from fanogan.data.seen import Seen, digest_of
 from fanogan.recipes import Recipe
 from fanogan.retina import FlatSpace, FlatVolume
 from fanogan.scans import BadScan, Note, Scan, each_scan, is_array_like, read_scans, scans_of
+from fanogan.text import counted
 
 FEW_IMAGES = 200
 FEW_SUBJECTS = 10

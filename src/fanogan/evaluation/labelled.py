@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.amounts import plural
 from fanogan.calibration import HeldOut
 from fanogan.detectors import untrained
 from fanogan.evaluation.comparison import calibrated_row, compared_rows
@@ -45,6 +44,7 @@ from fanogan.scoring import (
     write_csv,
 )
 from fanogan.storage import write_whole
+from fanogan.text import plural
 
 log = logging.getLogger(__name__)
 WRITES = ("metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html")

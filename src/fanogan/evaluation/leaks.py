@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fanogan.amounts import counted
 from fanogan.data import BLANK, Seen
 from fanogan.errors import FanoganError
 from fanogan.scoring import Result
+from fanogan.text import counted
 
 LABELS = "normal", "anomalous"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fanogan.amounts import counted
 from fanogan.calibration import ALPHA, HeldOut
+from fanogan.text import counted
 
 
 def model_card(facts: Mapping[str, Any]) -> str:

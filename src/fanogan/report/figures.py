@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.amounts import number, percent, plural, share
+from fanogan.text import number, percent, plural, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.amounts import counted, number, percent, plural, share
-from fanogan.names import harmless
 from fanogan.report.en_face import VolumeCase
 from fanogan.report.figures import evaluation_figures, score_figures
 from fanogan.report.images import (
@@ -29,6 +27,7 @@ from fanogan.report.images import (
 from fanogan.report.volume_view import volume_panels
 from fanogan.report.wording import least_p_value, p_value_text
 from fanogan.storage import write_whole
+from fanogan.text import counted, harmless, number, percent, plural, share
 
 if TYPE_CHECKING:
     from jinja2 import Environment

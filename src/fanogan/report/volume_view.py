@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fanogan.amounts import number
 from fanogan.report.en_face import REGIONS_NUMBERED, Ground, VolumeCase, en_face_picture
 from fanogan.report.images import (
     OUTLINE_COLOUR,
@@ -25,6 +24,7 @@ from fanogan.report.images import (
     residual_layer,
     scale_bar,
 )
+from fanogan.text import number
 
 VOLUMES_SHOWN = 12  # more with a slider make a page that browsers open slowly
 BSCANS_SHOWN = 640  # of all volumes together, about 25 MB

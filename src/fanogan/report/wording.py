@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fanogan.amounts import counted
 from fanogan.calibration import (
     ALPHA,
     BitDepthUnseen,
@@ -42,6 +41,7 @@ from fanogan.scans import (
     Verbatim,
     WindowLeftOut,
 )
+from fanogan.text import counted
 
 _MOST_FRAMES_NAMED = 10
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.names import as_cell
 from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, stored_volumes
@@ -34,6 +33,7 @@ from fanogan.storage import (
     remove_unfinished,
     write_whole,
 )
+from fanogan.text import as_cell
 
 # B-scans of a chunk; those of the recorded scan are read one by one.
 _CHUNKS = {"bscans": 1, "flat": 16}

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from fanogan.amounts import counted
 from fanogan.scans.nifti import is_nifti_header
+from fanogan.text import counted
 
 DEMO, STORE = frozenset({".fanogan-demo"}), frozenset({"zarr.json", ".zgroup", ".zarray"})
 MARKS = DEMO | STORE | {"report.html", "scores.csv", ".unfinished", "config.yaml", "study.json"}

@@ -11,13 +11,13 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from fanogan.amounts import counted, plural
 from fanogan.calibration import Calibration
 from fanogan.report import Case, VolumeCase, describe, shrink
 from fanogan.retina import Region
 from fanogan.scans import EnFace
 from fanogan.scoring.model import Model
 from fanogan.scoring.result import Result
+from fanogan.text import counted, plural
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fanogan.amounts import counted
 from fanogan.data import BLANK, short_hashes
 from fanogan.report import describe
 from fanogan.retina import FlatVolume
@@ -27,6 +26,7 @@ from fanogan.scans import BadScan, Scan
 from fanogan.scoring.model import Model
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.windows import score_windows
+from fanogan.text import counted
 from fanogan.training import precision_of
 
 log = logging.getLogger(__name__)

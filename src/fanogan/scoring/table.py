@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, overload
 
 from fanogan.calibration import Calibration
-from fanogan.names import as_cells, of_cell
 from fanogan.report import describe
 from fanogan.scoring.result import Result
 from fanogan.storage import write_whole
+from fanogan.text import as_cells, of_cell
 
 COLUMNS = (
     *("name", "subject", "unit", "score", "image_residual", "feature_residual"),

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from fanogan.calibration import Calibration
-from fanogan.names import place_of
 from fanogan.report import VolumeCase, describe, en_face_picture, overlay
 from fanogan.retina import FlatVolume, find_regions
 from fanogan.scans import UNKNOWN_SPACING, Spacing
 from fanogan.scoring.cases import as_picture
 from fanogan.scoring.result import Result
+from fanogan.text import place_of
 
 Files = Iterator[tuple[str, bytes]]
 """Places below the results' folder, and what is to lie there."""

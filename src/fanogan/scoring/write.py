@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.amounts import counted
-from fanogan.names import as_cells
 from fanogan.report import write_score_report
 from fanogan.retina import FlatVolume, Region, steps_figure
 from fanogan.scans import BadScan
@@ -42,6 +40,7 @@ from fanogan.scoring.volume_maps import (
     write_files,
 )
 from fanogan.storage import write_whole
+from fanogan.text import as_cells, counted
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanogan.amounts import share
 from fanogan.report import FIGURE_STYLE, inline_svg
 from fanogan.storage import write_whole
 from fanogan.study.systems import SYSTEMS
+from fanogan.text import share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

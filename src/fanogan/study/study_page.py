@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fanogan.amounts import counted, number, percent, plural, share
-from fanogan.names import harmless
 from fanogan.recipes import Recipe
 from fanogan.report import histogram_figure
 from fanogan.storage import write_whole
@@ -25,6 +23,7 @@ from fanogan.study.tables import (
     write_tables,
 )
 from fanogan.study.test_sets import StudyData
+from fanogan.text import counted, harmless, number, percent, plural, share
 
 CURVES: dict[str, tuple[str, Level, tuple[str, ...]]] = {
     "fig8a": ("Fig. 8a", "images", ("ae", "advae", "ali", "critic", "iterative", "izi_f")),

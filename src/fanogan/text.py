@@ -1,4 +1,4 @@
-r"""Names as text that does no harm where it is written: in a table, on a page, a terminal, a disk.
+r"""Counts and names as text: words for numbers, and names that do no harm where they are written.
 
 On Linux a file's name may hold any bytes but 0 and '/'. What isn't plain text is written as `\xNN`,
 a byte that isn't UTF-8, or `\uNNNN`, a control character or one that changes the direction of
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,31 @@ LONGEST = 255
 """Bytes of a name in a folder."""
 LONGEST_PATH = 2048
 """Bytes of a path below a folder of results, half of what Linux allows in all."""
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun: images, B-scans, patches."""
+    return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 image, 1,200 images."""
+    return f"{count:,} {noun if count == 1 else plural(noun)}"
+
+
+def number(value: float | None) -> str:
+    """Write a score or threshold to four significant digits."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:#.4g}".rstrip(".")
+
+
+def share(value: float | None) -> str:
+    """Write an AUC, or another number in [0, 1], to three decimals."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    """Write a number in [0, 1] as a percentage with one decimal."""
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def harmless(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Names of any bytes and any length: every command takes them, and every output does no harm."""
+"""Counts, and names of any bytes: every command takes them, and every output does no harm."""
 
 import contextlib
 import csv
@@ -16,10 +16,21 @@ from fanogan import FAnoGAN
 from fanogan.cli.console import LogHandler, say
 from fanogan.cli.parser import main
 from fanogan.evaluation import evaluate
-from fanogan.names import LONGEST, as_cell, harmless, of_cell, place_of
 from fanogan.recipes import load_recipe
 from fanogan.scans import BadScan
 from fanogan.scoring import write_results
+from fanogan.text import (
+    LONGEST,
+    as_cell,
+    counted,
+    harmless,
+    number,
+    of_cell,
+    percent,
+    place_of,
+    plural,
+    share,
+)
 
 TINY = load_recipe("smoke").but(
     critic_updates=2, encoder_updates=2, reestimate_batch_norm=False, held_out_fraction=0.5
@@ -174,3 +185,29 @@ def test_a_place_fits_a_file_system(name, tmp_path):
 def test_short_names_are_their_own_places():
     assert place_of("a/b.png", ".tif") == "a/b.png.tif"
     assert place_of("n" * 251, ".tif") == "n" * 251 + ".tif"
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "text"),
+    [
+        (number, 0.0711, "0.07110"),
+        (number, 1234.0, "1234"),
+        (number, float("inf"), "–"),
+        (share, 0.91, "0.910"),
+        (share, float("nan"), "–"),
+        (percent, 0.0834, "8.3 %"),
+        (percent, None, "–"),
+    ],
+)
+def test_numbers_have_the_digits_that_mean_something(write, value, text):
+    assert write(value) == text
+
+
+@pytest.mark.parametrize(
+    ("noun", "many"), [("image", "images"), ("B-scan", "B-scans"), ("patch", "patches")]
+)
+def test_counts_come_with_their_noun(noun, many):
+    assert plural(noun) == many
+    assert counted(1, noun) == f"1 {noun}"
+    assert counted(1200, noun) == f"1,200 {many}"
+    assert counted(0, noun) == f"0 {many}"
