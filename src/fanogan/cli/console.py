@@ -214,15 +214,18 @@ def study_table() -> Iterator[Callable[[str, int, str], None]]:
             drawn.add_row(system, *(each.get(seed, "") for seed in seeds))
         return drawn
 
-    with Live(get_renderable=table, console=screen, refresh_per_second=2):
+    def on_state(system: str, seed: int, state: str) -> None:
+        states.setdefault(system, {})[seed] = state
+        is_outcome = state == "failed" or state.startswith("AUC")
+        if not screen.is_terminal and is_outcome:
+            say(f"{system}, seed {seed}: {state}")
 
-        def on_state(system: str, seed: int, state: str) -> None:
-            states.setdefault(system, {})[seed] = state
-            is_outcome = state == "failed" or state.startswith("AUC")
-            if not screen.is_terminal and is_outcome:
-                say(f"{system}, seed {seed}: {state}")
-
-        yield on_state
+    try:
+        with Live(get_renderable=table, console=screen, refresh_per_second=2):
+            yield on_state
+    finally:
+        if states and not screen.is_terminal:
+            screen.line()  # which rich leaves out there
 
 
 def say_prepared(summary: Summary, out: Path) -> None:

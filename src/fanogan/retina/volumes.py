@@ -265,12 +265,15 @@ def _by_processes(
     Processes, since half of the time goes into a graph cut that threads cannot share; loky's,
     since those of the standard library run a user's script anew unless it guards against that.
     """
+    from multiprocessing import resource_tracker
+
     from loky import ProcessPoolExecutor, cpu_count
 
     count = min(cpu_count(), MOST_PROCESSES, len(sources))
     if count < 2:
         yield from map(work, sources)
         return
+    resource_tracker.ensure_running()  # started below, it would unblock Ctrl-C again
     pool = ProcessPoolExecutor(
         count, env={"OMP_NUM_THREADS": "1"}, initializer=_begin, initargs=(os.getpid(),)
     )
