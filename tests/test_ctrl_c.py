@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHECKOUT
 from PIL import Image
 
 from fanogan.cli import main
@@ -39,6 +38,7 @@ WATCH = """
 
     sys.meta_path.insert(0, Imports())
 """
+CHECKOUT = Path(__file__).parents[1]
 SMOKE = "base: smoke\ncritic_updates: 60\nencoder_updates: 30\nsearch_updates: 4\n"
 
 
