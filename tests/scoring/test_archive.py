@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import hashlib
 import itertools
 import json
@@ -188,18 +189,25 @@ def test_maps_that_a_power_cut_lost_are_made_again(model, archive, expected, tmp
     assert contents(out) == expected
 
 
+@contextlib.contextmanager
+def failing_at(place):
+    """Let the disk fail as the results come into their folder, when one of them does."""
+
+    def replace(source, target, move=os.replace):
+        if str(target).endswith(place):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(target))
+        move(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        yield
+
+
 def test_results_half_moved_are_moved_on(model, archive, expected, tmp_path):
     out = tmp_path / "out"
-    in_the_way = out / "overlays" / "5.png.png"  # maps are there by then
-    with pytest.raises(OSError, match="out"):
-        write_results(
-            model,
-            archive,
-            out,
-            on_result=lambda result: in_the_way.mkdir(parents=True, exist_ok=True),
-        )
-    assert (out / "maps" / "5.png.tif").exists()
-    (out / "overlays" / "5.png.png").rmdir()
+    with failing_at("out/overlays/5.png.png"), pytest.raises(OSError, match="out"):
+        write_results(model, archive, out)
+    assert (out / "maps" / "5.png.tif").exists()  # maps are there by then
     seen = []
     write_results(model, archive, out, on_result=seen.append)
     assert seen == []
@@ -360,12 +368,8 @@ def test_a_replaced_file_of_the_same_size_and_an_older_time_is_scored_anew(model
 
 def test_what_changed_after_all_was_scored_is_scored_anew(model, archive, tmp_path):
     scans, out = shutil.copytree(archive, tmp_path / "scans"), tmp_path / "out"
-    in_the_way = out / "overlays" / "5.png.png"
-    with pytest.raises(OSError, match="out"):
-        write_results(
-            model, scans, out, on_result=lambda _: in_the_way.mkdir(parents=True, exist_ok=True)
-        )
-    in_the_way.rmdir()
+    with failing_at("out/overlays/5.png.png"), pytest.raises(OSError, match="out"):
+        write_results(model, scans, out)
     change(scans / "100.png")
     (scans / "120.png").unlink()
     write_results(model, scans, out)
