@@ -484,7 +484,7 @@ def test_training_images_among_the_test_images_are_refused_before_training(digit
     shutil.rmtree(data / "normal")
     shutil.copytree(data / "anomalous", data / "normal")
     with pytest.raises(BadTestSet, match="are the same image: give each image one label"):
-        run_study(data, tmp_path / "out", recipe=RECIPE, seeds=1)
+        run_study(data, tmp_path / "other", recipe=RECIPE, seeds=1)
 
 
 def test_lines_of_one_name_are_refused(tmp_path):

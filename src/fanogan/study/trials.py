@@ -159,7 +159,7 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
         differing += [f"recipe ({', '.join(fields)})"] if fields else []
         images, known = settings["images"], begun.get("images") or settings["images"]
         changed = [part for part in {**known, **images} if known.get(part) != images.get(part)]
-        if changed and not differing and any(folder.glob("seed*")):
+        if changed and not differing:
             raise BadStudy(
                 f"{folder}: the images in {' and '.join(changed)} have changed since this study "
                 "was begun; put them back as they were, or give --out another folder"
