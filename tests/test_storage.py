@@ -76,9 +76,9 @@ from pathlib import Path
 from fanogan.storage import exclusive
 with exclusive(Path(sys.argv[1]), OSError()):
     if os.fork() == 0:  # a worker, which lives on when its parent is killed
+        print(flush=True)  # it has let go of the lock by now
         time.sleep(60)
         os._exit(0)
-    print(flush=True)
     time.sleep(60)
 """
 

@@ -305,6 +305,14 @@ def write_rounds(folder: Path, place: bool, changes: list[dict[str, Any]]) -> No
             save(folder / f"{i}{number}.dcm", BSCANS[i] // (number + 1), **own, **elements)
 
 
+def test_an_echo_time_that_varies_a_little_is_one_echo(tmp_path: Path) -> None:
+    for i, time in enumerate((4.6, 4.61, 4.59, 4.6)):
+        own = {"Modality": "MR", "InstanceNumber": i, "ImagePositionPatient": [0, 0, i]}
+        save(tmp_path / f"head/{i}.dcm", BSCANS[i], EchoTime=time, **own)
+    (scan,) = read_scans(tmp_path)
+    np.testing.assert_array_equal(scan.pixels, BSCANS)
+
+
 @pytest.mark.parametrize("place", [True, False])
 @pytest.mark.parametrize(
     "changes",

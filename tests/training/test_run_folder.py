@@ -99,12 +99,13 @@ def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 def test_a_checkpoint_holds_all_that_learning_goes_on_with(run: RunFolder) -> None:
     never_stopped = learner(0)
     learn(never_stopped, 5, seed=1)
-    run.save_checkpoint("gan", 5, never_stopped)
+    losses = [torch.tensor(1.5), torch.tensor(-0.25)]
+    run.save_checkpoint("gan", 5, never_stopped, {"image": losses})
     at_five = everything(never_stopped)
     learn(never_stopped, 5, seed=2)
 
     resumed = learner(7)
-    assert run.load_checkpoint("gan", resumed) == 5
+    assert run.load_checkpoint("gan", resumed) == (5, {"image": losses})
     assert_equal(everything(resumed), at_five)
     moments = [name for name in at_five if "exp_avg" in name or "mean_square" in name]
     assert len(moments) > 40 and any(bool(at_five[name].any()) for name in moments)
@@ -115,26 +116,26 @@ def test_a_checkpoint_holds_all_that_learning_goes_on_with(run: RunFolder) -> No
 
 def test_a_checkpoint_before_the_first_step(run: RunFolder) -> None:
     state = learner(0)
-    run.save_checkpoint("gan", 0, state)
+    run.save_checkpoint("gan", 0, state, {})
     other = learner(1)
-    assert run.load_checkpoint("gan", other) == 0
+    assert run.load_checkpoint("gan", other)[0] == 0
     assert_equal(everything(other), everything(state))
 
 
 def test_stages_keep_their_own_checkpoints(run: RunFolder) -> None:
     state = learner(0)
-    assert run.load_checkpoint("gan", state) == 0
-    run.save_checkpoint("gan", 5, state)
-    run.save_checkpoint("encoder", 7, state)
-    run.save_checkpoint("gan", 6, state)
-    assert run.load_checkpoint("gan", state) == 6
-    assert run.load_checkpoint("encoder", state) == 7
+    assert run.load_checkpoint("gan", state)[0] == 0
+    run.save_checkpoint("gan", 5, state, {})
+    run.save_checkpoint("encoder", 7, state, {})
+    run.save_checkpoint("gan", 6, state, {})
+    assert run.load_checkpoint("gan", state)[0] == 6
+    assert run.load_checkpoint("encoder", state)[0] == 7
 
 
 def test_a_damaged_checkpoint_is_refused(run: RunFolder) -> None:
     state = learner(0)
     learn(state, 1, seed=1)
-    run.save_checkpoint("gan", 5, state)
+    run.save_checkpoint("gan", 5, state, {})
     path = run.path / "checkpoints" / "gan.safetensors"
     whole = path.read_bytes()
     damaged = [whole[:0], whole[:4], whole[:100], whole[:-1], whole + b"\0"]
@@ -149,11 +150,11 @@ def test_a_damaged_checkpoint_is_refused(run: RunFolder) -> None:
         with pytest.raises(BadFolder, match=r"gan\.safetensors: damaged checkpoint.*delete it"):
             run.load_checkpoint("gan", state)
     path.write_bytes(whole)
-    assert run.load_checkpoint("gan", state) == 5
+    assert run.load_checkpoint("gan", state)[0] == 5
 
 
 def test_a_checkpoint_of_other_networks_is_refused(run: RunFolder) -> None:
-    run.save_checkpoint("gan", 5, learner(0))
+    run.save_checkpoint("gan", 5, learner(0), {})
     with pytest.raises(BadFolder, match="checkpoint"):
         run.load_checkpoint("gan", learner(0, width=3))
 

@@ -246,6 +246,8 @@ def _check_header(label: str, header: Dataset) -> int:
     frames = int(header.get("NumberOfFrames") or 1)
     colours = 3 if header.get("PhotometricInterpretation") == "PALETTE COLOR" else 1
     pixel_bytes = colours * _bytes_per_pixel(header)
+    if float(header.get("RescaleSlope") or 1) % 1:  # its values are floats
+        pixel_bytes = max(pixel_bytes, 4)
     check_size(label, int(header.Rows), int(header.Columns), frames, pixel_bytes)
     return frames
 

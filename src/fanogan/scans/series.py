@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,14 +27,15 @@ from fanogan.scans.notes import Note, SlicesByName
 from fanogan.scans.scan import Scan, check_size, unusable
 
 _TOMOGRAPHY = ("OPT", "CT", "MR", "PT")
-_SHARED = ("Rows", "Columns", "ImageType", "EchoNumbers", "EchoTime")
+_SHARED = ("Rows", "Columns", "ImageType", "EchoNumbers")
+_SAME_ECHO = 1.05
 _ROUNDS = (
     *("AcquisitionNumber", "TemporalPositionIdentifier", "TriggerTime", "DiffusionBValue"),
     *("FrameReferenceTime", "AcquisitionTime"),
 )
 _TAGS = [
     *("SOPClassUID", "SeriesInstanceUID", "Modality", "NumberOfFrames", "InstanceNumber"),
-    *("ImageOrientationPatient", "BitsStored", "PixelRepresentation"),
+    *("ImageOrientationPatient", "BitsStored", "PixelRepresentation", "EchoTime"),
     *(*_SHARED, *_ROUNDS, *FRAME_TAGS),
 ]
 
@@ -45,9 +48,10 @@ class Part:
         path: The file.
         without_image: What kind of object it is, where it is one without an image.
         modality: As DICOM abbreviates it; None where unknown.
-        series: What the single frames of one tomographic volume share: series, size, echo, kind of
-            image, direction. Never shown to anyone. None for anything else: radiographs of one
-            series are separate pictures.
+        series: What the single frames of one tomographic volume share: series, size, number of the
+            echo, kind of image, direction. Never shown to anyone. None for anything else:
+            radiographs of one series are separate pictures.
+        echo: Echo time in milliseconds; 0 where there is none.
         number: The number in the series, where given.
         place: Position in millimetres, where given.
         rounds: What may tell volumes apart, where a series goes through the same places again.
@@ -58,6 +62,7 @@ class Part:
     without_image: str | None = None
     modality: str | None = None
     series: str | None = None
+    echo: float = 0.0
     number: int | None = None
     place: tuple[float, ...] | None = None
     rounds: tuple[str, ...] = ()
@@ -83,6 +88,7 @@ def part_of(path: Path) -> Part:
             path,
             modality=modality,
             series=" ".join([series, *shared, *(f"{cosine + 0.0:.2f}" for cosine in turned)]),
+            echo=float(header.get("EchoTime") or 0),
             number=None if number is None else int(number),
             place=position(own),
             rounds=tuple(str(header.get(tag)) for tag in _ROUNDS),
@@ -99,8 +105,19 @@ def volumes_of(parts: Sequence[Part]) -> list[tuple[Path, ...]]:
     for part in parts:
         if part.series:
             members[part.series].append(part)
-    volumes = [volume for slices in members.values() for volume in _rounds(slices)]
+    echoes = [echo for slices in members.values() for echo in _echoes(slices)]
+    volumes = [volume for slices in echoes for volume in _rounds(slices)]
     return [_in_order(slices) for slices in volumes if len(slices) > 1]
+
+
+def _echoes(slices: list[Part]) -> list[list[Part]]:
+    """Split a series by echo time, which may differ by a little from slice to slice."""
+    times = sorted({part.echo for part in slices})
+    firsts = [b for a, b in pairwise([-1.0, *times]) if b > _SAME_ECHO * a]
+    echoes: dict[int, list[Part]] = defaultdict(list)
+    for part in slices:
+        echoes[bisect_right(firsts, part.echo)].append(part)
+    return list(echoes.values())
 
 
 def _rounds(slices: list[Part]) -> list[list[Part]]:
@@ -168,11 +185,12 @@ def read_series(paths: Sequence[Path]) -> Scan:
     """
     parts = [part_of(path) for path in paths]
     slots = _slots(parts)
-    again = next((i for i, slot in enumerate(slots) if slot in slots[:i]), None)
-    if again is not None:
-        other = paths[slots.index(slots[again])].name
-        problem = f"{paths[again]} and {other} are the same slice of one series"
-        raise unusable(problem, "keep one of them, or put each volume into a folder of its own")
+    first_at: dict[Hashable, Path] = {}
+    for path, slot in zip(paths, slots, strict=True):
+        if slot in first_at:
+            problem = f"{path} and {first_at[slot].name} are the same slice of one series"
+            raise unusable(problem, "keep one of them, or put each volume into a folder of its own")
+        first_at[slot] = path
     ranges = [part.within for part in parts if part.within is not None]
     within = None
     if len(ranges) == len(parts):

@@ -360,6 +360,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         mean=float(totals.mean()),
         windows=len(totals),
         warnings=() if number else encoded.warnings,
+        spacing=scan.spacing,
         affine=scan.affine,
         notes=(*scan.notes, seen) if seen else scan.notes,
         hashed=hashes[0] if number is not None and hashes else BLANK,

@@ -8,7 +8,7 @@ import numpy as np
 
 from fanogan.data import BLANK
 from fanogan.retina import FlatVolume
-from fanogan.scans import Affine, Note, Scan
+from fanogan.scans import UNKNOWN_SPACING, Affine, Note, Scan, Spacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Result:
     residual: np.ndarray | None = None  # (H, W) float32, |x − x̂| in [0, 2] (Eq. 5)
     reconstruction: np.ndarray | None = None  # (H, W) or (H, W, C) float32 in [−1, 1]
     picture: np.ndarray | None = None  # likewise, the image as the networks' grey scale has it
+    spacing: Spacing = UNKNOWN_SPACING  # mm between frames, rows and columns of the scan
     affine: Affine | None = None  # where the image lies in space, where its file says
     # Of retinal OCT, where maps are NaN beyond the flat area:
     volume: FlatVolume | None = None

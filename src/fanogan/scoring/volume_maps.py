@@ -108,7 +108,7 @@ def image_files(result: Result, scale: float) -> Files:
     """Yield an image's raw map, and the map in colours over the image."""
     assert result.residual is not None and result.picture is not None
     coloured = overlay(as_picture(result.picture), result.residual, scale)
-    yield f"maps/{place_of(result.name, '.tif')}", _float_tiff(result.residual)
+    yield f"maps/{place_of(result.name, '.tif')}", _float_tiff(result.residual, result.spacing)
     yield f"overlays/{place_of(result.name, '.png')}", _png(coloured)
 
 
@@ -135,7 +135,8 @@ def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> byt
     # Without axes tifffile takes the first of three for channels.
     metadata: dict[str, Any] = {"axes": "ZYX"[-residual.ndim :]}
     if row and column:
-        metadata |= {"unit": "mm", **({"spacing": between} if between else {})}
+        apart = {"spacing": between} if between and residual.ndim == 3 else {}
+        metadata |= {"unit": "mm", **apart}
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
 State = dict[str, nn.Module | optim.Optimizer]
-"""Networks and optimisers by name: all that a checkpoint holds."""
+"""Networks and optimisers by name."""
+
+LOSSES = "losses."
+"""With what the names of the losses in a checkpoint begin."""
 
 
 class RunFolder:
@@ -71,25 +74,31 @@ class RunFolder:
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         write_whole(self.path / "config.yaml", text.encode())
 
-    def save_checkpoint(self, stage: str, step: int, state: State) -> None:
+    def save_checkpoint(
+        self, stage: str, step: int, state: State, losses: Mapping[str, Sequence[Tensor]]
+    ) -> None:
         """Write all that an exact resume needs: networks, optimisers, and the step reached.
 
         Random numbers are a function of seed, stage and step, so the step is their state too.
+        ``losses`` are those that no line of metrics has averaged yet.
         """
         tensors = _flatten(state)
+        tensors |= {f"{LOSSES}{name}": torch.stack([*each]).cpu() for name, each in losses.items()}
         metadata = {"step": str(step), "sha256": _digest(step, tensors)}
         data = save(tensors, metadata=metadata)
         write_whole(self.path / "checkpoints" / f"{stage}.safetensors", data)
 
-    def load_checkpoint(self, stage: str, state: State) -> int:
+    def load_checkpoint(self, stage: str, state: State) -> tuple[int, dict[str, list[Tensor]]]:
         """Load a stage's last checkpoint into ``state``; return its step, 0 if there is none.
+
+        Also returns the losses that were saved with it.
 
         Raises:
             BadFolder: the checkpoint is damaged or of other networks.
         """
         path = self.path / "checkpoints" / f"{stage}.safetensors"
         if not path.exists():
-            return 0
+            return 0, {}
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -103,7 +112,12 @@ class RunFolder:
                 f"{path}: damaged checkpoint ({type(error).__name__}); delete it to begin this "
                 "stage anew"
             ) from None
-        return step
+        losses = {
+            name.removeprefix(LOSSES): list(each)
+            for name, each in tensors.items()
+            if name.startswith(LOSSES)
+        }
+        return step, losses
 
     def metrics(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``, and the numbers to the TensorBoard events."""

@@ -85,16 +85,21 @@ class Stage:
         Args:
             name: one of ``run.steps``.
             run: how long it trains, how often it reports and saves, and where.
-            state: networks and optimisers: all that a checkpoint holds.
+            state: networks and optimisers, which a checkpoint holds.
         """
         self.name, self.steps, self.state, self.run = name, run.steps[name], state, run
         self.folder, self.fabric = run.folder, run.fabric
         self.leads = run.fabric.is_global_zero
         self.progress = run.progress if self.leads else no_progress
-        self.first = run.folder.load_checkpoint(name, state) if run.folder else 0
+        losses: dict[str, list[Tensor]] = {}
+        self.first = 0
+        if run.folder:
+            self.first, losses = run.folder.load_checkpoint(name, state)
+        self.collected = {
+            name: [loss.to(run.device) for loss in each] for name, each in losses.items()
+        }
         if run.folder and self.leads:
             run.folder.forget_metrics_after(name, self.first)
-        self.collected: dict[str, list[Tensor]] = {}
         self.warned: set[str] = set()
         self.stop = StopRequest()
         self.saved = self.started = time.monotonic()
@@ -234,7 +239,7 @@ class Stage:
         if not all(_all_finite(part) for part in self.state.values()):
             self.fail("a weight or a moment of the optimiser isn't finite")
         if self.folder and self.leads:
-            self.folder.save_checkpoint(self.name, step, self.state)
+            self.folder.save_checkpoint(self.name, step, self.state, self.collected)
         self.saved = time.monotonic()
 
     def fail(self, what: str) -> NoReturn:
