@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from fanogan.phantom.eye import make_phantom
-from fanogan.retina import FlatSpace, FlatVolume, make_flat
+from fanogan.retina import Boundaries, FlatSpace, FlatVolume, make_flat
 from fanogan.retina.flatten import (
     BELOW,
     OUTSIDE,
@@ -257,7 +257,9 @@ def test_from_the_scan_to_flat_space_and_back() -> None:
     scan = Scan(phantom.pixels, "eye", "eye", spacing, is_volume=True)
     inner, outer = phantom.boundaries["ILM"], phantom.boundaries["RPE outer"].copy()
     outer[1, 77] = np.nan
-    there = make_flat(scan, inner, outer, np.zeros(scan.pixels.shape, bool), FlatSpace())
+    there = make_flat(
+        scan, Boundaries.exact(inner, outer), np.zeros(scan.pixels.shape, bool), FlatSpace()
+    )
     assert there.pixels.shape == (4, 128, 106) and there.pixels.dtype == np.uint8
     assert there.spacing[0] == 1.0 and abs(there.spacing[1] / 0.00387 - 1) < 0.02
     flat, grid = there.flat, there.grid
@@ -284,9 +286,8 @@ def test_a_lesions_mask_survives_the_whole_way_as_shares(column_mm: float, kind:
     shape, spacing = (4, 496, 256), (0.4, 0.00387, column_mm)
     eye = make_phantom(407, shape=shape, spacing=spacing, diseased=True, lesions=[kind])
     scan = Scan(eye.pixels, "eye", "eye", spacing, is_volume=True)
-    volume = make_flat(
-        scan, eye.boundaries["ILM"], eye.boundaries["RPE outer"], np.zeros(shape, bool)
-    )
+    lines = Boundaries.exact(eye.boundaries["ILM"], eye.boundaries["RPE outer"])
+    volume = make_flat(scan, lines, np.zeros(shape, bool))
     assert volume.pixels.shape[2] < 0.6 * shape[2]
     ways: list[list[np.ndarray]] = [[], [], []]
     lesions = 0
@@ -318,7 +319,7 @@ def test_usable_windows_hold_retina_and_only_tissue(
 ) -> None:
     volume = replace(straight[0], recorded=straight[0].recorded.copy())
     volume.recorded[1, 60:70, 30:34] = False
-    usable = volume.usable_windows(window, fraction)
+    usable = volume.usable_windows(window, fraction, to_learn=True)
     frames, rows, columns = volume.pixels.shape
     assert usable.shape == (frames, max(rows - window[0] + 1, 0), columns - window[1] + 1)
     corners = np.argwhere(np.ones(usable.shape, bool))
@@ -326,6 +327,25 @@ def test_usable_windows_hold_retina_and_only_tissue(
         place = frame, slice(row, row + window[0]), slice(column, column + window[1])
         expected = volume.recorded[place].all() and volume.tissue[place].mean() >= fraction
         assert usable[frame, row, column] == expected
+
+
+@pytest.mark.parametrize("window", [(40, 24), (96, 60)])
+def test_a_window_is_scored_where_half_of_it_was_recorded(
+    straight: list[FlatVolume], window: tuple[int, int]
+) -> None:
+    volume = replace(straight[0], recorded=straight[0].recorded.copy())
+    volume.recorded[1, :, 30:] = False
+    volume.recorded[2, :, 9:] = False  # less than half of any window
+    usable = volume.usable_windows(window, 0.5, to_learn=False)
+    for frame, row, column in np.argwhere(np.ones(usable.shape, bool))[::37]:
+        place = frame, slice(row, row + window[0]), slice(column, column + window[1])
+        recorded, tissue = volume.recorded[place], volume.tissue[place]
+        if frame < 2:
+            expected = tissue.sum() >= 0.5 * recorded.sum() and recorded.mean() >= 0.5
+            assert usable[frame, row, column] == expected
+    # Whatever half a window apart windows lie, one of them is scored.
+    grid = usable[2, :: window[0] // 2, :: window[1] // 2]
+    assert usable[2].any() and not usable[2, :, 9:].any() and grid.any()
 
 
 def test_a_position_is_where_its_pixel_comes_back(straight: list[FlatVolume]) -> None:

@@ -114,7 +114,7 @@ def test_a_new_volume_takes_no_place_of_one_that_is_replaced(eyes: list[Scan], s
     [
         (
             {"space": FlatSpace(96, 90)},
-            "with rows 128, base 120, stretched False, not with rows 96",
+            "with rows 128, base 120, stretched False, to_membrane True, not with rows 96",
         ),
         ({"spacing": (None, 0.004, None)}, r"no spacing given, not with spacing \[None, 0\.004"),
     ],

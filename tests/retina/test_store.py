@@ -98,7 +98,8 @@ def test_any_zarr_reader_reads_it(eyes: list[Scan], made: Path) -> None:
     assert sorted(group.group_keys()) == ["000000", "000001"]
     assert group["000001"].attrs["name"] == eyes[1].name
     assert set(group["000001"].array_keys()) == {
-        *("flat", "bscans", "margins", "inner", "outer", "en_face", "en_face_lines")
+        *("flat", "bscans", "margins", "inner", "outer", "epithelium", "confidence"),
+        *("en_face", "en_face_lines"),
     }
 
 
@@ -196,10 +197,10 @@ def test_attributes_of_another_kind_are_damage(store: Path, facts: dict[str, obj
 
 def test_a_newer_store_says_which_version_reads_it(eyes: list[Scan], store: Path) -> None:
     body = json.loads((store / "zarr.json").read_text())
-    body["attributes"]["fanogan"] |= {"format": 2, "version": "9.1"}
+    body["attributes"]["fanogan"] |= {"format": 3, "version": "9.1"}
     (store / "zarr.json").write_text(json.dumps(body))
     for refused in (lambda: read_store(store), lambda: prepare(eyes, store)):
-        with pytest.raises(BadScan, match=r"formats up to 1: update to fanogan 9\.1 or newer"):
+        with pytest.raises(BadScan, match=r"formats up to 2: update to fanogan 9\.1 or newer"):
             refused()
 
 

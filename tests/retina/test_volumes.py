@@ -154,7 +154,7 @@ def test_margins_once_given_are_not_looked_for_again(
     """No grey value tells these margins, so a second look would lose them."""
     margins = np.zeros(eyes[0].pixels.shape, bool)
     margins[:, :, :20] = True
-    known = make_flat(eyes[0], straight[0].inner, straight[0].outer, margins)
+    known = make_flat(eyes[0], straight[0].boundaries, margins)
     prepare(known, tmp_path / "a.zarr")
     for source in (known, tmp_path / "a.zarr"):
         volume = one(source, FlatSpace(96, 88))

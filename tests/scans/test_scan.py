@@ -11,7 +11,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (2, 12, 10), dtype=np.uint8)
 
 def test_the_pixels_of_a_plain_scan_are_what_was_recorded() -> None:
     scan, map = Scan(PIXELS, "a.png", "a"), np.ones((12, 10), np.float32)
-    assert scan.usable_windows((4, 4), 0.5) is None and scan.tissue is None
+    assert scan.usable_windows((4, 4), 0.5, True) is None and scan.tissue is None
     assert scan.to_original(0, map) is map
     assert scan.original(1) is None and scan.en_face_line(1, map) is None
     assert scan.original_position(1, 2.5, 3) == (1, 2.5, 3)

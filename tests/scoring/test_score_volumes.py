@@ -18,7 +18,7 @@ from fanogan.detectors import Detector, FAnoGAN, untrained
 from fanogan.evaluation import evaluate
 from fanogan.phantom import Phantom, make_phantom
 from fanogan.recipes import load_recipe
-from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, find_regions, make_flat
+from fanogan.retina import Boundaries, DepthProfile, FlatSpace, FlatVolume, find_regions, make_flat
 from fanogan.retina.intensity import DEPTHS
 from fanogan.scans import BadScan, Scan
 from fanogan.scoring import Model, Result, results, score, score_batch, write_results
@@ -65,7 +65,7 @@ def eye() -> FlatVolume:
     inner, outer = made.boundaries["ILM"].copy(), made.boundaries["RPE outer"].copy()
     inner[1] = outer[1] = np.nan
     scan = Scan(pixels, "eye", "eye", made.spacing, is_volume=True)
-    return make_flat(scan, inner, outer, margins)
+    return make_flat(scan, Boundaries.exact(inner, outer), margins)
 
 
 def table_of(path: Path) -> list[dict[str, str]]:

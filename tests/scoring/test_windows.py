@@ -76,6 +76,23 @@ def test_overlapping_windows_are_weighted_to_their_middle() -> None:
     assert float(line[8:16].mean()) == pytest.approx(0.5, abs=1e-3)
 
 
+def test_a_window_that_is_known_in_part_is_scored_on_that_part() -> None:
+    def within(windows: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert inside is not None
+        kept = windows.abs() * inside
+        terms = kept.flatten(1).mean(1)[:, None].expand(-1, 2)
+        return terms, torch.cat([kept, windows], 1)
+
+    x = random_image((16, 24))
+    recorded = torch.ones(16, 24, dtype=torch.bool)
+    recorded[:, :5] = False
+    see = seen_through((16, 16))
+    terms, corners, _ = score_windows(x, see, within, batch=4, inside=recorded, recorded=recorded)
+    for (row, column), term in zip(corners.tolist(), terms, strict=True):
+        part = x[0, 0, row : row + 16, max(column, 5) : column + 16]
+        assert float(term[0]) == pytest.approx(float(part.abs().mean()), rel=1e-5)
+
+
 def test_batches_change_nothing() -> None:
     x = random_image((50, 47))
     preprocessing = seen_through((16, 16), (32, 32))
@@ -147,5 +164,5 @@ def test_tissue_goes_with_its_windows() -> None:
         rows.extend(inside[:, 0, :, 0].sum(1).tolist())
         return identity(windows)
 
-    score_windows(random_image((32, 48)), seen_through((16, 16)), look, 4, tissue=tissue)
+    score_windows(random_image((32, 48)), seen_through((16, 16)), look, 4, inside=tissue)
     assert rows == [6] * 5 + [10] * 5 + [4] * 5

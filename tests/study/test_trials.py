@@ -22,7 +22,7 @@ from fanogan.evaluation import BadTestSet
 from fanogan.evaluation.metrics import mean_interval, resampled_aucs, resampled_times
 from fanogan.phantom.eye import make_phantom
 from fanogan.recipes.recipe import load_recipe
-from fanogan.retina import make_flat, prepare
+from fanogan.retina import Boundaries, make_flat, prepare
 from fanogan.retina.flat_volume import FlatSpace
 from fanogan.scans import Scan
 from fanogan.study.claims import CLAIMS, findings
@@ -520,7 +520,7 @@ def eyes(tmp_path_factory):
             margins = np.zeros(eye.pixels.shape, dtype=np.bool_)
             lines = (eye.boundaries["ILM"], eye.boundaries["RPE outer"])
             space = FlatSpace(RETINAL.flat_rows, RETINAL.flat_base, RETINAL.stretch_retina)
-            flat.append(make_flat(scan, *lines, margins, space))
+            flat.append(make_flat(scan, Boundaries.exact(*lines), margins, space))
             if kind == "anomalous":
                 path = folder / "masks" / f"{eye.name}.tif"
                 tifffile.imwrite(path, np.uint8(255) * eye.mask, photometric="minisblack")

@@ -18,7 +18,7 @@ from fanogan.detectors import Detector, new_detector
 from fanogan.evaluation import evaluate
 from fanogan.phantom import Phantom, make_phantom
 from fanogan.recipes import load_recipe
-from fanogan.retina import FlatSpace, FlatVolume, make_flat
+from fanogan.retina import Boundaries, FlatSpace, FlatVolume, make_flat
 from fanogan.scans import Scan
 from fanogan.storage import BadFolder
 from fanogan.training import Progress, no_progress, shared_threads
@@ -131,10 +131,11 @@ def flat_phantom(phantom: Phantom) -> FlatVolume:
     """Flatten a made-up eye by its own boundaries."""
     recipe = load_recipe("demo")
     scan = Scan(phantom.pixels, phantom.name, phantom.name, phantom.spacing, is_volume=True)
+    lines = phantom.boundaries
+    sure = np.ones(lines["ILM"].shape, np.float32)
     return make_flat(
         scan,
-        phantom.boundaries["ILM"],
-        phantom.boundaries["RPE outer"],
+        Boundaries(lines["ILM"], lines["Bruch"], lines["RPE outer"], sure),
         np.zeros(phantom.pixels.shape, dtype=np.bool_),
         FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina),
     )

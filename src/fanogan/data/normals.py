@@ -152,9 +152,9 @@ class Normals:
             encoded = preprocessing.encode(scan)
             builder.add(scan, preprocessing.grey_values(encoded))
             training.extend(encoded)
-            corners = preprocessing.usable(scan)
+            corners = preprocessing.usable(scan, to_learn=True)
             usable.extend(() if corners is None else corners)
-        held_out_usable = [preprocessing.usable(scan) for scan in held_out]
+        held_out_usable = [preprocessing.usable(scan, to_learn=True) for scan in held_out]
         for of, masks in ((kept, usable), (held_out, held_out_usable)):
             known = [each for each in masks if each is not None]
             if known and not any(each.any() for each in known):

@@ -98,7 +98,7 @@ class Patches:
         device: torch.device,
     ) -> Patches:
         """Encode scans and copy them to the device."""
-        usable = [preprocessing.usable(scan) for scan in scans]
+        usable = [preprocessing.usable(scan, to_learn=True) for scan in scans]
         return cls(
             [frame for scan in scans for frame in preprocessing.encode(scan)],
             preprocessing,

@@ -213,16 +213,16 @@ class Preprocessing:
                 "that it was taken in"
             )
 
-    def usable(self, scan: Scan) -> np.ndarray | None:
-        """Return the upper left corners of the windows that may be learned from and scored.
+    def usable(self, scan: Scan, *, to_learn: bool) -> np.ndarray | None:
+        """Return the upper left corners of the windows that may be learned from, or scored.
 
         Returns:
-            (frames, H − h + 1, W − w + 1) bool: windows of a flat volume that hold enough retina,
-            and nothing unknown. None where every window may be: in plain images.
+            (frames, H − h + 1, W − w + 1) bool, for a flat volume (see its ``usable_windows``).
+            None where every window may be: in plain images.
         """
         if self.retina is None or self.window is None:
             return None
-        return scan.usable_windows(self.window, self.retina.share)
+        return scan.usable_windows(self.window, self.retina.share, to_learn)
 
     def no_window(self, scan: Scan) -> BadScan:
         """Return the error of a scan without a usable window."""

@@ -78,6 +78,7 @@ def model_of(
         detector=name,
         title=registered(name).title,
         exportable=detector.exportable,
+        averages_pixels=detector.averages_pixels,
         recipe=detector.recipe,
         networks=networks,
         score=detector.score_module(ready, learned["constants"]).eval(),

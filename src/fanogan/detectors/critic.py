@@ -43,6 +43,8 @@ class Critic(GanDetector):
     moves all scores alike. The paper leaves nothing else open.
     """
 
+    averages_pixels = False
+
     @torch.no_grad()
     def constants(self, networks: Mapping[str, nn.Module], run: Run) -> dict[str, float]:
         """Return m̂."""

@@ -21,11 +21,14 @@ class Definition(abc.ABC):
         has_generator: Whether networks["G"] makes normal images of z ~ N(0, I).
         builds_on_gan: Whether a trained GAN, (G, D), can be given in place of training one.
         exportable: Whether its score module is a fixed graph.
+        averages_pixels: Whether its terms are means over an image's pixels or features, so that
+            those of a part that isn't known can be left out.
     """
 
     has_generator: ClassVar[bool] = False
     builds_on_gan: ClassVar[bool] = False
     exportable: ClassVar[bool] = True
+    averages_pixels: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -175,9 +175,12 @@ def with_engines(model: Model, names: Sequence[str]) -> dict[str, Model]:
         return {}
     graph = to_onnx(graph_of(model), _inputs(model, 2), ("terms", "maps"))
     openers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
-    threads = torch.get_num_threads()
+    threads, retina = torch.get_num_threads(), model.preprocessing.retina
     return {
-        name: model.but(score=EngineScore(openers[name](graph, threads)[0]), engine=name)
+        name: model.but(
+            score=EngineScore(openers[name](graph, threads)[0], retina is not None),
+            engine=name,
+        )
         for name in names
     }
 
@@ -187,7 +190,7 @@ def _inputs(model: Model, batch: int) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(0)
     shape = model.preprocessing.image_shape
     inputs = {"x": 2 * torch.rand(batch, *shape, generator=random) - 1}
-    if model.preprocessing.tissue_only:
+    if model.preprocessing.retina:
         inputs["inside"] = torch.ones(batch, 1, *shape[1:], dtype=torch.bool)
     return inputs
 
@@ -195,13 +198,15 @@ def _inputs(model: Model, batch: int) -> dict[str, Tensor]:
 class EngineScore(nn.Module):
     """A score module that another library computes."""
 
-    def __init__(self, run: Run):
-        """Take what runs the graph."""
+    def __init__(self, run: Run, takes_inside: bool):
+        """Take what runs the graph, and whether the graph has the second input."""
         super().__init__()
-        self.run = run
+        self.run, self.takes_inside = run, takes_inside
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Score images, as ``ReconstructionScore`` does."""
+        if inside is None and self.takes_inside:
+            inside = torch.ones_like(x[:, :1], dtype=torch.bool)
         given = [each for each in (x, inside) if each is not None]
         terms, maps = self.run(*(np.ascontiguousarray(each.numpy()) for each in given))
         return torch.from_numpy(terms), torch.from_numpy(maps)

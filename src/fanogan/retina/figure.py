@@ -46,7 +46,7 @@ def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> byt
     axes["lines"].legend(loc="lower right", fontsize=8)
     _show(axes["flat"], flat, f"3 · flat: outer boundary in row {base}")
     axes["flat"].axhline(base, color=_OUTER, lw=0.8, ls="--")
-    corners = _spread(volume.usable_windows(window, _LEAST_RETINA)[frame, ::_STEP, ::_STEP])
+    corners = _spread(volume.usable_windows(window, _LEAST_RETINA, True)[frame, ::_STEP, ::_STEP])
     axes["patches"].set_axis_off()
     axes["patches"].set_title(
         f"4 · patches of {window[0]}×{window[1]}" if corners else "4 · no place for a patch",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fanogan.retina.flatten import OUTSIDE, RETINA, FlatSpace, Flattening
-from fanogan.retina.layers import find_boundaries
+from fanogan.retina.layers import Boundaries, find_boundaries
 from fanogan.retina.resample import Grid, normalise
 from fanogan.scans import BadScan, Scan, Spacing, filled_margins
 
@@ -28,17 +28,24 @@ class FlatVolume(Scan):
     bscans: Any
     margins: Any
     scan_spacing: Spacing  # of the recorded scan
-    # Rows of the inner limiting membrane and of the outer boundary of the pigment epithelium in the
-    # recorded scan, (B-scans, its columns); NaN where unknown.
-    inner: NDArray[np.float32]
-    outer: NDArray[np.float32]
+    boundaries: Boundaries  # of the recorded scan
     grid: Grid  # the resampling in the plane of the B-scans
     flat: Flattening
     recorded: NDArray[np.bool_]  # like `pixels`: false where OUTSIDE or in a filled margin
 
     @property
+    def inner(self) -> NDArray[np.float32]:
+        """Rows of the inner line in the recorded scan, (B-scans, its columns); NaN if unknown."""
+        return self.boundaries.lines(self.flat.space.to_membrane)[0]
+
+    @property
+    def outer(self) -> NDArray[np.float32]:
+        """Rows of the outer line, likewise."""
+        return self.boundaries.lines(self.flat.space.to_membrane)[1]
+
+    @property
     def found(self) -> float:
-        """Share of the recorded columns in which the retina was found."""
+        """Share of the columns in which the retina was found."""
         return float(np.isfinite(self.inner).mean())
 
     @cached_property
@@ -46,22 +53,31 @@ class FlatVolume(Scan):
         """Where the retina lies in flat space: (B-scans, flat rows, columns)."""
         return np.asarray((self.flat.region == RETINA) & self.recorded)
 
-    def usable_windows(self, window: tuple[int, int], min_fraction: float) -> NDArray[np.bool_]:
-        """Return corners of windows with `min_fraction` of retina and nothing unrecorded."""
+    def usable_windows(
+        self, window: tuple[int, int], min_fraction: float, to_learn: bool
+    ) -> NDArray[np.bool_]:
+        """Return the corners of windows with `min_fraction` of retina in what was recorded of them.
+
+        To learn from, all of a window must have been recorded; to be scored, half of it. A B-scan
+        without such a window is scored where it shows most: every picture has a score.
+        """
         h, w = window
+        to_learn = to_learn or not self.flat.space.to_membrane  # as in version 0.1
 
         def count(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
             sums = mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)
             sums = np.pad(sums, ((1, 0), (1, 0)))
             return np.asarray(sums[h:, w:] - sums[:-h, w:] - sums[h:, :-w] + sums[:-h, :-w])
 
-        least = min_fraction * h * w
-        return np.stack(
-            [
-                (count(tissue) >= least) & (count(~recorded) == 0)
-                for tissue, recorded in zip(self.tissue, self.recorded, strict=True)
-            ]
-        )
+        usable = []
+        for masks in zip(self.tissue, self.recorded, strict=True):
+            tissue, recorded = map(count, masks)
+            enough = tissue >= min_fraction * recorded
+            usable.append(enough & (recorded >= (h * w if to_learn else h * w / 2)))
+            if not to_learn and not usable[-1].any():
+                # Half of the most, so that windows half a window apart don't miss it.
+                usable[-1] = tissue >= max(tissue.max(initial=0) / 2, 1)
+        return np.stack(usable)
 
     @property
     def has_size(self) -> bool:
@@ -122,7 +138,7 @@ class FlatVolume(Scan):
         if self.flat.space == space:
             return self
         scan = replace(self, pixels=self.bscans, spacing=self.scan_spacing)
-        return make_flat(scan, self.inner, self.outer, self.margins, space, self.bscans)
+        return make_flat(scan, self.boundaries, self.margins, space, self.bscans)
 
     def _flattening_of(self, frame: int) -> Flattening:
         flat, frames = self.flat, slice(frame, frame + 1)
@@ -131,8 +147,7 @@ class FlatVolume(Scan):
 
 def make_flat(
     scan: Scan,
-    inner: NDArray[np.float32],
-    outer: NDArray[np.float32],
+    boundaries: Boundaries,
     margins: Any,
     space: FlatSpace | None = None,
     bscans: Any = None,
@@ -142,8 +157,7 @@ def make_flat(
 
     Args:
         scan: A grey volume.
-        inner: Row of the inner boundary, (B-scans, columns) of the scan.
-        outer: Row of the outer boundary, likewise.
+        boundaries: Of the retina in the scan.
         margins: As in `FlatVolume`.
         space: The flat area; the paper's where None.
         bscans: As in `FlatVolume`, if known; the scan's own grey values then don't matter.
@@ -153,6 +167,8 @@ def make_flat(
         BadScan: As `normalise` and `Grid.of`, or no retina in any column.
         ValueError: The boundaries don't belong to the scan.
     """
+    space = space or FlatSpace()
+    inner, outer = boundaries.lines(space.to_membrane)
     if not np.isfinite(inner).any():
         raise BadScan(
             f"no retina was found in {scan.name}: give a retinal OCT with depth along the rows, or "
@@ -161,9 +177,7 @@ def make_flat(
     grid = Grid.of(scan)
     if bscans is None:
         bscans = normalise(scan, np.asarray(margins))
-    flat = Flattening(
-        grid.boundary(inner), grid.boundary(outer), grid.shape[0], space or FlatSpace()
-    )
+    flat = Flattening(grid.boundary(inner), grid.boundary(outer), grid.shape[0], space)
     in_margin = flat.forward(grid.forward(np.asarray(margins)))
     if pixels is None:
         pixels = flat.forward(grid.forward(np.asarray(bscans)))
@@ -184,8 +198,7 @@ def make_flat(
         bscans=bscans,
         margins=margins,
         scan_spacing=scan.spacing,
-        inner=inner,
-        outer=outer,
+        boundaries=boundaries,
         grid=grid,
         flat=flat,
         recorded=(flat.region != OUTSIDE) & ~in_margin,
@@ -205,4 +218,4 @@ def straighten(scan: Scan, space: FlatSpace | None = None) -> FlatVolume:
     Grid.of(scan)  # refuses colour and impossible pixels before the long search
     margins = filled_margins(scan.pixels)
     found = find_boundaries(scan.pixels, scan.spacing, ~margins)
-    return make_flat(scan, found.inner, found.outer, margins, space)
+    return make_flat(scan, found, margins, space)

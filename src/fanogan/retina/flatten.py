@@ -1,6 +1,7 @@
 """The retina is flattened, and maps find their way back (section 3, Data, and Fig. 4).
 
-In every column the outer boundary of the pigment epithelium is moved to one row, the base. The
+In every column Bruch's membrane, the outer boundary of the pigment epithelium where nothing lifts
+that, is moved to one row, the base: what lies between them is raised in flat space too. The
 thickness changes only where the retina is higher than the area above the base, which it then fills
 exactly. The paper gives no height for this area: 128 rows and base 120 are ours. Stretching goes
 beyond the paper: the retina fills the area in every column, so that a row is a relative depth.
@@ -8,6 +9,7 @@ beyond the paper: the retina fills the area in every column, so that a row is a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +27,16 @@ class FlatSpace:
     """The area that the retina is flattened into."""
 
     rows: int = 128
-    base: int = 120  # row in which the outer boundary of the pigment epithelium comes to lie
+    base: int = 120  # row in which the outer line comes to lie
     stretched: bool = False  # whether the retina fills the area above the base in every column
+    # Whether the base is Bruch's membrane, in every column. In version 0.1 it was the pigment
+    # epithelium's outer boundary, and columns in which that isn't seen clearly were left out.
+    to_membrane: bool = True
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FlatSpace:
+        """Return the space of a model or store, which may be of version 0.1."""
+        return cls(**{"to_membrane": False, **values})
 
 
 @dataclass(frozen=True)

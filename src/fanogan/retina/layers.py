@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from fanogan.retina.smooth import lower_envelope, smooth
 from fanogan.scans import Spacing, filled_margins
 
 Array = NDArray[np.float32]
@@ -27,7 +28,7 @@ Surfaces = NDArray[np.float64]
 TYPICAL_SPACING = (0.12, 0.00387, 0.0114)
 # mm between the two surfaces.
 LEAST_THICKNESS, MOST_THICKNESS = 0.1, 1.2
-# Columns below it are left out; 1 is a contrast of 0.3 of a B-scan's own range.
+# From it on a column is seen clearly; 1 is a contrast of 0.3 of a B-scan's own range.
 LEAST_CONFIDENCE = 0.5
 # Percentiles of a B-scan that become 0 and 1, and where brighter pixels are cut off.
 _BACKGROUND, _BRIGHT, _BRIGHTEST = 30, 99, 1.3
@@ -45,27 +46,54 @@ _STEEPEST, _BETWEEN_SCANS = 2.0, 0.15
 _OUTSIDE = 10.0
 # Confidence: mm above and below that are compared, columns averaged, contrast that is full.
 _WINDOW, _WIDE_WINDOW, _NEIGHBOURS, _CONTRAST = 0.025, 0.06, 9, 0.3
+# From `LEAST_CONFIDENCE` down to this a surface goes over from what was found to a smooth line.
+_LEAST_TRUST = 0.3
+# Stiffness of the smooth lines, and of Bruch's membrane; the weight of what lies above it.
+_STIFFNESS, _BRUCH_STIFFNESS, _BRUCH_ASYMMETRY = 1e3, 1e5, 0.15
+# mm from which on the epithelium is lifted off the membrane.
+_LIFTED = 0.012
+# Share of a B-scan's columns that must be seen clearly, or there is no retina.
+_LEAST_SHARE = 0.05
 # Costs are whole numbers in the graph, and arcs of this capacity are never cut.
 _SCALE, _FORBIDDEN = 1000, 10**7
 
 
 @dataclass(frozen=True)
 class Boundaries:
-    """The two surfaces of the retina in a volume, (B-scans, columns) float32 each.
+    """The surfaces of the retina in a volume, (B-scans, columns) float32 each.
 
-    Row 10.0 is the centre of the pixel in row 10. Both surfaces are NaN in the same columns: where
-    there is no retina, where it reaches into a filled margin or out of the scan, and where
-    `confidence` is below `LEAST_CONFIDENCE`.
+    Row 10.0 is the centre of the pixel in row 10; a surface may lie outside the scan. All are known
+    in every column with a recording, and where the evidence is weak they are smooth. They are NaN
+    where a filled margin covers most of the retina, and in B-scans without a retina.
     """
 
     inner: Array  # row of the inner limiting membrane
-    outer: Array  # row of the outer boundary of the pigment epithelium
+    outer: Array  # row of Bruch's membrane, below all that lifts the pigment epithelium
+    epithelium: Array  # row of the outer boundary of the pigment epithelium
     confidence: Array  # in [0, 1], from the contrast at both surfaces
+
+    @classmethod
+    def exact(cls, inner: Array, outer: Array) -> Boundaries:
+        """Return surfaces that are known, of an eye in which nothing lifts the epithelium."""
+        return cls(inner, outer, outer, np.isfinite(inner).astype(np.float32))
 
     @property
     def found(self) -> NDArray[np.bool_]:
-        """Where both surfaces are known: (B-scans, columns)."""
+        """Where the surfaces are known: (B-scans, columns)."""
         return np.isfinite(self.inner)
+
+    def lines(self, to_membrane: bool) -> tuple[Array, Array]:
+        """Return the inner and the outer line that the retina is flattened between.
+
+        Args:
+            to_membrane: Whether down to Bruch's membrane, and in every column; otherwise to the
+                outer boundary of the epithelium, where both are seen clearly, as in version 0.1.
+        """
+        if to_membrane:
+            return self.inner, self.outer
+        unclear = self.confidence < LEAST_CONFIDENCE
+        inner, outer = np.where(unclear, np.float32(np.nan), [self.inner, self.epithelium])
+        return inner, outer
 
 
 @dataclass(frozen=True)
@@ -120,9 +148,41 @@ def find_boundaries(
         found = _search(_costs(small, step, level), near, step, level)
         known = _resampled(found, 1 / rows, 1 / columns, image.shape[2])
     assert known is not None
-    confidence = _confidence(image, valid, known, row)
-    inner, outer = np.where(confidence < LEAST_CONFIDENCE, np.nan, known).astype(np.float32)
-    return Boundaries(inner, outer, confidence)
+    return _completed(known, image, valid, row, column)
+
+
+def _completed(
+    found: Surfaces, image: Array, valid: NDArray[np.bool_], row: float, column: float
+) -> Boundaries:
+    """Smooth the surfaces where the evidence is weak, and lay Bruch's membrane below them."""
+    shares = _evidence(image, found, row)
+    height = image.shape[1]
+    top, bottom = found
+    rows = np.arange(height)[None, :, None]
+    around = (rows >= top[:, None]) & (rows <= bottom[:, None])
+    covered = (around & ~valid).sum(axis=1) > 0.5 * around.sum(axis=1)
+    near = (rows >= top[:, None] - 2) & (rows <= bottom[:, None] + 2)
+    cut = (near & ~valid).any(axis=1) | (top < 2) | (bottom > height - 3)
+    weights = np.where(cut, 0, shares).astype(np.float64)
+    lines = np.stack(
+        [smooth(*each, _STIFFNESS, column) for each in zip(found, weights, strict=True)]
+    )
+    trust = ((weights - _LEAST_TRUST) / (LEAST_CONFIDENCE - _LEAST_TRUST)).clip(0, 1)
+    inner, epithelium = trust * found + (1 - trust) * lines
+    bruch = lower_envelope(found[1], weights[1], _BRUCH_STIFFNESS, _BRUCH_ASYMMETRY, column)
+    # Where the epithelium lies on the membrane it is the better line: the envelope is smoother than
+    # the eye.
+    lifted = bruch - epithelium
+    on_it = (2 - np.abs(lifted) * row / _LIFTED).clip(0, 1) * trust[1]
+    outer = bruch - on_it * lifted
+    confidence = np.where(cut, 0, shares.min(axis=0)).astype(np.float32)
+    empty = (confidence >= LEAST_CONFIDENCE).mean(axis=1) < _LEAST_SHARE
+    unknown = covered | empty[:, None]
+    inner, outer, epithelium = (
+        np.where(unknown, np.nan, line).astype(np.float32)
+        for line in (inner, np.maximum(outer, epithelium), epithelium)
+    )
+    return Boundaries(inner, outer, epithelium, confidence)
 
 
 def _normalised(volume: NDArray[Any], valid: NDArray[np.bool_]) -> Array:
@@ -286,8 +346,8 @@ def _closed_set(
     return np.asarray((~outside).sum(axis=3) - 1)
 
 
-def _confidence(image: Array, valid: NDArray[np.bool_], surfaces: Surfaces, row: float) -> Array:
-    """Confidence from the contrast at both surfaces; 0 where the retina leaves the recording."""
+def _evidence(image: Array, surfaces: Surfaces, row: float) -> Array:
+    """Return the contrast at both surfaces as a share of full contrast: (2, B-scans, columns)."""
     inner, outer = np.rint(surfaces).astype(np.int64)
     height = image.shape[1]
     scans, columns = np.ogrid[: inner.shape[0], : inner.shape[1]]
@@ -311,7 +371,4 @@ def _confidence(image: Array, valid: NDArray[np.bool_], surfaces: Surfaces, row:
     )
     contrast = ndimage.uniform_filter1d(contrast, _NEIGHBOURS, axis=2)
     shares = (contrast / _CONTRAST).clip(0, 1)
-    rows = np.arange(height)[None, :, None]
-    around = (rows >= inner[:, None] - 2) & (rows <= outer[:, None] + 2)
-    cut = (around & ~valid).any(axis=1) | (inner < 2) | (outer > height - 3)
-    return np.where(cut, 0, shares.min(axis=0)).astype(np.float32)
+    return np.stack([shares[:2].min(axis=0), shares[2]])

@@ -182,7 +182,7 @@ def _fingerprint(source: VolumeSource) -> str:
     """Return what a volume is made of, whatever its name: a digest of its files or its arrays."""
     digest = hashlib.sha256()
     if isinstance(source, FlatVolume):
-        for array in (source.bscans, source.inner, source.outer):
+        for array in (source.bscans, *vars(source.boundaries).values()):
             digest.update(np.ascontiguousarray(array).data)
         digest.update(repr(source.scan_spacing).encode())
     elif isinstance(source, Scan):
@@ -217,8 +217,7 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str, place: Path | None) ->
         "flat": volume.pixels,
         "bscans": np.asarray(volume.bscans),
         "margins": np.asarray(volume.margins),
-        "inner": volume.inner,
-        "outer": volume.outer,
+        **vars(volume.boundaries),
     }
     if en_face is not None:
         arrays |= {"en_face": en_face.pixels, "en_face_lines": en_face.lines}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from fanogan.retina.flat_volume import FlatVolume, make_flat
 from fanogan.retina.flatten import FlatSpace
+from fanogan.retina.layers import Boundaries
 from fanogan.scans import BadScan, EnFace, Scan, identity, note_from_json
 
 if TYPE_CHECKING:
     from zarr import Array
 
-FORMAT = 1
+FORMAT = 2
+"""2 since all of `Boundaries` is kept."""
 
 _PREPARE_AGAIN = "delete that folder, and run fanogan prepare again"
 
@@ -90,8 +92,7 @@ class StoredVolume:
         try:
             return make_flat(
                 self._scan(arrays),
-                arrays["inner"][:],
-                arrays["outer"][:],
+                Boundaries(**{field.name: arrays[field.name][:] for field in fields(Boundaries)}),
                 arrays["margins"],
                 space,
                 arrays["bscans"],
@@ -171,6 +172,11 @@ def settings_of(path: Path) -> dict[str, Any]:
     version = settings.get("format")
     if not isinstance(version, int):
         raise BadScan(f"{path} is a prepared store whose zarr.json is damaged: {_PREPARE_AGAIN}")
+    if version < FORMAT:
+        raise BadScan(
+            f"{path} was prepared by fanogan {settings.get('version')}, which kept less of the "
+            f"retina's boundaries: {_PREPARE_AGAIN}"
+        )
     if version > FORMAT:
         raise BadScan(
             f"{path} is a prepared store of format {version}, and this version reads formats up "
@@ -187,7 +193,7 @@ def stored_volumes(path: str | Path, *, may_be_empty: bool = False) -> list[Stor
     """
     path = Path(path)
     try:
-        space = FlatSpace(**settings_of(path)["space"])
+        space = FlatSpace.from_dict(settings_of(path)["space"])
     except (KeyError, TypeError) as error:
         raise BadScan(
             f"{path} is a prepared store whose zarr.json is damaged: {_PREPARE_AGAIN}"

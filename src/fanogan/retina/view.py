@@ -62,4 +62,4 @@ class RetinalView:
         profile = values["profile"]
         if profile is not None:
             profile = DepthProfile(tuple(profile["median"]), tuple(profile["spread"]))
-        return cls(**{**values, "space": FlatSpace(**values["space"]), "profile": profile})
+        return cls(**{**values, "space": FlatSpace.from_dict(values["space"]), "profile": profile})

@@ -114,13 +114,15 @@ class Scan:
         return True
 
     def usable_windows(
-        self, window: tuple[int, int], min_fraction: float
+        self, window: tuple[int, int], min_fraction: float, to_learn: bool
     ) -> NDArray[np.bool_] | None:
         """Return the corners that a window may have.
 
         Args:
             window: Rows h and columns w of the window.
             min_fraction: Share of the window that has to show what the model is about.
+            to_learn: Whether it is learned from, so that all of it must be known; otherwise it is
+                scored on what is known.
 
         Returns:
             (frames, rows − h + 1, columns − w + 1), true at upper left corners; None: all.
@@ -131,6 +133,11 @@ class Scan:
     @cached_property
     def tissue(self) -> NDArray[np.bool_] | None:
         """Where the score may count, (frames, rows, columns); None: everywhere."""
+        return None
+
+    @cached_property
+    def recorded(self) -> NDArray[np.bool_] | None:
+        """Where pixels show what was recorded, (frames, rows, columns); None: everywhere."""
         return None
 
     def to_original(self, frame: int, map: NDArray[Any]) -> NDArray[Any]:

@@ -52,6 +52,7 @@ class Model:
         detector: The name of the detector that made it.
         title: What pages call that detector.
         exportable: Whether ``score`` is a fixed graph.
+        averages_pixels: Whether its terms are means over an image's pixels or features.
         recipe: With which settings.
         networks: By their letters: G, D, E.
         score: x (B, C, *image_size) in [−1, 1], inside (B, 1, *image_size) bool or None → terms
@@ -70,6 +71,7 @@ class Model:
     detector: str
     title: str
     exportable: bool
+    averages_pixels: bool
     recipe: Recipe
     networks: Mapping[str, nn.Module]
     score: nn.Module

@@ -172,7 +172,8 @@ def encode(model: Model, scans: Iterable[Scan], skips: Skips | None = None) -> I
     preprocessing, skips, told = model.preprocessing, skips or Skips(), False
     for scan in scans:
         with skips.attempt(scan.name):
-            pixels, usable = preprocessing.encode(scan), preprocessing.usable(scan)
+            pixels = preprocessing.encode(scan)
+            usable = preprocessing.usable(scan, to_learn=False)
             if usable is not None and not usable.any():
                 raise preprocessing.no_window(scan)
             unlike = model.profile.warnings(scan, preprocessing.grey_values(pixels))
@@ -257,10 +258,14 @@ def score_frames(model: Model, encoded: Encoded) -> Iterator[FrameScore]:
             yield from _score_whole(model, pixels[start : start + together])
         return
     tissue = encoded.scan.tissue if model.preprocessing.tissue_only else None
+    recorded = encoded.scan.recorded
     for number, stored in enumerate(pixels):
-        usable, inside = (
+        is_whole = recorded is None or recorded[number].all()
+        if recorded is not None and not is_whole:
+            stored = _filled(stored, recorded[number])
+        usable, inside, known = (
             None if masks is None else torch.from_numpy(masks[number]).to(model.device)
-            for masks in (encoded.usable, tissue)
+            for masks in (encoded.usable, tissue, None if is_whole else recorded)
         )
         with torch.inference_mode(), precision_of("fp32"):
             x = model.preprocessing.to_device(stored[None], model.device)
@@ -270,7 +275,8 @@ def score_frames(model: Model, encoded: Encoded) -> Iterator[FrameScore]:
                 functools.partial(score_batch, model),
                 BATCH,
                 usable,
-                inside,
+                known if inside is None else inside,
+                known if model.averages_pixels else None,
             )
         yield FrameScore(
             terms.cpu().double().numpy(),
@@ -278,6 +284,16 @@ def score_frames(model: Model, encoded: Encoded) -> Iterator[FrameScore]:
             x[0].cpu().numpy(),
             corners.cpu().numpy(),
         )
+
+
+def _filled(stored: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+    """Return a frame (C, H, W) with what is next to it in place of what wasn't recorded."""
+    from scipy import ndimage
+
+    if not recorded.any():
+        return stored
+    _, nearest = ndimage.distance_transform_edt(~recorded, return_indices=True)
+    return np.asarray(stored[:, *nearest])
 
 
 def _score_whole(model: Model, stored: np.ndarray) -> Iterator[FrameScore]:

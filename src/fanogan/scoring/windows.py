@@ -19,7 +19,8 @@ def score_windows(
     score: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]],
     batch: int,
     usable: Tensor | None = None,
-    tissue: Tensor | None = None,
+    inside: Tensor | None = None,
+    recorded: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Score one image through overlapping windows, and fuse what they give to whole maps.
 
@@ -29,11 +30,12 @@ def score_windows(
         x: the image (1, C, H, W) in [−1, 1].
         preprocessing: its window and image size.
         score: what windows (B, C, *image_size), as the networks see them, give: terms (B, 2) and
-            maps (B, 1 + C, *image_size). Its second argument is ``tissue`` in them, (B, 1,
+            maps (B, 1 + C, *image_size). Its second argument is ``inside`` in them, (B, 1,
             *image_size) bool.
         batch: windows at a time.
         usable: corners of the windows that count, (H − h + 1, W − w + 1) bool; None: all.
-        tissue: (H, W) bool, passed on to ``score``.
+        inside: (H, W) bool, passed on to ``score``.
+        recorded: (H, W) bool, where x is known; the terms of a window become means over that.
 
     Returns:
         The terms of every window that counts, (windows, 2), their corners (windows, 2), and the
@@ -42,6 +44,8 @@ def score_windows(
     from monai.inferers.utils import sliding_window_inference
 
     assert preprocessing.window is not None
+    given_masks = {"inside": inside, "recorded": recorded}
+    masks = {name: mask for name, mask in given_masks.items() if mask is not None}
     terms: list[Tensor] = []
     corners: list[Tensor] = []
 
@@ -50,20 +54,23 @@ def score_windows(
         chosen = torch.ones(len(at), dtype=torch.bool, device=x.device)
         if usable is not None:
             chosen = usable[at[:, 0], at[:, 1]]
-        inside = None
-        if tissue is not None:
-            windows, mask = windows[:, :-1], windows[:, -1:]
-            inside = preprocessing.resize(mask)[chosen] > HALF
+        within: dict[str, Tensor] = {}
+        if masks and chosen.any():
+            windows, given = windows[:, : -len(masks)], windows[:, -len(masks) :]
+            parts = preprocessing.resize(given[chosen]) > HALF
+            within = {name: parts[:, at : at + 1] for at, name in enumerate(masks)}
         corners.append(at[chosen])
-        maps = windows.new_zeros(len(windows), 2 + windows.shape[1], *windows.shape[2:])
+        maps = windows.new_zeros(len(windows), 2 + x.shape[1], *windows.shape[2:])
         if chosen.any():
-            found, given = score(preprocessing.resize(windows[chosen]), inside)
+            found, given = score(preprocessing.resize(windows[chosen]), within.get("inside"))
+            if "recorded" in within:
+                found = found / within["recorded"].float().mean((1, 2, 3))[:, None]
             terms.append(found)
             maps[chosen, :-1] = preprocessing.resize_back(given, windows.shape[-2:])
             maps[chosen, -1] = 1
         return maps
 
-    seen = x if tissue is None else torch.cat([x, tissue[None, None].to(x.dtype)], 1)
+    seen = torch.cat([x, *(mask[None, None].to(x.dtype) for mask in masks.values())], 1)
     fused = sliding_window_inference(
         seen,
         preprocessing.window,
