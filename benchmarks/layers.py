@@ -71,13 +71,14 @@ def phantom_table(count: int) -> str:
     """Errors against exact boundaries, as Markdown."""
     rows = []
     for kind, lesions in KINDS.items():
-        errors: dict[str, list[np.ndarray]] = {"ILM": [], "RPE outer": []}
+        errors: dict[str, list[np.ndarray]] = {"ILM": [], "RPE outer": [], "Bruch": []}
         known = []
         for seed in range(FIRST, FIRST + count):
             eye = make_phantom(seed, diseased=bool(lesions), lesions=lesions or None)
             found = find_boundaries(eye.pixels, eye.spacing)
             known.append(found.found)
-            for name, line in zip(errors, (found.inner, found.outer), strict=True):
+            lines = found.inner, found.epithelium, found.outer
+            for name, line in zip(errors, lines, strict=True):
                 errors[name].append((line - eye.boundaries[name])[found.found])
         share = f"{100 * np.mean(known):.2f}"
         for name, some in errors.items():
@@ -172,16 +173,23 @@ def save(tiles: list[tuple[np.ndarray, Boundaries, int]], across: int, path: Pat
 
 
 def draw(scan: np.ndarray, found: Boundaries, k: int, height: int = 300) -> np.ndarray:
-    """A B-scan around the retina: red inner line, yellow outer one, violet ticks where unknown."""
+    """A B-scan around the retina with its boundaries.
+
+    Inner in red, the epithelium's in yellow, Bruch's membrane in green; ticks are violet where they
+    aren't seen clearly, blue where they aren't known.
+    """
     picture = np.repeat(scan[..., None], 3, axis=2)
     known = found.found[k]
-    columns = np.flatnonzero(known)
-    for line, colour in ((found.inner[k], (255, 60, 60)), (found.outer[k], (255, 220, 0))):
-        picture[np.rint(line[known]).astype(int), columns] = colour
+    lines = {"inner": (255, 60, 60), "epithelium": (255, 220, 0), "outer": (0, 255, 80)}
+    for name, colour in lines.items():
+        rows = np.rint(np.nan_to_num(getattr(found, name)[k], nan=-1)).astype(int)
+        drawn = known & (rows >= 0) & (rows < len(scan))
+        picture[rows[drawn], np.flatnonzero(drawn)] = colour
     middle = np.nanmean([found.inner[k], found.outer[k]]) if known.any() else len(scan) / 2
     top = int(np.clip(middle - height // 2, 0, len(scan) - height))
     cropped = picture[top : top + height]
-    cropped[:6, ~known] = (255, 0, 255)
+    cropped[:6, ~found.clear[k]] = (255, 0, 255)
+    cropped[:6, ~known] = (0, 0, 255)
     return cropped
 
 

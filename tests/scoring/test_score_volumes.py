@@ -82,7 +82,7 @@ def bscans(found: list[Result]) -> dict[int, Result]:
 
 def test_patches_hold_enough_retina_and_nothing_unknown(eye: FlatVolume) -> None:
     view = Preprocessing.of([eye], RECIPE.but(min_retina_fraction=0.6))
-    usable = view.usable(eye)
+    usable = view.usable(eye, to_learn=True)
     assert usable is not None and usable.shape == (3, 65, eye.pixels.shape[2] - 63)
     assert usable[0].any() and usable[2].any() and not usable[1].any()
     for frame, row, column in np.argwhere(usable)[::97]:

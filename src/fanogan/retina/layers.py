@@ -49,7 +49,7 @@ _WINDOW, _WIDE_WINDOW, _NEIGHBOURS, _CONTRAST = 0.025, 0.06, 9, 0.3
 # From `LEAST_CONFIDENCE` down to this a surface goes over from what was found to a smooth line.
 _LEAST_TRUST = 0.3
 # Stiffness of the smooth lines, and of Bruch's membrane; the weight of what lies above it.
-_STIFFNESS, _BRUCH_STIFFNESS, _BRUCH_ASYMMETRY = 1e3, 1e5, 0.15
+_STIFFNESS, _BRUCH_STIFFNESS, _BRUCH_ASYMMETRY, _BRUCH_REACH = 1e3, 3e5, 0.05, 0.03
 # mm from which on the epithelium is lifted off the membrane.
 _LIFTED = 0.012
 # Share of a B-scan's columns that must be seen clearly, or there is no retina.
@@ -78,6 +78,11 @@ class Boundaries:
         return cls(inner, outer, outer, np.isfinite(inner).astype(np.float32))
 
     @property
+    def clear(self) -> NDArray[np.bool_]:
+        """Where both surfaces are seen clearly: (B-scans, columns)."""
+        return self.confidence >= LEAST_CONFIDENCE
+
+    @property
     def found(self) -> NDArray[np.bool_]:
         """Where the surfaces are known: (B-scans, columns)."""
         return np.isfinite(self.inner)
@@ -91,8 +96,8 @@ class Boundaries:
         """
         if to_membrane:
             return self.inner, self.outer
-        unclear = self.confidence < LEAST_CONFIDENCE
-        inner, outer = np.where(unclear, np.float32(np.nan), [self.inner, self.epithelium])
+        lines = np.stack([self.inner, self.epithelium])
+        inner, outer = np.where(self.clear, lines, np.float32(np.nan))
         return inner, outer
 
 
@@ -169,7 +174,9 @@ def _completed(
     )
     trust = ((weights - _LEAST_TRUST) / (LEAST_CONFIDENCE - _LEAST_TRUST)).clip(0, 1)
     inner, epithelium = trust * found + (1 - trust) * lines
-    bruch = lower_envelope(found[1], weights[1], _BRUCH_STIFFNESS, _BRUCH_ASYMMETRY, column)
+    bruch = lower_envelope(
+        found[1], weights[1], _BRUCH_STIFFNESS, column, _BRUCH_ASYMMETRY, _BRUCH_REACH / row
+    )
     # Where the epithelium lies on the membrane it is the better line: the envelope is smoother than
     # the eye.
     lifted = bruch - epithelium
@@ -180,7 +187,7 @@ def _completed(
     unknown = covered | empty[:, None]
     inner, outer, epithelium = (
         np.where(unknown, np.nan, line).astype(np.float32)
-        for line in (inner, np.maximum(outer, epithelium), epithelium)
+        for line in (inner, outer, np.minimum(epithelium, outer))
     )
     return Boundaries(inner, outer, epithelium, confidence)
 

@@ -53,16 +53,18 @@ def smooth(lines: Lines, weights: Lines, stiffness: float, column: float) -> Lin
 
 
 def lower_envelope(
-    lines: Lines, weights: Lines, stiffness: float, asymmetry: float, column: float
+    lines: Lines, weights: Lines, stiffness: float, column: float, asymmetry: float, reach: float
 ) -> Lines:
     """Return smooth lines along the lowest parts of lines: as `smooth`, but rows below weigh more.
 
     A place of the line that lies above the smooth one counts with the weight `asymmetry`, one
-    below it with 1 − `asymmetry`.
+    below it with 1 − `asymmetry`; but where it lies more than `reach` rows below, as at the optic
+    disc, it is no part of what is sought, and doesn't count.
     """
     z = smooth(lines, weights, stiffness, column)
     for _ in range(_ROUNDS):
-        sides = np.where(lines < z, asymmetry, 1 - asymmetry)  # row numbers grow downwards
+        below = lines - z  # row numbers grow downwards
+        sides = np.where(below < 0, asymmetry, (1 - asymmetry) * (below < reach))
         z, before = smooth(lines, weights * sides, stiffness, column), z
         if np.abs(z - before).max() < 0.01:
             break

@@ -216,7 +216,9 @@ class _Trials:
             log.warning("%s, seed %d: %s", system.name, self.seed, error, exc_info=True)
             outcome["failed"] = f"{type(error).__name__}: {error}"
         name = "failed" if "failed" in outcome else "result"
-        write_whole(folder / f"{name}.json", json.dumps(outcome, indent=1).encode())
+        # Sorted, as in a model folder, so that a study that was stopped has the same files.
+        text = json.dumps(outcome, indent=1, sort_keys=True)
+        write_whole(folder / f"{name}.json", text.encode())
         if name == "result":
             (folder / "failed.json").unlink(missing_ok=True)
         self.state(system.name, self.seed, _said(outcome))

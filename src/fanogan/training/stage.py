@@ -171,7 +171,8 @@ class Stage:
         Raises:
             TrainingFailed: one isn't finite.
         """
-        means = {name: self._mean(losses) for name, losses in self.collected.items()}
+        # In the order of their names, which is that of a checkpoint.
+        means = {name: self._mean(self.collected[name]) for name in sorted(self.collected)}
         self.collected = {}
         for name, value in means.items():
             if not math.isfinite(value):
