@@ -1,0 +1,265 @@
+"""Single B-scans of healthy and ill retinas, by picture: trained on one set, tested on both.
+
+Kermany (Spectralis; CNV, DME, drusen) and OCTDL (Optovue; six diseases), CC BY 4.0. The split is by
+patient, over all classes: a stable hash of the number takes 60 % of the healthy patients to train
+and 15 % to calibrate; the rest and all who are ill are tested. The retina is seen at full depth; a
+picture's score is the recipe's, and the mean over all its windows stands beside it. Beside every
+detector stand the scores that need no network.
+
+Pictures are flattened once, into stores under ``runs/``. Resumable; a result that is in
+``benchmarks/results/`` isn't made again.
+
+    python benchmarks/oct_pictures.py --recipe small --seeds 3
+    python benchmarks/oct_pictures.py --seeds 1 --detectors izi_f --sets kermany
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tables import (
+    RESULTS,
+    RUNS,
+    circumstances,
+    conditions,
+    data_folder,
+    done,
+    keep,
+    kept_results,
+    markdown,
+    spread,
+    trained,
+    write_section,
+)
+
+from fanogan import Recipe, Scan, load_recipe
+from fanogan.data import Normals
+from fanogan.detectors import new_detector, untrained
+from fanogan.evaluation import mean_interval, resampled_aucs, trivial_scores
+from fanogan.retina import FlatSpace, FlatVolume, prepare, read_store
+from fanogan.scans import read_scan
+from fanogan.scoring import Model, calibrate, results
+
+# The classes of each set, the healthy one first; the patient in a name; mm of rows and columns.
+SETS: dict[str, tuple[tuple[str, ...], str, tuple[None, float, float]]] = {
+    "kermany": (("NORMAL", "CNV", "DME", "DRUSEN"), r"-(\d+)-", (None, 0.00387, 0.0115)),
+    "octdl": (
+        ("NO", "AMD", "DME", "ERM", "RVO", "RAO", "VID"),
+        r"_(\d+)_",
+        (None, 0.0054, 0.0136),
+    ),
+}
+OCTDL_COLUMNS = 882  # of most of its pictures; others were resized, and show as much
+FULL_DEPTH = {"flat_rows": 64, "flat_base": 60, "stretch_retina": True}
+SCORES = ("total", "mean", "image", "feature")
+SHOWN = {"izi_f": "f-AnoGAN", "ae": "autoencoder of equal cost", "critic": "critic alone"}
+
+
+def main() -> None:
+    """Train and test what isn't done yet, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", help="folder that holds oct/")
+    parser.add_argument("--recipe", default="small")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sets", nargs="+", choices=[*SETS], default=[*SETS])
+    parser.add_argument("--detectors", nargs="+", default=[*SHOWN])
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    data = data_folder(options.data) / "oct"
+    recipe = load_recipe(options.recipe).but(**FULL_DEPTH, held_out_fraction=0.2)
+    folder = RESULTS / "oct_pictures" / options.recipe
+    for seed in range(options.seeds):
+        for name in options.sets:
+            for detector in options.detectors:
+                path = folder / name / detector / f"seed{seed}.json"
+                if done(path) is None:
+                    one(name, detector, seed, recipe, data, path)
+    table(folder, options.recipe)
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+def flat(name: str, data: Path, space: FlatSpace) -> dict[str, list[FlatVolume]]:
+    """The flattened pictures of a set by class, from its store."""
+    classes, pattern, (between, row, column) = SETS[name]
+
+    def pictures() -> Iterable[Scan]:
+        for kind in classes:
+            for file in sorted((data / name / kind).iterdir()):
+                scan = read_scan(file)
+                patient = re.search(pattern, file.name)
+                assert patient
+                width = scan.pixels.shape[2]
+                # Kermany's pictures of 1,536 columns were taken twice as densely.
+                share = OCTDL_COLUMNS / width if name == "octdl" else 0.5 if width > 1000 else 1.0
+                rows = row * share if name == "octdl" else row
+                spacing = (between, rows, column * share)
+                yield Scan(scan.pixels, f"{kind}/{file.name}", patient[1], spacing)
+
+    store = RUNS / "oct_pictures" / f"{name}.zarr"
+    if not store.exists():
+        summary = prepare(list(pictures()), store, space=space)
+        print(f"{name}: {summary}", flush=True)
+    found: dict[str, list[FlatVolume]] = {kind: [] for kind in classes}
+    for volume in read_store(store, space):
+        found[volume.name.split("/")[0]].append(volume)
+    return found
+
+
+def part_of(patient: str) -> float:
+    """A stable number in [0, 1) for a patient."""
+    return int(hashlib.sha256(patient.encode()).hexdigest()[:8], 16) / 2**32
+
+
+def split(found: Mapping[str, Sequence[FlatVolume]]) -> tuple[list[FlatVolume], ...]:
+    """Pictures to train on, to calibrate on and to test on; who is ill is tested alone."""
+    healthy, *ill = found.values()
+    tested = [volume for kind in ill for volume in kind]
+    of_ill = {volume.group for volume in tested}
+    parts: tuple[list[FlatVolume], ...] = [], [], tested
+    for volume in healthy:
+        at = 2 if volume.group in of_ill else int(np.digitize(part_of(volume.group), [0.6, 0.75]))
+        parts[at].append(volume)
+    return parts
+
+
+# --- scores -------------------------------------------------------------------------------------
+
+
+def one(name: str, detector: str, seed: int, recipe: Recipe, data: Path, path: Path) -> None:
+    """Train a detector on a set, and score what is tested of both."""
+    space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
+    learnt, held_out, _ = split(flat(name, data, space))
+    normals = Normals.of(learnt, held_out, recipe)
+    made = new_detector(detector, recipe, seed=seed)
+    minutes = trained(made, normals, path)
+    scored: dict[str, Any] = {}
+    for other in SETS:
+        tested = split(flat(other, data, space))[2]
+        scored[other] = {
+            "names": [volume.name for volume in tested],
+            "patients": [volume.group for volume in tested],
+            "trained": of_model(made.model, tested),
+            "found": [volume.found for volume in tested],
+        }
+        if detector == "izi_f":
+            plain = calibrate(untrained(made.model), normals.held_out)
+            scored[other]["untrained"] = of_model(plain, tested)
+            if seed == 0:
+                scored[other]["without a network"] = without_network(learnt, tested)
+    facts = conditions(seed=seed, minutes=minutes)
+    keep(path, {"tested": scored, "pictures": len(learnt), **facts})
+
+
+def of_model(model: Model, tested: Sequence[FlatVolume]) -> dict[str, list[float]]:
+    """What a model makes of each picture: all `SCORES`."""
+    found = {each.scan_name: each.without_arrays() for each in results(model, tested)}
+    missing = [volume.name for volume in tested if volume.name not in found]
+    assert not missing, missing
+    return {key: [getattr(found[v.name], key) for v in tested] for key in SCORES}
+
+
+def without_network(
+    learnt: Sequence[FlatVolume], tested: Sequence[FlatVolume]
+) -> dict[str, list[float]]:
+    """Scores of flat pictures that need no network; some are fitted on the training normals."""
+
+    def pixels(volume: FlatVolume) -> np.ndarray:
+        return np.where(volume.recorded[0], volume.pixels[0].astype(np.float64), np.nan)
+
+    def statistics(volume: FlatVolume) -> np.ndarray:
+        flat = pixels(volume)
+        step = np.nanmean(np.abs(np.diff(flat, axis=1)))
+        return np.array([np.log(step), np.nanmean(flat), np.log(np.nanstd(flat))])
+
+    rows = np.concatenate([pixels(volume) for volume in learnt], axis=1)
+    mean, deviation = np.nanmean(rows, axis=1), np.nanstd(rows, axis=1)
+    known = np.array([statistics(volume) for volume in learnt])
+    inverse = np.linalg.inv(np.cov(known.T))
+    scores: dict[str, list[float]] = {}
+    for volume in tested:
+        off = (pixels(volume) - mean[:, None]) / deviation[:, None]
+        away = statistics(volume) - known.mean(axis=0)
+        recorded = volume.pixels[0][:, volume.recorded[0].all(axis=0)]
+        each = {
+            "row means as z-scores": float(np.nanmean(off**2)),
+            "three statistics": float(away @ inverse @ away),
+            "columns not seen clearly": float(1 - volume.boundaries.clear.mean()),
+            **trivial_scores(recorded / 255),
+        }
+        for key, value in each.items():
+            scores.setdefault(key, []).append(value)
+    return scores
+
+
+# --- the table ----------------------------------------------------------------------------------
+
+
+def table(folder: Path, recipe: str) -> None:
+    """Write the section from all results that are there."""
+    parts = []
+    for name in SETS:
+        runs = {kind: kept_results(folder / name / kind) for kind in SHOWN}
+        runs = {kind: found for kind, found in runs.items() if found}
+        if not runs:
+            continue
+        every = [result for found in runs.values() for result in found]
+        parts.append(
+            f"Trained on {every[0]['pictures']} healthy pictures of {name}; "
+            f"{circumstances(every, recipe, 'detector')}."
+        )
+        for other in SETS:
+            tested = every[0]["tested"][other]
+            counts = Counter(each.split("/")[0] for each in tested["names"])
+            said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            rows = [*rows_of(runs, other)]
+            header = ["score", "all ill (95 % interval)", *SETS[other][0][1:]]
+            parts.append(f"Tested on {other}: {said}. AUC by picture:\n\n{markdown(header, rows)}")
+    write_section("oct_pictures", "\n\n".join(parts))
+
+
+def rows_of(runs: Mapping[str, Sequence[Mapping[str, Any]]], other: str) -> Iterable[list[str]]:
+    """Rows of the table: each score of each detector, over its seeds."""
+    groups: list[tuple[str, list[Mapping[str, Any]], str, str]] = []
+    for kind, found in runs.items():
+        tested = [result["tested"][other] for result in found]
+        names = {"total": "", "mean": ", mean over windows", "image": ": A_R", "feature": ": A_D"}
+        groups += [(f"{SHOWN[kind]}{names[key]}", tested, "trained", key) for key in SCORES]
+        if kind == "izi_f":
+            groups.append(("untrained", tested, "untrained", "total"))
+            plain = "without a network"
+            groups += [(key, tested[:1], plain, key) for key in tested[0][plain]]
+    for title, tested, which, key in groups:
+        names, patients = tested[0]["names"], tested[0]["patients"]
+        kinds = np.array([name.split("/")[0] for name in names])
+        healthy, *ill = SETS[other][0]
+        scores = np.array([each[which][key] for each in tested])
+        cells = []
+        for chosen in (kinds == kinds, *(np.isin(kinds, [healthy, kind]) for kind in ill)):
+            labels = (kinds[chosen] != healthy).astype(int)
+            aucs = [auc(labels, one[chosen]) for one in scores]
+            cells.append(spread(aucs))
+            if len(cells) == 1:
+                low, high = mean_interval(resampled_aucs(labels, scores, patients)) or (0, 0)
+                cells[0] += f" ({low:.3f} to {high:.3f})"
+        yield [title, *cells]
+
+
+def auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The AUC of scores."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(labels, scores))
+
+
+if __name__ == "__main__":
+    main()
