@@ -210,7 +210,7 @@ def test_what_is_left_out_is_called_by_its_name_and_needs_no_option(
     reason = "has the same value in every pixel, so there is nothing to learn or score: replace it"
     flat.save("1.png")
     (failed,) = prepare([Path("1.png"), eyes[0]], tmp_path / "a.zarr").failed
-    assert failed == ("black eye", f"1.png {reason}")
+    assert failed == ("1.png", f"1.png {reason}")
     flat.save("2.png")
     (failed,) = prepare([Path(), eyes[0]], tmp_path / "b.zarr").failed
     assert failed == ("black eye", f"black eye {reason}")

@@ -78,11 +78,11 @@ def test_pictures_of_one_folder_and_subject_are_one_volume(
 
 def test_folders_of_one_name_are_told_apart(eyes: list[Scan], tmp_path: Path) -> None:
     folders = [pictures(tmp_path / who / "oct", eyes[0].pixels) for who in ("ann", "bob")]
-    assert [v.name for v in find_volumes(folders)] == ["ann/oct", "bob/oct"]
+    assert [v.name for v in find_volumes(folders, pictures="volumes")] == ["ann/oct", "bob/oct"]
     (tmp_path / "bob/oct/scan9.png").rename(tmp_path / "bob/oct/scan8.png")
     for path in (tmp_path / "bob/oct/scan10.png", tmp_path / "bob/oct/scan11.png"):
         path.unlink()
-    assert [v.name for v in find_volumes(folders)] == ["ann/oct", "bob/oct"]
+    assert [v.name for v in find_volumes(folders, pictures="volumes")] == ["ann/oct", "bob/oct"]
 
 
 def test_stacks_and_arrays_in_files_are_volumes_of_their_own(
@@ -208,7 +208,8 @@ def test_each_bad_volume_is_one_sentence_and_the_rest_continue(
     Image.fromarray(np.dstack([eyes[0].pixels[0], noise[0], noise[1]])).save(tmp_path / "8.png")
     pictures(tmp_path / "9 noise", noise)
     bad: list[BadScan] = []
-    found = list(read_volumes(tmp_path, SPACE, spacing=SPACING, skip_bad=True, on_bad=bad.append))
+    reading = {"pictures": "volumes", "spacing": SPACING}
+    found = list(read_volumes(tmp_path, SPACE, **reading, skip_bad=True, on_bad=bad.append))
     assert [volume.name for volume in found] == ["1 whole"]
     assert_equal(found[0], straight[0])
     expected = [
@@ -224,8 +225,8 @@ def test_each_bad_volume_is_one_sentence_and_the_rest_continue(
     for error, text in zip(bad, expected, strict=True):
         assert error.__class__ is BadScan and "\n" not in str(error)
         assert re.search(text, str(error)), error
-    with pytest.raises(BadScan, match="differs in size or type"):
-        list(read_volumes(tmp_path, SPACE, spacing=SPACING))
+    with pytest.raises(BadScan, match=r"differs in size or type.*\(--bscans\)"):
+        list(read_volumes(tmp_path, SPACE, **reading))
 
 
 def test_nothing_usable_is_said(tmp_path: Path) -> None:

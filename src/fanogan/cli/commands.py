@@ -18,6 +18,8 @@ from fanogan.errors import FanoganError
 
 if TYPE_CHECKING:
     from fanogan.recipes import Recipe
+    from fanogan.retina import PicturesAs
+    from fanogan.scans import Spacing
     from fanogan.scoring import Model
 
 RESEARCH_ONLY = "Research use only, not a medical device."
@@ -31,6 +33,8 @@ def prepare(
     scans: Sequence[str],
     out: Path,
     groups: str | None = None,
+    bscans: bool = False,
+    volumes: bool = False,
     spacing: str | None = None,
     recipe: str = "small",
 ) -> None:
@@ -39,10 +43,12 @@ def prepare(
     Example: fanogan prepare exports --out prepared.zarr
 
     Args:
-        scans: folders, files or globs of OCT volumes; the pictures of a folder are one volume.
+        scans: folders, files or globs of OCT: volumes, or single B-scans.
         out: the store to make or to resume; its steps.png shows what was done.
-        groups: how subjects are named, as for fit; the pictures of one folder and one subject are
-            then a volume.
+        groups: how subjects are named, as for fit.
+        bscans: the pictures of a folder are single B-scans; without this and --volumes, they are
+            single where their sizes differ or their names hold no running number.
+        volumes: the pictures of a folder, or of a folder and subject, are the B-scans of a volume.
         spacing: millimetres between B-scans, rows and columns where files don't say, such as
             0.12,0.0039,0.0115; leave out a number that isn't known.
         recipe: the recipe that fit will be given; it sets the flat area.
@@ -55,15 +61,16 @@ def prepare(
     if not scans:
         raise UsageError("no scans: fanogan prepare SCANS --out STORE")
     chosen = load_recipe(recipe)
-    known = None if spacing is None else _spacing(spacing)
+    pictures, known = _pictures(bscans, volumes), _spacing(spacing)
     with console.status("looking for volumes"):
-        count = len(find_volumes(list(scans), groups))
+        count = len(find_volumes(list(scans), groups, pictures=pictures))
     with console.volumes_bar(count) as on_volume:
         summary = prepare_store(
             list(scans),
             out,
             space=FlatSpace(chosen.flat_rows, chosen.flat_base, chosen.stretch_retina),
             groups=groups,
+            pictures=pictures,
             spacing=known,
             on_volume=on_volume,
         )
@@ -73,8 +80,17 @@ def prepare(
     console.say_prepared(summary, out)
 
 
-def _spacing(text: str) -> tuple[float | None, float | None, float | None]:
+def _pictures(bscans: bool, volumes: bool) -> PicturesAs:
+    """Return what the two options say of the pictures of a folder."""
+    if bscans and volumes:
+        raise UsageError("--bscans and --volumes contradict each other: give one of them")
+    return "bscans" if bscans else "volumes" if volumes else "auto"
+
+
+def _spacing(text: str | None) -> Spacing | None:
     """Three lengths with commas between them."""
+    if text is None:
+        return None
     try:
         between, row, column = (float(part) if part.strip() else None for part in text.split(","))
     except ValueError:
@@ -95,6 +111,9 @@ def fit(
     out: Path | None = None,
     resume: Path | None = None,
     groups: str | None = None,
+    bscans: bool = False,
+    volumes: bool = False,
+    spacing: str | None = None,
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
@@ -115,6 +134,9 @@ def fit(
         resume: a run folder to resume, in place of NORMALS, --recipe and --out.
         groups: how subjects are named, if not by folders: a CSV file with the columns path and
             subject, or a regular expression whose first group is the subject.
+        bscans: the pictures of a folder are single B-scans of the retina, as for prepare.
+        volumes: the pictures of a folder are a volume of the retina, as for prepare.
+        spacing: of retinal OCT, as for prepare; the model keeps it.
         seed: of the split, the weights and all of training.
         device: auto, cpu, cuda or mps.
         devices: how many GPUs (or processes) train together.
@@ -128,18 +150,28 @@ def fit(
     from fanogan.training import RunFolder
 
     if resume:
-        given = normals or out or groups or detector or gan or skip_bad
-        if given or (recipe, seed) != ("small", 0):
+        given = (normals, out, groups, bscans, volumes, spacing, detector, gan, skip_bad)
+        if any(given) or (recipe, seed) != ("small", 0):
             raise UsageError(
                 f"{resume}: a run is resumed as it was begun; give --resume without images, --out, "
-                "--recipe, --detector, --gan, --groups, --seed and --skip-bad"
+                "--recipe, --detector, --gan, --groups, --bscans, --volumes, --spacing, --seed and "
+                "--skip-bad"
             )
         chosen, seed, origin, detector, gan = _begun(resume)
-        normals, groups, skip_bad = origin["normals"], origin["groups"], origin["skip_bad"]
+        normals = origin["normals"]
+        # Runs that were begun before this could be said have neither of the two.
+        reading = {"pictures": "auto", "spacing": None, **origin}
+        del reading["normals"]
         out = resume
     else:
         if not normals:
             raise UsageError("no normal images: fanogan fit NORMALS --out RUN")
+        reading = {
+            "groups": groups,
+            "pictures": _pictures(bscans, volumes),
+            "spacing": _spacing(spacing),
+            "skip_bad": skip_bad,
+        }
         chosen = load_recipe(recipe)
         if not out and not dry_run:
             raise UsageError("no run folder: give --out RUN")
@@ -149,7 +181,7 @@ def fit(
         name = detector or chosen.encoder_loss
         learner = new_detector(name, chosen, seed=seed, device=device, devices=devices)
     with console.status("reading images"):
-        read = Normals.read(list(normals), chosen, groups=groups, seed=seed, skip_bad=skip_bad)
+        read = Normals.read(list(normals), chosen, seed=seed, **reading)
     for line in read.summary.splitlines():
         say(line)
     for note in read.notes:
@@ -194,6 +226,9 @@ def score(
     out: Path = Path("results"),
     alpha: float = 0.05,
     groups: str | None = None,
+    bscans: bool = False,
+    volumes: bool = False,
+    spacing: str | None = None,
     device: str = "auto",
     engine: str = "torch",
     skip_bad: bool = False,
@@ -209,6 +244,9 @@ def score(
         out: the folder for scores.csv, maps/, overlays/ and report.html.
         alpha: the false-positive rate wanted of the flags.
         groups: how subjects are named, as for fit.
+        bscans: the pictures of a folder are single B-scans of the retina, as for prepare.
+        volumes: the pictures of a folder are a volume of the retina, as for prepare.
+        spacing: of retinal OCT, as for prepare; by default the one that the model was trained with.
         device: auto, cpu, cuda or mps.
         engine: torch, onnxruntime, openvino, or auto, the fastest of those that are installed.
         skip_bad: leave out files that can't be read, instead of stopping.
@@ -228,7 +266,8 @@ def score(
         with console.status("preparing the engine"):
             trained, chosen = use_engine(trained, engine)
         say(chosen)
-    files = max(_count(trained, images, groups) - images_done(out), 0)
+    pictures = _pictures(bscans, volumes)
+    files = max(_count(trained, images, groups, pictures) - images_done(out), 0)
     with console.counting_bar("scoring", files) as on_result:
         rows = write_results(
             trained,
@@ -236,14 +275,16 @@ def score(
             out,
             alpha=alpha,
             groups=groups,
+            pictures=pictures,
+            spacing=_spacing(spacing),
             skip_bad=skip_bad,
             scores_only=scores_only,
             on_result=on_result,
         )
     console.say_scores(rows)
     console.say_calibration(trained, alpha)
-    pictures = "" if scores_only else f" · {out}/maps/ · {out}/overlays/"
-    say(f"{out}/report.html · {out}/scores.csv{pictures}")
+    drawn = "" if scores_only else f" · {out}/maps/ · {out}/overlays/"
+    say(f"{out}/report.html · {out}/scores.csv{drawn}")
     say(RESEARCH_ONLY)
 
 
@@ -276,6 +317,9 @@ def evaluate(
     beside: Sequence[Path] | None = None,
     alpha: float = 0.05,
     groups: str | None = None,
+    bscans: bool = False,
+    volumes: bool = False,
+    spacing: str | None = None,
     device: str = "auto",
     skip_bad: bool = False,
     allow_seen: bool = False,
@@ -295,6 +339,9 @@ def evaluate(
         beside: run or model folders of other detectors to compare with.
         alpha: the false-positive rate wanted of the calibrated threshold.
         groups: how subjects are named, as for fit; intervals resample subjects.
+        bscans: the pictures of a folder are single B-scans of the retina, as for prepare.
+        volumes: the pictures of a folder are a volume of the retina, as for prepare.
+        spacing: of retinal OCT, as for prepare; by default the one that the model was trained with.
         device: auto, cpu, cuda or mps.
         skip_bad: leave out files that can't be read, instead of stopping.
         allow_seen: evaluate on images that a model was trained or calibrated on, instead of
@@ -310,7 +357,8 @@ def evaluate(
     labels = None if mask_labels is None else _labels(mask_labels)
     if labels and not masks:
         raise UsageError("--mask-labels chooses labels of masks: give --masks too")
-    files = _count(trained, normal, groups) + _count(trained, anomalous, groups)
+    pictures = _pictures(bscans, volumes)
+    files = sum(_count(trained, source, groups, pictures) for source in (normal, anomalous))
     passes = 2 + len(others)
     with console.counting_bar("scoring, trained and untrained", passes * files) as on_result:
         metrics = evaluate_model(
@@ -323,6 +371,8 @@ def evaluate(
             beside=others,
             alpha=alpha,
             groups=groups,
+            pictures=pictures,
+            spacing=_spacing(spacing),
             skip_bad=skip_bad,
             allow_seen=allow_seen,
             on_result=on_result,
@@ -363,9 +413,9 @@ def value_errors_as_usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def _count(model: Model, images: Sequence[str], groups: str | None) -> int:
+def _count(model: Model, images: Sequence[str], groups: str | None, pictures: PicturesAs) -> int:
     """How many files or volumes there are to score."""
-    return sum(1 for _ in model.preprocessing.find(list(images), groups))
+    return sum(1 for _ in model.preprocessing.find(list(images), groups, pictures))
 
 
 def _labels(text: str) -> list[int]:

@@ -232,14 +232,15 @@ def say_prepared(summary: Summary, out: Path) -> None:
     """Say what a store holds, and what could not be used."""
     from fanogan.text import counted
 
+    volumes = f"{counted(summary.volumes, 'volume')}, " if summary.volumes else ""
     say(
-        f"{counted(summary.volumes, 'volume')}, {counted(summary.bscans, 'B-scan')} · retina found "
+        f"{volumes}{counted(summary.bscans, 'B-scan')} · retina found "
         f"in {100 * summary.found:.1f} % of columns"
     )
     if summary.kept:
         say(f"{summary.kept:,} of them were prepared before")
     if summary.removed:
-        gone = counted(summary.removed, "volume")
+        gone = counted(summary.removed, "scan")
         say(f"{gone} removed from the store, not among these scans any more", "yellow")
     if summary.failed:
         say(f"{len(summary.failed):,} left out: {out}/failed.csv", "yellow")

@@ -17,8 +17,17 @@ from fanogan.data.patches import Patches
 from fanogan.data.preprocessing import Preprocessing
 from fanogan.data.seen import Seen, digest_of
 from fanogan.recipes import Recipe
-from fanogan.retina import FlatSpace, FlatVolume
-from fanogan.scans import BadScan, Note, Scan, each_scan, is_array_like, read_scans, scans_of
+from fanogan.retina import FlatSpace, FlatVolume, PicturesAs, given_spacing
+from fanogan.scans import (
+    BadScan,
+    Note,
+    Scan,
+    Spacing,
+    each_scan,
+    is_array_like,
+    read_scans,
+    scans_of,
+)
 from fanogan.text import counted
 
 FEW_IMAGES = 200
@@ -99,6 +108,8 @@ class Normals:
         recipe: Recipe,
         *,
         groups: str | None = None,
+        pictures: PicturesAs = "auto",
+        spacing: Spacing | None = None,
         seed: int = 0,
         skip_bad: bool = False,
     ) -> Normals:
@@ -108,6 +119,9 @@ class Normals:
             source: what to read.
             recipe: its sides and window, and the share of subjects to hold out.
             groups: how subjects are named (see ``find_scans``); default: folders.
+            pictures: of retinal OCT, what the pictures of a folder are (see ``find_volumes``).
+            spacing: of retinal OCT, mm between B-scans, rows and columns for what files don't tell;
+                kept with the model. Default: that of a prepared store among them.
             seed: of the split into training and held-out subjects.
             skip_bad: leave files out that can't be read, instead of stopping.
 
@@ -115,7 +129,7 @@ class Normals:
             BadScan: a bad file, mixed images, or fewer than two subjects.
         """
         bad: list[str] = []
-        scans = list(_read(source, recipe, groups, skip_bad, bad))
+        scans = list(_read(source, recipe, groups, pictures, spacing, skip_bad, bad))
         try:
             held = split_subjects([scan.group for scan in scans], recipe.held_out_fraction, seed)
         except ValueError as error:
@@ -123,7 +137,14 @@ class Normals:
         kept = [scan for scan, out in zip(scans, held, strict=True) if not out]
         held_out = [scan for scan, out in zip(scans, held, strict=True) if out]
         normals = cls.of(kept, held_out, recipe, bad)
-        return dataclasses.replace(normals, origin=_origin(source, groups, skip_bad))
+        view = normals.preprocessing.retina
+        if view:
+            view = dataclasses.replace(view, spacing=spacing or given_spacing(source))
+        return dataclasses.replace(
+            normals,
+            preprocessing=dataclasses.replace(normals.preprocessing, retina=view),
+            origin=_origin(source, groups, pictures, spacing, skip_bad),
+        )
 
     @classmethod
     def of(
@@ -158,10 +179,11 @@ class Normals:
         for of, masks in ((kept, usable), (held_out, held_out_usable)):
             known = [each for each in masks if each is not None]
             if known and not any(each.any() for each in known):
+                noun = "volume" if of[0].is_volume else "B-scan"
                 raise BadScan(
                     f"no place for a patch that holds {100 * recipe.min_retina_fraction:g} % of "
-                    f"retina in {counted(len(of), 'volume')}, such as {of[0].name}: look at the "
-                    "layers with fanogan prepare, or give a recipe with a smaller window or "
+                    f"retina in {counted(len(of), noun)}, such as {of[0].name}: look at the layers "
+                    "with fanogan prepare, or give a recipe with a smaller window or "
                     "min_retina_fraction"
                 )
         held = [image for scan in held_out for image in preprocessing.encode(scan)]
@@ -213,30 +235,54 @@ class Normals:
         assert p.window is not None
         _, row, column = self.held_out[0].spacing
         pixel = f" at {1000 * row:.2g} µm × {1000 * column:.2g} µm" if row and column else ""
+        volumes = f"{counted(f['volumes'], 'volume')}, " if f["volumes"] else ""
+        unit = "volume" if self.held_out[0].is_volume else "B-scan"
         return (
-            f"{counted(f['volumes'], 'volume')}, "
-            f"{counted(f['images'] + f['held_out_images'], 'B-scan')} · retina found in "
+            f"{volumes}{counted(f['images'] + f['held_out_images'], 'B-scan')} of "
+            f"{counted(f['subjects'] + f['held_out_subjects'], 'subject')} · retina found in "
             f"{100 * f['retina_found']:.1f} % of columns · patches of "
             f"{p.window[0]}×{p.window[1]}{pixel}, seen at {p.image_size[0]}×{p.image_size[1]}\n"
-            f"held out for calibration: {counted(len(self.held_out), 'volume')} of "
+            f"held out for calibration: {counted(len(self.held_out), unit)} of "
             f"{counted(f['held_out_subjects'], 'subject')}"
         )
 
 
 def _read(
-    source: Any, recipe: Recipe, groups: str | None, skip_bad: bool, bad: list[str]
+    source: Any,
+    recipe: Recipe,
+    groups: str | None,
+    pictures: PicturesAs,
+    spacing: Spacing | None,
+    skip_bad: bool,
+    bad: list[str],
 ) -> Iterator[Scan]:
-    """Single images and volumes, or flat volumes, as the recipe's geometry says."""
+    """Single images and volumes, or flat volumes, as the recipe's geometry says.
+
+    What is said of B-scans says that they are OCT.
+    """
 
     def on_bad(error: BadScan) -> None:
         bad.append(str(error))
 
-    retinal = recipe.geometry == "retina"
+    of_bscans = pictures != "auto" or spacing is not None
+    if recipe.geometry == "image" and of_bscans:
+        raise BadScan(
+            "--bscans, --volumes and --spacing are for retinal OCT, and the recipe's geometry is "
+            "image: set it to retina"
+        )
+    retinal = recipe.geometry == "retina" or of_bscans
     if retinal or (recipe.geometry == "auto" and is_retina(source, groups)):
         from fanogan.retina import read_volumes
 
-        space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
-        return read_volumes(source, space, groups=groups, skip_bad=skip_bad, on_bad=on_bad)
+        return read_volumes(
+            source,
+            FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina),
+            groups=groups,
+            pictures=pictures,
+            spacing=spacing,
+            skip_bad=skip_bad,
+            on_bad=on_bad,
+        )
     return read_scans(source, groups, skip_bad, on_bad=on_bad)
 
 
@@ -259,14 +305,26 @@ def is_retina(source: Any, groups: str | None) -> bool:
     return False
 
 
-def _origin(source: Any, groups: str | None, skip_bad: bool) -> dict[str, Any] | None:
+def _origin(
+    source: Any,
+    groups: str | None,
+    pictures: PicturesAs,
+    spacing: Spacing | None,
+    skip_bad: bool,
+) -> dict[str, Any] | None:
     paths = source if isinstance(source, list | tuple) else [source]
     if not all(isinstance(path, str | Path) for path in paths):
         return None
     normals = [str(Path(path).absolute()) for path in paths]
     if groups is not None and groups.lower().endswith(".csv"):
         groups = str(Path(groups).absolute())
-    return {"normals": normals, "groups": groups, "skip_bad": skip_bad}
+    return {
+        "normals": normals,
+        "groups": groups,
+        "pictures": pictures,
+        "spacing": list(spacing) if spacing else None,
+        "skip_bad": skip_bad,
+    }
 
 
 def _fingerprint(

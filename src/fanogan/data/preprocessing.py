@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fanogan.recipes import Recipe, blocks_of
-from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, RetinalView
-from fanogan.scans import BadScan, GreyStoredAsColour, Note, Scan, each_scan, read_scans
+from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, PicturesAs, RetinalView
+from fanogan.scans import BadScan, GreyStoredAsColour, Note, Scan, Spacing, each_scan, read_scans
 
 UNLIKE_RANGE = 8
 """Times by which white may be above the largest value without a doubt; it is 16 with 12 bits."""
@@ -113,10 +113,12 @@ class Preprocessing:
         """The largest stored value: 255, or 65,535 for more than 8 bits."""
         return 255 if self.depth == "uint8" else 65535
 
-    def find(self, source: Any, groups: str | None = None) -> Iterator[Any]:
+    def find(
+        self, source: Any, groups: str | None = None, pictures: PicturesAs = "auto"
+    ) -> Iterator[Any]:
         """Yield what ``read`` would read, each with its ``name``; errors as of ``find_scans``."""
         if self.retina:
-            return iter(self.retina.find(source, groups))
+            return iter(self.retina.find(source, groups, pictures))
         return each_scan(source, groups)
 
     def read(
@@ -124,6 +126,8 @@ class Preprocessing:
         source: Any,
         *,
         groups: str | None = None,
+        pictures: PicturesAs = "auto",
+        spacing: Spacing | None = None,
         skip_bad: bool = False,
         on_bad: Callable[[BadScan], None] | None = None,
         workers: int = 2,
@@ -131,11 +135,25 @@ class Preprocessing:
     ) -> Iterator[Scan]:
         """Read scans in the geometry that the model sees them in: as they are, or flattened.
 
-        Arguments and errors as for ``read_scans``; scans whose names are in ``done`` are left out.
+        Arguments and errors as for ``read_scans``, of retinas as for ``RetinalView.read``.
+
+        Raises:
+            BadScan: besides, ``pictures`` or ``spacing`` given for what is no retina.
         """
         if self.retina:
             return self.retina.read(
-                source, groups=groups, skip_bad=skip_bad, on_bad=on_bad, done=done
+                source,
+                groups=groups,
+                pictures=pictures,
+                spacing=spacing,
+                skip_bad=skip_bad,
+                on_bad=on_bad,
+                done=done,
+            )
+        if pictures != "auto" or spacing:
+            raise BadScan(
+                "this model takes images as they are: --bscans, --volumes and --spacing are for "
+                "models of retinal OCT"
             )
         return read_scans(source, groups, skip_bad, on_bad=on_bad, workers=workers, done=done)
 

@@ -22,6 +22,8 @@ from fanogan.detectors.gan import Gan, given_gan, own_gan_of
 from fanogan.detectors.registry import name_of, registered
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
+from fanogan.retina import PicturesAs
+from fanogan.scans import Spacing
 from fanogan.scoring import Model, Result, Scores, calibrate, read_model, results, unreadable
 from fanogan.scoring import score as score_model
 from fanogan.storage import LOCK, BadFolder, exclusive, remove_unfinished
@@ -55,6 +57,8 @@ class Detector(Definition):
         *,
         gan: Any = None,
         groups: str | None = None,
+        pictures: PicturesAs = "auto",
+        spacing: Spacing | None = None,
         out: str | Path | None = None,
         resume: bool = False,
         skip_bad: bool = False,
@@ -68,6 +72,9 @@ class Detector(Definition):
             gan: a trained GAN to build on, for detectors that have one (see ``read_gan``): the
                 folder of a model or run of ours, or your own (G, D). None: one is trained.
             groups: how subjects are named; default: folders, else each image is its own subject.
+            pictures: of retinal OCT, whether the pictures of a folder are single B-scans or the
+                B-scans of a volume (see ``Normals.read``).
+            spacing: of retinal OCT, for files that don't tell theirs (see ``Normals.read``).
             out: the run folder; the model is written to its ``model``. None keeps all in memory.
             resume: resume the run in ``out``; it ends as if it had never been stopped.
             skip_bad: leave out files that can't be read.
@@ -85,7 +92,13 @@ class Detector(Definition):
         """
         if not isinstance(normals, Normals):
             normals = Normals.read(
-                normals, self.recipe, groups=groups, seed=self.seed, skip_bad=skip_bad
+                normals,
+                self.recipe,
+                groups=groups,
+                pictures=pictures,
+                spacing=spacing,
+                seed=self.seed,
+                skip_bad=skip_bad,
             )
         fabric = fabric_of(self.device, self.recipe, self.devices)
         given = given_gan(self, gan, normals, fabric.device)

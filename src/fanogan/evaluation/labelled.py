@@ -25,8 +25,8 @@ from fanogan.evaluation.metrics import image_metrics, trivial_scores
 from fanogan.evaluation.pixels import PixelFigures
 from fanogan.evaluation.roc import RocCurve, roc_curve_points
 from fanogan.report import Case, VolumeCase, describe, write_evaluation_report
-from fanogan.retina import steps_figure
-from fanogan.scans import BadScan, Note, is_array_like
+from fanogan.retina import PicturesAs, steps_figure
+from fanogan.scans import BadScan, Note, Spacing, is_array_like
 from fanogan.scoring import (
     COLUMNS,
     VOLUMES_SHOWN,
@@ -61,6 +61,8 @@ def evaluate(
     beside: Sequence[Model] = (),
     alpha: float = 0.05,
     groups: str | None = None,
+    pictures: PicturesAs = "auto",
+    spacing: Spacing | None = None,
     skip_bad: bool = False,
     allow_seen: bool = False,
     on_result: Callable[[Result], None] = lambda result: None,
@@ -84,6 +86,8 @@ def evaluate(
         beside: other trained models, to be compared with.
         alpha: the false-positive rate of the calibrated threshold.
         groups: how subjects are named; intervals resample them.
+        pictures: of retinal OCT, what the pictures of a folder are (see ``find_volumes``).
+        spacing: of retinal OCT, for files that don't tell theirs, as for ``write_results``.
         skip_bad: leave out files that can't be read.
         allow_seen: evaluate on images that a model was trained or calibrated on, and say so.
         on_result: called after each image, in each pass (trained, untrained, those beside it).
@@ -108,14 +112,22 @@ def evaluate(
             remarks.append(f"{describe(note)} (mask of {name}, and others like it)")
             log.warning(remarks[-1])
 
-    mask_of = masks_of(masks, anomalous, groups, model.preprocessing, mask_labels, on_note)
+    mask_of = masks_of(
+        masks, anomalous, groups, model.preprocessing, mask_labels, on_note, pictures=pictures
+    )
+    reading: dict[str, Any] = {
+        "groups": groups,
+        "pictures": pictures,
+        "spacing": spacing,
+        "skip_bad": skip_bad,
+    }
     with whole_folder(Path(out), WRITES) as folder:
         evaluation = _Evaluation(model, alpha, with_pixels=masks is not None)
         skipped: list[BadScan] = []
         noun = model.preprocessing.noun
         leaks = {model.title: Leaks(model.seen, noun, allowed=allow_seen)}
         for label, source in enumerate((normal, anomalous)):
-            found = _results(model, source, groups, skip_bad, skipped.append)
+            found = _results(model, source, on_bad=skipped.append, **reading)
             for result in leaks[model.title].of(found, label):
                 of_frame = label == 1 and result.unit == "image"
                 evaluation.add(result, label, mask_of(result) if of_frame else None)
@@ -124,7 +136,7 @@ def evaluate(
         def totals(other: Model, counted: Leaks) -> np.ndarray:
             values: list[float] = []
             for label, source in enumerate((normal, anomalous)):
-                for result in counted.of(_results(other, source, groups, skip_bad), label):
+                for result in counted.of(_results(other, source, **reading), label):
                     values.extend(evaluation.totals(result))
                     on_result(result)
             if len(values) != len(evaluation.rows):
@@ -147,15 +159,9 @@ def evaluate(
     return metrics
 
 
-def _results(
-    model: Model,
-    source: Any,
-    groups: str | None,
-    skip_bad: bool,
-    on_bad: Callable[[BadScan], None] | None = None,
-) -> Iterator[Result]:
+def _results(model: Model, source: Any, groups: str | None, **reading: Any) -> Iterator[Result]:
     own_groups = None if is_array_like(source) else groups
-    for result in results(model, source, groups=own_groups, skip_bad=skip_bad, on_bad=on_bad):
+    for result in results(model, source, groups=own_groups, **reading):
         if result.unit == "image" or result.volume is not None:
             yield result
 
@@ -206,9 +212,9 @@ class _Evaluation:
             if self.steps is None:
                 assert self.window is not None
                 self.steps = steps_figure(result.volume, result.frame, self.window)
-            if self.maps is None:
-                self.maps = VolumeMaps(result.volume, self.calibration.en_face)
-            self.maps.add(result, mask)
+            if result.volume.is_volume:
+                self.maps = self.maps or VolumeMaps(result.volume, self.calibration.en_face)
+                self.maps.add(result, mask)
         case = case_of(result, self.calibration, self.alpha, label, mask)
         self.highest.add(case)
         self.worst[label].add(case)

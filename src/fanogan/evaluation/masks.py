@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from fanogan.data import Preprocessing
+from fanogan.retina import PicturesAs
 from fanogan.scans import (
     EXTENSIONS,
     Affine,
@@ -35,6 +36,8 @@ def masks_of(
     preprocessing: Preprocessing,
     labels: Collection[int] | None = None,
     on_note: Callable[[str, Note], None] = lambda name, note: None,
+    *,
+    pictures: PicturesAs = "auto",
 ) -> Callable[[Result], np.ndarray | None]:
     """Return how to find an image's mask: by its name among files, by its place among arrays.
 
@@ -45,6 +48,7 @@ def masks_of(
         preprocessing: how the images are read.
         labels: the values that count as anomalous; None: all but 0.
         on_note: called with a mask's name and what a user should know of how it was understood.
+        pictures: of retinal OCT, what the pictures of a folder are.
 
     Raises:
         BadScan: masks that can't belong to these images, at once or from what is returned.
@@ -72,7 +76,7 @@ def masks_of(
             raise BadScan(f"{len(source):,} masks for {len(images):,} images: give one for each")
         return lambda result: of_array(source[result.frame], result)
     flat = preprocessing.has_patches
-    found = preprocessing.find(source, groups) if flat else find_scans(source)
+    found = preprocessing.find(source, groups, pictures) if flat else find_scans(source)
     return _masks_by_name(found, labels, on_note)
 
 

@@ -54,6 +54,7 @@ class Case:
         reconstruction: Like picture, or None.
         residual: (rows, columns) float32, raw abs(x - x_hat) in network units, [0, 2], or None.
         mask: (rows, columns) bool, ground truth, or None.
+        flat: (flat rows, columns) uint8, a B-scan flattened, as the networks see it, or None.
         held_out_subjects: Of how many subjects the held-out normals are.
     """
 
@@ -70,12 +71,14 @@ class Case:
     reconstruction: np.ndarray | None
     residual: np.ndarray | None
     mask: np.ndarray | None
+    flat: np.ndarray | None = None
     held_out_subjects: int = 0
 
 
 def write_score_report(
     path: Path,
     *,
+    noun: str = "image",
     title: str,
     model: Mapping[str, str],
     scale: float,
@@ -93,6 +96,7 @@ def write_score_report(
 
     Args:
         path: The HTML file.
+        noun: What one of the images is called.
         title: Heading of the page.
         model: Names and values that describe the model.
         scale: Colour scale of residuals, in network units, from the held-out normals.
@@ -102,7 +106,7 @@ def write_score_report(
         scores: (total,) their scores.
         held_out: (n,) scores of the held-out normals; may be empty.
         volumes: Rows of the table of volumes; their keys are its columns.
-        volume_cases: Volumes to leaf through, in the order of the page; images are then B-scans.
+        volume_cases: Volumes to leaf through, in the order of the page.
         steps: PNG of the preprocessing steps on one of the scans.
         warnings: Sentences about the whole run.
 
@@ -110,7 +114,6 @@ def write_score_report(
         ValueError: A picture, residual or mask doesn't fit the others.
         OSError: The file can't be written.
     """
-    noun = "B-scan" if volume_cases else "image"
     of_volumes = f" of {counted(len(volumes), 'volume')}" if volume_cases and volumes else ""
     _write_page(
         path,
@@ -365,6 +368,8 @@ def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
         marked = "" if case.mask is None else ", ground truth outlined"
         alt = f"residual of {case.name} in colour over the image{marked}"
         pictures.append(("residual", alt, _marked_overlay(case, case.residual, scale)))
+    if case.flat is not None:
+        pictures.append(("flattened, as the networks see it", f"{case.name} flattened", case.flat))
     pixelated = max(rows, columns) < PIXELATED_SIDE
     # Speckle as PNG makes a page of sixty B-scans 50 MB large.
     encode = data_uri if pixelated else compressed_uri

@@ -8,9 +8,10 @@ from fanogan.retina.flat_volume import FlatVolume, make_flat, straighten
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.intensity import DepthProfile
 from fanogan.retina.layers import Boundaries, find_boundaries
+from fanogan.retina.pictures import PicturesAs
 from fanogan.retina.preparation import Summary, prepare
 from fanogan.retina.regions import Region, find_regions
-from fanogan.retina.store import is_store, read_store, stored_volumes
+from fanogan.retina.store import given_spacing, is_store, read_store, stored_volumes
 from fanogan.retina.view import RetinalView
 from fanogan.retina.volumes import find_volumes, read_volumes, straightened
 
@@ -19,12 +20,14 @@ __all__ = [
     "DepthProfile",
     "FlatSpace",
     "FlatVolume",
+    "PicturesAs",
     "Region",
     "RetinalView",
     "Summary",
     "find_boundaries",
     "find_regions",
     "find_volumes",
+    "given_spacing",
     "is_store",
     "make_flat",
     "prepare",

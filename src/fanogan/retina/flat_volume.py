@@ -190,7 +190,8 @@ def make_flat(
             row_mm and row_mm * grid.scan_shape[0] / grid.shape[0],
             column_mm and column_mm * grid.scan_shape[1] / grid.shape[1],
         ),
-        "is_volume": True,
+        # The frames of an array file are one volume, though nothing in it says so.
+        "is_volume": scan.is_volume or scan.pixels.shape[0] > 1,
         "is_retina": True,
     }
     return FlatVolume(

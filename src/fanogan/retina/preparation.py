@@ -22,6 +22,7 @@ import numpy as np
 
 from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
+from fanogan.retina.pictures import PicturesAs
 from fanogan.retina.store import FORMAT, StoredVolume, is_store, settings_of, stored_volumes
 from fanogan.retina.volumes import VolumeSource, find_volumes, straightened
 from fanogan.scans import BadScan, Scan, ScanSource, Spacing, note_to_json
@@ -48,7 +49,7 @@ class Summary:
     """What a store holds after `prepare`."""
 
     volumes: int
-    bscans: int
+    bscans: int  # of volumes, and single ones
     found: float  # share of all columns in which the retina was found
     kept: int  # volumes that were there before
     removed: int  # volumes that were there, and are not among the scans any more
@@ -61,6 +62,7 @@ def prepare(
     *,
     space: FlatSpace | None = None,
     groups: str | None = None,
+    pictures: PicturesAs = "auto",
     spacing: Spacing | None = None,
     on_volume: Callable[[str, FlatVolume | BadScan | None], None] | None = None,
 ) -> Summary:
@@ -76,6 +78,7 @@ def prepare(
         out: The store to make or to resume.
         space: The flat area; the paper's where None.
         groups: Whose files these are, as for `find_scans`.
+        pictures: What the pictures of a folder are, as for `find_volumes`.
         spacing: Millimetres between B-scans, rows and columns, for what a file doesn't tell.
         on_volume: Called with each volume's name and the volume, or why it cannot be used, or
             None where it was there already.
@@ -87,7 +90,7 @@ def prepare(
     """
     out = Path(out)
     report = on_volume or (lambda name, volume: None)
-    sources = find_volumes(source, groups)
+    sources = find_volumes(source, groups, pictures=pictures)
     within = [each for each in sources if isinstance(each, StoredVolume)]
     if any(each.path.parent.resolve() == out.resolve() for each in within):
         raise BadScan(f"{out} can't be prepared into itself: give another store")
@@ -143,7 +146,7 @@ def prepare(
         raise BadScan(f"none of {len(failed)} volumes could be used; the first: {failed[0][1]}")
     columns = [known["bscans"] * known["columns"] for known in entries]
     return Summary(
-        volumes=len(entries),
+        volumes=sum(known["is_volume"] for known in entries),
         bscans=sum(known["bscans"] for known in entries),
         found=float(np.average([known["found"] for known in entries], weights=columns)),
         kept=len(kept),
@@ -246,6 +249,7 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str, place: Path | None) ->
                 "notes": [note_to_json(note) for note in volume.notes],
                 "thickness": None if volume.thickness is None else dict(volume.thickness),
                 "is_retina": volume.is_retina,
+                "is_volume": volume.is_volume,
                 "affine": volume.affine,
                 "en_face": None
                 if en_face is None

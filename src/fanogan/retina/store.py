@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from fanogan.retina.flat_volume import FlatVolume, make_flat
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.layers import Boundaries
-from fanogan.scans import BadScan, EnFace, Scan, identity, note_from_json
+from fanogan.scans import BadScan, EnFace, Scan, Spacing, identity, note_from_json
 
 if TYPE_CHECKING:
     from zarr import Array
@@ -128,7 +128,7 @@ class StoredVolume:
             self.name,
             self.group,
             (between, row, column),
-            is_volume=True,
+            is_volume=known["is_volume"],
             notes=notes,
             affine=None if affine is None else tuple(map(tuple, affine)),
             en_face=en_face,
@@ -183,6 +183,15 @@ def settings_of(path: Path) -> dict[str, Any]:
             f"to {FORMAT}: update to fanogan {settings.get('version')} or newer"
         )
     return settings
+
+
+def given_spacing(source: Any) -> Spacing | None:
+    """Return the spacing that was given to `prepare` for the first store among the entries."""
+    for entry in source if isinstance(source, list | tuple) else [source]:
+        if is_store(entry):
+            between, row, column = settings_of(Path(entry)).get("spacing") or (None, None, None)
+            return between, row, column
+    return None
 
 
 def stored_volumes(path: str | Path, *, may_be_empty: bool = False) -> list[StoredVolume]:

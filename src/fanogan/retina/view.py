@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.intensity import DepthProfile
+from fanogan.retina.pictures import PicturesAs
 from fanogan.retina.volumes import VolumeSource, find_volumes, read_volumes
-from fanogan.scans import BadScan
+from fanogan.scans import BadScan, Spacing
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,38 @@ class RetinalView:
     depth_channel: bool = False  # whether the row in the flat area is a second channel
     profile: DepthProfile | None = None  # grey values by depth that each volume is matched to
     score_retina_only: bool = False  # whether vitreous and choroid are left out of the score
+    spacing: Spacing | None = None  # given in training for files that don't tell theirs
 
-    def find(self, images: Any, groups: str | None = None) -> list[VolumeSource]:
+    def find(
+        self, images: Any, groups: str | None = None, pictures: PicturesAs = "auto"
+    ) -> list[VolumeSource]:
         """Find the volumes to read; arguments and errors as for `find_volumes`."""
-        return find_volumes(images, groups)
+        return find_volumes(images, groups, pictures=pictures)
 
     def read(
         self,
         images: Any,
         *,
         groups: str | None = None,
+        pictures: PicturesAs = "auto",
+        spacing: Spacing | None = None,
         skip_bad: bool = False,
         on_bad: Callable[[BadScan], None] | None = None,
         done: Set[str] = frozenset(),
     ) -> Iterator[FlatVolume]:
-        """Read volumes in this view's flat space; arguments and errors as for `read_volumes`."""
+        """Read volumes in this view's flat space; arguments and errors as for `read_volumes`.
+
+        Where no `spacing` is given, it is this view's.
+        """
         return read_volumes(
-            images, self.space, groups=groups, skip_bad=skip_bad, on_bad=on_bad, done=done
+            images,
+            self.space,
+            groups=groups,
+            pictures=pictures,
+            spacing=spacing or self.spacing,
+            skip_bad=skip_bad,
+            on_bad=on_bad,
+            done=done,
         )
 
     def encode(self, volume: FlatVolume) -> NDArray[np.uint8]:
@@ -62,4 +78,7 @@ class RetinalView:
         profile = values["profile"]
         if profile is not None:
             profile = DepthProfile(tuple(profile["median"]), tuple(profile["spread"]))
-        return cls(**{**values, "space": FlatSpace.from_dict(values["space"]), "profile": profile})
+        known = {**values, "space": FlatSpace.from_dict(values["space"]), "profile": profile}
+        if known.get("spacing") is not None:
+            known["spacing"] = tuple(known["spacing"])
+        return cls(**known)

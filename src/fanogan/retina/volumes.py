@@ -19,21 +19,18 @@ from typing import Any, TypeAlias, cast
 
 from fanogan.retina.flat_volume import FlatVolume, straighten
 from fanogan.retina.flatten import FlatSpace
+from fanogan.retina.pictures import PicturesAs, join_pictures
 from fanogan.retina.store import StoredVolume, is_store, stored_volumes
 from fanogan.scans import (
-    PICTURES,
     BadScan,
     Scan,
     ScanSource,
     Spacing,
     empty_frames_note,
-    extension,
     find_scans,
     good_ones,
     is_array_like,
     is_dicom,
-    is_stack,
-    natural_key,
     read_scan,
     silence_decoders,
     stack_bscans,
@@ -41,9 +38,6 @@ from fanogan.scans import (
 
 VolumeSource: TypeAlias = ScanSource | Scan | StoredVolume
 """A volume that can be read: a file or the pictures of a folder, from memory, or from a store."""
-
-# What its pictures have in common: their folder, and their subject if that tells volumes apart.
-_Key: TypeAlias = tuple[Path, str | None]
 
 MOST_PROCESSES = 4
 """Volumes flattened at a time: each takes a core, and up to one gigabyte."""
@@ -54,6 +48,7 @@ def read_volumes(
     space: FlatSpace,
     *,
     groups: str | None = None,
+    pictures: PicturesAs = "auto",
     spacing: Spacing | None = None,
     skip_bad: bool = False,
     on_bad: Callable[[BadScan], None] | None = None,
@@ -65,6 +60,7 @@ def read_volumes(
         source: As for `find_volumes`.
         space: The flat area.
         groups: Whose files these are, as for `find_scans`.
+        pictures: What the pictures of a folder are, as for `find_volumes`.
         spacing: Millimetres between B-scans, rows and columns, for what a file doesn't tell.
         skip_bad: Continue after a volume that cannot be used, with a warning in the log.
         on_bad: Called with the error of each volume skipped, and with a sentence on files
@@ -74,7 +70,7 @@ def read_volumes(
     Raises:
         BadScan: Nothing found; a bad volume, unless `skip_bad`; or nothing but bad ones.
     """
-    found = find_volumes(source, groups, on_bad)
+    found = find_volumes(source, groups, on_bad, pictures)
     sources = [volume for volume in found if volume.name not in done]
     flat = straightened(sources, space, spacing)
     good = good_ones(flat, skip_bad, on_bad, noun="volumes", before=len(done))
@@ -82,23 +78,30 @@ def read_volumes(
 
 
 def find_volumes(
-    source: Any, groups: str | None = None, on_left_out: Callable[[BadScan], None] | None = None
+    source: Any,
+    groups: str | None = None,
+    on_left_out: Callable[[BadScan], None] | None = None,
+    pictures: PicturesAs = "auto",
 ) -> list[VolumeSource]:
-    """Find the volumes to read, name them, and say whose they are.
+    """Find the volumes and single B-scans to read, name them, and say whose they are.
 
     The pictures in a folder (PNG, JPEG, BMP, TIFF of one page) are the B-scans of one volume, in
-    natural order (2 before 10), named as the folder is. If `groups` are given, those of one folder
-    and one subject are one volume: 'folder/subject' where a folder holds several subjects.
+    natural order (2 before 10), named as the folder is; if `groups` are given, those of one folder
+    and one subject: 'folder/subject' where a folder holds several subjects. They are single
+    B-scans, each with its own name, where their sizes differ or their names hold no running number.
+    What was decided is logged.
 
     Args:
         source: A folder, file or glob as for `find_scans`, a store that `prepare` made, a
             `Scan`, a `FlatVolume`, or a list of any of these.
         groups: As for `find_scans`; of files only.
         on_left_out: As for `find_scans`.
+        pictures: 'bscans' or 'volumes' say what the pictures of all folders are, without regard
+            to sizes and names. Files of several B-scans are volumes in any case.
 
     Returns:
-        The volumes in the order given; pictures are the parts of a `ScanSource` whose path is
-        their folder.
+        The volumes in the order given; the pictures of one are the parts of a `ScanSource` whose
+        path is their folder.
 
     Raises:
         BadScan: As `find_scans`; arrays; or a store that is damaged or of another kind.
@@ -125,7 +128,7 @@ def find_volumes(
             found += chain.from_iterable(stored_volumes(path) for path in run)
         else:
             files = find_scans(list(run), groups, on_left_out)
-            found += _pictures_joined(files, by_subject=groups is not None)
+            found += join_pictures(files, pictures, groups is not None, on_left_out)
     return found
 
 
@@ -155,59 +158,6 @@ def straightened(
                 yield next(results) if _is_raw(source) else work(source)
 
 
-# --- which files are one volume -----------------------------------------------------------------
-
-
-def _pictures_joined(files: Sequence[ScanSource], by_subject: bool) -> list[ScanSource]:
-    """Join the pictures of each folder, or of each folder and subject, to one volume."""
-
-    def is_picture(file: ScanSource) -> bool:
-        kind = extension(file.path)
-        if file.parts or kind not in PICTURES:
-            return False
-        return kind not in (".tif", ".tiff") or not is_stack(file.path)
-
-    volumes: dict[_Key, list[ScanSource]] = {}
-    depths: dict[_Key, int] = {}
-    for file in files:
-        if is_picture(file):
-            key = file.path.parent, file.group if by_subject else None
-            depths.setdefault(key, max(file.name.count("/"), 1))
-        else:
-            key = file.path, file.key
-        volumes.setdefault(key, []).append(file)
-    names = _folder_names(depths)
-    joined = []
-    for key, members in volumes.items():
-        first = members[0]
-        if key in names:
-            parts = sorted((file.path for file in members), key=lambda path: natural_key(path.name))
-            # Without folders or a rule a picture is its own subject, and so is the volume.
-            group = names[key] if first.group == first.name else first.group
-            first = ScanSource(first.path.parent, names[key], group, parts=tuple(parts))
-        joined.append(first)
-    return joined
-
-
-def _folder_names(depths: dict[_Key, int]) -> dict[_Key, str]:
-    """Name volumes by their folders' last `depths` parts, or more where two would be alike."""
-    subjects = Counter(folder for folder, _ in depths)
-    paths = {key: Path(os.path.abspath(key[0])).parts[1:] or ("B-scans",) for key in depths}
-    while True:
-        names = {}
-        for (folder, subject), path in paths.items():
-            own = [subject] if subject and subjects[folder] > 1 else []
-            names[folder, subject] = "/".join([*path[-depths[folder, subject] :], *own])
-        counts = Counter(names.values())
-        alike = [
-            key for key, name in names.items() if counts[name] > 1 and depths[key] < len(paths[key])
-        ]
-        if not alike:
-            return names
-        for key in alike:
-            depths[key] += 1
-
-
 # --- one volume ---------------------------------------------------------------------------------
 
 
@@ -230,7 +180,9 @@ def _flat_or_error(
             given if own is None else own
             for own, given in zip(scan.spacing, spacing or scan.spacing, strict=True)
         )
-        notes = scan.notes if scan.is_volume else (*scan.notes, *empty_frames_note(scan.pixels))
+        notes = scan.notes
+        if len(scan.pixels) > 1 and not scan.is_volume:
+            notes += empty_frames_note(scan.pixels)
         scan = replace(scan, spacing=(between, row, column), notes=tuple(dict.fromkeys(notes)))
         return straighten(scan, space)
     except BadScan as error:

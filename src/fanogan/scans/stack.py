@@ -71,7 +71,8 @@ def stack_bscans(files: Sequence[Path], label: Path, name: str, group: str) -> S
         if (pixels.shape, pixels.dtype) != (first.shape, first.dtype):
             raise BadScan(
                 f"{file} differs in size or type from {files[0].name} of the same volume: keep "
-                "each volume's B-scans in a folder of their own, or name subjects (--groups)"
+                "each volume's B-scans in a folder of their own, name subjects (--groups), or read "
+                "the pictures as single B-scans (--bscans)"
             )
         if len(frames) == 1:
             rows, columns = first.shape[1:3]

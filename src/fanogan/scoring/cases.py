@@ -53,6 +53,7 @@ def case_of(
         reconstruction=shrink(as_picture(result.reconstruction)),
         # A copy, or the maps of its whole batch would be kept.
         residual=None if result.residual is None else shrink(result.residual).copy(),
+        flat=None if result.volume is None else result.volume.pixels[result.frame],
         mask=None if mask is None else shrink(mask.astype(np.float32)) > 0,
         held_out_subjects=calibration.subjects(result.unit),
     )

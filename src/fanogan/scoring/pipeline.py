@@ -62,8 +62,8 @@ def results(model: Model, images: Any, **reading: Any) -> Iterator[Result]:
     Args:
         model: a trained one.
         images: what to read.
-        reading: ``groups``, ``skip_bad``, ``on_bad``, ``workers`` and ``done`` as for
-            ``Preprocessing.read``.
+        reading: ``groups``, ``pictures``, ``spacing``, ``skip_bad``, ``on_bad``, ``workers`` and
+            ``done`` as for ``Preprocessing.read``.
 
     Raises:
         BadScan: an image that can't be read, or isn't of the kind that the model was trained on.
@@ -376,7 +376,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         mean=float(totals.mean()),
         windows=len(totals),
         warnings=() if number else encoded.warnings,
-        spacing=scan.spacing,
+        spacing=scan.scan_spacing if isinstance(scan, FlatVolume) else scan.spacing,
         affine=scan.affine,
         notes=(*scan.notes, seen) if seen else scan.notes,
         hashed=hashes[0] if number is not None and hashes else BLANK,

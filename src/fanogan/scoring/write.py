@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from fanogan.report import write_score_report
-from fanogan.retina import FlatVolume, Region, steps_figure
-from fanogan.scans import BadScan
+from fanogan.retina import FlatVolume, PicturesAs, Region, steps_figure
+from fanogan.scans import BadScan, Spacing
 from fanogan.scoring.cases import (
     about_model,
     case_of,
@@ -60,6 +60,8 @@ def write_results(
     *,
     alpha: float = 0.05,
     groups: str | None = None,
+    pictures: PicturesAs = "auto",
+    spacing: Spacing | None = None,
     skip_bad: bool = False,
     scores_only: bool = False,
     on_result: Callable[[Result], None] = lambda result: None,
@@ -83,6 +85,9 @@ def write_results(
         out: the folder.
         alpha: the false-positive rate of the flags.
         groups: how subjects are named.
+        pictures: of retinal OCT, what the pictures of a folder are (see ``find_volumes``).
+        spacing: of retinal OCT, mm between B-scans, rows and columns for what files don't tell; the
+            model's own where None.
         skip_bad: leave out files that can't be read; they are listed in the report.
         scores_only: write ``scores.csv`` and ``report.html`` alone.
         on_result: called after each image or volume.
@@ -97,14 +102,15 @@ def write_results(
         OSError: the folder can't be written.
     """
     out, skipped = Path(out), list[BadScan]()
-    job = job_of(model, images, alpha=alpha, groups=groups, scores_only=scores_only)
+    reading: dict[str, Any] = {"groups": groups, "pictures": pictures, "spacing": spacing}
+    job = job_of(model, images, alpha=alpha, scores_only=scores_only, **reading)
     with open_job(out, job, WRITES) as (work, journal):
         writer = _Writer(model, work, journal, alpha, scores_only)
-        inputs = () if job["images"] is None else model.preprocessing.find(images, groups)
+        inputs = () if job["images"] is None else model.preprocessing.find(images, groups, pictures)
         done = writer.restore((each.name, each.identity) for each in inputs)
         if not (work / COMPLETE).exists():  # else all that is left to do is to move it
             for batch in result_batches(
-                model, images, groups=groups, skip_bad=skip_bad, on_bad=skipped.append, done=done
+                model, images, skip_bad=skip_bad, on_bad=skipped.append, done=done, **reading
             ):
                 for result in batch:
                     writer.add(result)
@@ -178,17 +184,19 @@ class _Writer:
         self.journal.offer("image", result.total, IN_GALLERY, packed)
         if result.volume is not None:
             self._add_bscan(result.volume, result)
-        elif not self.scores_only:
+        if not (self.scores_only or (result.volume and result.volume.is_volume)):
             row["files"] = write_files(self.folder, image_files(result, self.calibration.map_scale))
+            if result.volume is not None:
+                row["patches"] = (self.folder / PATCHES).stat().st_size
 
     def _add_bscan(self, volume: FlatVolume, result: Result) -> None:
         window = self.model.preprocessing.window
         assert window is not None
-        if self.maps is None:
-            self.maps = VolumeMaps(volume, self.calibration.en_face)
-            if not (self.work / STEPS).exists():
-                write_whole(self.work / STEPS, steps_figure(volume, result.frame, window))
-        self.maps.add(result)
+        if not (self.work / STEPS).exists():
+            write_whole(self.work / STEPS, steps_figure(volume, result.frame, window))
+        if volume.is_volume:
+            self.maps = self.maps or VolumeMaps(volume, self.calibration.en_face)
+            self.maps.add(result)
         if self.scores_only:
             return
         with open(self.folder / PATCHES, "a", newline="", encoding="utf-8") as file:
@@ -260,9 +268,10 @@ class _Writer:
         units = ["image", "volume"] if volumes else ["image"]
         statements = [statement_of(self.model, self.alpha, unit) for unit in units]
         steps = self.work / STEPS
-        noun = "B-scan" if volume_cases else "image"
+        noun = self.model.preprocessing.noun
         write_score_report(
             self.folder / "report.html",
+            noun=noun,
             title=f"Anomaly scores of {counted(len(scores), noun)}",
             model=about_model(self.model),
             scale=self.calibration.map_scale,
@@ -276,8 +285,7 @@ class _Writer:
             steps=steps.read_bytes() if steps.exists() else None,
             warnings=warnings,
         )
-        of_volumes = bool(volume_cases) and not self.scores_only
-        tables = TABLES if of_volumes else TABLES[:2]
+        tables = [name for name in TABLES if (self.folder / name).exists()]
         files = (file for row in self.journal.rows() for file in row.get("files", {}).items())
         # What images that are gone have left in this folder is not among them.
         digests = [(name, digest_of(self.folder / name)) for name in tables]
