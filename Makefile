@@ -1,4 +1,4 @@
-# make demo   sets up .venv, trains on embedded data, and says where the report is
+# make demo   sets up .venv, trains on pictures that ship with it, and says where the report is
 # make test   sets up .venv with the developers' tools, then lints and tests
 # make lint   the checks of `make test` without the tests
 
@@ -25,7 +25,7 @@ lint: $(VENV)/installed-dev
 # Stamps: an install is repeated only after one of the two files that decide it has changed.
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing fanogan into $(VENV); the first time takes some minutes."
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.[oct]'
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python

@@ -1,6 +1,6 @@
 """Tables of docs/study.md, from the folder of a finished study.
 
-fanogan study runs/study/phantoms --recipe demo --seeds 3 --out runs/study/phantom
+fanogan study runs/study/phantoms --recipe phantom --seeds 3 --out runs/study/phantom
 python benchmarks/study.py phantom runs/study/phantom
 """
 

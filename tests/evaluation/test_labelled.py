@@ -562,7 +562,7 @@ def test_demo_touches_no_folder_that_holds_something_else(tmp_path):
 def test_demo_tells_digits_apart_and_untrained_networks_do_not(tmp_path):
     stages = []
     found = run_demo(
-        tmp_path / "demo", digits=True, progress=lambda stage, *rest: stages.append(stage)
+        tmp_path / "demo", "digits", progress=lambda stage, *rest: stages.append(stage)
     )
     auc = {row["name"]: row["auc"] for row in found["rows"]}
     assert auc["f-AnoGAN (A)"] >= 0.95

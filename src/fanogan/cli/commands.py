@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fanogan.cli import console
 from fanogan.cli.console import say
 from fanogan.errors import FanoganError
+from fanogan.text import harmless
 
 if TYPE_CHECKING:
     from fanogan.recipes import Recipe
@@ -383,24 +384,36 @@ def evaluate(
 
 
 def demo(
-    out: Path = Path("demo"), digits: bool = False, seed: int = 0, device: str = "auto"
+    out: Path = Path("demo"),
+    phantom: bool = False,
+    digits: bool = False,
+    seed: int = 0,
+    device: str = "auto",
 ) -> None:
-    """Show the whole job on made-up retinas: learn from healthy eyes, test eyes with lesions.
+    """Show the whole job on real retinas: learn from healthy people, test patients.
 
     Example: fanogan demo --out demo
 
     Args:
         out: the folder for the images, the runs and the report; made anew.
-        digits: use handwritten digits in place of retinas: one is normal, the others anomalous.
+        phantom: use made-up eyes instead, in which each pixel of a lesion is known.
+        digits: use handwritten digits instead: one is normal, the others anomalous.
         seed: of the split, the weights and all of training.
         device: auto, cpu, cuda or mps.
     """
-    from fanogan.cli.demo import run_demo
+    from fanogan.cli.demo import Data, by_hand, run_demo
 
+    if phantom and digits:
+        raise UsageError("--phantom and --digits contradict each other: give one of them")
+    data: Data = "phantom" if phantom else "digits" if digits else "octdl"
     with console.training_bars() as progress:
-        found = run_demo(out, digits=digits, seed=seed, device=device, progress=progress)
+        found = run_demo(out, data, seed=seed, device=device, progress=progress)
     console.say_evaluation(found)
     say(f"the report: {out}/report.html")
+    say("each step by hand:")
+    for command in by_hand(out, data):
+        # A terminal's own line breaks are left out when a command is copied.
+        console.console().print(f"  {harmless(command)}", markup=False, soft_wrap=True)
     say(RESEARCH_ONLY)
 
 

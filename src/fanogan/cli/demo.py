@@ -1,29 +1,45 @@
-"""The demo: the whole job on data that the package makes or carries, made-up retinas or digits."""
+"""The demo: the whole job on data that the package carries or makes."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import shlex
 import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from fanogan.cli.console import say
 from fanogan.detectors import Detector, new_detector
 from fanogan.evaluation import evaluate
 from fanogan.phantom import Phantom, make_phantom
 from fanogan.recipes import load_recipe
-from fanogan.retina import Boundaries, FlatSpace, FlatVolume, make_flat
+from fanogan.retina import Boundaries, FlatSpace, FlatVolume, make_flat, read_volumes
 from fanogan.scans import Scan
 from fanogan.storage import BadFolder
 from fanogan.training import Progress, no_progress, shared_threads
 
-# An eye of the demo: B-scans, rows and columns, and their distances in mm. Columns are as wide as
+Data: TypeAlias = Literal["octdl", "phantom", "digits"]
+"""What a demo is of: pictures of real retinas, made-up eyes, or handwritten digits."""
+
+RECIPES: dict[Data, str] = {"octdl": "demo", "phantom": "phantom", "digits": "digits"}
+KINDS = ("train", "normal", "anomalous")
+
+# Beside this file; SOURCE.md there says where the pictures are from and what was changed.
+OCTDL = Path(__file__).with_name("octdl")
+CREDIT = (
+    "Pictures: a part of OCTDL (Kulyabin et al., OCTDL: Optical Coherence Tomography Dataset for "
+    "Image-Based Deep Learning Methods, Scientific Data 11:365, 2024), CC BY 4.0, made smaller."
+)
+OCTDL_GROUPS, OCTDL_SPACING = r"_(\d+)_", (None, 0.0054, 0.022)
+
+# A made-up eye: B-scans, rows and columns, and their distances in mm. Columns are as wide as
 # resampling makes them, so nothing is resampled.
 SHAPE = (16, 320, 256)
 SPACING = (0.24, 0.00387, 0.022)
@@ -38,30 +54,33 @@ TRAINED_SHARE = 0.8
 
 def run_demo(
     out: str | Path,
+    data: Data = "octdl",
     *,
-    digits: bool = False,
     seed: int = 0,
     device: str = "auto",
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Train on normals and evaluate on unseen normals and anomalies, beside an autoencoder.
 
-    Made-up retinas: twelve healthy eyes are learnt, three others and six with lesions tested,
-    patch by patch; their boundaries are the phantoms' own. Digits: one digit is learnt, the others
-    are anomalous. Writes the images as files, the runs and the evaluation.
+    'octdl': real B-scans of healthy people are learnt, those of others and of patients with six
+    diseases tested, picture by picture. 'phantom': twelve made-up healthy eyes are learnt, three
+    others and six with lesions tested, patch by patch; their boundaries are the phantoms' own.
+    'digits': one digit is learnt, the others are anomalous. Writes the images as files, the runs
+    and the evaluation.
 
     Args:
         out: the folder; what an earlier demo made there is made anew.
-        digits: scikit-learn's handwritten digits in place of made-up retinas.
+        data: what is learnt and tested.
         seed: of the split, the weights and all of training.
         device: 'auto', 'cpu', 'cuda' or 'mps'.
-        progress: as for ``fit``, with a last stage that counts scored images.
+        progress: as for ``fit``, with stages before and after that count images.
 
     Returns:
         What ``evaluate`` returns.
 
     Raises:
         BadFolder: ``out`` holds something else.
+        BadScan: an extra that flattening needs isn't installed.
         OSError: it can't be written.
     """
     out = Path(out)
@@ -72,22 +91,42 @@ def run_demo(
         shutil.rmtree(out / name, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     marker.touch()
-    data = _digits(out / "images", seed) if digits else _eyes(out / "volumes", progress)
-    recipe = "digits" if digits else "demo"
-    detector = new_detector("izi_f", recipe, seed=seed, device=device)
-    autoencoder = new_detector("ae", recipe, seed=seed, device=device)
-    with _beside(autoencoder, data["train"], out / "autoencoder", progress):
-        detector.fit(data["train"], out=out / "run", progress=progress)
-    scored, to_score = itertools.count(1), 3 * data["count"]
+    if data == "octdl":
+        images = _octdl(out / "images", progress)
+    elif data == "phantom":
+        images = _eyes(out / "volumes", progress)
+    else:
+        images = _digits(out / "images", seed)
+    detector = new_detector("izi_f", RECIPES[data], seed=seed, device=device)
+    autoencoder = new_detector("ae", RECIPES[data], seed=seed, device=device)
+    with _beside(autoencoder, images["train"], out / "autoencoder", progress):
+        detector.fit(images["train"], out=out / "run", progress=progress)
+    scored, to_score = itertools.count(1), 3 * images["count"]
     return evaluate(
         detector.model,
-        data["normal"],
-        data["anomalous"],
+        images["normal"],
+        images["anomalous"],
         out,
-        masks=data["masks"],
+        masks=images["masks"],
         beside=[autoencoder.model],
+        credit=CREDIT if data == "octdl" else "",
         on_result=lambda result: progress("scoring", next(scored), to_score, {}),
     )
+
+
+def by_hand(out: Path, data: Data) -> list[str]:
+    """Return commands that do the demo's steps on the images that it wrote."""
+    recipe, images = RECIPES[data], out / ("volumes" if data == "phantom" else "images")
+    groups = ("--groups", OCTDL_GROUPS) if data == "octdl" else ()
+    spacing = ("--spacing", ",".join(str(mm or "") for mm in OCTDL_SPACING)) if groups else ()
+    masks = ("--masks", images / "masks") if data == "phantom" else ()
+    run, train, normal, anomalous = Path("runs", data), *(images / kind for kind in KINDS)
+    commands = (
+        ("fit", train, *groups, *spacing, "--recipe", recipe, "--out", run),
+        ("score", run, anomalous, "--out", Path("results", data)),
+        ("evaluate", run, "--normal", normal, "--anomalous", anomalous, *masks, *groups),
+    )
+    return [shlex.join(["fanogan", *map(str, command)]) for command in commands]
 
 
 @contextlib.contextmanager
@@ -109,12 +148,37 @@ def _beside(detector: Detector, normals: Any, out: Path, progress: Progress) -> 
             stopped.set()
 
 
+def _octdl(folder: Path, progress: Progress) -> dict[str, Any]:
+    """Copy the pictures, and flatten them."""
+    shutil.copytree(OCTDL, folder)
+    flat: dict[str, list[FlatVolume]] = {kind: [] for kind in KINDS}
+    found = read_volumes(
+        [folder / kind for kind in KINDS],
+        _space(RECIPES["octdl"]),
+        groups=OCTDL_GROUPS,
+        pictures="bscans",
+        spacing=OCTDL_SPACING,
+    )
+    kinds = {file.name: file.parent.name for file in folder.glob("*/*.jpg")}
+    for done, volume in enumerate(found, 1):
+        flat[kinds[volume.name]].append(volume)
+        progress("flattening", done, len(kinds), {})
+    people = {kind: len({volume.group for volume in flat[kind]}) for kind in KINDS}
+    say(CREDIT)
+    say(
+        f"learning from {len(flat['train'])} of {people['train']} healthy people; testing on "
+        f"{len(flat['normal'])} of {people['normal']} others, and on {len(flat['anomalous'])} of "
+        f"{people['anomalous']} patients with one of six diseases"
+    )
+    return {**flat, "masks": None, "count": len(flat["normal"]) + len(flat["anomalous"])}
+
+
 def _eyes(folder: Path, progress: Progress) -> dict[str, Any]:
     """Make the eyes, flat and as files, with the masks of the diseased."""
     eyes: dict[str, list[FlatVolume]] = {}
     masks = []
     made, count = itertools.count(1), len(LEARNT) + len(HEALTHY) + len(DISEASED)
-    for kind, seeds in (("train", LEARNT), ("normal", HEALTHY), ("anomalous", DISEASED)):
+    for kind, seeds in zip(KINDS, (LEARNT, HEALTHY, DISEASED), strict=True):
         for seed in seeds:
             phantom = make_phantom(seed, shape=SHAPE, spacing=SPACING, diseased=kind == "anomalous")
             eyes.setdefault(kind, []).append(flat_phantom(phantom))
@@ -129,7 +193,6 @@ def _eyes(folder: Path, progress: Progress) -> dict[str, Any]:
 
 def flat_phantom(phantom: Phantom) -> FlatVolume:
     """Flatten a made-up eye by its own boundaries."""
-    recipe = load_recipe("demo")
     scan = Scan(phantom.pixels, phantom.name, phantom.name, phantom.spacing, is_volume=True)
     lines = phantom.boundaries
     sure = np.ones(lines["ILM"].shape, np.float32)
@@ -137,8 +200,13 @@ def flat_phantom(phantom: Phantom) -> FlatVolume:
         scan,
         Boundaries(lines["ILM"], lines["Bruch"], lines["RPE outer"], sure),
         np.zeros(phantom.pixels.shape, dtype=np.bool_),
-        FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina),
+        _space(RECIPES["phantom"]),
     )
+
+
+def _space(name: str) -> FlatSpace:
+    recipe = load_recipe(name)
+    return FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
 
 
 def _write_stack(path: Path, pixels: np.ndarray) -> None:
@@ -174,9 +242,8 @@ def _digits(folder: Path, seed: int) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
         counts[kind] += 1
-    kinds = ("train", "normal", "anomalous")
     return {
-        **{kind: [folder / kind] for kind in kinds},
+        **{kind: [folder / kind] for kind in KINDS},
         "masks": None,
         "count": counts["normal"] + counts["anomalous"],
     }

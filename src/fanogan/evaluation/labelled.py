@@ -65,6 +65,7 @@ def evaluate(
     spacing: Spacing | None = None,
     skip_bad: bool = False,
     allow_seen: bool = False,
+    credit: str = "",
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Evaluate on labelled images; writes ``metrics.json``, ``scores.csv`` and ``report.html``.
@@ -90,6 +91,7 @@ def evaluate(
         spacing: of retinal OCT, for files that don't tell theirs, as for ``write_results``.
         skip_bad: leave out files that can't be read.
         allow_seen: evaluate on images that a model was trained or calibrated on, and say so.
+        credit: whose images these are, for the page.
         on_result: called after each image, in each pass (trained, untrained, those beside it).
 
     Returns:
@@ -155,7 +157,7 @@ def evaluate(
             others[name] = totals(other, leaks[name])
         metrics = evaluation.metrics(without_training, others)
         metrics["seen"] = {name: each.figures() for name, each in leaks.items()}
-        evaluation.write(folder, metrics, [*remarks, *skip_notes(skipped)])
+        evaluation.write(folder, metrics, [*remarks, *skip_notes(skipped)], credit)
     return metrics
 
 
@@ -305,7 +307,9 @@ class _Evaluation:
             "pixel_roc": _as_lists(self.pixels.roc.curve()) if self.pixels else None,
         }
 
-    def write(self, folder: Path, metrics: Mapping[str, Any], remarks: Sequence[str]) -> None:
+    def write(
+        self, folder: Path, metrics: Mapping[str, Any], remarks: Sequence[str], credit: str
+    ) -> None:
         text = json.dumps(metrics, indent=1, allow_nan=False)
         write_whole(folder / "metrics.json", text.encode())
         if self.pixels:
@@ -329,6 +333,7 @@ class _Evaluation:
             scores=self.column("score"),
             labels=self.labels,
             held_out=self.held_out.scores if self.held_out else np.array([]),
+            credit=credit,
             warnings=[
                 *remarks,
                 *leak_sentences(metrics["seen"]),

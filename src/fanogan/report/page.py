@@ -131,6 +131,7 @@ def write_score_report(
         lead=f"{counted(total, noun)}{of_volumes} scored.",
         alarms=[],
         evaluation=None,
+        credit="",
     )
 
 
@@ -150,11 +151,13 @@ def write_evaluation_report(
     volume_cases: Sequence[VolumeCase] = (),
     steps: bytes | None = None,
     warnings: Sequence[str] = (),
+    credit: str = "",
 ) -> None:
     """Write the page of an evaluation on labelled images, whole or not at all.
 
     Arguments and errors are those of `write_score_report`; besides, `evaluation` is what
-    `metrics.json` holds, and `labels` are (total,) 1 anomalous, 0 normal.
+    `metrics.json` holds, `labels` are (total,) 1 anomalous, 0 normal, and `credit` says whose the
+    images are.
     """
     unit: str = evaluation["unit"]
     if unit == "patch":  # Patches are cut from B-scans, and those are what the gallery shows.
@@ -177,6 +180,7 @@ def write_evaluation_report(
         lead=_lead(evaluation),
         alarms=_alarms(evaluation),
         evaluation=evaluation,
+        credit=credit,
     )
 
 

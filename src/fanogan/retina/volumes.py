@@ -144,10 +144,21 @@ def straightened(
 
     Returns:
         One volume for each source, or the `BadScan` that says why it cannot be used.
+
+    Raises:
+        BadScan: The extra that flattening needs isn't installed.
     """
     work = partial(_flat_or_error, space=space, spacing=spacing)
     counts = Counter(source.name for source in sources)
     raw = [source for source in sources if counts[source.name] == 1 and _is_raw(source)]
+    if raw:
+        try:
+            import loky  # noqa: F401
+            import maxflow  # noqa: F401
+        except ImportError as error:
+            raise BadScan(
+                "flattening retinal OCT needs an extra: pip install 'fanogan[oct]'"
+            ) from error
     with contextlib.closing(_by_processes(work, raw)) as results:
         for source in sources:
             if counts[source.name] > 1:

@@ -1,0 +1,135 @@
+"""The demo: what ships for it, and that each of its steps can be done by hand."""
+
+import csv
+import json
+import re
+import shlex
+import shutil
+import sys
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import fanogan
+from fanogan.cli import demo, main
+from fanogan.cli.demo import CREDIT, KINDS, OCTDL, OCTDL_GROUPS
+
+RECIPE = """
+base: demo
+critic_updates: 2
+encoder_updates: 2
+base_width: 4
+reestimate_batch_norm: false
+held_out_fraction: 0.5
+"""
+
+
+def patients(kind: str) -> set[str]:
+    return {re.search(OCTDL_GROUPS, file.name)[1] for file in (OCTDL / kind).glob("*.jpg")}
+
+
+# --- the pictures that ship -------------------------------------------------------------------
+
+
+def test_nobody_is_both_learnt_from_and_tested() -> None:
+    train, normal, anomalous = map(patients, KINDS)
+    assert (len(train), len(normal), len(anomalous)) == (40, 20, 63)
+    assert len(train | normal | anomalous) == 40 + 20 + 63
+
+
+def test_the_source_says_what_there_is_and_whose() -> None:
+    text = (OCTDL / "SOURCE.md").read_text(encoding="utf-8")
+    assert "https://creativecommons.org/licenses/by/4.0/" in text and "10.1038/s41597-024" in text
+    counts = {kind: len(list((OCTDL / kind).glob("*.jpg"))) for kind in KINDS}
+    assert f"{sum(counts.values())} of the set's pictures" in text
+    assert f"`train` | {counts['train']} normal ones of {len(patients('train'))} people" in text
+    assert f"`normal` | {counts['normal']} normal ones of {len(patients('normal'))} others" in text
+    for disease, count in re.findall(r"\(`(\w+)`, (\d+)\)", text):
+        assert len(list((OCTDL / "anomalous").glob(f"{disease}_*"))) == int(count)
+
+
+def test_pictures_are_small_grey_and_of_one_size() -> None:
+    files = list(OCTDL.glob("*/*.jpg"))
+    assert sum(file.stat().st_size for file in files) < 3.5e6
+    for file in files:
+        with Image.open(file) as image:
+            assert image.mode == "L" and 540 <= image.width <= 546 and 305 <= image.height <= 330
+
+
+def test_the_wheel_holds_them() -> None:
+    root = Path(fanogan.__file__).parent
+    settings = tomllib.loads((root.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    globs = settings["tool"]["setuptools"]["package-data"]["fanogan"]
+    for file in filter(Path.is_file, OCTDL.rglob("*")):
+        name = file.relative_to(root).as_posix()
+        assert any(fnmatch(name, glob) for glob in globs), name
+
+
+# --- the demo ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave eleven of the pictures, and training of two updates."""
+    for kind, names in (("train", "no_*_1.jpg"), ("normal", "no_*_1.jpg"), ("anomalous", "*.jpg")):
+        (tmp_path / "octdl" / kind).mkdir(parents=True)
+        count = 5 if kind == "train" else 3
+        for file in sorted((OCTDL / kind).glob(names))[:count]:
+            shutil.copy(file, tmp_path / "octdl" / kind)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    monkeypatch.setattr(demo, "OCTDL", tmp_path / "octdl")
+    monkeypatch.setitem(demo.RECIPES, "octdl", str(tmp_path / "tiny.yaml"))
+    monkeypatch.chdir(tmp_path)
+
+
+def scores(folder: str) -> dict[str, float]:
+    with open(Path(folder, "scores.csv"), newline="") as file:
+        return {row["name"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
+def test_each_step_can_be_done_by_hand(few, capsys) -> None:
+    main(["demo"])
+    printed = capsys.readouterr().out
+    assert CREDIT in printed and "learning from 5 of 5 healthy people" in printed
+    page = Path("demo", "report.html").read_text(encoding="utf-8")
+    assert "Kulyabin" in page and "CC BY 4.0" in page
+    found = json.loads(Path("demo", "metrics.json").read_text())
+    assert (found["unit"], found["n"], found["n_anomalous"], found["n_subjects"]) == (
+        *("image", 6, 3, 6),
+    )
+    assert {"ae", "untrained networks", "darkness"} <= {row["name"] for row in found["rows"]}
+
+    commands = [line.strip() for line in printed.splitlines() if line.startswith("  fanogan ")]
+    assert [command.split()[1] for command in commands] == ["fit", "score", "evaluate"]
+    for command in commands:
+        main(shlex.split(command)[1:])
+    by_demo = scores("demo")
+    assert scores("evaluation") == pytest.approx(by_demo, rel=1e-4)
+    for name, value in scores("results/octdl").items():
+        assert value == pytest.approx(by_demo[name], rel=1e-4)
+
+
+def test_one_kind_of_images_at_a_time(tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["demo", "--phantom", "--digits", "--out", str(tmp_path / "demo")])
+    assert "--phantom and --digits contradict each other" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_missing_extra_is_named(few, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "maxflow", None)
+    with pytest.raises(SystemExit):
+        main(["demo"])
+    assert "pip install 'fanogan[oct]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_made_up_eyes_have_exact_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE.replace("demo", "phantom"))
+    monkeypatch.setitem(demo.RECIPES, "phantom", str(tmp_path / "tiny.yaml"))
+    found = demo.run_demo(tmp_path / "demo", "phantom")
+    assert found["unit"] == "patch" and found["pixel"]["auc"] is not None
+    assert len(list((tmp_path / "demo" / "volumes" / "masks").iterdir())) == len(demo.DISEASED)
