@@ -2,9 +2,10 @@
 
 Which pictures is decided by sizes and patients' numbers alone. All are of the set's most common
 size, so that neither sharpness nor spacing tells who is ill. Of each healthy patient there are two
-pictures at most; a stable number of the patient, that of `oct_pictures.py`, takes a third of them
-to the test. Of each disease there are thirteen patients at most, one picture each. Columns are
-averaged to those 22 µm wide to which a retina is resampled anyway; rows stay as they are.
+pictures at most; a stable number of the patient, that of `oct_pictures.py`, takes a quarter of them
+to the test. Of each disease there are thirteen patients at most, one picture each. Some people are
+in the set under two numbers, which a nearly equal picture shows: only the lowest is taken. Columns
+are averaged to those 22 µm wide to which a retina is resampled anyway; rows stay as they are.
 
     python benchmarks/demo_pictures.py
 """
@@ -14,9 +15,11 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+from collections.abc import Iterable, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 
+import numpy as np
 from oct_pictures import SETS, part_of
 from PIL import Image
 from tables import data_folder
@@ -25,7 +28,9 @@ OUT = Path(__file__).parents[1] / "src" / "fanogan" / "cli" / "octdl"
 COLUMNS, ROWS = range(870, 891), range(305, 331)
 COLUMN_MM = 0.022
 QUALITY = 70
-PICTURES_OF_HEALTHY, TESTED_SHARE, PATIENTS_OF_DISEASE = 2, 1 / 3, 13
+# Of two thumbnails: the same pictures correlate by .988 and more, others by .944 at most.
+SAME_PICTURE = 0.97
+PICTURES_OF_HEALTHY, TESTED_SHARE, PATIENTS_OF_DISEASE = 2, 1 / 4, 13
 
 
 def main() -> None:
@@ -34,11 +39,15 @@ def main() -> None:
     parser.add_argument("--data", help="folder that holds oct/")
     folder = data_folder(parser.parse_args().data) / "oct" / "octdl"
     (healthy, *ill), pattern, (_, _, column) = SETS["octdl"]
+    every = [file for kind in (healthy, *ill) for file in sorted((folder / kind).iterdir())]
+    left_out = seconds(every, pattern)
+    print(f"{len(left_out)} numbers are second ones")
     for part in ("train", "normal", "anomalous"):
         shutil.rmtree(OUT / part, ignore_errors=True)
         (OUT / part).mkdir()
     for kind in (healthy, *ill):
-        patients = by_patient(folder / kind, pattern)
+        of_kind = [file for file in every if file.parent.name == kind]
+        patients = by_patient(of_kind, pattern, left_out)
         if kind == healthy:
             patients = [files[:PICTURES_OF_HEALTHY] for files in patients]
             tested = len(patients) - round(TESTED_SHARE * len(patients))
@@ -54,21 +63,38 @@ def main() -> None:
             print(f"{kind}: {len(files)} patients to {part}")
 
 
-def by_patient(folder: Path, pattern: str) -> list[list[Path]]:
-    """The pictures of the common size of each patient, in the order of the stable number."""
+def patient_of(file: Path, pattern: str) -> str:
+    """The patient's number in a name."""
+    found = re.search(pattern, file.name)
+    assert found
+    return found[1]
 
-    def patient(file: Path) -> str:
-        found = re.search(pattern, file.name)
-        assert found
-        return found[1]
 
-    files = []
-    for file in sorted(folder.iterdir()):
+def seconds(files: Sequence[Path], pattern: str) -> set[str]:
+    """Numbers of patients who have a lower number too: one of their pictures is nearly the same."""
+    thumbnails = []
+    for file in files:
         with Image.open(file) as image:
-            if image.width in COLUMNS and image.height in ROWS:
-                files.append(file)
-    files.sort(key=lambda file: (part_of(patient(file)), file.name))
-    return [list(each) for _, each in groupby(files, patient)]
+            small = np.asarray(image.resize((64, 24), Image.Resampling.LANCZOS), dtype=np.float64)
+        thumbnails.append((small - small.mean()).ravel() / np.linalg.norm(small - small.mean()))
+    correlations = np.array(thumbnails) @ np.array(thumbnails).T
+    numbers = [patient_of(file, pattern) for file in files]
+    pairs = [
+        {numbers[one], numbers[other]} for one, other in np.argwhere(correlations > SAME_PICTURE)
+    ]
+    return {max(pair, key=int) for pair in pairs if len(pair) == 2}
+
+
+def by_patient(files: Iterable[Path], pattern: str, left_out: set[str]) -> list[list[Path]]:
+    """The pictures of the common size of each patient, in the order of the stable number."""
+    fitting = []
+    for file in files:
+        with Image.open(file) as image:
+            is_common = image.width in COLUMNS and image.height in ROWS
+        if is_common and patient_of(file, pattern) not in left_out:
+            fitting.append(file)
+    fitting.sort(key=lambda file: (part_of(patient_of(file, pattern)), file.name))
+    return [list(each) for _, each in groupby(fitting, lambda file: patient_of(file, pattern))]
 
 
 if __name__ == "__main__":

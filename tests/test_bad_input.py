@@ -258,7 +258,11 @@ def _(s):
 # --- recipes, devices, rates --------------------------------------------------------------------
 
 
-@row("fit: unknown recipe", "no recipe 'big'", "give one of demo, digits, overnight, paper, phantom, small")
+@row(
+    "fit: unknown recipe",
+    "no recipe 'big'",
+    "give one of demo, digits, overnight, paper, phantom, small",
+)
 def _(s):
     return s.fit(s.images(), recipe="big")
 

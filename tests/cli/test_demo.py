@@ -6,14 +6,11 @@ import re
 import shlex
 import shutil
 import sys
-import tomllib
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-import fanogan
 from fanogan.cli import demo, main
 from fanogan.cli.demo import CREDIT, KINDS, OCTDL, OCTDL_GROUPS
 
@@ -36,8 +33,8 @@ def patients(kind: str) -> set[str]:
 
 def test_nobody_is_both_learnt_from_and_tested() -> None:
     train, normal, anomalous = map(patients, KINDS)
-    assert (len(train), len(normal), len(anomalous)) == (40, 20, 63)
-    assert len(train | normal | anomalous) == 40 + 20 + 63
+    assert (len(train), len(normal), len(anomalous)) == (38, 13, 61)
+    assert len(train | normal | anomalous) == 38 + 13 + 61
 
 
 def test_the_source_says_what_there_is_and_whose() -> None:
@@ -59,15 +56,6 @@ def test_pictures_are_small_grey_and_of_one_size() -> None:
             assert image.mode == "L" and 540 <= image.width <= 546 and 305 <= image.height <= 330
 
 
-def test_the_wheel_holds_them() -> None:
-    root = Path(fanogan.__file__).parent
-    settings = tomllib.loads((root.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    globs = settings["tool"]["setuptools"]["package-data"]["fanogan"]
-    for file in filter(Path.is_file, OCTDL.rglob("*")):
-        name = file.relative_to(root).as_posix()
-        assert any(fnmatch(name, glob) for glob in globs), name
-
-
 # --- the demo ---------------------------------------------------------------------------------
 
 
@@ -82,6 +70,7 @@ def few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     monkeypatch.setattr(demo, "OCTDL", tmp_path / "octdl")
     monkeypatch.setitem(demo.RECIPES, "octdl", str(tmp_path / "tiny.yaml"))
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # to start processes takes longer than the work
     monkeypatch.chdir(tmp_path)
 
 
@@ -93,7 +82,7 @@ def scores(folder: str) -> dict[str, float]:
 def test_each_step_can_be_done_by_hand(few, capsys) -> None:
     main(["demo"])
     printed = capsys.readouterr().out
-    assert CREDIT in printed and "learning from 5 of 5 healthy people" in printed
+    assert CREDIT in printed and "learning from 5 B-scans of 5 healthy people" in printed
     page = Path("demo", "report.html").read_text(encoding="utf-8")
     assert "Kulyabin" in page and "CC BY 4.0" in page
     found = json.loads(Path("demo", "metrics.json").read_text())

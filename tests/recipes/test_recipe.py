@@ -280,7 +280,10 @@ REFUSED = [
     ("about: 2024-99-99", "not a YAML file"),
     ("base_width: !!python/object:os.system 8", "not a YAML file"),
     ("[" * 1200, "not a YAML file"),
-    ("base: tiny", r"no recipe 'tiny': give one of demo, digits, overnight, paper, phantom, small, smoke"),
+    (
+        "base: tiny",
+        r"no recipe 'tiny': give one of demo, digits, overnight, paper, phantom, small, smoke",
+    ),
     ("base: [small]", r"no recipe \"\['small'\]\""),
     ("base: ''", "no recipe ''"),
 ]
@@ -314,7 +317,9 @@ def test_a_file_that_names_itself_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_not_there_or_not_text(tmp_path: Path) -> None:
     for missing in ("huge", tmp_path / "none.yaml", tmp_path, "", "small.yml"):
-        with pytest.raises(BadRecipe, match="give one of demo, digits, overnight, paper, phantom, small"):
+        with pytest.raises(
+            BadRecipe, match="give one of demo, digits, overnight, paper, phantom, small"
+        ):
             load_recipe(missing)
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
     for unreadable in (tmp_path / "picture.yaml", "x" * 5000, "a\0b"):

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from fanogan.cli.console import say
+from fanogan.data import Normals
 from fanogan.detectors import Detector, new_detector
 from fanogan.evaluation import evaluate
 from fanogan.phantom import Phantom, make_phantom
@@ -99,8 +100,12 @@ def run_demo(
         images = _digits(out / "images", seed)
     detector = new_detector("izi_f", RECIPES[data], seed=seed, device=device)
     autoencoder = new_detector("ae", RECIPES[data], seed=seed, device=device)
-    with _beside(autoencoder, images["train"], out / "autoencoder", progress):
-        detector.fit(images["train"], out=out / "run", progress=progress)
+    spacing = OCTDL_SPACING if data == "octdl" else None
+    normals = Normals.read(images["train"], detector.recipe, spacing=spacing, seed=seed)
+    for line in normals.summary.splitlines():
+        say(line)
+    with _beside(autoencoder, normals, out / "autoencoder", progress):
+        detector.fit(normals, out=out / "run", progress=progress)
     scored, to_score = itertools.count(1), 3 * images["count"]
     return evaluate(
         detector.model,
@@ -130,7 +135,7 @@ def by_hand(out: Path, data: Data) -> list[str]:
 
 
 @contextlib.contextmanager
-def _beside(detector: Detector, normals: Any, out: Path, progress: Progress) -> Iterator[None]:
+def _beside(detector: Detector, normals: Normals, out: Path, progress: Progress) -> Iterator[None]:
     """Train a detector by half the threads, while the others do what is done within."""
     stopped = threading.Event()
 
@@ -166,9 +171,9 @@ def _octdl(folder: Path, progress: Progress) -> dict[str, Any]:
     people = {kind: len({volume.group for volume in flat[kind]}) for kind in KINDS}
     say(CREDIT)
     say(
-        f"learning from {len(flat['train'])} of {people['train']} healthy people; testing on "
-        f"{len(flat['normal'])} of {people['normal']} others, and on {len(flat['anomalous'])} of "
-        f"{people['anomalous']} patients with one of six diseases"
+        f"learning from {len(flat['train'])} B-scans of {people['train']} healthy people; testing "
+        f"on {len(flat['normal'])} of {people['normal']} others, and on {len(flat['anomalous'])} "
+        f"of {people['anomalous']} patients with one of six diseases"
     )
     return {**flat, "masks": None, "count": len(flat["normal"]) + len(flat["anomalous"])}
 
