@@ -19,8 +19,8 @@ from fanogan.scoring import as_picture, results
 
 DISEASES = {
     "dme": "diabetic macular edema",
-    "amd": "macular degeneration",
     "rvo": "retinal vein occlusion",
+    "vid": "vitreomacular interface disease",
 }
 
 
@@ -34,7 +34,8 @@ def main() -> None:
     figure = Figure(figsize=(12, 6.4), layout="constrained")
     axes = figure.subplots(len(DISEASES), 3)
     for row, (short, disease) in zip(axes, DISEASES.items(), strict=True):
-        found = results(model, str(options.demo / "images" / "anomalous" / f"{short}_*.jpg"))
+        files = str(options.demo / "images" / "anomalous" / f"{short}_*.jpg")
+        found = results(model, files, pictures="bscans")
         shown = max(found, key=lambda one: one.total)
         assert shown.picture is not None and shown.reconstruction is not None
         assert shown.residual is not None

@@ -98,6 +98,7 @@ def test_each_step_can_be_done_by_hand(few, capsys) -> None:
     assert CREDIT in printed and "learning from 4 B-scans of 4 healthy people" in printed
     page = Path("demo", "report.html").read_text(encoding="utf-8")
     assert "Kulyabin" in page and "CC BY 4.0" in page
+    assert '<th scope="row">ae' in page  # the autoencoder has its row beside the others
     found = json.loads(Path("demo", "metrics.json").read_text())
     assert (found["unit"], found["n"], found["n_anomalous"], found["n_subjects"]) == (
         *("image", 4, 2, 4),
