@@ -23,6 +23,7 @@ from fanogan.report.images import (
     outline,
     overlay,
     scale_bar,
+    with_strip,
 )
 from fanogan.report.volume_view import volume_panels
 from fanogan.report.wording import least_p_value, p_value_text
@@ -55,6 +56,7 @@ class Case:
         residual: (rows, columns) float32, raw abs(x - x_hat) in network units, [0, 2], or None.
         mask: (rows, columns) bool, ground truth, or None.
         held_out_subjects: Of how many subjects the held-out normals are.
+        shape_line: (columns of the scan,) as `ShapeNormals.lines`, or None.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Case:
     residual: np.ndarray | None
     mask: np.ndarray | None
     held_out_subjects: int = 0
+    shape_line: np.ndarray | None = None
 
 
 def write_score_report(
@@ -364,7 +367,10 @@ def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
     if case.residual is not None:
         marked = "" if case.mask is None else ", ground truth outlined"
         alt = f"residual of {case.name} in colour over the image{marked}"
-        pictures.append(("residual", alt, _marked_overlay(case, case.residual, scale)))
+        drawn, caption = _marked_overlay(case, case.residual, scale), "residual"
+        if case.shape_line is not None:
+            drawn, caption = with_strip(drawn, case.shape_line), "residual, shape below"
+        pictures.append((caption, alt, drawn))
     pixelated = max(rows, columns) < PIXELATED_SIDE
     # Speckle as PNG makes a page of sixty B-scans 50 MB large.
     encode = data_uri if pixelated else compressed_uri

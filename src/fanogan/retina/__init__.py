@@ -10,17 +10,20 @@ from fanogan.retina.intensity import DepthProfile
 from fanogan.retina.layers import Boundaries, find_boundaries
 from fanogan.retina.preparation import Summary, prepare
 from fanogan.retina.regions import Region, find_regions
+from fanogan.retina.shape import SHAPE_RANGE, ShapeNormals
 from fanogan.retina.store import is_store, read_store, stored_volumes
 from fanogan.retina.view import RetinalView
 from fanogan.retina.volumes import find_volumes, read_volumes, straightened
 
 __all__ = [
+    "SHAPE_RANGE",
     "Boundaries",
     "DepthProfile",
     "FlatSpace",
     "FlatVolume",
     "Region",
     "RetinalView",
+    "ShapeNormals",
     "Summary",
     "find_boundaries",
     "find_regions",

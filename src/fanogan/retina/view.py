@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.intensity import DepthProfile
+from fanogan.retina.shape import ShapeNormals
 from fanogan.retina.volumes import VolumeSource, find_volumes, read_volumes
 from fanogan.scans import BadScan
 
@@ -25,6 +26,7 @@ class RetinalView:
     depth_channel: bool = False  # whether the row in the flat area is a second channel
     profile: DepthProfile | None = None  # grey values by depth that each volume is matched to
     score_retina_only: bool = False  # whether vitreous and choroid are left out of the score
+    shape: ShapeNormals | None = None  # of the boundaries; None: they have no score of their own
 
     def find(self, images: Any, groups: str | None = None) -> list[VolumeSource]:
         """Find the volumes to read; arguments and errors as for `find_volumes`."""
@@ -62,4 +64,8 @@ class RetinalView:
         profile = values["profile"]
         if profile is not None:
             profile = DepthProfile(tuple(profile["median"]), tuple(profile["spread"]))
-        return cls(**{**values, "space": FlatSpace.from_dict(values["space"]), "profile": profile})
+        shape = values.get("shape")  # absent in models made before
+        if shape is not None:
+            shape = ShapeNormals(**{name: tuple(each) for name, each in shape.items()})
+        space = FlatSpace.from_dict(values["space"])
+        return cls(**{**values, "space": space, "profile": profile, "shape": shape})

@@ -55,6 +55,7 @@ def case_of(
         residual=None if result.residual is None else shrink(result.residual).copy(),
         mask=None if mask is None else shrink(mask.astype(np.float32)) > 0,
         held_out_subjects=calibration.subjects(result.unit),
+        shape_line=result.shape_line,
     )
 
 
