@@ -57,13 +57,21 @@ class ShapeNormals:
 
     @classmethod
     def of(cls, volumes: Iterable[FlatVolume]) -> ShapeNormals:
-        """Return the percentiles over columns of volumes, up to some thousands of each."""
-        kept = []
+        """Return the percentiles over columns of volumes, up to some thousands of each.
+
+        Those of the lines are over columns that are seen clearly: where a search has gone astray in
+        a normal, it shows in the confidence, and is no example of a normal thickness.
+        """
+        kept: list[NDArray[np.float64]] = []
         for volume in volumes:
-            found = _quantities(volume).reshape(len(_NOISE) * len(WIDTHS), -1)
-            found = found[:, np.isfinite(found).all(axis=0)]
+            found = _quantities(volume)
+            known = np.isfinite(found).all(axis=(0, 1))
+            found = found[..., known].reshape(-1, known.sum())
+            unclear = ~volume.boundaries.clear[known]
+            found[: -len(WIDTHS), unclear] = np.nan
             kept.append(found[:, :: max(1, -(-found.shape[1] // _MOST_COLUMNS))])
-        low, median, high = np.percentile(np.concatenate(kept, axis=1), _PERCENTILES, axis=1)
+        columns = np.concatenate(kept, axis=1)
+        low, median, high = np.nanpercentile(columns, _PERCENTILES, axis=1)
         least = np.repeat(_LEAST_DISTANCE, len(WIDTHS))
         low, high = np.minimum(low, median - least), np.maximum(high, median + least)
         return cls(tuple(low.tolist()), tuple(median.tolist()), tuple(high.tolist()))
@@ -73,7 +81,8 @@ class ShapeNormals:
 
         It is the root mean square of the distances from the median of normals, the unit being that
         of their 90th percentile, or of the 10th for a retina that is thinner. An epithelium that is
-        flatter, smoother or clearer has no distance. NaN where the boundaries are unknown.
+        flatter, smoother or clearer has no distance, and where the lines aren't clear theirs count
+        as much as there is confidence. NaN where the boundaries are unknown.
         """
         found = _quantities(volume)
         low, median, high = (
@@ -82,6 +91,7 @@ class ShapeNormals:
         )
         far = np.maximum((found - median) / (high - median), 0)
         far[0] = np.maximum(far[0], (median - found)[0] / (median - low)[0])
+        far[:-1] *= 1 + _NOISE[-1] - np.exp(found[-1])
         return np.asarray(np.sqrt((far**2).mean(axis=(0, 1))), dtype=np.float32)
 
 

@@ -418,15 +418,13 @@ def _top(scores: np.ndarray, share: float) -> np.ndarray:
 def _shape_of(
     encoded: Encoded, number: int | None, share: float
 ) -> tuple[float | None, np.ndarray | None]:
-    """Return the shape score of a frame and its line, or of a volume: its highest frames' mean."""
+    """Return a frame's shape score and its line; or the mean of a volume's highest frames'."""
     if encoded.shape is None:
         return None, None
-    if number is not None:
-        line = encoded.shape[number]
-        return float(np.nanmean(line, dtype=np.float64)), line
-    known = encoded.shape[np.isfinite(encoded.shape).any(axis=1)]
-    means = np.asarray(np.nanmean(known, axis=1, dtype=np.float64))
-    return float(means[_top(means, share)].mean()), None
+    lines = encoded.shape if number is None else encoded.shape[number : number + 1]
+    known = lines[np.isfinite(lines).any(axis=1)].astype(np.float64)
+    shapes = np.sqrt(np.nanmean(known**2, axis=1))
+    return float(shapes[_top(shapes, share)].mean()), None if number is None else lines[0]
 
 
 def _channels_last(image: np.ndarray) -> np.ndarray:

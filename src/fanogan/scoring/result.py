@@ -78,9 +78,9 @@ class Result:
     # Of retinal OCT, where maps are NaN beyond the flat area:
     volume: FlatVolume | None = None
     patches: np.ndarray | None = None  # (windows, 5): row, column, total, A_R, A_D
-    # What flattening takes away: how far the boundaries are from normals, in mean and by column of
-    # the scan, (W,) float32 (see ``retina.ShapeNormals``); and total and shape in one number. None
-    # where the model doesn't score it.
+    # What flattening takes away: how far the boundaries are from normals, as root mean square
+    # and by column of the scan, (W,) float32 (see ``retina.ShapeNormals``); and total and shape in
+    # one number. None where the model doesn't score it.
     shape: float | None = None
     shape_line: np.ndarray | None = None
     combined: float | None = None
