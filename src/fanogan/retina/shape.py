@@ -91,7 +91,7 @@ class ShapeNormals:
         )
         far = np.maximum((found - median) / (high - median), 0)
         far[0] = np.maximum(far[0], (median - found)[0] / (median - low)[0])
-        far[:-1] *= 1 + _NOISE[-1] - np.exp(found[-1])
+        far[:-1] *= 1 + _NOISE[-1] - np.exp(found[-1])  # the confidence over each width
         return np.asarray(np.sqrt((far**2).mean(axis=(0, 1))), dtype=np.float32)
 
 
