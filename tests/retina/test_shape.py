@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ def flat(boundaries: Boundaries, rows: int = 200) -> FlatVolume:
     return make_flat(scan, boundaries, np.zeros(shape, bool))
 
 
+@functools.cache
 def eye(seed: int, lesion: str = "") -> tuple[FlatVolume, np.ndarray]:
     """A made-up eye with its exact boundaries, and which columns of it are ill."""
     lesions = {"diseased": True, "lesions": [lesion]} if lesion else {}
