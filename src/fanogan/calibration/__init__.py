@@ -1,5 +1,6 @@
 """What held-out normals say: p-values, thresholds, colour scales; what normals looked like."""
 
+from fanogan.calibration.combination import Combination
 from fanogan.calibration.held_out import (
     ALPHA,
     EN_FACE_QUANTILE,
@@ -30,6 +31,7 @@ __all__ = [
     "BitDepthUnseen",
     "Calibration",
     "ChannelsUnseen",
+    "Combination",
     "GreyValuesUnseen",
     "HeldOut",
     "Profile",

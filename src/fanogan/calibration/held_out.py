@@ -16,13 +16,14 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fanogan.calibration.combination import Combination
 from fanogan.text import counted, plural
 
 ALPHA = 0.05
@@ -240,6 +241,9 @@ class Calibration:
         en_face: Median and `EN_FACE_QUANTILE` quantile of the en-face maps of held-out volumes;
             None where there are none.
         term_scale: What the terms of a standardised score are measured in, or None.
+        shapes: Held-out shape scores of images and volumes; empty where shape isn't scored.
+        combined: Likewise of both scores combined.
+        combination: How they are combined, or None.
 
     Raises:
         ValueError: map_scale is not a positive number.
@@ -249,6 +253,9 @@ class Calibration:
     map_scale: float
     en_face: tuple[float, float] | None = None
     term_scale: TermScale | None = None
+    shapes: dict[str, HeldOut] = field(default_factory=dict)
+    combined: dict[str, HeldOut] = field(default_factory=dict)
+    combination: Combination | None = None
 
     def __post_init__(self) -> None:
         """Check that the colour scale can be divided by."""
@@ -273,9 +280,13 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them, without loss."""
-        units = {unit: held_out.to_dict() for unit, held_out in self.units.items()}
+        kinds = {"units": self.units, "shapes": self.shapes, "combined": self.combined}
         return {
-            "units": units,
+            **{
+                kind: {unit: held_out.to_dict() for unit, held_out in of.items()}
+                for kind, of in kinds.items()
+            },
+            "combination": self.combination.to_dict() if self.combination else None,
             "map_scale": float(self.map_scale),
             "en_face": self.en_face,
             "term_scale": self.term_scale,
@@ -284,13 +295,20 @@ class Calibration:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
         """Make it again from what `to_dict` returned."""
-        units = {unit: HeldOut.from_dict(held_out) for unit, held_out in values["units"].items()}
+        units, shapes, combined = (
+            {unit: HeldOut.from_dict(held_out) for unit, held_out in of.items()}
+            for of in (values["units"], values.get("shapes", {}), values.get("combined", {}))
+        )
+        combination = values.get("combination")
         scale, en_face = values.get("term_scale"), values.get("en_face")
         return cls(
             units,
             float(values["map_scale"]),
             (en_face[0], en_face[1]) if en_face else None,
             (tuple(scale[0]), tuple(scale[1])) if scale else None,
+            shapes,
+            combined,
+            Combination.from_dict(combination) if combination else None,
         )
 
 

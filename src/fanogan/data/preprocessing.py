@@ -18,7 +18,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fanogan.recipes import Recipe, blocks_of
-from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, PicturesAs, RetinalView
+from fanogan.retina import (
+    DepthProfile,
+    FlatSpace,
+    FlatVolume,
+    PicturesAs,
+    RetinalView,
+    ShapeNormals,
+)
 from fanogan.scans import BadScan, GreyStoredAsColour, Note, Scan, Spacing, each_scan, read_scans
 
 UNLIKE_RANGE = 8
@@ -104,6 +111,7 @@ class Preprocessing:
             recipe.depth_channel,
             DepthProfile.of(flat[:learnt]) if recipe.match_layers else None,
             recipe.score_retina_only,
+            shape=ShapeNormals.of(flat[:learnt]) if recipe.score_shape else None,
         )
         channels = 2 if recipe.depth_channel else 1
         return cls("uint8", 0.0, 255.0, channels, recipe.window, recipe.image_size, view)
@@ -241,6 +249,16 @@ class Preprocessing:
         if self.retina is None or self.window is None:
             return None
         return scan.usable_windows(self.window, self.retina.share, to_learn)
+
+    def shape_lines(self, scan: Scan) -> np.ndarray | None:
+        """Return how far each column's boundaries are from normals: (frames, columns) float32.
+
+        None where the model doesn't score the shape of the retina (see ``ShapeNormals``).
+        """
+        if self.retina is None or self.retina.shape is None:
+            return None
+        assert isinstance(scan, FlatVolume)
+        return self.retina.shape.lines(scan)
 
     def no_window(self, scan: Scan) -> BadScan:
         """Return the error of a scan without a usable window."""

@@ -11,11 +11,13 @@ from fanogan.retina.layers import Boundaries, find_boundaries
 from fanogan.retina.pictures import PicturesAs
 from fanogan.retina.preparation import Summary, prepare
 from fanogan.retina.regions import Region, find_regions
+from fanogan.retina.shape import SHAPE_RANGE, ShapeNormals
 from fanogan.retina.store import given_spacing, is_store, read_store, stored_volumes
 from fanogan.retina.view import RetinalView
 from fanogan.retina.volumes import find_volumes, read_volumes, straightened
 
 __all__ = [
+    "SHAPE_RANGE",
     "Boundaries",
     "DepthProfile",
     "FlatSpace",
@@ -23,6 +25,7 @@ __all__ = [
     "PicturesAs",
     "Region",
     "RetinalView",
+    "ShapeNormals",
     "Summary",
     "find_boundaries",
     "find_regions",

@@ -13,6 +13,7 @@ from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.intensity import DepthProfile
 from fanogan.retina.pictures import PicturesAs
+from fanogan.retina.shape import ShapeNormals
 from fanogan.retina.volumes import VolumeSource, find_volumes, read_volumes
 from fanogan.scans import BadScan, Spacing
 
@@ -27,6 +28,7 @@ class RetinalView:
     profile: DepthProfile | None = None  # grey values by depth that each volume is matched to
     score_retina_only: bool = False  # whether vitreous and choroid are left out of the score
     spacing: Spacing | None = None  # given in training for files that don't tell theirs
+    shape: ShapeNormals | None = None  # of the boundaries; None: they have no score of their own
 
     def find(
         self, images: Any, groups: str | None = None, pictures: PicturesAs = "auto"
@@ -78,7 +80,10 @@ class RetinalView:
         profile = values["profile"]
         if profile is not None:
             profile = DepthProfile(tuple(profile["median"]), tuple(profile["spread"]))
+        shape = values.get("shape")  # absent in models made before
+        if shape is not None:
+            shape = ShapeNormals(**{name: tuple(each) for name, each in shape.items()})
         known = {**values, "space": FlatSpace.from_dict(values["space"]), "profile": profile}
         if known.get("spacing") is not None:
             known["spacing"] = tuple(known["spacing"])
-        return cls(**known)
+        return cls(**{**known, "shape": shape})

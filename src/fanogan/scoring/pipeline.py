@@ -182,7 +182,9 @@ def encode(model: Model, scans: Iterable[Scan], skips: Skips | None = None) -> I
                 told = True
                 what = describe(seen)
                 log.warning("%s: %s; each such image has this in its notes", scan.name, what)
-            yield Encoded(scan, pixels, usable, (*preprocessing.doubts(scan), *unlike), hashes)
+            warnings = (*preprocessing.doubts(scan), *unlike)
+            shape = preprocessing.shape_lines(scan)
+            yield Encoded(scan, pixels, usable, warnings, hashes, shape)
     skips.check()
 
 
@@ -356,10 +358,10 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
     """
     scan, terms = encoded.scan, frame.terms
     totals = totals_of(model, terms)
-    # .05 × 140 is a little above 7 in floats, and rounding it up would take an eighth window.
-    count = max(1, math.ceil(model.recipe.top_window_fraction * len(totals) * (1 - 1e-12)))
-    top = np.argsort(-totals, kind="stable")[:count]
-    means = terms[top].mean(0)
+    means = terms[_top(totals, model.recipe.top_window_fraction)].mean(0)
+    total = float(totals_of(model, means))
+    shape, line = _shape_of(encoded, number, model.recipe.top_window_fraction)
+    combination = model.calibration.combination
     hashes = encoded.hashes if number is None else encoded.hashes[number : number + 1]
     seen = model.seen.note(hashes) if model.seen else None
     scan_name, frame_number = scan.member or (scan.name, number or 0)
@@ -369,7 +371,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         group=scan.group,
         unit="volume" if number is None else "image",
         frame=frame_number,
-        total=float(totals_of(model, means)),
+        total=total,
         image=float(means[0]),
         feature=float(means[1]),
         largest=float(totals.max()),
@@ -381,6 +383,9 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         notes=(*scan.notes, seen) if seen else scan.notes,
         hashed=hashes[0] if number is not None and hashes else BLANK,
         volume=scan if isinstance(scan, FlatVolume) else None,
+        shape=shape,
+        shape_line=line,
+        combined=None if combination is None or shape is None else float(combination(total, shape)),
     )
     if frame.maps is None or frame.x is None or number is None:
         return result
@@ -401,6 +406,25 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         picture=picture,
         patches=patches,
     )
+
+
+def _top(scores: np.ndarray, share: float) -> np.ndarray:
+    """Return the places of a share of the scores, the highest."""
+    # .05 × 140 is a little above 7 in floats, and rounding it up would take an eighth window.
+    count = max(1, math.ceil(share * len(scores) * (1 - 1e-12)))
+    return np.argsort(-scores, kind="stable")[:count]
+
+
+def _shape_of(
+    encoded: Encoded, number: int | None, share: float
+) -> tuple[float | None, np.ndarray | None]:
+    """Return a frame's shape score and its line; or the mean of a volume's highest frames'."""
+    if encoded.shape is None:
+        return None, None
+    lines = encoded.shape if number is None else encoded.shape[number : number + 1]
+    known = lines[np.isfinite(lines).any(axis=1)].astype(np.float64)
+    shapes = np.sqrt(np.nanmean(known**2, axis=1))
+    return float(shapes[_top(shapes, share)].mean()), None if number is None else lines[0]
 
 
 def _channels_last(image: np.ndarray) -> np.ndarray:
