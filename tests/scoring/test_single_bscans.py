@@ -8,12 +8,12 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fanogan.data import Normals
+from fanogan.data import Normals, NoteOfScans
 from fanogan.detectors import FAnoGAN
 from fanogan.evaluation import evaluate
 from fanogan.phantom import make_phantom
 from fanogan.recipes import load_recipe
-from fanogan.retina import FlatSpace, FlatVolume, prepare, read_volumes
+from fanogan.retina import FlatSpace, FlatVolume, SpacingEstimated, prepare, read_volumes
 from fanogan.scans import BadScan
 from fanogan.scoring import Model, results, write_results
 
@@ -149,6 +149,17 @@ def test_the_model_keeps_the_spacing_that_was_given(
     picture, own = ill / "amd_111_1.png", (None, 0.004, 0.02)
     assert [r.spacing for r in results(kept, picture)] == [SPACING]
     assert [r.spacing for r in results(kept, picture, spacing=own)] == [own]
+
+
+def test_a_spacing_that_nobody_told_is_estimated_by_the_normals_and_kept(normals: Path) -> None:
+    recipe = RECIPE.but(window=(64, 32))  # half as wide a column is estimated than was made up
+    read = Normals.read(normals, recipe, groups=GROUPS, pictures="bscans")
+    view = read.preprocessing.retina
+    # The phantoms' retinas are about 0.3 mm thick at 3.87 µm a row.
+    assert view is not None and view.row == SPACING[1] and view.spacing is None
+    notes = {note.note: note.count for note in read.notes if isinstance(note, NoteOfScans)}
+    assert notes == {SpacingEstimated(SPACING[1], pytest.approx(0.0115, rel=0.01)): 6}
+    assert view.thickness == pytest.approx((0.3, 0.3), rel=0.15)
 
 
 def test_what_is_said_of_bscans_is_refused_for_plain_images(tmp_path: Path) -> None:
