@@ -157,9 +157,11 @@ def test_a_spacing_that_nobody_told_is_estimated_by_the_normals_and_kept(normals
     view = read.preprocessing.retina
     # The phantoms' retinas are about 0.3 mm thick at 3.87 µm a row.
     assert view is not None and view.row == SPACING[1] and view.spacing is None
-    notes = {note.note: note.count for note in read.notes if isinstance(note, NoteOfScans)}
-    assert notes == {SpacingEstimated(SPACING[1], pytest.approx(0.0115, rel=0.01)): 6}
-    assert view.thickness == pytest.approx((0.3, 0.3), rel=0.15)
+    [estimated] = [note for note in read.notes if isinstance(note, NoteOfScans)]
+    assert isinstance(estimated.note, SpacingEstimated) and estimated.count == 6
+    assert estimated.note.row == view.row
+    assert estimated.note.column == pytest.approx(0.0115, rel=0.01)
+    assert view.thickness == pytest.approx((0.3, 0.3), rel=0.2)  # as people differ
 
 
 def test_what_is_said_of_bscans_is_refused_for_plain_images(tmp_path: Path) -> None:
