@@ -1,6 +1,7 @@
 """Single B-scans through fit, score and evaluate: a picture is an image, not a volume."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from fanogan.cli import main
 from fanogan.data import Normals, NoteOfScans
 from fanogan.detectors import FAnoGAN
 from fanogan.evaluation import evaluate
@@ -162,6 +164,24 @@ def test_a_spacing_that_nobody_told_is_estimated_by_the_normals_and_kept(normals
     assert estimated.note.row == view.row
     assert estimated.note.column == pytest.approx(0.0115, rel=0.01)
     assert view.thickness == pytest.approx((0.3, 0.3), rel=0.2)  # as people differ
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_with_what_was_said_of_its_pictures(
+    normals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text("base: smoke\nheld_out_fraction: 0.34\n")
+    said = ["--bscans", "--groups", GROUPS, "--spacing", ",0.00387,0.022"]
+    main(["fit", str(normals), *said, "--recipe", str(recipe), "--out", str(run)])
+    first = capsys.readouterr().out
+    before = (run / "model/model.json").read_bytes()
+    main(["fit", "--resume", str(run)])
+    assert "6 B-scans of 3 subjects" in first and "6 B-scans of 3 subjects" in (
+        capsys.readouterr().out
+    )
+    assert (run / "model/model.json").read_bytes() == before
+    assert json.loads(before)["preprocessing"]["retina"]["spacing"] == [None, 0.00387, 0.022]
 
 
 def test_what_is_said_of_bscans_is_refused_for_plain_images(tmp_path: Path) -> None:
