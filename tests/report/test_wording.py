@@ -24,6 +24,7 @@ from fanogan.data import (
     VolumesAsImages,
 )
 from fanogan.report import describe
+from fanogan.retina import SpacingEstimated, ThicknessUnseen
 from fanogan.scans import (
     AlphaDropped,
     ConvertedToRGB,
@@ -48,6 +49,10 @@ from fanogan.scans import (
 )
 
 WORDS: dict[Note, str] = {
+    SpacingEstimated(0.00387, 0.01149): (
+        "no spacing is known: estimated as 3.87 µm a row, by which the training normals' retinas "
+        "are about 0.3 mm thick, and 11.5 µm a column, as is usual; give --spacing if you know it"
+    ),
     AlphaDropped(): "alpha channel dropped",
     GreyStoredAsColour(): "grey stored as RGB, read as grey",
     ConvertedToRGB("palette"): "palette converted to RGB",
@@ -104,6 +109,10 @@ OF_A_RUN: dict[Note, str] = {
     GreyRangeDoubtful(199, 255): (
         "more than 8 bits with values up to 199, and 255 was taken for white: if it isn't, convert "
         "the image to the bits of the training normals"
+    ),
+    ThicknessUnseen(0.412, (0.28, 0.325)): (
+        "the retina is 0.41 mm thick in the median, trained on 0.28-0.325: disease, or another "
+        "spacing than it is taken for"
     ),
     BitDepthUnseen("uint16", ("uint8",)): "bit depth uint16, trained on uint8",
     ChannelsUnseen(1, (3,)): "1 channel, trained on 3",

@@ -290,6 +290,7 @@ def test_the_command_takes_files_of_any_name(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        (["--bscans", "--volumes"], "--bscans and --volumes contradict each other: give one"),
         (["--spacing", "0.1,0.2"], "--spacing 0.1,0.2: give three lengths in mm"),
         (["--spacing", "a,b,c"], "--spacing a,b,c: give three lengths in mm"),
         (["--spacing=-1,1,1"], "--spacing -1,1,1: give three lengths in mm"),

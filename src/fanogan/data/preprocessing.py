@@ -25,6 +25,7 @@ from fanogan.retina import (
     PicturesAs,
     RetinalView,
     ShapeNormals,
+    median_thickness,
 )
 from fanogan.scans import BadScan, GreyStoredAsColour, Note, Scan, Spacing, each_scan, read_scans
 
@@ -105,6 +106,7 @@ class Preprocessing:
         assert len(flat) == len(volumes)
         for volume in flat:
             _check_window(volume, recipe)
+        thicknesses = [median_thickness(volume) for volume in flat[:learnt]]
         view = RetinalView(
             FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina),
             recipe.min_retina_fraction,
@@ -112,6 +114,7 @@ class Preprocessing:
             DepthProfile.of(flat[:learnt]) if recipe.match_layers else None,
             recipe.score_retina_only,
             shape=ShapeNormals.of(flat[:learnt]) if recipe.score_shape else None,
+            thickness=(min(thicknesses), max(thicknesses)),
         )
         channels = 2 if recipe.depth_channel else 1
         return cls("uint8", 0.0, 255.0, channels, recipe.window, recipe.image_size, view)
@@ -222,8 +225,12 @@ class Preprocessing:
         return 65535 / 255 if given == "uint8" else 255 / 65535
 
     def doubts(self, scan: Scan) -> Iterator[Note]:
-        """Yield in what way the grey range of a scan of 16 bits may not be what it is taken for."""
-        if self.retina or str(scan.pixels.dtype) != "uint16" or self.depth not in _UNSIGNED:
+        """Yield in what way a scan's spacing or grey range may not be what it is taken for."""
+        if self.retina:
+            assert isinstance(scan, FlatVolume)
+            yield from self.retina.doubts(scan)
+            return
+        if str(scan.pixels.dtype) != "uint16" or self.depth not in _UNSIGNED:
             return
         highest, white = _highest(scan), round(self.high / self._factor(scan))
         is_guess = self.depth == "uint8" and white == 255

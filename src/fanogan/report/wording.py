@@ -21,6 +21,7 @@ from fanogan.data import (
     SeenBefore,
     VolumesAsImages,
 )
+from fanogan.retina import THICKNESS_MM, SpacingEstimated, ThicknessUnseen
 from fanogan.scans import (
     AlphaDropped,
     ConvertedToRGB,
@@ -110,6 +111,17 @@ def describe(note: Note) -> str:
             return "slices are in the order of their files' names, since nothing tells another"
         case ReflectivityAsShown():
             return "reflectivity shown in 8 bits as the device's software shows it"
+        case SpacingEstimated(row, column):
+            return (
+                f"no spacing is known: estimated as {1000 * row:.3g} µm a row, by which the "
+                f"training normals' retinas are about {THICKNESS_MM} mm thick, and "
+                f"{1000 * column:.3g} µm a column, as is usual; give --spacing if you know it"
+            )
+        case ThicknessUnseen(thickness, seen):
+            return (
+                f"the retina is {thickness:.2g} mm thick in the median, trained on {_range(seen)}: "
+                "disease, or another spacing than it is taken for"
+            )
         case Verbatim(text):
             return text
         # --- the normals of a run
