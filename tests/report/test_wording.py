@@ -26,6 +26,8 @@ from fanogan.data import (
 from fanogan.report import describe
 from fanogan.scans import (
     AlphaDropped,
+    ColouredMarks,
+    ColourMapUndone,
     ConvertedToRGB,
     EmptyFrames,
     FirstFrameOnly,
@@ -38,6 +40,7 @@ from fanogan.scans import (
     ReflectivityAsShown,
     SlicesByName,
     SoftMask,
+    TintedGrey,
     UndeclaredFrames,
     UnevenBScans,
     UnevenSlices,
@@ -50,6 +53,9 @@ from fanogan.scans import (
 WORDS: dict[Note, str] = {
     AlphaDropped(): "alpha channel dropped",
     GreyStoredAsColour(): "grey stored as RGB, read as grey",
+    TintedGrey(): "slightly tinted, read as grey",
+    ColouredMarks(): "letters, arrows or lines in colour are left out as margins",
+    ColourMapUndone("jet"): "false colours turned back into grey (colour map jet)",
     ConvertedToRGB("palette"): "palette converted to RGB",
     OneBitGrey(): "one bit a pixel, read as 8-bit grey",
     LabelsBelowWhite(255): "mask with levels between 0 and 255: each counts as an anomalous label; "

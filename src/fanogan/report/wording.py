@@ -23,6 +23,8 @@ from fanogan.data import (
 )
 from fanogan.scans import (
     AlphaDropped,
+    ColouredMarks,
+    ColourMapUndone,
     ConvertedToRGB,
     EmptyFrames,
     FirstFrameOnly,
@@ -35,6 +37,7 @@ from fanogan.scans import (
     ReflectivityAsShown,
     SlicesByName,
     SoftMask,
+    TintedGrey,
     UndeclaredFrames,
     UnevenBScans,
     UnevenSlices,
@@ -72,6 +75,12 @@ def describe(note: Note) -> str:
             return "alpha channel dropped"
         case GreyStoredAsColour():
             return "grey stored as RGB, read as grey"
+        case TintedGrey():
+            return "slightly tinted, read as grey"
+        case ColouredMarks():
+            return "letters, arrows or lines in colour are left out as margins"
+        case ColourMapUndone(name):
+            return f"false colours turned back into grey (colour map {name})"
         case ConvertedToRGB(model):
             return f"{model} converted to RGB"
         case OneBitGrey():

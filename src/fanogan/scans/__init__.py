@@ -7,6 +7,8 @@ from fanogan.scans.margins import filled_margins
 from fanogan.scans.mask import marked, read_mask
 from fanogan.scans.notes import (
     AlphaDropped,
+    ColouredMarks,
+    ColourMapUndone,
     ConvertedToRGB,
     EmptyFrames,
     FirstFrameOnly,
@@ -19,6 +21,7 @@ from fanogan.scans.notes import (
     ReflectivityAsShown,
     SlicesByName,
     SoftMask,
+    TintedGrey,
     UndeclaredFrames,
     UnevenBScans,
     UnevenSlices,
@@ -48,6 +51,8 @@ __all__ = [
     "Affine",
     "AlphaDropped",
     "BadScan",
+    "ColourMapUndone",
+    "ColouredMarks",
     "ConvertedToRGB",
     "EmptyFrames",
     "EnFace",
@@ -64,6 +69,7 @@ __all__ = [
     "SlicesByName",
     "SoftMask",
     "Spacing",
+    "TintedGrey",
     "UndeclaredFrames",
     "UnevenBScans",
     "UnevenSlices",

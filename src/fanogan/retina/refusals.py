@@ -1,0 +1,68 @@
+"""What is no B-scan of the retina, though a search for its boundaries ends somewhere in it too."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from fanogan.retina.layers import TYPICAL_SPACING, Boundaries
+from fanogan.scans import BadScan, Scan
+
+# B-scans of a volume that are looked at.
+_MOST_FRAMES = 9
+# Share of the changes of grey along columns in those along columns and rows: 0.57 or more in 1,175
+# published B-scans, up to 0.26 in these turned by 90°, and 0.45 to 0.57 in pictures of the fundus.
+_SMOOTHED, _VERTICAL, _LAYERED = 8.0, 0.4, 0.6
+# Brightness above the retina and, less that, below it, in mm from the boundaries, as shares of the
+# picture's range. Above, it is 0.15 or more in pictures of the fundus, and 0.09 in the least layered
+# B-scan. The difference is 0.016 or more in B-scans, and mostly negative in those upside down.
+_FROM, _TO, _DARK, _UPSIDE_DOWN = 0.03, 0.13, 0.15, -0.02
+
+
+def refuse_all_but_bscans(scan: Scan, margins: NDArray[np.bool_], found: Boundaries) -> None:
+    """Refuse pictures of the fundus, en-face maps, and B-scans that are turned or upside down.
+
+    Args:
+        scan: A grey volume.
+        margins: As of `filled_margins`.
+        found: The boundaries that were found in it.
+
+    Raises:
+        BadScan: What it is, and what to do.
+    """
+    _, row, column = (mm or usual for mm, usual in zip(scan.spacing, TYPICAL_SPACING, strict=True))
+    count = len(scan.pixels)
+    frames = np.unique(np.linspace(0, count - 1, min(count, _MOST_FRAMES)).round().astype(int))
+    changes = np.zeros(2)
+    sides = []
+    for frame in frames:
+        margin = margins[frame]
+        if margin.all():
+            continue
+        pixels = scan.pixels[frame].astype(np.float32)
+        near = ndimage.maximum_filter(margin.view(np.uint8), round(3 * _SMOOTHED)) > 0
+        smooth = ndimage.gaussian_filter(
+            np.where(margin, pixels[~margin].mean(), pixels), _SMOOTHED
+        )
+        down, across = np.gradient(smooth)
+        # As if pixels were of the usual shape, whatever theirs is.
+        across *= row / column * TYPICAL_SPACING[2] / TYPICAL_SPACING[1]
+        changes += [(down[~near] ** 2).sum(), (across[~near] ** 2).sum()]
+        low, high = np.percentile(pixels[~margin], (5, 99))
+        rows = np.arange(len(pixels))[:, None] * row
+        above, below = found.inner[frame] * row - rows, rows - found.outer[frame] * row
+        bands = [(side > _FROM) & (side < _TO) & ~margin for side in (above, below)]
+        if high > low and all(band.any() for band in bands):
+            sides.append([(pixels[band].mean() - low) / (high - low) for band in bands])
+    layered = changes[0] / changes.sum() if changes.any() else 1.0
+    bright_above, bright_below = np.mean(sides, axis=0) if sides else (0.0, 1.0)
+    what = None
+    if layered < _VERTICAL:
+        what = "holds layers that run from top to bottom: turn it by 90°"
+    elif layered < _LAYERED and bright_above > _DARK:
+        what = "shows no layers, as a picture of the fundus or an angiogram does: give B-scans"
+    elif bright_below - bright_above < _UPSIDE_DOWN:
+        what = "is upside down, brighter above the retina than below: turn it over"
+    if what is not None:
+        raise BadScan(f"{scan.name} {what}, or leave it out with --skip-bad")
