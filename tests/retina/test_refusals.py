@@ -31,13 +31,14 @@ FUNDUS = data.retina()[::3, ::3, 1]
         (FUNDUS[130:330, 100:340], "shows no layers"),
         (EYE.pixels[:, ::-1], "is upside down, brighter above the retina than below: turn it over"),
         (EYE.pixels.swapaxes(1, 2), "holds layers that run from top to bottom: turn it by 90°"),
+        (np.hstack([EYE.pixels[:1, 40:], EYE.pixels[1:, 40:]]), "holds two B-scans one above the"),
         (np.random.default_rng(1).integers(0, 60, (300, 300)).astype(np.uint8), "no retina"),
         (
             np.full((300, 300), 9, np.uint8),
             "nothing but filled margins or one grey value|no retina",
         ),
     ],
-    ids=["fundus", "part of a fundus", "upside down", "vertical", "noise", "blank"],
+    ids=["fundus", "part of a fundus", "upside down", "vertical", "two in one", "noise", "blank"],
 )
 def test_each_is_refused_in_a_sentence(pixels: np.ndarray, said: str) -> None:
     with pytest.raises(BadScan, match=said) as caught:

@@ -18,10 +18,14 @@ _SMOOTHED, _VERTICAL, _LAYERED = 8.0, 0.4, 0.6
 # picture's range. Above, it is 0.15 or more in pictures of the fundus, and 0.09 in the B-scan with
 # the least layers. The difference is 0.016 or more in B-scans; upside down it is mostly negative.
 _FROM, _TO, _DARK, _UPSIDE_DOWN = 0.03, 0.13, 0.15, -0.05
+# Another retina: beyond the dark above or below the one that was found, so many mm from it, it is
+# brighter again by this share of the picture's range, in this share of the columns, of which every
+# eighth is looked at: 0.96 or more in two B-scans one above the other, 0.78 or less in single ones.
+_BEYOND, _MEAN_OVER, _AS_BRIGHT, _ACROSS, _EVERY = 0.1, 0.06, 0.4, 0.9, 8
 
 
 def refuse_all_but_bscans(scan: Scan, margins: NDArray[np.bool_], found: Boundaries) -> None:
-    """Refuse pictures of the fundus, en-face maps, and B-scans that are turned or upside down.
+    """Refuse pictures of the fundus, en-face maps, and B-scans that are turned or two in one.
 
     Args:
         scan: A grey volume.
@@ -35,7 +39,7 @@ def refuse_all_but_bscans(scan: Scan, margins: NDArray[np.bool_], found: Boundar
     count = len(scan.pixels)
     frames = np.unique(np.linspace(0, count - 1, min(count, _MOST_FRAMES)).round().astype(int))
     changes = np.zeros(2)
-    sides = []
+    sides, others = [], []
     for frame in frames:
         margin = margins[frame]
         if margin.all():
@@ -55,6 +59,7 @@ def refuse_all_but_bscans(scan: Scan, margins: NDArray[np.bool_], found: Boundar
         bands = [(side > _FROM) & (side < _TO) & ~margin for side in (above, below)]
         if high > low and all(band.any() for band in bands):
             sides.append([(pixels[band].mean() - low) / (high - low) for band in bands])
+            others.append(_columns_with_another(pixels, margin, above, below, row))
     layered = changes[0] / changes.sum() if changes.any() else 1.0
     bright_above, bright_below = np.mean(sides, axis=0) if sides else (0.0, 1.0)
     what = None
@@ -64,5 +69,31 @@ def refuse_all_but_bscans(scan: Scan, margins: NDArray[np.bool_], found: Boundar
         what = "shows no layers, as a picture of the fundus or an angiogram does: give B-scans"
     elif bright_below - bright_above < _UPSIDE_DOWN:
         what = "is upside down, brighter above the retina than below: turn it over"
+    elif others and max(np.mean(others, axis=0)) > _ACROSS:
+        what = "holds two B-scans one above the other: cut it into one file each"
     if what is not None:
         raise BadScan(f"{scan.name} {what}, or leave it out with --skip-bad")
+
+
+def _columns_with_another(
+    pixels: NDArray[np.float32],
+    margin: NDArray[np.bool_],
+    above: NDArray[np.float64],
+    below: NDArray[np.float64],
+    row: float,
+) -> tuple[float, float]:
+    """Return the share of columns with another retina above and below the one that was found."""
+    size = max(1, round(_MEAN_OVER / row)), 9
+    smooth = ndimage.uniform_filter(np.where(margin, pixels[~margin].min(), pixels), size)
+    known = ndimage.maximum_filter(margin.view(np.uint8), max(size)) == 0
+    low, high = np.percentile(smooth[~margin], (10, 99))
+    columns = np.flatnonzero(np.isfinite(above[0]))[::_EVERY]
+    shares = []
+    for side, order in ((above, -1), (below, 1)):
+        found = 0
+        for column in columns:
+            away = smooth[known[:, column] & (side[:, column] > _BEYOND), column][::order]
+            rise = away - np.minimum.accumulate(away) if away.size else np.zeros(1)
+            found += rise.max() > _AS_BRIGHT * (high - low)
+        shares.append(found / len(columns))
+    return shares[0], shares[1]
