@@ -37,6 +37,7 @@ from fanogan.scans import (
     MaskInAlpha,
     Note,
     OneBitGrey,
+    PerhapsSideBySide,
     ReflectivityAsShown,
     SlicesByName,
     SoftMask,
@@ -78,6 +79,7 @@ WORDS: dict[Note, str] = {
     EmptyFrames(tuple(range(11)), 12): "11 of 12 B-scans are empty",
     UnevenBScans(): "B-scans are not parallel at equal distances, so their distance is unknown",
     ReflectivityAsShown(): "reflectivity shown in 8 bits as the device's software shows it",
+    PerhapsSideBySide(): "perhaps two B-scans side by side: if so, cut them into one file each",
     Verbatim("B-scan 1 is empty"): "B-scan 1 is empty",
 }
 

@@ -10,7 +10,7 @@ from skimage import data
 from fanogan.phantom import LESIONS, make_phantom
 from fanogan.retina import read_volumes, straighten
 from fanogan.retina.flatten import FlatSpace
-from fanogan.scans import BadScan, Scan
+from fanogan.scans import BadScan, PerhapsSideBySide, Scan
 
 SPACING = (0.5, 0.00387, 0.0114)
 EYE = make_phantom(7, shape=(2, 360, 300), spacing=SPACING)
@@ -33,17 +33,34 @@ FUNDUS = data.retina()[::3, ::3, 1]
         (EYE.pixels.swapaxes(1, 2), "holds layers that run from top to bottom: turn it by 90°"),
         (np.hstack([EYE.pixels[:1, 40:], EYE.pixels[1:, 40:]]), "holds two B-scans one above the"),
         (np.random.default_rng(1).integers(0, 60, (300, 300)).astype(np.uint8), "no retina"),
+        (np.random.default_rng(1).integers(0, 60, (1, 50)).astype(np.uint8), "no retina"),
         (
             np.full((300, 300), 9, np.uint8),
             "nothing but filled margins or one grey value|no retina",
         ),
     ],
-    ids=["fundus", "part of a fundus", "upside down", "vertical", "two in one", "noise", "blank"],
+    ids=[
+        "fundus",
+        "part of a fundus",
+        "upside down",
+        "vertical",
+        "two in one",
+        "noise",
+        "a line",
+        "blank",
+    ],
 )
 def test_each_is_refused_in_a_sentence(pixels: np.ndarray, said: str) -> None:
     with pytest.raises(BadScan, match=said) as caught:
         straighten(scan(pixels))
     assert "eye" in str(caught.value) and "--skip-bad" in str(caught.value)
+
+
+def test_two_side_by_side_are_noted() -> None:
+    shifted = np.roll(EYE.pixels[0], 60, axis=0)
+    two = straighten(scan(np.hstack([EYE.pixels[0], shifted])))
+    assert PerhapsSideBySide() in two.notes
+    assert PerhapsSideBySide() not in straighten(scan(EYE.pixels)).notes
 
 
 def test_the_others_go_on() -> None:

@@ -86,6 +86,12 @@ def test_inner_and_small_regions_are_no_margin() -> None:
     assert not filled_margins(pixels).any()
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 50), (1, 50, 1), (1, 2, 2), (1, 20, 7)])
+def test_frames_may_be_small(shape: tuple[int, int, int]) -> None:
+    found = filled_margins(np.random.default_rng(1).integers(1, 255, shape).astype(np.uint8))
+    assert found.shape == shape and not found.any()
+
+
 def test_every_dtype_has_its_own_extremes() -> None:
     for dtype, scale in ((np.uint16, 16), (np.int16, -30), (np.float32, 0.01)):
         pixels = noise(5, 0.0).astype(np.float64)

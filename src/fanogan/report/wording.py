@@ -34,6 +34,7 @@ from fanogan.scans import (
     MaskInAlpha,
     Note,
     OneBitGrey,
+    PerhapsSideBySide,
     ReflectivityAsShown,
     SlicesByName,
     SoftMask,
@@ -119,6 +120,8 @@ def describe(note: Note) -> str:
             return "slices are in the order of their files' names, since nothing tells another"
         case ReflectivityAsShown():
             return "reflectivity shown in 8 bits as the device's software shows it"
+        case PerhapsSideBySide():
+            return "perhaps two B-scans side by side: if so, cut them into one file each"
         case Verbatim(text):
             return text
         # --- the normals of a run

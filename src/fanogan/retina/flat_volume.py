@@ -209,5 +209,5 @@ def straighten(scan: Scan, space: FlatSpace | None = None) -> FlatVolume:
     Grid.of(scan)  # refuses impossible pixels before the long search
     margins = filled_margins(scan.pixels) | marks
     found = find_boundaries(scan.pixels, scan.spacing, ~margins)
-    refuse_all_but_bscans(scan, margins, found)
+    scan = replace(scan, notes=(*scan.notes, *refuse_all_but_bscans(scan, margins, found)))
     return make_flat(scan, found.inner, found.outer, margins, space)

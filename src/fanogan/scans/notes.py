@@ -133,6 +133,11 @@ class ReflectivityAsShown(Note):
 
 
 @dataclass(frozen=True)
+class PerhapsSideBySide(Note):
+    """A seam in the middle of a picture hints at two B-scans side by side."""
+
+
+@dataclass(frozen=True)
 class Verbatim(Note):
     """A note that was stored as text, in stores prepared before notes had kinds."""
 
