@@ -27,6 +27,8 @@ from fanogan.report import describe
 from fanogan.retina import SpacingEstimated, ThicknessUnseen
 from fanogan.scans import (
     AlphaDropped,
+    ColouredMarks,
+    ColourMapUndone,
     ConvertedToRGB,
     EmptyFrames,
     FirstFrameOnly,
@@ -36,9 +38,11 @@ from fanogan.scans import (
     MaskInAlpha,
     Note,
     OneBitGrey,
+    PerhapsSideBySide,
     ReflectivityAsShown,
     SlicesByName,
     SoftMask,
+    TintedGrey,
     UndeclaredFrames,
     UnevenBScans,
     UnevenSlices,
@@ -55,6 +59,9 @@ WORDS: dict[Note, str] = {
     ),
     AlphaDropped(): "alpha channel dropped",
     GreyStoredAsColour(): "grey stored as RGB, read as grey",
+    TintedGrey(): "slightly tinted, read as grey",
+    ColouredMarks(): "letters, arrows or lines in colour are left out as margins",
+    ColourMapUndone("jet"): "false colours turned back into grey (colour map jet)",
     ConvertedToRGB("palette"): "palette converted to RGB",
     OneBitGrey(): "one bit a pixel, read as 8-bit grey",
     LabelsBelowWhite(255): "mask with levels between 0 and 255: each counts as an anomalous label; "
@@ -77,6 +84,7 @@ WORDS: dict[Note, str] = {
     EmptyFrames(tuple(range(11)), 12): "11 of 12 B-scans are empty",
     UnevenBScans(): "B-scans are not parallel at equal distances, so their distance is unknown",
     ReflectivityAsShown(): "reflectivity shown in 8 bits as the device's software shows it",
+    PerhapsSideBySide(): "perhaps two B-scans side by side: if so, cut them into one file each",
     Verbatim("B-scan 1 is empty"): "B-scan 1 is empty",
 }
 

@@ -24,6 +24,8 @@ from fanogan.data import (
 from fanogan.retina import THICKNESS_MM, SpacingEstimated, ThicknessUnseen
 from fanogan.scans import (
     AlphaDropped,
+    ColouredMarks,
+    ColourMapUndone,
     ConvertedToRGB,
     EmptyFrames,
     FirstFrameOnly,
@@ -33,9 +35,11 @@ from fanogan.scans import (
     MaskInAlpha,
     Note,
     OneBitGrey,
+    PerhapsSideBySide,
     ReflectivityAsShown,
     SlicesByName,
     SoftMask,
+    TintedGrey,
     UndeclaredFrames,
     UnevenBScans,
     UnevenSlices,
@@ -73,6 +77,12 @@ def describe(note: Note) -> str:
             return "alpha channel dropped"
         case GreyStoredAsColour():
             return "grey stored as RGB, read as grey"
+        case TintedGrey():
+            return "slightly tinted, read as grey"
+        case ColouredMarks():
+            return "letters, arrows or lines in colour are left out as margins"
+        case ColourMapUndone(name):
+            return f"false colours turned back into grey (colour map {name})"
         case ConvertedToRGB(model):
             return f"{model} converted to RGB"
         case OneBitGrey():
@@ -122,6 +132,8 @@ def describe(note: Note) -> str:
                 f"the retina is {thickness:.2g} mm thick in the median, trained on {_range(seen)}: "
                 "disease, or another spacing than it is taken for"
             )
+        case PerhapsSideBySide():
+            return "perhaps two B-scans side by side: if so, cut them into one file each"
         case Verbatim(text):
             return text
         # --- the normals of a run
