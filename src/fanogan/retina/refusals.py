@@ -60,8 +60,8 @@ def refuse_all_but_bscans(
         near = ndimage.maximum_filter(margin.view(np.uint8), round(3 * _SMOOTHED)) > 0
         down = ndimage.gaussian_filter(filled, _SMOOTHED, order=(1, 0))
         across = ndimage.gaussian_filter(filled, _SMOOTHED, order=(0, 1))
-        # As if pixels were of the usual shape, whatever theirs is.
-        across *= row / column * TYPICAL_SPACING[2] / TYPICAL_SPACING[1]
+        # As if columns were no wider than usual; those of a denser scan are as noisy as others.
+        across *= min(row / column * TYPICAL_SPACING[2] / TYPICAL_SPACING[1], 1)
         changes += [(down[~near] ** 2).sum(), (across[~near] ** 2).sum()]
         steps = np.abs(np.diff(ndimage.gaussian_filter1d(filled, 3, axis=0), axis=1)).mean(axis=0)
         first, last = (round(len(steps) * share) for share in _MIDDLE)
