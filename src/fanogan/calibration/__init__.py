@@ -8,11 +8,11 @@ from fanogan.calibration.held_out import (
     UNCALIBRATED,
     Calibration,
     HeldOut,
-    ResidualHistogram,
     TermScale,
     held_out_needed,
     split_subjects,
 )
+from fanogan.calibration.histogram import ResidualHistogram
 from fanogan.calibration.profile import (
     BitDepthUnseen,
     ChannelsUnseen,

@@ -6,7 +6,6 @@ flat memory, each image once.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -25,6 +24,7 @@ from fanogan.retina import FlatVolume
 from fanogan.scans import BadScan, Scan
 from fanogan.scoring.model import Model
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
+from fanogan.scoring.skips import Skips
 from fanogan.scoring.windows import score_windows
 from fanogan.text import counted
 from fanogan.training import precision_of
@@ -89,56 +89,6 @@ def result_batches(
     """
     encoded = read(model, images, skip_bad=skip_bad, on_bad=on_bad, done=done, **reading)
     yield from score_encoded(model, encoded, Skips(skip_bad, on_bad, len(done)))
-
-
-class Skips:
-    """What is left out because it is bad, or too large for the memory there is."""
-
-    def __init__(
-        self,
-        skip_bad: bool = False,
-        on_bad: Callable[[BadScan], None] | None = None,
-        good: int = 0,
-    ):
-        """Leave out nothing so far.
-
-        Args:
-            skip_bad: whether to leave out anything, instead of raising why.
-            on_bad: called with the reason each time.
-            good: how many were scored before.
-        """
-        self.skip_bad, self.on_bad, self.good = skip_bad, on_bad, good
-        self.first: BadScan | None = None
-
-    @contextlib.contextmanager
-    def attempt(self, name: str) -> Iterator[None]:
-        """Do something with an image, and leave it out where that can't be done."""
-        try:
-            yield
-            self.good += 1
-            return
-        except BadScan as error:
-            bad = error
-        except (MemoryError, RuntimeError) as error:
-            # By its words alone: torch raises a plain RuntimeError where the CPU has no more.
-            is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-            if not is_memory and "DefaultCPUAllocator" not in str(error):
-                raise
-            bad = BadScan(
-                f"{name} does not fit into memory with what is computed of it: crop or split it, "
-                "use a machine with more memory, or leave it out with --skip-bad"
-            )
-        if not self.skip_bad:
-            raise bad
-        log.warning("skipped: %s", bad)
-        if self.on_bad is not None:
-            self.on_bad(bad)
-        self.first = self.first or bad
-
-    def check(self) -> None:
-        """Raise BadScan where all was left out."""
-        if self.first is not None and not self.good:
-            raise BadScan(f"none of the images could be scored; the first: {self.first}")
 
 
 # --- read, encode ---------------------------------------------------------------------------------
