@@ -59,7 +59,7 @@ SETS: dict[str, tuple[tuple[str, ...], str, tuple[None, float, float]]] = {
 }
 OCTDL_COLUMNS = 882  # of most of its pictures; others were resized, and show as much
 FULL_DEPTH = {"flat_rows": 64, "flat_base": 60, "stretch_retina": True}
-SCORES = ("total", "mean", "image", "feature")
+SCORES = ("total", "mean", "image", "feature", "shape", "combined")
 SHOWN = {"izi_f": "f-AnoGAN", "ae": "autoencoder of equal cost", "critic": "critic alone"}
 
 
@@ -232,9 +232,13 @@ def rows_of(runs: Mapping[str, Sequence[Mapping[str, Any]]], other: str) -> Iter
     groups: list[tuple[str, list[Mapping[str, Any]], str, str]] = []
     for kind, found in runs.items():
         tested = [result["tested"][other] for result in found]
-        names = {"total": "", "mean": ", mean over windows", "image": ": A_R", "feature": ": A_D"}
-        groups += [(f"{SHOWN[kind]}{names[key]}", tested, "trained", key) for key in SCORES]
+        titles = {"total": "", "mean": ", mean over windows", "image": ": A_R", "feature": ": A_D"}
+        titles["combined"] = " and shape combined"
+        groups += [
+            (f"{SHOWN[kind]}{title}", tested, "trained", key) for key, title in titles.items()
+        ]
         if kind == "izi_f":
+            groups.append(("shape", tested[:1], "trained", "shape"))
             groups.append(("untrained", tested, "untrained", "total"))
             plain = "without a network"
             groups += [(key, tested[:1], plain, key) for key in tested[0][plain]]

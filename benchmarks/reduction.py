@@ -1,8 +1,8 @@
 """How windows become a picture's score: measured on held-out normals with made-up lesions.
 
-No test picture and no label of one is used. Into each held-out normal of `oct_pictures.py` cysts are
-drawn as the phantom draws them (darker tissue, its speckle kept), few or many; a reduction is better
-if it tells pictures with lesions from the same pictures without.
+Neither a test picture nor a label of one is used. Cysts are drawn into the held-out normals of
+`oct_pictures.py` as the phantom draws them (darker tissue, its speckle kept), few or many; a
+reduction is better if it tells pictures with lesions from the same pictures without.
 
     python benchmarks/oct_pictures.py --seeds 1 --detectors izi_f
     python benchmarks/reduction.py --seeds 1
@@ -69,9 +69,9 @@ def main() -> None:
     header = ["set", "a picture's score", *(f"{count} cysts" for count in COUNTS)]
     write_section(
         "reduction",
-        f"Synthetic lesions in held-out normals ({', '.join(pictures)}), recipe `{options.recipe}`, "
-        f"{options.seeds} seed(s), commit {commit()}. AUC, pictures with cysts against the same "
-        f"without:\n\n{markdown(header, rows)}",
+        f"Synthetic lesions in held-out normals ({', '.join(pictures)}), recipe "
+        f"`{options.recipe}`, {options.seeds} seed(s), commit {commit()}. AUC, pictures with cysts "
+        f"against the same without:\n\n{markdown(header, rows)}",
     )
 
 

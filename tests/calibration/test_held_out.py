@@ -13,10 +13,10 @@ from fanogan.calibration.held_out import (
     MAP_QUANTILE,
     Calibration,
     HeldOut,
-    ResidualHistogram,
     held_out_needed,
     split_subjects,
 )
+from fanogan.calibration.histogram import ResidualHistogram
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 # Few distinct values, so that ties are common.

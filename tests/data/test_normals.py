@@ -132,6 +132,8 @@ def test_groups_name_the_subjects(tmp_path: Path) -> None:
     assert normals.origin == {
         "normals": [str(tmp_path)],
         "groups": r"(p\d)_",
+        "pictures": "auto",
+        "spacing": None,
         "skip_bad": False,
     }
 
@@ -281,5 +283,7 @@ def test_arrays_have_no_origin_and_paths_are_absolute(
     assert Normals.read(["healthy"], SMOKE, groups="subjects.csv").origin == {
         "normals": [str(tmp_path / "healthy")],
         "groups": str(tmp_path / "subjects.csv"),
+        "pictures": "auto",
+        "spacing": None,
         "skip_bad": False,
     }

@@ -50,6 +50,7 @@ def test_volumes_of_retina_score_as_they_did() -> None:
     ):
         assert (found.name, found.unit, found.windows) == (name, unit, windows)
         np.testing.assert_allclose((found.total, found.image, found.feature), terms, rtol=1e-5)
+        assert (found.shape, found.shape_line, found.combined) == (None, None, None)
 
 
 @pytest.mark.parametrize(

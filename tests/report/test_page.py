@@ -602,7 +602,7 @@ def test_columns_are_brought_to_the_page_and_nothing_unknown_is_painted(score_pa
         name: np.repeat(getattr(few, name), 4, axis=2) for name in ("bscans", "residuals", "masks")
     }
     entry = replace(few, en_face=np.repeat(few.en_face, 4, axis=1), **wide)
-    page = score_page([], noun="B-scan", volume_cases=[entry], total=9, scores=np.ones(9))
+    page = score_page([], volume_cases=[entry], total=9, scores=np.ones(9))
     (bscans, worst), rows = whole_volume(page, 0), known_rows(entry)
     height = round((rows.stop - rows.start) * 512 / 640)
     assert decode(bscans[worst]["scan"]).shape[:2] == (height, 512)
@@ -649,9 +649,8 @@ def test_more_volumes_than_a_page_holds_are_in_the_table(score_page, volumes):
     one = replace(part(volumes[0], 1), masks=None, scores=np.array([0.3]))
     many = [replace(one, name=f"eye_{i:02d}") for i in range(14)]
     table = [{"name": entry.name, "score": entry.score} for entry in many]
-    page = score_page(
-        [case()], noun="B-scan", volume_cases=many, volumes=table, total=14, scores=np.ones(14)
-    )
+    entries = {"volume_cases": many, "volumes": table, "noun": "B-scan"}
+    page = score_page([case()], **entries, total=14, scores=np.ones(14))
     assert page.count("section", "data-worst") == VOLUMES_SHOWN == 12
     assert "12 of 14 are shown with their B-scans; all are in the table below" in page.text
     assert "eye_13" in page.text
@@ -661,7 +660,7 @@ def test_more_volumes_than_a_page_holds_are_in_the_table(score_page, volumes):
 
 def test_without_held_out_volumes_the_map_has_no_colours(score_page, volumes):
     entry = replace(part(volumes[0], 2), en_face_scale=float("inf"), p_value=None)
-    page = score_page([], noun="B-scan", volume_cases=[entry], total=9, scores=np.ones(9))
+    page = score_page([], volume_cases=[entry], total=9, scores=np.ones(9))
     assert "No volume was held out of training" in page.text
     assert "p =" not in page.text
 
@@ -686,6 +685,6 @@ def test_evaluation_shows_volumes_and_steps(evaluation_page, volumes):
 def test_hostile_names_of_volumes_stay_text(score_page, volumes):
     hostile = '<script>alert("x")</script>'
     entry = replace(part(volumes[0], 2), name=hostile, warnings=(hostile,))
-    page = score_page([], noun="B-scan", volume_cases=[entry], total=9, scores=np.ones(9))
+    page = score_page([], volume_cases=[entry], total=9, scores=np.ones(9))
     assert "<script>alert" not in page.html
     assert page.headings == [f"1{hostile}"]

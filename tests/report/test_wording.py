@@ -24,8 +24,11 @@ from fanogan.data import (
     VolumesAsImages,
 )
 from fanogan.report import describe
+from fanogan.retina import SpacingEstimated, ThicknessUnseen
 from fanogan.scans import (
     AlphaDropped,
+    ColouredMarks,
+    ColourMapUndone,
     ConvertedToRGB,
     EmptyFrames,
     FirstFrameOnly,
@@ -35,9 +38,11 @@ from fanogan.scans import (
     MaskInAlpha,
     Note,
     OneBitGrey,
+    PerhapsSideBySide,
     ReflectivityAsShown,
     SlicesByName,
     SoftMask,
+    TintedGrey,
     UndeclaredFrames,
     UnevenBScans,
     UnevenSlices,
@@ -48,8 +53,15 @@ from fanogan.scans import (
 )
 
 WORDS: dict[Note, str] = {
+    SpacingEstimated(0.00387, 0.01149): (
+        "no spacing is known: estimated as 3.87 µm a row, by which the training normals' retinas "
+        "are about 0.3 mm thick, and 11.5 µm a column, as is usual; give --spacing if you know it"
+    ),
     AlphaDropped(): "alpha channel dropped",
     GreyStoredAsColour(): "grey stored as RGB, read as grey",
+    TintedGrey(): "slightly tinted, read as grey",
+    ColouredMarks(): "letters, arrows or lines in colour are left out as margins",
+    ColourMapUndone("jet"): "false colours turned back into grey (colour map jet)",
     ConvertedToRGB("palette"): "palette converted to RGB",
     OneBitGrey(): "one bit a pixel, read as 8-bit grey",
     LabelsBelowWhite(255): "mask with levels between 0 and 255: each counts as an anomalous label; "
@@ -72,6 +84,7 @@ WORDS: dict[Note, str] = {
     EmptyFrames(tuple(range(11)), 12): "11 of 12 B-scans are empty",
     UnevenBScans(): "B-scans are not parallel at equal distances, so their distance is unknown",
     ReflectivityAsShown(): "reflectivity shown in 8 bits as the device's software shows it",
+    PerhapsSideBySide(): "perhaps two B-scans side by side: if so, cut them into one file each",
     Verbatim("B-scan 1 is empty"): "B-scan 1 is empty",
 }
 
@@ -104,6 +117,10 @@ OF_A_RUN: dict[Note, str] = {
     GreyRangeDoubtful(199, 255): (
         "more than 8 bits with values up to 199, and 255 was taken for white: if it isn't, convert "
         "the image to the bits of the training normals"
+    ),
+    ThicknessUnseen(0.412, (0.28, 0.325)): (
+        "the retina is 0.41 mm thick in the median, trained on 0.28-0.325: disease, or another "
+        "spacing than it is taken for"
     ),
     BitDepthUnseen("uint16", ("uint8",)): "bit depth uint16, trained on uint8",
     ChannelsUnseen(1, (3,)): "1 channel, trained on 3",

@@ -20,7 +20,12 @@ from fanogan.cli.parser import main
 from fanogan.retina import FlatSpace, FlatVolume, is_store, prepare, read_store, straighten
 from fanogan.scans import BadScan, Scan
 
-BROKEN = Scan(np.zeros((2, 50, 60, 3), np.uint8), "colour", "colour", is_volume=True)
+BROKEN = Scan(
+    np.stack([np.zeros((2, 50, 60), np.uint8)] * 2 + [np.full((2, 50, 60), 99, np.uint8)], axis=-1),
+    "colour",
+    "colour",
+    is_volume=True,
+)
 DRAWN = ((56, 189, 248), (248, 113, 113))  # the inner boundary, the first patch
 
 
@@ -188,7 +193,7 @@ def test_a_killed_prepare_is_resumed(eyes: list[Scan], tmp_path: Path) -> None:
 def test_failures_are_listed_until_they_are_fixed(eyes: list[Scan], tmp_path: Path) -> None:
     out = tmp_path / "a.zarr"
     summary = prepare([BROKEN, eyes[0]], out)
-    reason = "colour is in colour, and OCT is grey: give the scanner's own export"
+    reason = "colour is in colour, and OCT is grey: give the scanner's own export in grey"
     assert summary.failed == (("colour", reason),) and summary.volumes == 1
     with (out / "failed.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["name", "reason"], ["colour", reason]]
@@ -290,6 +295,7 @@ def test_the_command_takes_files_of_any_name(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        (["--bscans", "--volumes"], "--bscans and --volumes contradict each other: give one"),
         (["--spacing", "0.1,0.2"], "--spacing 0.1,0.2: give three lengths in mm"),
         (["--spacing", "a,b,c"], "--spacing a,b,c: give three lengths in mm"),
         (["--spacing=-1,1,1"], "--spacing -1,1,1: give three lengths in mm"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, RetinalView
+from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, RetinalView, ShapeNormals
 from fanogan.scans import BadScan, Scan
 
 
@@ -47,3 +47,15 @@ def test_it_is_saved_as_json(straight: list[FlatVolume], with_profile: bool) -> 
     view = RetinalView(FlatSpace(96, 88, True), 0.5, True, profile, True)
     text = json.dumps(view.to_dict(), sort_keys=True)
     assert RetinalView.from_dict(json.loads(text)) == view
+
+
+def test_the_shape_of_normals_is_saved_and_absent_in_former_models(
+    straight: list[FlatVolume],
+) -> None:
+    view = RetinalView(FlatSpace(), 0.5, shape=ShapeNormals.of(straight))
+    values = json.loads(json.dumps(view.to_dict()))
+    again = RetinalView.from_dict(values)
+    assert again == view and again.shape is not None and view.shape is not None
+    np.testing.assert_array_equal(again.shape.lines(straight[0]), view.shape.lines(straight[0]))
+    del values["shape"]
+    assert RetinalView.from_dict(values).shape is None

@@ -86,6 +86,12 @@ def test_inner_and_small_regions_are_no_margin() -> None:
     assert not filled_margins(pixels).any()
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 50), (1, 50, 1), (1, 2, 2), (1, 20, 7)])
+def test_frames_may_be_small(shape: tuple[int, int, int]) -> None:
+    found = filled_margins(np.random.default_rng(1).integers(1, 255, shape).astype(np.uint8))
+    assert found.shape == shape and not found.any()
+
+
 def test_every_dtype_has_its_own_extremes() -> None:
     for dtype, scale in ((np.uint16, 16), (np.int16, -30), (np.float32, 0.01)):
         pixels = noise(5, 0.0).astype(np.float64)
@@ -105,16 +111,17 @@ def test_an_empty_frame_is_margin_all_over() -> None:
 # --- as files come ------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.floats(0, 360), st.floats(0.3, 0.9), st.sampled_from([0, 128, 255]), st.integers(60, 100))
 def test_margins_are_found_in_jpegs(angle: float, share: float, value: int, quality: int) -> None:
     """A wedge or strip at any angle; what JPEG smears of it reaches a block at most."""
     corner = np.abs([np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))]) @ EYE.shape / 2
     margin = behind_a_line(angle, corner - 24 - 40 * share)
     found = filled_margins(jpeg(np.where(margin, value, EYE).astype(np.uint8), quality)[None])[0]
-    # A white margin is found to its edge, another one at least to a block from it.
-    inner = margin if value == 255 else ~within(~margin, 10)
-    assert (found & inner).sum() >= 0.97 * inner.sum()
+    # A white margin is found to its edge but for sharp tips, another one to a block from it.
+    inner = ~within(~margin, 3 if value == 255 else 10)
+    assert (found & inner).sum() >= 0.99 * inner.sum()
+    assert value != 255 or (found & margin).sum() >= 0.95 * margin.sum()
     assert not (found & ~within(margin, 10)).any()
 
 

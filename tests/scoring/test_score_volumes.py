@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from fanogan.cli.demo import flat_phantom
 from fanogan.data import Normals, Preprocessing
@@ -101,8 +102,8 @@ def test_an_eye_without_any_place_for_a_patch_is_refused(eye: FlatVolume) -> Non
 def test_the_summary_is_what_a_user_can_check(eyes: list[FlatVolume]) -> None:
     normals = Normals.read(eyes, RECIPE)
     assert normals.summary == (
-        "3 volumes, 9 B-scans of 3 subjects · retina found in 100.0 % of columns · patches of 64×64 at "
-        "3.9 µm × 22 µm, seen at 16×16\nheld out for calibration: 1 volume of 1 subject"
+        "3 volumes, 9 B-scans of 3 subjects · retina found in 100.0 % of columns · patches of "
+        "64×64 at 3.9 µm × 22 µm, seen at 16×16\nheld out for calibration: 1 volume of 1 subject"
     )
     assert normals.usable is not None and len(normals.usable) == len(normals.training) == 6
 
@@ -268,6 +269,64 @@ def test_volumes_out(model: Model, eye: FlatVolume, ill: Phantom, tmp_path: Path
     assert line["regions"] == sum(one["volume"] == "eye" for one in regions)
 
 
+def test_the_shape_of_the_retina_has_scores_p_values_and_maps(
+    model: Model, eye: FlatVolume, ill: Phantom, tmp_path: Path
+) -> None:
+    assert model.preprocessing.retina is not None and model.preprocessing.retina.shape is not None
+    flat, out = flat_phantom(ill), tmp_path / "out"
+    found = {one.name: one for one in results(model, [eye, flat])}
+    lines = model.preprocessing.retina.shape.lines(flat)
+    one = found[f"{flat.name}#1"]
+    np.testing.assert_array_equal(one.shape_line, lines[1])
+    shapes = np.sqrt((lines**2).mean(axis=1))
+    assert one.shape == pytest.approx(shapes[1], rel=1e-5)
+    # Of three B-scans, the top 5 % are one.
+    assert found[flat.name].shape == pytest.approx(shapes.max(), rel=1e-5)
+    assert found[flat.name].shape_line is None and one.without_arrays().shape_line is None
+    calibration = model.calibration
+    assert calibration.combination is not None
+    for row in write_results(model, [eye, flat], out):
+        result = found[row["name"]]
+        assert float(row["shape"]) == result.shape
+        expected = calibration.combination(result.total, result.shape)
+        assert float(row["combined"]) == result.combined == pytest.approx(float(expected))
+        for column, kind in (("shape", calibration.shapes), ("combined", calibration.combined)):
+            p_value = kind[row["unit"]].p_value(float(row[column]))
+            assert float(row[f"{column}_p_value"]) == p_value >= 0.5, "one eye was held out"
+    shape = tifffile.imread(out / "shape" / "eye.tif")
+    assert shape.shape == (3, 300) and np.isnan(shape[1]).all()
+    np.testing.assert_array_equal(tifffile.imread(out / "shape" / f"{flat.name}.tif"), lines)
+    assert (out / "shape" / "eye.png").exists()
+    with Image.open(out / "overlays" / f"{flat.name}#1.png") as overlay:
+        assert overlay.size == (96, 240 + 2 + 10), "a strip below the B-scan"
+    assert "residual, shape below" in (out / "report.html").read_text()
+
+
+def test_the_papers_recipe_leaves_shape_out(eyes: list[FlatVolume], tmp_path: Path) -> None:
+    assert not load_recipe("paper").score_shape and load_recipe("overnight").score_shape
+    plain = FAnoGAN(RECIPE.but(score_shape=False)).fit(eyes).model
+    rows = list(write_results(plain, eyes[:1], tmp_path / "out"))
+    for column in ("shape", "shape_p_value", "combined", "combined_p_value"):
+        assert {row[column] for row in rows} == {""}
+    assert not (tmp_path / "out" / "shape").exists()
+
+
+def test_shape_and_combined_stand_beside_the_score_of_b_scans(
+    model: Model, ill: Phantom, tmp_path: Path
+) -> None:
+    healthy = [flat_phantom(phantom(seed)) for seed in (8, 9)]
+    found = evaluate(model, healthy, [flat_phantom(ill)], tmp_path / "out")
+    rows = {row["name"]: row for row in found["rows"] if row["kind"] == "shape"}
+    assert list(rows) == ["shape of the retina", "shape and A combined"]
+    table = table_of(tmp_path / "out" / "scores.csv")
+    labels = [int(row["label"]) for row in table]
+    for name, column in zip(rows, ("shape", "combined"), strict=True):
+        auc = roc_auc_score(labels, [float(row[column]) for row in table])
+        assert rows[name]["auc"] == pytest.approx(auc) and rows[name]["auc_interval"] is not None
+        assert found["larger"][f"image {column}"]["auc"] == pytest.approx(auc)
+        assert name in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_regions_are_found_where_they_are() -> None:
     en_face = np.zeros((9, 101), np.float32)
     en_face[6:8, 80:90] = 0.4
@@ -304,8 +363,10 @@ def test_patches_are_labelled_by_the_same_transform(
     assert 0 < found["n_anomalous"] < found["n"]
     other = next(row for row in found["rows"] if row["kind"] == "other")
     assert other["auc"] == pytest.approx(found["rows"][0]["auc"])
-    assert set(found["larger"]) == {"image", "volume"}
+    scores = ("", " shape", " combined")
+    assert set(found["larger"]) == {f"{unit}{of}" for unit in ("image", "volume") for of in scores}
     assert found["larger"]["volume"]["n"] == 2
+    assert not {row["kind"] for row in found["rows"]} & {"shape"}, "patches have no shape"
 
 
 def test_flat_space_of_the_recipe_is_the_models(eyes: list[FlatVolume]) -> None:

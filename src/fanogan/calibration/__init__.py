@@ -1,5 +1,6 @@
 """What held-out normals say: p-values, thresholds, colour scales; what normals looked like."""
 
+from fanogan.calibration.combination import Combination
 from fanogan.calibration.held_out import (
     ALPHA,
     EN_FACE_QUANTILE,
@@ -7,11 +8,11 @@ from fanogan.calibration.held_out import (
     UNCALIBRATED,
     Calibration,
     HeldOut,
-    ResidualHistogram,
     TermScale,
     held_out_needed,
     split_subjects,
 )
+from fanogan.calibration.histogram import ResidualHistogram
 from fanogan.calibration.profile import (
     BitDepthUnseen,
     ChannelsUnseen,
@@ -30,6 +31,7 @@ __all__ = [
     "BitDepthUnseen",
     "Calibration",
     "ChannelsUnseen",
+    "Combination",
     "GreyValuesUnseen",
     "HeldOut",
     "Profile",

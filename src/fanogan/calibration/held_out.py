@@ -16,13 +16,14 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fanogan.calibration.combination import Combination
 from fanogan.text import counted, plural
 
 ALPHA = 0.05
@@ -240,6 +241,9 @@ class Calibration:
         en_face: Median and `EN_FACE_QUANTILE` quantile of the en-face maps of held-out volumes;
             None where there are none.
         term_scale: What the terms of a standardised score are measured in, or None.
+        shapes: Held-out shape scores of images and volumes; empty where shape isn't scored.
+        combined: Likewise of both scores combined.
+        combination: How they are combined, or None.
 
     Raises:
         ValueError: map_scale is not a positive number.
@@ -249,6 +253,9 @@ class Calibration:
     map_scale: float
     en_face: tuple[float, float] | None = None
     term_scale: TermScale | None = None
+    shapes: dict[str, HeldOut] = field(default_factory=dict)
+    combined: dict[str, HeldOut] = field(default_factory=dict)
+    combination: Combination | None = None
 
     def __post_init__(self) -> None:
         """Check that the colour scale can be divided by."""
@@ -273,9 +280,13 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them, without loss."""
-        units = {unit: held_out.to_dict() for unit, held_out in self.units.items()}
+        kinds = {"units": self.units, "shapes": self.shapes, "combined": self.combined}
         return {
-            "units": units,
+            **{
+                kind: {unit: held_out.to_dict() for unit, held_out in of.items()}
+                for kind, of in kinds.items()
+            },
+            "combination": self.combination.to_dict() if self.combination else None,
             "map_scale": float(self.map_scale),
             "en_face": self.en_face,
             "term_scale": self.term_scale,
@@ -284,13 +295,20 @@ class Calibration:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Calibration":
         """Make it again from what `to_dict` returned."""
-        units = {unit: HeldOut.from_dict(held_out) for unit, held_out in values["units"].items()}
+        units, shapes, combined = (
+            {unit: HeldOut.from_dict(held_out) for unit, held_out in of.items()}
+            for of in (values["units"], values.get("shapes", {}), values.get("combined", {}))
+        )
+        combination = values.get("combination")
         scale, en_face = values.get("term_scale"), values.get("en_face")
         return cls(
             units,
             float(values["map_scale"]),
             (en_face[0], en_face[1]) if en_face else None,
             (tuple(scale[0]), tuple(scale[1])) if scale else None,
+            shapes,
+            combined,
+            Combination.from_dict(combination) if combination else None,
         )
 
 
@@ -327,66 +345,6 @@ def split_subjects(groups: Sequence[str], share: float = 0.1, seed: int = 0) -> 
     count = min(max(1, round(share * len(subjects))), len(subjects) - 1)
     held_out = set(sorted(subjects, key=lambda subject: _draw(subject, seed))[:count])
     return np.array([group in held_out for group in groups], dtype=np.bool_)
-
-
-class ResidualHistogram:
-    """A streaming quantile of pixel residuals, |x - G(E(x))| of images in [-1, 1].
-
-    Memory is that of 20,000 counts however many pixels come by. A quantile is the upper edge of its
-    bin, at most 1/10,000 above the exact one, never below it, and so never 0.
-    """
-
-    UPPER = 2.0
-    BINS = 20_000
-
-    def __init__(self) -> None:
-        """Start with no pixel seen."""
-        self._counts = np.zeros(self.BINS, dtype=np.int64)
-
-    def update(self, residuals: ArrayLike) -> None:
-        """Count the pixels of one map.
-
-        Args:
-            residuals: Array of any shape, values in [0, 2]; a rounding error beyond is allowed.
-
-        Raises:
-            ValueError: A residual is not a number, negative, or above 2.
-        """
-        values = np.asarray(residuals, dtype=np.float64).ravel()
-        if values.size == 0:
-            return
-        width = self.UPPER / self.BINS
-        # Written so that NaN, which compares False with everything, fails too.
-        if not (values.min() >= -width and values.max() <= self.UPPER + width):
-            raise ValueError(
-                f"pixel residuals from {values.min()} to {values.max()} came, but they lie in "
-                "[0, 2] where image and reconstruction lie in [-1, 1]: look at the image for "
-                "values that are not numbers"
-            )
-        bins = np.clip((values / width).astype(np.int64), 0, self.BINS - 1)
-        self._counts += np.bincount(bins, minlength=self.BINS)
-
-    def quantile(self, q: float) -> float:
-        """Return the value that a share q of all residuals seen does not exceed.
-
-        Args:
-            q: The share, in (0, 1].
-
-        Returns:
-            The quantile, in (0, 2], at most 1/10,000 above the exact one (the smallest residual
-            with at least a share q at or below it).
-
-        Raises:
-            ValueError: q is outside (0, 1], or no pixel has been seen.
-        """
-        if not 0 < q <= 1:
-            raise ValueError(f"there is no quantile {q}: give a share above 0 and at most 1")
-        seen = np.cumsum(self._counts)
-        if seen[-1] == 0:
-            raise ValueError("no residual has been seen: update the histogram with a map first")
-        # .07 * 100 is a little above 7 in floats, and rounding it up would give the eighth pixel.
-        rank = max(1, math.ceil(q * int(seen[-1]) * (1 - 1e-12)))
-        return float((int(np.searchsorted(seen, rank)) + 1) * self.UPPER / self.BINS)
 
 
 def _draw(subject: str, seed: int) -> bytes:

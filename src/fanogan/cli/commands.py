@@ -7,27 +7,21 @@ Signatures and docstrings are the options and help. Heavy libraries are imported
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanogan.cli import console
+from fanogan.cli.arguments import UsageError, check_alpha, labels_in, pictures_as, spacing_in
 from fanogan.cli.console import say
-from fanogan.errors import FanoganError
 from fanogan.text import harmless
 
 if TYPE_CHECKING:
     from fanogan.recipes import Recipe
     from fanogan.retina import PicturesAs
-    from fanogan.scans import Spacing
     from fanogan.scoring import Model
 
 RESEARCH_ONLY = "Research use only, not a medical device."
-
-
-class UsageError(FanoganError):
-    """A command that can't be done as it was typed, said in one sentence."""
 
 
 def prepare(
@@ -62,7 +56,7 @@ def prepare(
     if not scans:
         raise UsageError("no scans: fanogan prepare SCANS --out STORE")
     chosen = load_recipe(recipe)
-    pictures, known = _pictures(bscans, volumes), _spacing(spacing)
+    pictures, known = pictures_as(bscans, volumes), spacing_in(spacing)
     with console.status("looking for volumes"):
         count = len(find_volumes(list(scans), groups, pictures=pictures))
     with console.volumes_bar(count) as on_volume:
@@ -79,29 +73,6 @@ def prepare(
         first = next(read_store(out))
         write_whole(out / "steps.png", steps_figure(first, len(first.pixels) // 2, chosen.window))
     console.say_prepared(summary, out)
-
-
-def _pictures(bscans: bool, volumes: bool) -> PicturesAs:
-    """Return what the two options say of the pictures of a folder."""
-    if bscans and volumes:
-        raise UsageError("--bscans and --volumes contradict each other: give one of them")
-    return "bscans" if bscans else "volumes" if volumes else "auto"
-
-
-def _spacing(text: str | None) -> Spacing | None:
-    """Three lengths with commas between them."""
-    if text is None:
-        return None
-    try:
-        between, row, column = (float(part) if part.strip() else None for part in text.split(","))
-    except ValueError:
-        between = row = column = -1.0
-    if not all(length is None or 0 < length < math.inf for length in (between, row, column)):
-        raise UsageError(
-            f"--spacing {text}: give three lengths in mm, between B-scans, rows and columns, such "
-            "as 0.12,0.0039,0.0115"
-        )
-    return between, row, column
 
 
 def fit(
@@ -169,8 +140,8 @@ def fit(
             raise UsageError("no normal images: fanogan fit NORMALS --out RUN")
         reading = {
             "groups": groups,
-            "pictures": _pictures(bscans, volumes),
-            "spacing": _spacing(spacing),
+            "pictures": pictures_as(bscans, volumes),
+            "spacing": spacing_in(spacing),
             "skip_bad": skip_bad,
         }
         chosen = load_recipe(recipe)
@@ -258,7 +229,7 @@ def score(
 
     if not images:
         raise UsageError("no images: fanogan score MODEL IMAGES --out DIR")
-    _check_alpha(alpha)
+    check_alpha(alpha)
     with value_errors_as_usage():
         trained = Detector.load(model, device=device).model
     if engine != "torch":
@@ -267,7 +238,7 @@ def score(
         with console.status("preparing the engine"):
             trained, chosen = use_engine(trained, engine)
         say(chosen)
-    pictures = _pictures(bscans, volumes)
+    pictures = pictures_as(bscans, volumes)
     files = max(_count(trained, images, groups, pictures) - images_done(out), 0)
     with console.counting_bar("scoring", files) as on_result:
         rows = write_results(
@@ -277,7 +248,7 @@ def score(
             alpha=alpha,
             groups=groups,
             pictures=pictures,
-            spacing=_spacing(spacing),
+            spacing=spacing_in(spacing),
             skip_bad=skip_bad,
             scores_only=scores_only,
             on_result=on_result,
@@ -351,14 +322,14 @@ def evaluate(
     from fanogan.detectors import Detector
     from fanogan.evaluation import evaluate as evaluate_model
 
-    _check_alpha(alpha)
+    check_alpha(alpha)
     with value_errors_as_usage():
         trained = Detector.load(model, device=device).model
         others = [Detector.load(other, device=device).model for other in beside or ()]
-    labels = None if mask_labels is None else _labels(mask_labels)
+    labels = None if mask_labels is None else labels_in(mask_labels)
     if labels and not masks:
         raise UsageError("--mask-labels chooses labels of masks: give --masks too")
-    pictures = _pictures(bscans, volumes)
+    pictures = pictures_as(bscans, volumes)
     files = sum(_count(trained, source, groups, pictures) for source in (normal, anomalous))
     passes = 2 + len(others)
     with console.counting_bar("scoring, trained and untrained", passes * files) as on_result:
@@ -373,7 +344,7 @@ def evaluate(
             alpha=alpha,
             groups=groups,
             pictures=pictures,
-            spacing=_spacing(spacing),
+            spacing=spacing_in(spacing),
             skip_bad=skip_bad,
             allow_seen=allow_seen,
             on_result=on_result,
@@ -429,16 +400,3 @@ def value_errors_as_usage() -> Iterator[None]:
 def _count(model: Model, images: Sequence[str], groups: str | None, pictures: PicturesAs) -> int:
     """How many files or volumes there are to score."""
     return sum(1 for _ in model.preprocessing.find(list(images), groups, pictures))
-
-
-def _labels(text: str) -> list[int]:
-    """Whole numbers with commas between them."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"--mask-labels {text}: give whole numbers such as 1,3") from None
-
-
-def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < 1:
-        raise UsageError(f"--alpha is {alpha:g}: give a false-positive rate between 0 and 1")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fanogan.cli import console
-from fanogan.cli.commands import RESEARCH_ONLY, UsageError, value_errors_as_usage
+from fanogan.cli.arguments import UsageError
+from fanogan.cli.commands import RESEARCH_ONLY, value_errors_as_usage
 from fanogan.cli.console import say
 
 

@@ -17,7 +17,14 @@ from fanogan.data.patches import Patches
 from fanogan.data.preprocessing import Preprocessing
 from fanogan.data.seen import Seen, digest_of
 from fanogan.recipes import Recipe
-from fanogan.retina import FlatSpace, FlatVolume, PicturesAs, given_spacing
+from fanogan.retina import (
+    FlatSpace,
+    FlatVolume,
+    PicturesAs,
+    estimated_row,
+    given_spacing,
+    with_row,
+)
 from fanogan.scans import (
     BadScan,
     Note,
@@ -121,7 +128,8 @@ class Normals:
             groups: how subjects are named (see ``find_scans``); default: folders.
             pictures: of retinal OCT, what the pictures of a folder are (see ``find_volumes``).
             spacing: of retinal OCT, mm between B-scans, rows and columns for what files don't tell;
-                kept with the model. Default: that of a prepared store among them.
+                kept with the model. Default: that of a prepared store among them, else an estimate
+                by the usual thickness of retinas.
             seed: of the split into training and held-out subjects.
             skip_bad: leave files out that can't be read, instead of stopping.
 
@@ -130,6 +138,8 @@ class Normals:
         """
         bad: list[str] = []
         scans = list(_read(source, recipe, groups, pictures, spacing, skip_bad, bad))
+        row = estimated_row(scan for scan in scans if isinstance(scan, FlatVolume))
+        scans = [with_row(scan, row) if isinstance(scan, FlatVolume) else scan for scan in scans]
         try:
             held = split_subjects([scan.group for scan in scans], recipe.held_out_fraction, seed)
         except ValueError as error:
@@ -139,7 +149,7 @@ class Normals:
         normals = cls.of(kept, held_out, recipe, bad)
         view = normals.preprocessing.retina
         if view:
-            view = dataclasses.replace(view, spacing=spacing or given_spacing(source))
+            view = dataclasses.replace(view, spacing=spacing or given_spacing(source), row=row)
         return dataclasses.replace(
             normals,
             preprocessing=dataclasses.replace(normals.preprocessing, retina=view),

@@ -18,7 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fanogan.recipes import Recipe, blocks_of
-from fanogan.retina import DepthProfile, FlatSpace, FlatVolume, PicturesAs, RetinalView
+from fanogan.retina import (
+    DepthProfile,
+    FlatSpace,
+    FlatVolume,
+    PicturesAs,
+    RetinalView,
+    ShapeNormals,
+    median_thickness,
+)
 from fanogan.scans import BadScan, GreyStoredAsColour, Note, Scan, Spacing, each_scan, read_scans
 
 UNLIKE_RANGE = 8
@@ -98,12 +106,15 @@ class Preprocessing:
         assert len(flat) == len(volumes)
         for volume in flat:
             _check_window(volume, recipe)
+        thicknesses = [median_thickness(volume) for volume in flat[:learnt]]
         view = RetinalView(
             FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina),
             recipe.min_retina_fraction,
             recipe.depth_channel,
             DepthProfile.of(flat[:learnt]) if recipe.match_layers else None,
             recipe.score_retina_only,
+            shape=ShapeNormals.of(flat[:learnt]) if recipe.score_shape else None,
+            thickness=(min(thicknesses), max(thicknesses)),
         )
         channels = 2 if recipe.depth_channel else 1
         return cls("uint8", 0.0, 255.0, channels, recipe.window, recipe.image_size, view)
@@ -214,8 +225,12 @@ class Preprocessing:
         return 65535 / 255 if given == "uint8" else 255 / 65535
 
     def doubts(self, scan: Scan) -> Iterator[Note]:
-        """Yield in what way the grey range of a scan of 16 bits may not be what it is taken for."""
-        if self.retina or str(scan.pixels.dtype) != "uint16" or self.depth not in _UNSIGNED:
+        """Yield in what way a scan's spacing or grey range may not be what it is taken for."""
+        if self.retina:
+            assert isinstance(scan, FlatVolume)
+            yield from self.retina.doubts(scan)
+            return
+        if str(scan.pixels.dtype) != "uint16" or self.depth not in _UNSIGNED:
             return
         highest, white = _highest(scan), round(self.high / self._factor(scan))
         is_guess = self.depth == "uint8" and white == 255
@@ -241,6 +256,16 @@ class Preprocessing:
         if self.retina is None or self.window is None:
             return None
         return scan.usable_windows(self.window, self.retina.share, to_learn)
+
+    def shape_lines(self, scan: Scan) -> np.ndarray | None:
+        """Return how far each column's boundaries are from normals: (frames, columns) float32.
+
+        None where the model doesn't score the shape of the retina (see ``ShapeNormals``).
+        """
+        if self.retina is None or self.retina.shape is None:
+            return None
+        assert isinstance(scan, FlatVolume)
+        return self.retina.shape.lines(scan)
 
     def no_window(self, scan: Scan) -> BadScan:
         """Return the error of a scan without a usable window."""

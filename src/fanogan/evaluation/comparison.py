@@ -10,6 +10,9 @@ import numpy as np
 from fanogan.calibration import HeldOut
 from fanogan.evaluation.metrics import image_metrics
 
+SHAPE_NAMES = {"shape": "shape of the retina", "combined": "shape and A combined"}
+"""What rows of a table call the scores that stand beside A."""
+
 
 def compared_rows(
     labels: np.ndarray,
@@ -20,6 +23,7 @@ def compared_rows(
     *,
     method: str = "f-AnoGAN",
     others: Mapping[str, np.ndarray] | None = None,
+    beside: Mapping[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """One row a score: the method, its terms, and what keeps it honest.
@@ -32,16 +36,18 @@ def compared_rows(
         groups: (n,) subjects; the intervals then resample them.
         method: what the detector is called.
         others: (n,) of other detectors, by their names.
+        beside: 'shape' and 'combined', each (n,), where the model scores the retina's shape.
         seed: of the bootstrap.
 
     Returns:
-        Rows with ``name``, ``kind`` ('method', 'term', 'other' or 'honest'), ``auc``,
+        Rows with ``name``, ``kind`` ('method', 'term', 'shape', 'other' or 'honest'), ``auc``,
         ``auc_interval``, ``average_precision``, ``average_precision_interval`` and ``youden``.
     """
     scores = {
         (f"{method} (A)", "method"): terms["total"],
         ("image residual (A_R)", "term"): terms["image"],
         ("feature residual (A_D)", "term"): terms["feature"],
+        **{(SHAPE_NAMES[name], "shape"): values for name, values in (beside or {}).items()},
         **{(name, "other"): values for name, values in (others or {}).items()},
         ("score inverted (−A)", "honest"): -terms["total"],
         ("untrained networks", "honest"): untrained,

@@ -176,7 +176,8 @@ class _Evaluation:
         self.window = model.preprocessing.window
         by_patch = with_pixels and model.preprocessing.has_patches
         self.unit = "patch" if by_patch else "image"
-        self.larger: dict[str, list[tuple[int, float, str]]] = {"image": [], "volume": []}
+        # By unit, and where the model scores the retina's shape, by unit and score.
+        self.larger: dict[str, list[tuple[int, float, str]]] = {}
         self.maps: VolumeMaps | None = None
         self.steps: bytes | None = None
         self.volumes: Gallery[VolumeCase] = Gallery(VOLUMES_SHOWN)
@@ -192,7 +193,11 @@ class _Evaluation:
         subject = subject_of(result, label)
         if result.volume is not None:
             marked = label if mask is None or result.unit == "volume" else int(mask.any())
-            self.larger[result.unit].append((marked, result.total, subject))
+            scores = {"": result.total, " shape": result.shape, " combined": result.combined}
+            for name, score in scores.items():
+                if score is not None:
+                    seen = self.larger.setdefault(f"{result.unit}{name}", [])
+                    seen.append((marked, score, subject))
         if result.unit == "volume":
             if self.maps is not None:
                 self.volumes.add(self.maps.case(result, self.calibration, self.alpha))
@@ -241,6 +246,8 @@ class _Evaluation:
                 largest=total,
                 mean=total,
                 windows=1,
+                shape=None,
+                combined=None,
             )
             self.rows.append(
                 {
@@ -280,6 +287,11 @@ class _Evaluation:
             "image": self.column("image_residual"),
             "feature": self.column("feature_residual"),
         }
+        beside = {
+            name: self.column(name)
+            for name in ("shape", "combined")
+            if all(row[name] for row in self.rows)
+        }
         trivial = {
             name: np.array([scores[name] for scores in self.trivial]) for name in self.trivial[0]
         }
@@ -297,6 +309,7 @@ class _Evaluation:
                 self.subjects,
                 method=self.model.title,
                 others=others,
+                beside=beside,
             ),
             "larger": {
                 unit: figures for unit, seen in self.larger.items() if (figures := _larger(seen))

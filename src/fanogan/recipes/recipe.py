@@ -83,6 +83,7 @@ class Recipe:
     depth_channel: bool = False  # add the row in the flattened B-scan as a second channel
     match_layers: bool = False  # match grey values to the training normals', depth by depth
     score_retina_only: bool = False  # leave vitreous and choroid out of the score
+    score_shape: bool = False  # score thickness and boundaries, which flattening takes away
     standardise_terms: bool = False  # divide the score's terms by their spread on held-out normals
 
     # Networks.

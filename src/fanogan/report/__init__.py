@@ -6,7 +6,7 @@ Colours and figures of a page come from here too where other rooms draw.
 from fanogan.report.card import model_card
 from fanogan.report.en_face import VolumeCase, en_face_picture
 from fanogan.report.figures import FIGURE_STYLE, histogram_figure, inline_svg
-from fanogan.report.images import outline, overlay, shrink
+from fanogan.report.images import outline, overlay, shrink, with_strip
 from fanogan.report.page import Case, write_evaluation_report, write_score_report
 from fanogan.report.wording import describe, least_p_value
 
@@ -23,6 +23,7 @@ __all__ = [
     "outline",
     "overlay",
     "shrink",
+    "with_strip",
     "write_evaluation_report",
     "write_score_report",
 ]

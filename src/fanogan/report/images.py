@@ -16,11 +16,14 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from fanogan.retina import SHAPE_RANGE
+
 PAGE_SIDE = 512  # px; a larger picture is downsampled for the page
 OUTLINE_COLOUR = (0, 229, 255)  # cyan: absent from grey pictures and from the colours of residuals
 STRONGEST_ALPHA = 0.85  # some anatomy stays visible under the strongest residual
 COLOUR_RANGE = (0.3, 0.95)  # of 'inferno': its darkest part would look like a shadow in the picture
 ROWS_AT_ONCE = 256  # of a picture that is coloured: floats take many times its own memory
+STRIP_SHARE, STRIP_GAP = 24, 2  # a strip below a picture: a share of its rows, black px above it
 LAYER_LEVELS = 32  # colours of `residual_layer`: the eye tells no more apart, and the page grows
 
 
@@ -50,6 +53,22 @@ def overlay(picture: np.ndarray, residual: np.ndarray, scale: float) -> np.ndarr
         colour = _residual_colours()[np.rint(level * 255).astype(np.intp)]
         base[:] = np.rint(base + STRONGEST_ALPHA * level[..., np.newaxis] * (colour - base))
     return drawn
+
+
+def with_strip(picture: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """Add a strip below a picture, coloured by how far the retina's shape is from normals.
+
+    Args:
+        picture: (rows, columns, 3) uint8.
+        line: (columns of the scan,), as `ShapeNormals.lines`: colours rise over `SHAPE_RANGE`, and
+            there are none where it is unknown.
+    """
+    rows, columns = picture.shape[:2]
+    of_each = np.minimum((np.arange(columns) + 0.5) * len(line) / columns, len(line) - 1)
+    strip = np.tile(line[of_each.astype(np.intp)], (max(STRIP_GAP, rows // STRIP_SHARE), 1))
+    low, high = SHAPE_RANGE
+    drawn = overlay(np.zeros(strip.shape, np.uint8), np.maximum(strip - low, 0), high - low)
+    return np.concatenate([picture, np.zeros((STRIP_GAP, columns, 3), np.uint8), drawn])
 
 
 def residual_layer(residual: np.ndarray, scale: float) -> np.ndarray:

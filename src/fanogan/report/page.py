@@ -23,6 +23,7 @@ from fanogan.report.images import (
     outline,
     overlay,
     scale_bar,
+    with_strip,
 )
 from fanogan.report.volume_view import volume_panels
 from fanogan.report.wording import least_p_value, p_value_text
@@ -56,6 +57,7 @@ class Case:
         mask: (rows, columns) bool, ground truth, or None.
         flat: (flat rows, columns) uint8, a B-scan flattened, as the networks see it, or None.
         held_out_subjects: Of how many subjects the held-out normals are.
+        shape_line: (columns of the scan,) as `ShapeNormals.lines`, or None.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Case:
     mask: np.ndarray | None
     flat: np.ndarray | None = None
     held_out_subjects: int = 0
+    shape_line: np.ndarray | None = None
 
 
 def write_score_report(
@@ -371,7 +374,10 @@ def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
     if case.residual is not None:
         marked = "" if case.mask is None else ", ground truth outlined"
         alt = f"residual of {case.name} in colour over the image{marked}"
-        pictures.append(("residual", alt, _marked_overlay(case, case.residual, scale)))
+        drawn, caption = _marked_overlay(case, case.residual, scale), "residual"
+        if case.shape_line is not None:
+            drawn, caption = with_strip(drawn, case.shape_line), "residual, shape below"
+        pictures.append((caption, alt, drawn))
     if case.flat is not None:
         pictures.append(("flattened, as the networks see it", f"{case.name} flattened", case.flat))
     pixelated = max(rows, columns) < PIXELATED_SIDE

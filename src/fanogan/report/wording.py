@@ -21,8 +21,11 @@ from fanogan.data import (
     SeenBefore,
     VolumesAsImages,
 )
+from fanogan.retina import THICKNESS_MM, SpacingEstimated, ThicknessUnseen
 from fanogan.scans import (
     AlphaDropped,
+    ColouredMarks,
+    ColourMapUndone,
     ConvertedToRGB,
     EmptyFrames,
     FirstFrameOnly,
@@ -32,9 +35,11 @@ from fanogan.scans import (
     MaskInAlpha,
     Note,
     OneBitGrey,
+    PerhapsSideBySide,
     ReflectivityAsShown,
     SlicesByName,
     SoftMask,
+    TintedGrey,
     UndeclaredFrames,
     UnevenBScans,
     UnevenSlices,
@@ -72,6 +77,12 @@ def describe(note: Note) -> str:
             return "alpha channel dropped"
         case GreyStoredAsColour():
             return "grey stored as RGB, read as grey"
+        case TintedGrey():
+            return "slightly tinted, read as grey"
+        case ColouredMarks():
+            return "letters, arrows or lines in colour are left out as margins"
+        case ColourMapUndone(name):
+            return f"false colours turned back into grey (colour map {name})"
         case ConvertedToRGB(model):
             return f"{model} converted to RGB"
         case OneBitGrey():
@@ -110,6 +121,19 @@ def describe(note: Note) -> str:
             return "slices are in the order of their files' names, since nothing tells another"
         case ReflectivityAsShown():
             return "reflectivity shown in 8 bits as the device's software shows it"
+        case SpacingEstimated(row, column):
+            return (
+                f"no spacing is known: estimated as {1000 * row:.3g} µm a row, by which the "
+                f"training normals' retinas are about {THICKNESS_MM} mm thick, and "
+                f"{1000 * column:.3g} µm a column, as is usual; give --spacing if you know it"
+            )
+        case ThicknessUnseen(thickness, seen):
+            return (
+                f"the retina is {thickness:.2g} mm thick in the median, trained on {_range(seen)}: "
+                "disease, or another spacing than it is taken for"
+            )
+        case PerhapsSideBySide():
+            return "perhaps two B-scans side by side: if so, cut them into one file each"
         case Verbatim(text):
             return text
         # --- the normals of a run

@@ -13,7 +13,7 @@ from fanogan.retina.flat_volume import FlatVolume
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INNER, _OUTER = "#38bdf8", "#facc15"
+_INNER, _OUTER, _MARGIN = "#38bdf8", "#facc15", "#db2777"
 _PATCHES = ("#f87171", "#fb923c", "#a3e635", "#34d399", "#818cf8", "#e879f9")
 _LEAST_RETINA = 0.5
 _STEP = 4
@@ -28,9 +28,11 @@ def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> byt
         window: Rows and columns of a patch in flat space.
 
     Returns:
-        A PNG: the B-scan with its grey values normalised, the two boundaries on it, the flat
-        area with the row of the outer boundary and patches marked, and these patches.
+        A PNG: the B-scan with its grey values normalised and its margins tinted, the two boundaries
+        on it, the flat area with the row of the outer boundary and patches marked, and these
+        patches.
     """
+    from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -38,7 +40,12 @@ def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> byt
     heights = bscan.shape[0] / bscan.shape[1], max(flat.shape[0] / flat.shape[1], 0.6)
     drawing = Figure((9, 4.4 * sum(heights) + 0.6), dpi=110, layout="constrained", facecolor="w")
     axes = drawing.subplot_mosaic([["bscan", "lines"], ["flat", "patches"]], height_ratios=heights)
-    _show(axes["bscan"], bscan, f"1 · B-scan {frame} of {len(volume.pixels)}, normalised")
+    margin = np.asarray(volume.margins[frame])
+    tinted = ", margins tinted" if margin.any() else ""
+    _show(axes["bscan"], bscan, f"1 · B-scan {frame} of {len(volume.pixels)}, normalised{tinted}")
+    tint = np.zeros((*margin.shape, 4))
+    tint[margin] = to_rgba(_MARGIN, alpha=0.6)
+    axes["bscan"].imshow(tint)
     _show(axes["lines"], bscan, "2 · boundaries of the retina")
     columns = np.arange(bscan.shape[1])
     axes["lines"].plot(columns, volume.inner[frame], color=_INNER, lw=1, label="inner")

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fanogan.retina.colour import in_grey
 from fanogan.retina.flatten import OUTSIDE, RETINA, FlatSpace, Flattening
 from fanogan.retina.layers import Boundaries, find_boundaries
+from fanogan.retina.refusals import refuse_all_but_bscans
 from fanogan.retina.resample import Grid, normalise
 from fanogan.scans import BadScan, Scan, Spacing, filled_margins
 
@@ -210,13 +212,16 @@ def straighten(scan: Scan, space: FlatSpace | None = None) -> FlatVolume:
     """Find the retina in a volume and flatten it (section 3, Data).
 
     Args:
-        scan: A grey volume of retinal OCT.
+        scan: A volume of retinal OCT.
         space: The flat area; the paper's where None.
 
     Raises:
-        BadScan: Colour, one grey value, impossible pixels, or no retina in any column.
+        BadScan: Colour, one grey value, impossible pixels, no retina in any column, or no B-scan
+            of a retina that is the right way up.
     """
-    Grid.of(scan)  # refuses colour and impossible pixels before the long search
-    margins = filled_margins(scan.pixels)
+    scan, marks = in_grey(scan)
+    Grid.of(scan)  # refuses impossible pixels before the long search
+    margins = filled_margins(scan.pixels) | marks
     found = find_boundaries(scan.pixels, scan.spacing, ~margins)
+    scan = replace(scan, notes=(*scan.notes, *refuse_all_but_bscans(scan, margins, found)))
     return make_flat(scan, found, margins, space)

@@ -69,12 +69,8 @@ class Grid:
         stay as they are, and columns too unless there are 512, which are halved as in the paper.
 
         Raises:
-            BadScan: Colour, or pixels larger than `MOST_MM`, which would be split into millions.
+            BadScan: Pixels larger than `MOST_MM`, which would be split into millions.
         """
-        if len(scan.pixels.shape) != 3:
-            raise BadScan(
-                f"{scan.name} is in colour, and OCT is grey: give the scanner's own export"
-            )
         rows, columns = scan.pixels.shape[1:]
         _, row_mm, column_mm = scan.spacing
         if (row_mm or 0) > MOST_MM[0] or (column_mm or 0) > MOST_MM[1]:

@@ -13,8 +13,13 @@ from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.intensity import DepthProfile
 from fanogan.retina.pictures import PicturesAs
+from fanogan.retina.shape import ShapeNormals
+from fanogan.retina.spacing import ThicknessUnseen, median_thickness, with_row
 from fanogan.retina.volumes import VolumeSource, find_volumes, read_volumes
-from fanogan.scans import BadScan, Spacing
+from fanogan.scans import BadScan, Note, Spacing
+
+UNLIKE = 1.25
+"""Times by which a retina may be thicker or thinner than all training normals without a doubt."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,10 @@ class RetinalView:
     profile: DepthProfile | None = None  # grey values by depth that each volume is matched to
     score_retina_only: bool = False  # whether vitreous and choroid are left out of the score
     spacing: Spacing | None = None  # given in training for files that don't tell theirs
+    shape: ShapeNormals | None = None  # of the boundaries; None: they have no score of their own
+    row: float | None = None  # mm, estimated in training for what nothing tells
+    # Least and greatest median thickness of a training normal, in mm.
+    thickness: tuple[float, float] | None = None
 
     def find(
         self, images: Any, groups: str | None = None, pictures: PicturesAs = "auto"
@@ -49,7 +58,7 @@ class RetinalView:
 
         Where no `spacing` is given, it is this view's.
         """
-        return read_volumes(
+        volumes = read_volumes(
             images,
             self.space,
             groups=groups,
@@ -59,6 +68,15 @@ class RetinalView:
             on_bad=on_bad,
             done=done,
         )
+        return (with_row(volume, self.row) for volume in volumes)
+
+    def doubts(self, volume: FlatVolume) -> Iterator[Note]:
+        """Yield that a volume's retina is far from as thick as those of the training normals."""
+        if self.thickness is None:
+            return
+        (least, greatest), thickness = self.thickness, median_thickness(volume)
+        if not least / UNLIKE <= thickness <= greatest * UNLIKE:
+            yield ThicknessUnseen(thickness, self.thickness)
 
     def encode(self, volume: FlatVolume) -> NDArray[np.uint8]:
         """Return the pixels that are kept in memory: (B-scans, channels, flat rows, columns)."""
@@ -78,7 +96,11 @@ class RetinalView:
         profile = values["profile"]
         if profile is not None:
             profile = DepthProfile(tuple(profile["median"]), tuple(profile["spread"]))
+        shape = values.get("shape")  # absent in models made before
+        if shape is not None:
+            shape = ShapeNormals(**{name: tuple(each) for name, each in shape.items()})
         known = {**values, "space": FlatSpace.from_dict(values["space"]), "profile": profile}
-        if known.get("spacing") is not None:
-            known["spacing"] = tuple(known["spacing"])
-        return cls(**known)
+        for key in ("spacing", "thickness"):  # models of before have neither
+            if known.get(key) is not None:
+                known[key] = tuple(known[key])
+        return cls(**{**known, "shape": shape})

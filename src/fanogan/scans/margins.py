@@ -61,7 +61,8 @@ def filled_margins(pixels: Pixels) -> Mask:
     found = np.zeros(pixels.shape, dtype=np.bool_)
     low, high = pixels.min(), pixels.max()
     for frame, mask in zip(pixels, found, strict=True):
-        edge = np.lib.stride_tricks.sliding_window_view(_edge(frame), _BRUSH)
+        edge = _edge(frame)
+        edge = np.lib.stride_tricks.sliding_window_view(edge, min(_BRUSH, len(edge)))
         for value in {low, high, *edge[edge.min(axis=1) == edge.max(axis=1), 0]}:
             same = frame == value
             for box, region in _regions(same, same):
@@ -136,7 +137,8 @@ def _repeated_lines(frame: Pixels, known: Mask) -> int:
     """Return how many rows from the top on repeat the outermost recorded one, or mirror others."""
     lines, known = frame[:, ::_THINNED].astype(np.float32), known[:, ::_THINNED]
     count = known.sum(axis=1, keepdims=True)
-    enough = count[:, 0] * 4 >= lines.shape[1]
+    # Fewer pixels are alike by chance.
+    enough = count[:, 0] >= max(lines.shape[1] / 4, 16)
     count = np.maximum(count, 1)
 
     def deviation(rows: NDArray[np.float32], where: Mask) -> NDArray[np.float32]:

@@ -23,6 +23,23 @@ class GreyStoredAsColour(Note):
 
 
 @dataclass(frozen=True)
+class TintedGrey(Note):
+    """The channels differed by no more than a JPEG rounds colours, so their mean was kept."""
+
+
+@dataclass(frozen=True)
+class ColouredMarks(Note):
+    """Letters, arrows or lines in colour were burnt into a grey B-scan, and count as margin."""
+
+
+@dataclass(frozen=True)
+class ColourMapUndone(Note):
+    """A B-scan in false colours was turned back into grey; `name` is matplotlib's of the map."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class ConvertedToRGB(Note):
     """Pixels were converted from another colour model: 'palette', 'CMYK', or a mode of Pillow."""
 
@@ -113,6 +130,11 @@ class SlicesByName(Note):
 @dataclass(frozen=True)
 class ReflectivityAsShown(Note):
     """Reflectivity was converted to 8 bits as the device's software shows it."""
+
+
+@dataclass(frozen=True)
+class PerhapsSideBySide(Note):
+    """A seam in the middle of a picture hints at two B-scans side by side."""
 
 
 @dataclass(frozen=True)

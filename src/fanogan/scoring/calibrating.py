@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from fanogan.calibration import (
     EN_FACE_QUANTILE,
     MAP_QUANTILE,
     Calibration,
+    Combination,
     HeldOut,
     ResidualHistogram,
     TermScale,
@@ -29,6 +31,7 @@ def calibrate(model: Model, held_out: Sequence[Scan]) -> Model:
         model = model.but(calibration=Calibration({}, map_scale=2.0, term_scale=scale))
     residuals, en_face = ResidualHistogram(), ResidualHistogram()
     scores: dict[str, list[float]] = {}
+    shapes: dict[str, list[float]] = {}
     groups: dict[str, list[str]] = {}
     numbers: dict[str, str] = {}
     has_en_face = False
@@ -41,6 +44,8 @@ def calibrate(model: Model, held_out: Sequence[Scan]) -> Model:
             for unit, values in totals.items():
                 scores.setdefault(unit, []).extend(values)
                 groups.setdefault(unit, []).extend([number] * len(values))
+            if result.shape is not None:
+                shapes.setdefault(result.unit, []).append(result.shape)
             if result.residual is None:
                 continue
             residuals.update(result.residual[np.isfinite(result.residual)])
@@ -48,13 +53,26 @@ def calibrate(model: Model, held_out: Sequence[Scan]) -> Model:
                 has_en_face = True
                 line = result.volume.en_face_line(result.frame, result.residual)
                 en_face.update(line[np.isfinite(line)])
-    units = {unit: HeldOut(np.array(scores[unit]), tuple(groups[unit])) for unit in sorted(scores)}
+    combination = None
+    if shapes:
+        positive = model.averages_pixels and not model.recipe.standardise_terms
+        combination = Combination.of(scores["image"], shapes["image"], positive)
+
+    def held_out_of(values: dict[str, Any]) -> dict[str, HeldOut]:
+        return {unit: HeldOut(np.array(of), tuple(groups[unit])) for unit, of in values.items()}
+
+    combined = {}
+    if combination:
+        combined = {unit: combination(scores[unit], of) for unit, of in shapes.items()}
     return model.but(
         calibration=Calibration(
-            units,
+            held_out_of(dict(sorted(scores.items()))),
             residuals.quantile(MAP_QUANTILE),
             (en_face.quantile(0.5), en_face.quantile(EN_FACE_QUANTILE)) if has_en_face else None,
             model.calibration.term_scale,
+            held_out_of(shapes),
+            held_out_of(combined),
+            combination,
         )
     )
 

@@ -56,6 +56,7 @@ def case_of(
         flat=None if result.volume is None else result.volume.pixels[result.frame],
         mask=None if mask is None else shrink(mask.astype(np.float32)) > 0,
         held_out_subjects=calibration.subjects(result.unit),
+        shape_line=result.shape_line,
     )
 
 

@@ -6,7 +6,6 @@ flat memory, each image once.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -25,6 +24,7 @@ from fanogan.retina import FlatVolume
 from fanogan.scans import BadScan, Scan
 from fanogan.scoring.model import Model
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
+from fanogan.scoring.skips import Skips
 from fanogan.scoring.windows import score_windows
 from fanogan.text import counted
 from fanogan.training import precision_of
@@ -91,56 +91,6 @@ def result_batches(
     yield from score_encoded(model, encoded, Skips(skip_bad, on_bad, len(done)))
 
 
-class Skips:
-    """What is left out because it is bad, or too large for the memory there is."""
-
-    def __init__(
-        self,
-        skip_bad: bool = False,
-        on_bad: Callable[[BadScan], None] | None = None,
-        good: int = 0,
-    ):
-        """Leave out nothing so far.
-
-        Args:
-            skip_bad: whether to leave out anything, instead of raising why.
-            on_bad: called with the reason each time.
-            good: how many were scored before.
-        """
-        self.skip_bad, self.on_bad, self.good = skip_bad, on_bad, good
-        self.first: BadScan | None = None
-
-    @contextlib.contextmanager
-    def attempt(self, name: str) -> Iterator[None]:
-        """Do something with an image, and leave it out where that can't be done."""
-        try:
-            yield
-            self.good += 1
-            return
-        except BadScan as error:
-            bad = error
-        except (MemoryError, RuntimeError) as error:
-            # By its words alone: torch raises a plain RuntimeError where the CPU has no more.
-            is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-            if not is_memory and "DefaultCPUAllocator" not in str(error):
-                raise
-            bad = BadScan(
-                f"{name} does not fit into memory with what is computed of it: crop or split it, "
-                "use a machine with more memory, or leave it out with --skip-bad"
-            )
-        if not self.skip_bad:
-            raise bad
-        log.warning("skipped: %s", bad)
-        if self.on_bad is not None:
-            self.on_bad(bad)
-        self.first = self.first or bad
-
-    def check(self) -> None:
-        """Raise BadScan where all was left out."""
-        if self.first is not None and not self.good:
-            raise BadScan(f"none of the images could be scored; the first: {self.first}")
-
-
 # --- read, encode ---------------------------------------------------------------------------------
 
 
@@ -182,7 +132,9 @@ def encode(model: Model, scans: Iterable[Scan], skips: Skips | None = None) -> I
                 told = True
                 what = describe(seen)
                 log.warning("%s: %s; each such image has this in its notes", scan.name, what)
-            yield Encoded(scan, pixels, usable, (*preprocessing.doubts(scan), *unlike), hashes)
+            warnings = (*preprocessing.doubts(scan), *unlike)
+            shape = preprocessing.shape_lines(scan)
+            yield Encoded(scan, pixels, usable, warnings, hashes, shape)
     skips.check()
 
 
@@ -356,10 +308,10 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
     """
     scan, terms = encoded.scan, frame.terms
     totals = totals_of(model, terms)
-    # .05 × 140 is a little above 7 in floats, and rounding it up would take an eighth window.
-    count = max(1, math.ceil(model.recipe.top_window_fraction * len(totals) * (1 - 1e-12)))
-    top = np.argsort(-totals, kind="stable")[:count]
-    means = terms[top].mean(0)
+    means = terms[_top(totals, model.recipe.top_window_fraction)].mean(0)
+    total = float(totals_of(model, means))
+    shape, line = _shape_of(encoded, number, model.recipe.top_window_fraction)
+    combination = model.calibration.combination
     hashes = encoded.hashes if number is None else encoded.hashes[number : number + 1]
     seen = model.seen.note(hashes) if model.seen else None
     scan_name, frame_number = scan.member or (scan.name, number or 0)
@@ -369,7 +321,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         group=scan.group,
         unit="volume" if number is None else "image",
         frame=frame_number,
-        total=float(totals_of(model, means)),
+        total=total,
         image=float(means[0]),
         feature=float(means[1]),
         largest=float(totals.max()),
@@ -381,6 +333,9 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         notes=(*scan.notes, seen) if seen else scan.notes,
         hashed=hashes[0] if number is not None and hashes else BLANK,
         volume=scan if isinstance(scan, FlatVolume) else None,
+        shape=shape,
+        shape_line=line,
+        combined=None if combination is None or shape is None else float(combination(total, shape)),
     )
     if frame.maps is None or frame.x is None or number is None:
         return result
@@ -401,6 +356,25 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         picture=picture,
         patches=patches,
     )
+
+
+def _top(scores: np.ndarray, share: float) -> np.ndarray:
+    """Return the places of a share of the scores, the highest."""
+    # .05 × 140 is a little above 7 in floats, and rounding it up would take an eighth window.
+    count = max(1, math.ceil(share * len(scores) * (1 - 1e-12)))
+    return np.argsort(-scores, kind="stable")[:count]
+
+
+def _shape_of(
+    encoded: Encoded, number: int | None, share: float
+) -> tuple[float | None, np.ndarray | None]:
+    """Return a frame's shape score and its line; or the mean of a volume's highest frames'."""
+    if encoded.shape is None:
+        return None, None
+    lines = encoded.shape if number is None else encoded.shape[number : number + 1]
+    known = lines[np.isfinite(lines).any(axis=1)].astype(np.float64)
+    shapes = np.sqrt(np.nanmean(known**2, axis=1))
+    return float(shapes[_top(shapes, share)].mean()), None if number is None else lines[0]
 
 
 def _channels_last(image: np.ndarray) -> np.ndarray:

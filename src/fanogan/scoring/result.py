@@ -21,6 +21,7 @@ class Encoded:
         usable: The corners that a window may have, (frames, H − h + 1, W − w + 1) bool; None: all.
         warnings: In what way it is unlike the training normals.
         hashes: Of each frame (see ``data.short_hashes``).
+        shape: How far each column's boundaries are from normals, (frames, columns), or None.
     """
 
     scan: Scan
@@ -28,6 +29,7 @@ class Encoded:
     usable: np.ndarray | None
     warnings: tuple[Note, ...]
     hashes: tuple[int, ...] = ()
+    shape: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +78,23 @@ class Result:
     # Of retinal OCT, where maps are NaN beyond the flat area:
     volume: FlatVolume | None = None
     patches: np.ndarray | None = None  # (windows, 5): row, column, total, A_R, A_D
+    # What flattening takes away: how far the boundaries are from normals, as root mean square
+    # and by column of the scan, (W,) float32 (see ``retina.ShapeNormals``); and total and shape in
+    # one number. None where the model doesn't score it.
+    shape: float | None = None
+    shape_line: np.ndarray | None = None
+    combined: float | None = None
 
     def without_arrays(self) -> Result:
         """Return the scores alone, which keep no image in memory."""
         return dataclasses.replace(
-            self, residual=None, reconstruction=None, picture=None, volume=None, patches=None
+            self,
+            residual=None,
+            reconstruction=None,
+            picture=None,
+            volume=None,
+            patches=None,
+            shape_line=None,
         )
 
 

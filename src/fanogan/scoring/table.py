@@ -19,6 +19,7 @@ COLUMNS = (
     *("name", "subject", "unit", "score", "image_residual", "feature_residual"),
     *("largest_window", "mean_of_windows", "windows"),
     *("p_value", "held_out", "held_out_subjects", "flag"),
+    *("shape", "shape_p_value", "combined", "combined_p_value"),
     *("regions", "largest_region_mm2", "largest_region_bscan", "warnings", "notes"),
 )
 COUNTS = {"windows", "held_out", "held_out_subjects", "regions", "largest_region_bscan"}
@@ -28,6 +29,16 @@ def row_of(result: Result, calibration: Calibration, alpha: float) -> dict[str, 
     """Return a result as a line of the table, beside the held-out normals of its kind of unit."""
     held_out = calibration.units.get(result.unit)
     p_value, flag = calibration.assess(result.unit, result.total, alpha)
+    beside: dict[str, str] = {}
+    for name, value, of in (
+        ("shape", result.shape, calibration.shapes),
+        ("combined", result.combined, calibration.combined),
+    ):
+        known = of.get(result.unit)
+        beside[name] = "" if value is None else repr(value)
+        beside[f"{name}_p_value"] = (
+            "" if value is None or known is None else repr(known.p_value(value))
+        )
     return {
         "name": result.name,
         "subject": result.group,
@@ -42,6 +53,7 @@ def row_of(result: Result, calibration: Calibration, alpha: float) -> dict[str, 
         "held_out": held_out.n if held_out else 0,
         "held_out_subjects": calibration.subjects(result.unit),
         "flag": "too few held out" if flag is None else "yes" if flag else "no",
+        **beside,
         "warnings": "; ".join(map(describe, result.warnings)),
         "notes": "; ".join(map(describe, result.notes)),
     }

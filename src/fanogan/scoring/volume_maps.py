@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from fanogan.calibration import Calibration
-from fanogan.report import VolumeCase, describe, en_face_picture, overlay
-from fanogan.retina import FlatVolume, find_regions
+from fanogan.report import VolumeCase, describe, en_face_picture, overlay, with_strip
+from fanogan.retina import SHAPE_RANGE, FlatVolume, find_regions
 from fanogan.scans import UNKNOWN_SPACING, Spacing
 from fanogan.scoring.cases import as_picture
 from fanogan.scoring.result import Result
@@ -37,6 +38,7 @@ class VolumeMaps:
         self.residuals = np.full(shape, np.nan, dtype=np.float32)
         self.en_face = np.full((shape[0], shape[2]), np.nan, dtype=np.float32)
         self.scores = np.full(shape[0], np.nan)
+        self.shape: np.ndarray | None = None  # (B-scans, columns), as `ShapeNormals.lines`
         self.masks: np.ndarray | None = None
 
     def add(self, result: Result, mask: np.ndarray | None = None) -> None:
@@ -45,6 +47,10 @@ class VolumeMaps:
         self.residuals[result.frame] = result.residual
         self.en_face[result.frame] = self.volume.en_face_line(result.frame, result.residual)
         self.scores[result.frame] = result.total
+        if result.shape_line is not None:
+            if self.shape is None:
+                self.shape = np.full_like(self.en_face, np.nan)
+            self.shape[result.frame] = result.shape_line
         if mask is not None:
             if self.masks is None:
                 self.masks = np.zeros(self.residuals.shape, dtype=np.bool_)
@@ -85,10 +91,20 @@ class VolumeMaps:
             _float_tiff(self.en_face, (None, between, across)),
         )
         yield f"en_face/{place_of(case.name, '.png')}", _png(en_face_picture(case))
+        if self.shape is not None:
+            floor, end = SHAPE_RANGE
+            of_shape = dataclasses.replace(
+                case, en_face=self.shape, en_face_floor=floor, en_face_scale=end, regions=()
+            )
+            plane = (None, between, across)
+            yield f"shape/{place_of(case.name, '.tif')}", _float_tiff(self.shape, plane)
+            yield f"shape/{place_of(case.name, '.png')}", _png(en_face_picture(of_shape))
         worst = np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")
         for frame in worst[: min(BSCANS_DRAWN, int(np.isfinite(self.scores).sum()))]:
             residual = np.nan_to_num(self.residuals[frame])
             coloured = overlay(np.asarray(case.bscans[frame]), residual, scale)
+            if self.shape is not None:
+                coloured = with_strip(coloured, self.shape[frame])
             yield f"overlays/{place_of(case.name, f'#{frame}.png')}", _png(coloured)
 
 
@@ -108,6 +124,8 @@ def image_files(result: Result, scale: float) -> Files:
     """Yield an image's raw map, and the map in colours over the image."""
     assert result.residual is not None and result.picture is not None
     coloured = overlay(as_picture(result.picture), result.residual, scale)
+    if result.shape_line is not None:
+        coloured = with_strip(coloured, result.shape_line)
     yield f"maps/{place_of(result.name, '.tif')}", _float_tiff(result.residual, result.spacing)
     yield f"overlays/{place_of(result.name, '.png')}", _png(coloured)
 

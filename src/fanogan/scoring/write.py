@@ -49,7 +49,7 @@ VOLUMES_SHOWN = 8
 
 STEPS, PATCHES = "steps.png", "patches.csv"
 TABLES = ("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json")
-WRITES = (*TABLES, "maps", "overlays", "en_face")
+WRITES = (*TABLES, "maps", "overlays", "en_face", "shape")
 """All that may come into the folder of the results."""
 
 

@@ -1,0 +1,53 @@
+"""What a user types, as values; each function raises UsageError where it makes no sense."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from fanogan.errors import FanoganError
+
+if TYPE_CHECKING:
+    from fanogan.retina import PicturesAs
+    from fanogan.scans import Spacing
+
+
+class UsageError(FanoganError):
+    """A command that can't be done as it was typed, said in one sentence."""
+
+
+def pictures_as(bscans: bool, volumes: bool) -> PicturesAs:
+    """Return what the two options say of the pictures of a folder."""
+    if bscans and volumes:
+        raise UsageError("--bscans and --volumes contradict each other: give one of them")
+    return "bscans" if bscans else "volumes" if volumes else "auto"
+
+
+def spacing_in(text: str | None) -> Spacing | None:
+    """Three lengths with commas between them."""
+    if text is None:
+        return None
+    try:
+        between, row, column = (float(part) if part.strip() else None for part in text.split(","))
+    except ValueError:
+        between = row = column = -1.0
+    if not all(length is None or 0 < length < math.inf for length in (between, row, column)):
+        raise UsageError(
+            f"--spacing {text}: give three lengths in mm, between B-scans, rows and columns, such "
+            "as 0.12,0.0039,0.0115"
+        )
+    return between, row, column
+
+
+def labels_in(text: str) -> list[int]:
+    """Whole numbers with commas between them."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--mask-labels {text}: give whole numbers such as 1,3") from None
+
+
+def check_alpha(alpha: float) -> None:
+    """Refuse what is no false-positive rate."""
+    if not 0 < alpha < 1:
+        raise UsageError(f"--alpha is {alpha:g}: give a false-positive rate between 0 and 1")
