@@ -13,14 +13,12 @@ are averaged to those 22 µm wide to which a retina is resampled anyway; rows st
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable
 from itertools import chain, groupby
 from pathlib import Path
 
-import numpy as np
-from oct_pictures import SETS, part_of
+from oct_pictures import SETS, part_of, patient_of, seconds
 from PIL import Image
 from tables import data_folder
 
@@ -28,8 +26,6 @@ OUT = Path(__file__).parents[1] / "src" / "fanogan" / "cli" / "octdl"
 COLUMNS, ROWS = range(870, 891), range(305, 331)
 COLUMN_MM = 0.022
 QUALITY = 70
-# Of two thumbnails: the same pictures correlate by .988 and more, others by .944 at most.
-SAME_PICTURE = 0.97
 PICTURES_OF_HEALTHY, TESTED_SHARE, PATIENTS_OF_DISEASE = 2, 1 / 4, 13
 
 
@@ -63,29 +59,7 @@ def main() -> None:
             print(f"{kind}: {len(files)} patients to {part}")
 
 
-def patient_of(file: Path, pattern: str) -> str:
-    """The patient's number in a name."""
-    found = re.search(pattern, file.name)
-    assert found
-    return found[1]
-
-
-def seconds(files: Sequence[Path], pattern: str) -> set[str]:
-    """Numbers of patients who have a lower number too: one of their pictures is nearly the same."""
-    thumbnails = []
-    for file in files:
-        with Image.open(file) as image:
-            small = np.asarray(image.resize((64, 24), Image.Resampling.LANCZOS), dtype=np.float64)
-        thumbnails.append((small - small.mean()).ravel() / np.linalg.norm(small - small.mean()))
-    correlations = np.array(thumbnails) @ np.array(thumbnails).T
-    numbers = [patient_of(file, pattern) for file in files]
-    pairs = [
-        {numbers[one], numbers[other]} for one, other in np.argwhere(correlations > SAME_PICTURE)
-    ]
-    return {max(pair, key=int) for pair in pairs if len(pair) == 2}
-
-
-def by_patient(files: Iterable[Path], pattern: str, left_out: set[str]) -> list[list[Path]]:
+def by_patient(files: Iterable[Path], pattern: str, left_out: Container[str]) -> list[list[Path]]:
     """The pictures of the common size of each patient, in the order of the stable number."""
     fitting = []
     for file in files:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tables import (
     RESULTS,
     RUNS,
@@ -59,6 +60,8 @@ SETS: dict[str, tuple[tuple[str, ...], str, tuple[None, float, float]]] = {
 }
 OCTDL_COLUMNS = 882  # of most of its pictures; others were resized, and show as much
 FULL_DEPTH = {"flat_rows": 64, "flat_base": 60, "stretch_retina": True}
+# Of two thumbnails: the same pictures correlate by .988 and more, others by .944 at most.
+SAME_PICTURE = 0.97
 SCORES = ("total", "mean", "image", "feature", "shape", "combined")
 SHOWN = {"izi_f": "f-AnoGAN", "ae": "autoencoder of equal cost", "critic": "critic alone"}
 
@@ -96,14 +99,12 @@ def flat(name: str, data: Path, space: FlatSpace) -> dict[str, list[FlatVolume]]
         for kind in classes:
             for file in sorted((data / name / kind).iterdir()):
                 scan = read_scan(file)
-                patient = re.search(pattern, file.name)
-                assert patient
                 width = scan.pixels.shape[2]
                 # Kermany's pictures of 1,536 columns were taken twice as densely.
                 share = OCTDL_COLUMNS / width if name == "octdl" else 0.5 if width > 1000 else 1.0
                 rows = row * share if name == "octdl" else row
                 spacing = (between, rows, column * share)
-                yield Scan(scan.pixels, f"{kind}/{file.name}", patient[1], spacing)
+                yield Scan(scan.pixels, f"{kind}/{file.name}", patient_of(file, pattern), spacing)
 
     store = RUNS / "oct_pictures" / f"{name}.zarr"
     if not store.exists():
@@ -115,13 +116,47 @@ def flat(name: str, data: Path, space: FlatSpace) -> dict[str, list[FlatVolume]]
     return found
 
 
+def second_numbers(name: str, data: Path) -> dict[str, str]:
+    """Second numbers of a set's patients, and the first ones."""
+    classes, pattern, _ = SETS[name]
+    every = [file for kind in classes for file in sorted((data / name / kind).iterdir())]
+    return seconds(every, pattern)
+
+
+def patient_of(file: Path, pattern: str) -> str:
+    """The patient's number in a name."""
+    found = re.search(pattern, file.name)
+    assert found
+    return found[1]
+
+
+def seconds(files: Sequence[Path], pattern: str) -> dict[str, str]:
+    """Numbers of patients who have a lower one too, and that: a picture is nearly the same."""
+    thumbnails = []
+    for file in files:
+        with Image.open(file) as image:
+            small = np.asarray(image.resize((64, 24), Image.Resampling.LANCZOS), dtype=np.float64)
+        thumbnails.append((small - small.mean()).ravel() / np.linalg.norm(small - small.mean()))
+    correlations = np.array(thumbnails) @ np.array(thumbnails).T
+    numbers = [patient_of(file, pattern) for file in files]
+    pairs = [
+        {numbers[one], numbers[other]} for one, other in np.argwhere(correlations > SAME_PICTURE)
+    ]
+    return {max(pair, key=int): min(pair, key=int) for pair in pairs if len(pair) == 2}
+
+
 def part_of(patient: str) -> float:
     """A stable number in [0, 1) for a patient."""
     return int(hashlib.sha256(patient.encode()).hexdigest()[:8], 16) / 2**32
 
 
-def split(found: Mapping[str, Sequence[FlatVolume]]) -> tuple[list[FlatVolume], ...]:
-    """Pictures to train on, to calibrate on and to test on; who is ill is tested alone."""
+def split(
+    found: Mapping[str, Sequence[FlatVolume]], second: Mapping[str, str]
+) -> tuple[list[FlatVolume], ...]:
+    """Pictures to train on, to calibrate on and to test on; who is ill is tested alone.
+
+    Who is trained or calibrated on under another number isn't tested.
+    """
     healthy, *ill = found.values()
     tested = [volume for kind in ill for volume in kind]
     of_ill = {volume.group for volume in tested}
@@ -129,7 +164,12 @@ def split(found: Mapping[str, Sequence[FlatVolume]]) -> tuple[list[FlatVolume], 
     for volume in healthy:
         at = 2 if volume.group in of_ill else int(np.digitize(part_of(volume.group), [0.6, 0.75]))
         parts[at].append(volume)
-    return parts
+
+    def person(volume: FlatVolume) -> str:
+        return second.get(volume.group, volume.group)
+
+    known = {person(volume) for volume in (*parts[0], *parts[1])}
+    return (*parts[:2], [volume for volume in parts[2] if person(volume) not in known])
 
 
 # --- scores -------------------------------------------------------------------------------------
@@ -138,13 +178,13 @@ def split(found: Mapping[str, Sequence[FlatVolume]]) -> tuple[list[FlatVolume], 
 def one(name: str, detector: str, seed: int, recipe: Recipe, data: Path, path: Path) -> None:
     """Train a detector on a set, and score what is tested of both."""
     space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
-    learnt, held_out, _ = split(flat(name, data, space))
+    learnt, held_out, _ = split(flat(name, data, space), second_numbers(name, data))
     normals = Normals.of(learnt, held_out, recipe)
     made = new_detector(detector, recipe, seed=seed)
     minutes = trained(made, normals, path)
     scored: dict[str, Any] = {}
     for other in SETS:
-        tested = split(flat(other, data, space))[2]
+        tested = split(flat(other, data, space), second_numbers(other, data))[2]
         scored[other] = {
             "names": [volume.name for volume in tested],
             "patients": [volume.group for volume in tested],

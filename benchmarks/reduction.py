@@ -53,7 +53,8 @@ def main() -> None:
             run = RUNS / "oct_pictures" / options.recipe / name / "izi_f" / f"seed{seed}"
             model = Detector.load(run, device="cpu").model
             assert model.preprocessing.retina
-            held_out = split(flat(name, data, model.preprocessing.retina.space))[1]
+            found = flat(name, data, model.preprocessing.retina.space)
+            held_out = split(found, {})[1]
             random = np.random.default_rng(seed)
             healthy = reduced(model, held_out)
             for count in COUNTS:
