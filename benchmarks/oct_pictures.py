@@ -205,7 +205,12 @@ def of_model(model: Model, tested: Sequence[FlatVolume]) -> dict[str, list[float
     found = {each.scan_name: each.without_arrays() for each in results(model, tested)}
     missing = [volume.name for volume in tested if volume.name not in found]
     assert not missing, missing
-    return {key: [getattr(found[v.name], key) for v in tested] for key in SCORES}
+    return {key: [rounded(getattr(found[v.name], key)) for v in tested] for key in SCORES}
+
+
+def rounded(score: float) -> float:
+    """Six digits, which are enough to rank."""
+    return float(f"{score:.6g}")
 
 
 def without_network(
@@ -237,7 +242,7 @@ def without_network(
             **trivial_scores(recorded / 255),
         }
         for key, value in each.items():
-            scores.setdefault(key, []).append(value)
+            scores.setdefault(key, []).append(rounded(value))
     return scores
 
 

@@ -193,6 +193,7 @@ def model_of(
         detector=name,
         title=name,
         exportable=detector.exportable,
+        averages_pixels=detector.averages_pixels,
         recipe=detector.recipe,
         networks=parts,
         score=score.eval(),

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from fanogan.scans.scan import Pixels
 
@@ -90,6 +89,8 @@ def _regions(is_value: Mask, is_alike: Mask) -> Iterator[tuple[_Box, Mask]]:
         is_value: Where the value is.
         is_alike: What makes it less of a surprise in the ring around a region.
     """
+    from scipy import ndimage
+
     if not _edge(is_value).any():
         return
     # Morphological opening by a square, with the value all around the frame.
@@ -135,6 +136,8 @@ def _with_soft_edge(region: Mask, frame: Pixels, value: float, softest: float) -
 
 def _repeated_lines(frame: Pixels, known: Mask) -> int:
     """Return how many rows from the top on repeat the outermost recorded one, or mirror others."""
+    from scipy import ndimage
+
     lines, known = frame[:, ::_THINNED].astype(np.float32), known[:, ::_THINNED]
     count = known.sum(axis=1, keepdims=True)
     # Fewer pixels are alike by chance.
@@ -174,6 +177,8 @@ def _repeated_lines(frame: Pixels, known: Mask) -> int:
 
 def _widened(mask: Mask, pixels: int) -> Mask:
     """Return a mask with all that is within so many pixels of it, diagonally too."""
+    from scipy import ndimage
+
     return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), 2 * pixels + 1).view(np.bool_))
 
 
