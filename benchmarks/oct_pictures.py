@@ -109,6 +109,7 @@ def flat(name: str, data: Path, space: FlatSpace) -> dict[str, list[FlatVolume]]
     store = RUNS / "oct_pictures" / f"{name}.zarr"
     if not store.exists():
         summary = prepare(list(pictures()), store, space=space)
+        assert not summary.failed, summary.failed  # every picture has a score
         print(f"{name}: {summary}", flush=True)
     found: dict[str, list[FlatVolume]] = {kind: [] for kind in classes}
     for volume in read_store(store, space):
@@ -266,9 +267,16 @@ def table(folder: Path, recipe: str) -> None:
             tested = every[0]["tested"][other]
             counts = Counter(each.split("/")[0] for each in tested["names"])
             said = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            unknown: dict[str, list[float]] = {}
+            for each, share in zip(tested["names"], tested["found"], strict=True):
+                unknown.setdefault(each.split("/")[0], []).append(100 * (1 - share))
+            lost = ", ".join(f"{kind} {np.mean(of):.2f}" for kind, of in unknown.items())
             rows = [*rows_of(runs, other)]
             header = ["score", "all ill (95 % interval)", *SETS[other][0][1:]]
-            parts.append(f"Tested on {other}: {said}. AUC by picture:\n\n{markdown(header, rows)}")
+            parts.append(
+                f"Tested on {other}: {said}. Columns without boundaries, margins "
+                f"included, mean in %: {lost}. AUC by picture:\n\n{markdown(header, rows)}"
+            )
     write_section("oct_pictures", "\n\n".join(parts))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -26,8 +27,9 @@ from fanogan.export import BadExport, ExportedModel, export, use_engine
 from fanogan.export.graph import Deployed, Resample
 from fanogan.phantom import make_phantom
 from fanogan.recipes import load_recipe
+from fanogan.retina import FlatVolume
 from fanogan.scans import Scan
-from fanogan.scoring import HALF, Model, score, score_batch, totals_of
+from fanogan.scoring import HALF, Model, results, score, score_batch, totals_of
 
 TINY = load_recipe("smoke").but(
     critic_updates=4,
@@ -359,6 +361,26 @@ def test_volumes_score_the_same_with_the_fastest_engine(retinal: Model) -> None:
     assert all(f"{name} " in said for name in ("torch", "onnxruntime", "openvino"))
     assert_allclose(score(faster, [eye]).total, expected.total, rtol=1e-4)
     assert retinal.engine == "torch"
+
+
+@pytest.mark.parametrize("name", ["critic", "izi_f"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_engines_score_a_window_on_what_is_known_of_it(name: str, engine: str) -> None:
+    pytest.importorskip(engine, reason="the extra 'export' isn't installed")
+    pytest.importorskip("onnxscript", reason="the extra 'export' isn't installed")
+    shape, spacing = (2, 240, 96), (0.24, 0.00387, 0.022)
+    eyes = [flat_phantom(make_phantom(seed, shape=shape, spacing=spacing)) for seed in range(2)]
+    recipe = TINY.but(window=(64, 48), geometry="retina")
+    model = new_detector(name, recipe, device="cpu").fit(eyes).model
+    cut = dataclasses.replace(eyes[0], recorded=eyes[0].recorded.copy())
+    cut.recorded[:, :, :15] = False
+
+    def means(model: Model, eye: FlatVolume) -> list[float]:  # over all windows
+        return [result.mean for result in results(model, [eye])]
+
+    other, _ = use_engine(model, engine)
+    assert_allclose(means(other, cut), means(model, cut), rtol=1e-4)
+    assert means(model, cut) != means(model, eyes[0])
 
 
 def test_training_anew_puts_the_engine_aside() -> None:

@@ -257,9 +257,8 @@ def test_from_the_scan_to_flat_space_and_back() -> None:
     scan = Scan(phantom.pixels, "eye", "eye", spacing, is_volume=True)
     inner, outer = phantom.boundaries["ILM"], phantom.boundaries["RPE outer"].copy()
     outer[1, 77] = np.nan
-    there = make_flat(
-        scan, Boundaries.exact(inner, outer), np.zeros(scan.pixels.shape, bool), FlatSpace()
-    )
+    lines = Boundaries(inner, outer, outer, np.ones_like(inner))
+    there = make_flat(scan, lines, np.zeros(scan.pixels.shape, bool), FlatSpace())
     assert there.pixels.shape == (4, 128, 106) and there.pixels.dtype == np.uint8
     assert there.spacing[0] == 1.0 and abs(there.spacing[1] / 0.00387 - 1) < 0.02
     flat, grid = there.flat, there.grid
@@ -286,7 +285,8 @@ def test_a_lesions_mask_survives_the_whole_way_as_shares(column_mm: float, kind:
     shape, spacing = (4, 496, 256), (0.4, 0.00387, column_mm)
     eye = make_phantom(407, shape=shape, spacing=spacing, diseased=True, lesions=[kind])
     scan = Scan(eye.pixels, "eye", "eye", spacing, is_volume=True)
-    lines = Boundaries.exact(eye.boundaries["ILM"], eye.boundaries["RPE outer"])
+    inner, outer = eye.boundaries["ILM"], eye.boundaries["RPE outer"]
+    lines = Boundaries(inner, outer, outer, np.ones_like(inner))
     volume = make_flat(scan, lines, np.zeros(shape, bool))
     assert volume.pixels.shape[2] < 0.6 * shape[2]
     ways: list[list[np.ndarray]] = [[], [], []]

@@ -22,7 +22,8 @@ def flat(thickness: float, columns: int = 100, spacing: Spacing = UNKNOWN) -> Fl
     """A single B-scan whose retina is so many rows thick."""
     pixels = np.random.default_rng(0).integers(0, 255, (1, 200, columns), dtype=np.uint8)
     inner = np.full((1, columns), 40, dtype=np.float32)
-    boundaries = Boundaries.exact(inner, inner + np.float32(thickness))
+    outer = inner + np.float32(thickness)
+    boundaries = Boundaries(inner, outer, outer, np.ones_like(inner))
     scan = Scan(pixels, f"{thickness}", "person", spacing)
     return make_flat(scan, boundaries, np.zeros(pixels.shape, dtype=np.bool_))
 

@@ -180,6 +180,11 @@ def test_files_without_a_preamble_are_read(tmp_path: Path) -> None:
             | {"Rows": 10_000, "Columns": 10_000},
             r"4\.2 GB once decoded",
         ),
+        # Of a byte a pixel as stored, and of four once a fraction has made floats of them.
+        (
+            {"RescaleSlope": "0.5", "NumberOfFrames": 11, "Rows": 10_000, "Columns": 10_000},
+            r"4\.4 GB once decoded",
+        ),
         ({"PixelData": None}, "without an image"),
         ({"Rows": 13}, "damaged or cut short"),
         ({"PixelData": bytes(240)}, "same value in every pixel"),

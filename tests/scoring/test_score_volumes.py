@@ -66,7 +66,7 @@ def eye() -> FlatVolume:
     inner, outer = made.boundaries["ILM"].copy(), made.boundaries["RPE outer"].copy()
     inner[1] = outer[1] = np.nan
     scan = Scan(pixels, "eye", "eye", made.spacing, is_volume=True)
-    return make_flat(scan, Boundaries.exact(inner, outer), margins)
+    return make_flat(scan, Boundaries(inner, outer, outer, np.ones_like(inner)), margins)
 
 
 def table_of(path: Path) -> list[dict[str, str]]:

@@ -520,7 +520,8 @@ def eyes(tmp_path_factory):
             margins = np.zeros(eye.pixels.shape, dtype=np.bool_)
             lines = (eye.boundaries["ILM"], eye.boundaries["RPE outer"])
             space = FlatSpace(RETINAL.flat_rows, RETINAL.flat_base, RETINAL.stretch_retina)
-            flat.append(make_flat(scan, Boundaries.exact(*lines), margins, space))
+            boundaries = Boundaries(*lines, lines[1], np.ones_like(lines[0]))
+            flat.append(make_flat(scan, boundaries, margins, space))
             if kind == "anomalous":
                 path = folder / "masks" / f"{eye.name}.tif"
                 tifffile.imwrite(path, np.uint8(255) * eye.mask, photometric="minisblack")

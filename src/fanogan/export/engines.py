@@ -111,8 +111,11 @@ def _openvino(model: str | bytes, threads: int) -> tuple[Run, str]:
     told = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     compiled = core.compile_model(read, "CPU", told)
 
+    # A mask, the last input, is dropped where nothing depends on it, as in the critic's graph.
+    count = len(compiled.inputs)
+
     def run(*inputs: np.ndarray) -> list[np.ndarray]:
-        return list(compiled(list(inputs)).values())
+        return list(compiled(list(inputs[:count])).values())
 
     return run, str(read.get_rt_info(KEY).value) if read.has_rt_info(KEY) else ""
 

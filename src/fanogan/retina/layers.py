@@ -72,11 +72,6 @@ class Boundaries:
     epithelium: Array  # row of the outer boundary of the pigment epithelium
     confidence: Array  # in [0, 1], from the contrast at both surfaces
 
-    @classmethod
-    def exact(cls, inner: Array, outer: Array) -> Boundaries:
-        """Return surfaces that are known, of an eye in which nothing lifts the epithelium."""
-        return cls(inner, outer, outer, np.isfinite(inner).astype(np.float32))
-
     @property
     def clear(self) -> NDArray[np.bool_]:
         """Where both surfaces are seen clearly: (B-scans, columns)."""
