@@ -107,16 +107,23 @@ def trivial_columns(images: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.array([one[name] for one in each]) for name in each[0]}
 
 
-def trained(detector: Detector, normals: Any, path: Path) -> float | None:
-    """Train for the result in ``path``, one of RESULTS; its networks go to the same place in RUNS.
+def run_of(path: Path) -> Path:
+    """Where the networks of the result in ``path``, one of RESULTS, are kept: its place in RUNS."""
+    return RUNS / path.relative_to(RESULTS).with_suffix("")
+
+
+def trained(
+    detector: Detector, normals: Any, path: Path, gan: Path | None = None
+) -> float | None:
+    """Train for the result in ``path``, one of RESULTS, perhaps upon a GAN that is trained.
 
     Returns:
         The minutes it took, or None where a training that was stopped has been resumed.
     """
-    run = RUNS / path.relative_to(RESULTS).with_suffix("")
+    run = run_of(path)
     resume = (run / "config.yaml").exists()
     started = time.monotonic()
-    detector.fit(normals, out=run, resume=resume)
+    detector.fit(normals, gan=gan, out=run, resume=resume)
     return None if resume else (time.monotonic() - started) / 60
 
 

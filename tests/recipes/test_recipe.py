@@ -69,7 +69,7 @@ def test_paper_is_the_published_setting() -> None:
         "tanh",
         True,
     )
-    assert (paper.held_out_fraction, paper.top_window_fraction) == (0.1, 0.05)
+    assert (paper.held_out_fraction, paper.top_window_fraction) == (0.1, "auto")
     assert not paper.reestimate_batch_norm
 
 

@@ -1,10 +1,13 @@
 """Boundaries of the retina, against the phantom's exact ones."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from fanogan.phantom.eye import make_phantom
 from fanogan.retina import Boundaries, find_boundaries
+from fanogan.scans import read_scan
 
 SHAPE = (3, 320, 160)
 SPACING = (0.4, 0.00387, 0.0228)
@@ -155,3 +158,14 @@ def test_shapes_that_do_not_fit():
         find_boundaries(np.zeros((10, 10)), SPACING)
     with pytest.raises(ValueError, match="shape"):
         find_boundaries(np.zeros((1, 10, 10)), SPACING, np.ones((1, 10, 9), dtype=bool))
+
+
+@pytest.mark.parametrize("name", ["655981-3", "5997818-16", "3956983-2"])
+def test_the_inner_line_stays_above_a_dark_fovea(data_folder: Path, name: str) -> None:
+    file = data_folder / "oct" / "kermany" / "NORMAL" / f"NORMAL-{name}.jpeg"
+    if not file.exists():
+        pytest.skip(f"no picture {file}")
+    spacing = (None, 0.00387, 0.0115)
+    found = find_boundaries(read_scan(file).pixels, spacing)
+    # The retina of a healthy fovea is about 0.2 mm thick, and its photoreceptors about 0.1 mm.
+    assert np.nanmin(found.outer - found.inner) * spacing[1] > 0.15

@@ -169,6 +169,20 @@ def test_a_patch_is_scored_as_it_is_alone(model: Model, eye: FlatVolume) -> None
         assert total == pytest.approx(image + feature)
 
 
+def test_a_b_scan_scores_its_higher_half_and_a_volume_its_highest_windows(model: Model) -> None:
+    eye = flat_phantom(make_phantom(8, shape=(2, 240, 400), spacing=SPACING))
+    *bscans, volume = results(model, [eye])
+
+    def highest(totals: np.ndarray, share: float) -> float:
+        return float(np.sort(totals)[-int(np.ceil(share * len(totals))) :].mean())
+
+    totals = [bscan.patches[:, 2] for bscan in bscans if bscan.patches is not None]
+    assert min(len(each) for each in totals) > 20
+    for bscan, each in zip(bscans, totals, strict=True):
+        assert bscan.total == pytest.approx(highest(each, 0.5), rel=1e-5)
+    assert volume.total == pytest.approx(highest(np.concatenate(totals), 0.05), rel=1e-5)
+
+
 def test_the_score_of_the_retina_alone_knows_nothing_of_the_rest(
     model: Model, eye: FlatVolume
 ) -> None:

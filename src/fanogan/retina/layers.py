@@ -26,8 +26,9 @@ Surfaces = NDArray[np.float64]
 
 # mm between B-scans, rows and columns of a Spectralis volume, assumed for unknown spacings.
 TYPICAL_SPACING = (0.12, 0.00387, 0.0114)
-# mm between the two surfaces.
-LEAST_THICKNESS, MOST_THICKNESS = 0.1, 1.2
+# mm between the two surfaces; with less, the inner one falls upon the photoreceptors where all
+# above them is dark, as in the fovea.
+LEAST_THICKNESS, MOST_THICKNESS = 0.15, 1.2
 # From it on a column is seen clearly; 1 is a contrast of 0.3 of a B-scan's own range.
 LEAST_CONFIDENCE = 0.5
 # Percentiles of a B-scan that become 0 and 1, and where brighter pixels are cut off.

@@ -308,9 +308,12 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
     """
     scan, terms = encoded.scan, frame.terms
     totals = totals_of(model, terms)
-    means = terms[_top(totals, model.recipe.top_window_fraction)].mean(0)
+    top = model.recipe.top_window_fraction
+    if top == "auto":
+        top = 0.5 if number is not None and isinstance(scan, FlatVolume) else 0.05
+    means = terms[_top(totals, top)].mean(0)
     total = float(totals_of(model, means))
-    shape, line = _shape_of(encoded, number, model.recipe.top_window_fraction)
+    shape, line = _shape_of(encoded, number, top)
     combination = model.calibration.combination
     hashes = encoded.hashes if number is None else encoded.hashes[number : number + 1]
     seen = model.seen.note(hashes) if model.seen else None
