@@ -36,8 +36,8 @@ from tables import (
     keep,
     kept_results,
     markdown,
-    spread,
     run_of,
+    spread,
     trained,
     write_section,
 )

@@ -112,9 +112,7 @@ def run_of(path: Path) -> Path:
     return RUNS / path.relative_to(RESULTS).with_suffix("")
 
 
-def trained(
-    detector: Detector, normals: Any, path: Path, gan: Path | None = None
-) -> float | None:
+def trained(detector: Detector, normals: Any, path: Path, gan: Path | None = None) -> float | None:
     """Train for the result in ``path``, one of RESULTS, perhaps upon a GAN that is trained.
 
     Returns:
