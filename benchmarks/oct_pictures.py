@@ -1,10 +1,11 @@
 """Single B-scans of healthy and ill retinas, by picture: trained on one set, tested on both.
 
-Kermany (Spectralis; CNV, DME, drusen) and OCTDL (Optovue; six diseases), CC BY 4.0. The split is by
-patient, over all classes: a stable hash of the number takes 60 % of the healthy patients to train
-and 15 % to calibrate; the rest and all who are ill are tested. The retina is seen at full depth; a
-picture's score is the recipe's, and the mean over all its windows stands beside it. The critic
-alone is that of f-AnoGAN's GAN. Beside the detectors stand the scores that need no network.
+Kermany (Spectralis; CNV, DME, drusen) and OCTDL (Optovue; six diseases), CC BY 4.0; and, by patch
+and pixel, six eyes with edema of Chiu et al. 2015, as in `oct.py`. The split is by patient, over
+all classes: a stable hash of the number takes 60 % of the healthy patients to train and 15 % to
+calibrate; the rest and all who are ill are tested. The retina is seen at full depth; a picture's
+score is the recipe's, and the mean over all its windows stands beside it. The critic alone is that
+of f-AnoGAN's GAN. Beside the detectors stand the scores that need no network.
 
 Pictures are flattened once, into stores under ``runs/``. Resumable; a result that is in
 ``benchmarks/results/`` isn't made again.
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from oct import edema
+from oct_patches import LEVELS
 from PIL import Image
 from tables import (
     RESULTS,
@@ -44,7 +47,7 @@ from tables import (
 
 from fanogan import Recipe, Scan, load_recipe
 from fanogan.data import Normals
-from fanogan.detectors import new_detector, untrained
+from fanogan.detectors import Detector, new_detector, untrained
 from fanogan.evaluation import mean_interval, resampled_aucs, trivial_scores
 from fanogan.retina import FlatSpace, FlatVolume, prepare, read_store
 from fanogan.scans import read_scan
@@ -86,6 +89,9 @@ def main() -> None:
                 path = folder / name / detector / f"seed{seed}.json"
                 if done(path) is None:
                     one(name, detector, seed, recipe, data, path)
+                of_fluid = folder / "chiu" / name / detector / path.name
+                if done(of_fluid) is None:
+                    fluid(run_of(path), name, seed, recipe, data, of_fluid)
     table(folder, options.recipe)
 
 
@@ -221,21 +227,18 @@ def without_network(
 ) -> dict[str, list[float]]:
     """Scores of flat pictures that need no network; some are fitted on the training normals."""
 
-    def pixels(volume: FlatVolume) -> np.ndarray:
-        return np.where(volume.recorded[0], volume.pixels[0].astype(np.float64), np.nan)
-
     def statistics(volume: FlatVolume) -> np.ndarray:
-        flat = pixels(volume)
+        flat = pixels_of(volume, 0)
         step = np.nanmean(np.abs(np.diff(flat, axis=1)))
         return np.array([np.log(step), np.nanmean(flat), np.log(np.nanstd(flat))])
 
-    rows = np.concatenate([pixels(volume) for volume in learnt], axis=1)
+    rows = np.concatenate([pixels_of(volume, 0) for volume in learnt], axis=1)
     mean, deviation = np.nanmean(rows, axis=1), np.nanstd(rows, axis=1)
     known = np.array([statistics(volume) for volume in learnt])
     inverse = np.linalg.inv(np.cov(known.T))
     scores: dict[str, list[float]] = {}
     for volume in tested:
-        off = (pixels(volume) - mean[:, None]) / deviation[:, None]
+        off = (pixels_of(volume, 0) - mean[:, None]) / deviation[:, None]
         away = statistics(volume) - known.mean(axis=0)
         recorded = volume.pixels[0][:, volume.recorded[0].all(axis=0)]
         each = {
@@ -247,6 +250,91 @@ def without_network(
         for key, value in each.items():
             scores.setdefault(key, []).append(rounded(value))
     return scores
+
+
+# --- fluid --------------------------------------------------------------------------------------
+
+
+def fluid(run: Path, name: str, seed: int, recipe: Recipe, data: Path, path: Path) -> None:
+    """Score the eyes with edema, with what was trained on a set in ``run``."""
+    space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
+    tested = list(edema(data.parent, space))
+    learnt = split(flat(name, data, space), second_numbers(name, data))[0]
+    rows = np.concatenate([pixels_of(volume, 0) for volume in learnt], axis=1)
+    usual = np.nanmean(rows, axis=1)[:, None], np.nanstd(rows, axis=1)[:, None]
+    model = Detector.load(run, device="cpu").model
+    scored = {"trained": aucs_of_fluid(model, tested, usual)}
+    if run.parent.name == "izi_f":
+        scored["untrained"] = aucs_of_fluid(untrained(model), tested, usual)
+    keep(path, {"scored": scored, **conditions(seed=seed, minutes=None)})
+
+
+def aucs_of_fluid(
+    model: Model,
+    tested: Sequence[tuple[FlatVolume, np.ndarray]],
+    usual: tuple[np.ndarray, np.ndarray],
+) -> dict[str, list[float]]:
+    """AUCs of scores that need a network and of others, the same patches and pixels for each.
+
+    Of patches with any fluid, 1 % and 5 % of it; of pixels; of pixels within a flat row.
+    """
+    window = model.preprocessing.window
+    assert window is not None
+    masks = {volume.name: mask for volume, mask in tested}
+    shares: list[float] = []
+    patches: dict[str, list[float]] = {}
+    maps: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    for one in results(model, [volume for volume, _ in tested]):
+        if one.unit == "volume":
+            continue
+        volume, frame = one.volume, one.frame
+        assert volume is not None and one.patches is not None and one.residual is not None
+        mask = masks[volume.name][frame]
+        marked, flat_pixels = volume.forward(frame, mask), pixels_of(volume, frame)
+        plain = {
+            "darkness": -flat_pixels,
+            "row means as z-scores": ((flat_pixels - usual[0]) / usual[1]) ** 2,
+        }
+        for row, column, *terms in one.patches:
+            at = np.s_[int(row) : int(row) + window[0], int(column) : int(column) + window[1]]
+            shares.append(float(marked[at].mean()))
+            each = dict(zip(("total", "image", "feature"), terms, strict=True))
+            each |= {key: float(np.nanmean(of[at])) for key, of in plain.items()}
+            for key, value in each.items():
+                patches.setdefault(key, []).append(value)
+        depths = volume.to_original(frame, rows_of_flat(flat_pixels.shape))
+        shown = {key: volume.to_original(frame, np.nan_to_num(of)) for key, of in plain.items()}
+        for key, of in {"total": one.residual, **shown}.items():
+            known = np.isfinite(one.residual) & np.isfinite(depths)
+            maps.setdefault(key, []).append((mask[known], of[known], np.rint(depths[known])))
+    found = {key: at_levels(np.array(shares), np.array(of)) for key, of in patches.items()}
+    for key, parts in maps.items():
+        labels, scores, rows = (np.concatenate(each) for each in zip(*parts, strict=True))
+        of_rows = [(labels[rows == row], scores[rows == row]) for row in np.unique(rows)]
+        within = [auc(ill, of) for ill, of in of_rows if ill.any() and not ill.all()]
+        found[key] += [rounded(auc(labels, scores)), rounded(float(np.mean(within)))]
+    return found
+
+
+def pixels_of(volume: FlatVolume, frame: int) -> np.ndarray:
+    """The flat pixels of a B-scan, NaN where none were recorded."""
+    pixels = volume.pixels[frame].astype(np.float32)
+    return np.where(volume.recorded[frame], pixels, np.float32(np.nan))
+
+
+def rows_of_flat(shape: tuple[int, ...]) -> np.ndarray:
+    """The number of its row in each pixel."""
+    return np.repeat(np.arange(shape[0], dtype=np.float32)[:, None], shape[1], axis=1)
+
+
+def at_levels(share: np.ndarray, scores: np.ndarray) -> list[float]:
+    """AUC of patches with at least so much fluid against those with none, for each level."""
+    aucs = []
+    for least in LEVELS.values():
+        ill = (share > 0) & (share >= least)
+        chosen = ill | (share == 0)
+        aucs.append(rounded(auc(ill[chosen].astype(int), scores[chosen])))
+    return aucs
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -279,7 +367,36 @@ def table(folder: Path, recipe: str) -> None:
                 f"Tested on {other}: {said}. Columns without boundaries, margins "
                 f"included, mean in %: {lost}. AUC by picture:\n\n{markdown(header, rows)}"
             )
+        parts += fluid_table(folder / "chiu" / name)
     write_section("oct_pictures", "\n\n".join(parts))
+
+
+def fluid_table(folder: Path) -> list[str]:
+    """The table of the eyes with edema, if there are results."""
+    runs = {kind: kept_results(folder / kind) for kind in SHOWN}
+    scored = {kind: [result["scored"] for result in found] for kind, found in runs.items() if found}
+    if not scored:
+        return []
+    groups = [
+        (f"{SHOWN[kind]}{title}", [each["trained"] for each in found], key)
+        for kind, found in scored.items()
+        for key, title in {"total": "", "image": ": A_R", "feature": ": A_D"}.items()
+        if kind == "izi_f" or key == "total"
+    ]
+    first = next(iter(scored.values()))
+    groups += [("untrained", [each["untrained"] for each in scored.get("izi_f", [])], "total")]
+    groups += [(key, [first[0]["trained"]], key) for key in ("darkness", "row means as z-scores")]
+    rows = [
+        [title, *map(spread, zip(*(each[key] for each in found), strict=True))]
+        for title, found, key in groups
+        if found
+    ]
+    widest = max(map(len, rows))
+    rows = [[*row, *["–"] * (widest - len(row))] for row in rows]
+    header = ["score", *LEVELS, "per pixel", "within a flat row"]
+    return [
+        f"Tested on the eyes with edema, AUC by patch and by pixel:\n\n{markdown(header, rows)}"
+    ]
 
 
 def rows_of(runs: Mapping[str, Sequence[Mapping[str, Any]]], other: str) -> Iterable[list[str]]:

@@ -3,10 +3,18 @@
 import numpy as np
 import pytest
 
-from fanogan.report.en_face import MAP_SIDE, STRIP, VolumeCase, en_face_picture, region_mask
-from fanogan.report.images import OUTLINE_COLOUR, overlay
+from fanogan.report.en_face import (
+    MAP_SIDE,
+    STRIP,
+    Ground,
+    VolumeCase,
+    en_face_picture,
+    region_mask,
+)
+from fanogan.report.images import OUTLINE_COLOUR, as_rgb, overlay
 from fanogan.retina.regions import find_regions
 from fanogan.scans.scan import EnFace
+from fanogan.scoring.cases import pack, unpack_volume
 
 
 def volume(frames=8, columns=60, spacing=(0.25, 0.004, 0.05), **changes):
@@ -238,3 +246,31 @@ def test_arrays_that_do_not_fit_are_refused(changes, sentence):
 def test_worst_bscan_is_the_highest_known():
     assert volume(3, scores=np.array([np.nan, 0.2, 0.1])).worst == 1
     assert volume(3, scores=np.full(3, np.nan)).worst == 0
+
+
+# The map of the retina's shape
+
+
+def test_the_map_of_shape_is_coloured_where_it_leaves_the_normals():
+    shape = np.full((8, 60), 0.9, dtype=np.float32)
+    shape[2:4, 10:20] = 3.0
+    case = volume(shape=shape)
+    assert case.of_shape is not None
+    picture = en_face_picture(case.of_shape)
+    ground = Ground.of(case)
+    far = (ground.bscans >= 0) & (shape[ground.bscans, ground.columns] > 1)
+    coloured = (picture[:-STRIP] != as_rgb(ground.picture)).any(axis=-1)
+    assert far.any()
+    np.testing.assert_array_equal(coloured, far)
+    assert volume().of_shape is None
+
+
+def test_a_map_of_shape_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="shape of shape"):
+        volume(shape=np.zeros((8, 59), dtype=np.float32))
+
+
+def test_a_packed_volume_keeps_its_map_of_shape():
+    shape = np.arange(480, dtype=np.float32).reshape(8, 60)
+    np.testing.assert_array_equal(unpack_volume(pack(volume(shape=shape))).shape, shape)
+    assert unpack_volume(pack(volume())).shape is None

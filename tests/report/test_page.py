@@ -665,6 +665,15 @@ def test_without_held_out_volumes_the_map_has_no_colours(score_page, volumes):
     assert "p =" not in page.text
 
 
+def test_the_map_of_shape_stands_beside_the_b_scans(score_page, volumes):
+    eye = part(volumes[0], 2)
+    shape = np.full(eye.en_face.shape, 2.0, dtype=np.float32)
+    for case, maps in ((replace(eye, shape=shape), 1), (eye, 0)):
+        page = score_page([], volume_cases=[case], total=9, scores=np.ones(9))
+        found = [one for one in page.images if one["alt"].startswith("En-face map of the retina")]
+        assert len(found) == maps
+
+
 def test_evaluation_shows_volumes_and_steps(evaluation_page, volumes):
     stream = io.BytesIO()
     Image.new("RGB", (30, 20), (9, 8, 7)).save(stream, "PNG")

@@ -9,7 +9,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from fanogan.report.images import OUTLINE_COLOUR, as_rgb, edge, overlay
-from fanogan.retina import Region
+from fanogan.retina import SHAPE_RANGE, Region
 from fanogan.scans import EnFace, Spacing
 
 MAP_SIDE = 768  # px of the longer side: a Spectralis' fundus picture keeps its own pixels
@@ -52,6 +52,8 @@ class VolumeCase:
         spacing: Millimetres between B-scans, rows and columns; None where unknown.
         fundus: The device's fundus image, and the B-scans' lines on it.
         regions: Candidate regions of `en_face`.
+        shape: (B-scans, columns) how far the retina's shape is from normals, as
+            `retina.ShapeNormals.lines`, or None.
         masks: (B-scans, rows, columns) bool, ground truth, or None.
         held_out_subjects: Of how many subjects the held-out volumes are.
 
@@ -73,13 +75,15 @@ class VolumeCase:
     spacing: Spacing
     fundus: EnFace | None
     regions: Sequence[Region]
+    shape: np.ndarray | None = None
     masks: np.ndarray | None = None
     held_out_subjects: int = 0
 
     def __post_init__(self) -> None:
         """Check that the arrays belong together."""
         whole = frames, _, columns = self.bscans.shape
-        expected = {"scores": (frames,), "en_face": (frames, columns)}
+        plane = (frames, columns)
+        expected = {"scores": (frames,), "en_face": plane, "shape": plane}
         for field, shape in {**expected, "residuals": whole, "masks": whole}.items():
             values = getattr(self, field)
             if values is not None and values.shape != shape:
@@ -97,6 +101,14 @@ class VolumeCase:
     def worst(self) -> int:
         """The number of the B-scan with the highest score."""
         return int(np.nan_to_num(self.scores, nan=-math.inf).argmax())
+
+    @cached_property
+    def of_shape(self) -> VolumeCase | None:
+        """The same volume with the map of its shape as the en-face map, if there is one."""
+        if self.shape is None:
+            return None
+        floor, end = SHAPE_RANGE
+        return replace(self, en_face=self.shape, en_face_floor=floor, en_face_scale=end, regions=())
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def _panel(case: VolumeCase, rank: int, scale: float) -> dict[str, Any]:
         "shape": (height, columns),
         "map": compressed_uri(picture),
         "map_shape": picture.shape,
+        "shape_map": _shape_map(case, ground),
         "line": lines[worst],
         "bars": _bars(case.scores),
         "texts": texts,
@@ -96,6 +97,13 @@ def _panel(case: VolumeCase, rank: int, scale: float) -> dict[str, Any]:
         "map_bar": data_uri(scale_bar(case.en_face_scale)) if has_scale else None,
         "data": json.dumps(data, separators=(",", ":")),
     }
+
+
+def _shape_map(case: VolumeCase, ground: Ground) -> dict[str, str] | None:
+    if case.of_shape is None:
+        return None
+    bar = data_uri(scale_bar(case.of_shape.en_face_scale))
+    return {"map": compressed_uri(en_face_picture(case.of_shape, ground)), "bar": bar}
 
 
 def _bscan_pictures(case: VolumeCase, frame: int, rows: slice, scale: float) -> dict[str, str]:

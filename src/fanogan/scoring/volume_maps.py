@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import numpy as np
 
 from fanogan.calibration import Calibration
 from fanogan.report import VolumeCase, describe, en_face_picture, overlay, with_strip
-from fanogan.retina import SHAPE_RANGE, FlatVolume, find_regions
+from fanogan.retina import FlatVolume, find_regions
 from fanogan.scans import UNKNOWN_SPACING, Spacing
 from fanogan.scoring.cases import as_picture
 from fanogan.scoring.result import Result
@@ -77,6 +76,7 @@ class VolumeMaps:
             spacing=volume.scan_spacing,
             fundus=volume.en_face,
             regions=regions,
+            shape=self.shape,
             masks=self.masks,
             held_out_subjects=calibration.subjects(result.unit),
         )
@@ -91,14 +91,10 @@ class VolumeMaps:
             _float_tiff(self.en_face, (None, between, across)),
         )
         yield f"en_face/{place_of(case.name, '.png')}", _png(en_face_picture(case))
-        if self.shape is not None:
-            floor, end = SHAPE_RANGE
-            of_shape = dataclasses.replace(
-                case, en_face=self.shape, en_face_floor=floor, en_face_scale=end, regions=()
-            )
+        if case.of_shape is not None:
             plane = (None, between, across)
-            yield f"shape/{place_of(case.name, '.tif')}", _float_tiff(self.shape, plane)
-            yield f"shape/{place_of(case.name, '.png')}", _png(en_face_picture(of_shape))
+            yield f"shape/{place_of(case.name, '.tif')}", _float_tiff(case.of_shape.en_face, plane)
+            yield f"shape/{place_of(case.name, '.png')}", _png(en_face_picture(case.of_shape))
         worst = np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")
         for frame in worst[: min(BSCANS_DRAWN, int(np.isfinite(self.scores).sum()))]:
             residual = np.nan_to_num(self.residuals[frame])
