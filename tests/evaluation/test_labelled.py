@@ -22,10 +22,12 @@ from fanogan.evaluation import (
     PixelROC,
     calibrated_row,
     compared_rows,
+    delong,
     evaluate,
     masks_of,
     pixels,
 )
+from fanogan.evaluation.comparison import ahead_of_best, honest_scores
 from fanogan.recipes import load_recipe
 from fanogan.scans import BadScan
 from fanogan.scoring import results, score
@@ -228,6 +230,29 @@ def test_rows_equal_scikit_learn():
         low, high = row["auc_interval"]
         assert low <= row["auc"] <= high
     assert rows[3]["auc"] == pytest.approx(1 - rows[0]["auc"])
+
+
+def test_a_lead_over_the_best_that_needs_no_learning_is_paired():
+    random = np.random.default_rng(4)
+    labels = np.repeat([0, 1], [150, 150])
+    image = random.normal(size=300)
+    totals, untrained = image + 2 * labels, random.normal(size=300)
+    darkness = image + random.normal(size=300) / 4 + labels  # what is hard is hard for both
+    trivial = {"darkness": darkness}
+    rows = compared_rows(
+        labels, {k: totals for k in ("total", "image", "feature")}, untrained, trivial
+    )
+    found = ahead_of_best(labels, totals, rows, honest_scores(totals, untrained, trivial))
+    assert found["name"] == "darkness"
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, darkness))
+    expected = delong(labels, totals, darkness)
+    assert found["difference"] == pytest.approx(expected.difference)
+    low, high = found["interval"]
+    assert low == pytest.approx(expected.difference - 1.96 * expected.standard_error, abs=0.01)
+    assert high == pytest.approx(expected.difference + 1.96 * expected.standard_error, abs=0.01)
+    groups = ["one"] * 300
+    alone = ahead_of_best(labels, totals, rows, honest_scores(totals, untrained, trivial), groups)
+    assert alone["interval"] is None
 
 
 def test_rows_of_a_detector_are_of_its_own_scores(detector, model, normal, anomalous, evaluated):

@@ -172,8 +172,9 @@ def row(name, kind, auc):
     }
 
 
-def evaluation(method=0.91, brightness=0.66, **changes):
+def evaluation(method=0.91, brightness=0.66, interval=(0.18, 0.31), **changes):
     honest = [row("brightness", "honest", brightness), row("score inverted", "honest", 1 - method)]
+    best = max(honest, key=lambda each: each["auc"])
     whole = {
         "unit": "image",
         "n": 200,
@@ -181,6 +182,12 @@ def evaluation(method=0.91, brightness=0.66, **changes):
         "prevalence": 0.4,
         "n_subjects": 12,
         "rows": [row("f-AnoGAN (A)", "method", method), row("A_R", "term", 0.8), *honest],
+        "ahead_of_best": {
+            "name": best["name"],
+            "auc": best["auc"],
+            "difference": method - best["auc"],
+            "interval": interval,
+        },
         "calibrated": {
             "alpha": 0.05,
             "threshold": 0.234,
@@ -482,6 +489,28 @@ def test_numbers_of_an_evaluation_are_shown(evaluated):
     assert "below 0.5" not in text
 
 
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        (
+            (0.18, 0.31),
+            "It is ahead of every score that needs no learning: 0.250 above brightness "
+            "(AUC 0.660), 95 % interval of the difference 0.180 to 0.310.",
+        ),
+        (
+            (-0.02, 0.31),
+            "It isn't told apart from the best score that needs no learning: 0.250 above "
+            "brightness (AUC 0.660), 95 % interval of the difference -0.020 to 0.310.",
+        ),
+        (None, "It is 0.250 above brightness (AUC 0.660), the best score that needs no learning."),
+    ],
+)
+def test_the_first_line_says_whether_it_beats_what_needs_no_learning(
+    evaluation_page, interval, words
+):
+    assert words in evaluation_page(evaluation(interval=interval)).text
+
+
 def test_a_trivial_score_that_wins_is_said_at_the_top(evaluation_page):
     page = evaluation_page(evaluation(method=0.71, brightness=0.88))
     sentence = "A trivial score does better: brightness reaches AUC 0.880, f-AnoGAN (A) 0.710."
@@ -522,6 +551,8 @@ def test_pixels_have_their_curve_and_numbers(evaluation_page):
     ):
         assert words in page.text, words
     assert "A trivial map does better: darkness reaches pixel AUC 0.801" in page.text
+    bright = evaluation_page(evaluation(pixel={**pixel, "darkness_auc": 0.1}, pixel_roc=curve))
+    assert "A trivial map does better: brightness reaches pixel AUC 0.900" in bright.text
 
 
 # volumes

@@ -326,7 +326,7 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
     from rich.table import Table
 
     from fanogan.evaluation import leak_sentences
-    from fanogan.text import counted
+    from fanogan.report import alarms, lead
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("score", "AUC", "95 % interval", "average precision"):
@@ -340,13 +340,11 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
             f"{row['average_precision']:.3f}",
             style="bold" if row["kind"] == "method" else "",
         )
-    n, subjects = found["n"], found["n_subjects"]
-    whose = f" of {counted(subjects, 'subject')}" if subjects < n else ""
-    say(
-        f"{counted(n, 'image')}{whose}, "
-        f"{found['n_anomalous']:,} anomalous ({100 * found['prevalence']:.0f} %)"
-    )
     console().print(table)
+    for sentence in lead(found):
+        say(sentence)
+    for sentence in alarms(found):
+        say(sentence, "yellow")
     for sentence in leak_sentences(found["seen"]):
         say(sentence, "yellow")
     calibrated = found["calibrated"]

@@ -18,7 +18,12 @@ import numpy as np
 
 from fanogan.calibration import HeldOut
 from fanogan.detectors import untrained
-from fanogan.evaluation.comparison import calibrated_row, compared_rows
+from fanogan.evaluation.comparison import (
+    ahead_of_best,
+    calibrated_row,
+    compared_rows,
+    honest_scores,
+)
 from fanogan.evaluation.leaks import Leaks, leak_sentences
 from fanogan.evaluation.masks import masks_of
 from fanogan.evaluation.metrics import image_metrics, trivial_scores
@@ -295,22 +300,25 @@ class _Evaluation:
         trivial = {
             name: np.array([scores[name] for scores in self.trivial]) for name in self.trivial[0]
         }
+        rows = compared_rows(
+            labels,
+            terms,
+            untrained,
+            trivial,
+            self.subjects,
+            method=self.model.title,
+            others=others,
+            beside=beside,
+        )
+        honest = honest_scores(totals, untrained, trivial)
         return {
             "unit": self.unit,
             "n": len(labels),
             "n_anomalous": int(labels.sum()),
             "prevalence": float(labels.mean()),
             "n_subjects": len(set(self.subjects)),
-            "rows": compared_rows(
-                labels,
-                terms,
-                untrained,
-                trivial,
-                self.subjects,
-                method=self.model.title,
-                others=others,
-                beside=beside,
-            ),
+            "rows": rows,
+            "ahead_of_best": ahead_of_best(labels, totals, rows, honest, self.subjects),
             "larger": {
                 unit: figures for unit, seen in self.larger.items() if (figures := _larger(seen))
             },

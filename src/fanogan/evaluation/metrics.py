@@ -68,7 +68,10 @@ def image_metrics(
         for each in _resampled(ranking, subject_of_each, resamples, seed)
     ]
     aucs, precisions = np.concatenate(resampled, axis=1) if resampled else np.empty((2, 0))
-    result["intervals"] = {"auc": _interval(aucs), "average_precision": _interval(precisions)}
+    result["intervals"] = {
+        "auc": percentile_interval(aucs),
+        "average_precision": percentile_interval(precisions),
+    }
     return result
 
 
@@ -143,7 +146,7 @@ def mean_interval(resampled: Floats, seed: int = 0) -> list[float] | None:
     if not resampled.size:
         return None
     drawn = np.random.default_rng(seed).integers(resampled.shape[1], size=resampled.shape)
-    return _interval(np.take_along_axis(resampled, drawn, axis=1).mean(axis=1))
+    return percentile_interval(np.take_along_axis(resampled, drawn, axis=1).mean(axis=1))
 
 
 class DeLong(NamedTuple):
@@ -268,7 +271,7 @@ def _resampled(
         yield Flagged(*(counts[both] for counts in flagged))
 
 
-def _interval(sample: Floats) -> list[float] | None:
+def percentile_interval(sample: Floats) -> list[float] | None:
     """Return the percentile interval of a bootstrap sample; None where it is empty."""
     if not sample.size:
         return None

@@ -8,16 +8,19 @@ from fanogan.report.en_face import VolumeCase, en_face_picture
 from fanogan.report.figures import FIGURE_STYLE, histogram_figure, inline_svg
 from fanogan.report.images import outline, overlay, shrink, with_strip
 from fanogan.report.page import Case, write_evaluation_report, write_score_report
+from fanogan.report.verdict import alarms, lead
 from fanogan.report.wording import describe, least_p_value
 
 __all__ = [
     "FIGURE_STYLE",
     "Case",
     "VolumeCase",
+    "alarms",
     "describe",
     "en_face_picture",
     "histogram_figure",
     "inline_svg",
+    "lead",
     "least_p_value",
     "model_card",
     "outline",

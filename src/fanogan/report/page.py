@@ -25,6 +25,7 @@ from fanogan.report.images import (
     scale_bar,
     with_strip,
 )
+from fanogan.report.verdict import alarms, interval, lead
 from fanogan.report.volume_view import volume_panels
 from fanogan.report.wording import least_p_value, p_value_text
 from fanogan.storage import write_whole
@@ -180,8 +181,8 @@ def write_evaluation_report(
         volumes=[],
         steps=steps,
         warnings=warnings,
-        lead=_lead(evaluation),
-        alarms=_alarms(evaluation),
+        lead=" ".join(lead(evaluation)),
+        alarms=alarms(evaluation),
         evaluation=evaluation,
         credit=credit,
     )
@@ -237,7 +238,7 @@ def _environment() -> Environment:
         share=share,
         percent=percent,
         pixel_numbers=_pixel_numbers,
-        interval=_interval,
+        interval=interval,
         cell=_cell,
         p_value=_p_value,
         signed=lambda value: "–" if value is None else f"{value:+.2f}".replace("-", "−"),
@@ -245,46 +246,6 @@ def _environment() -> Environment:
         counted=counted,
     )
     return environment
-
-
-def _lead(evaluation: Mapping[str, Any]) -> str:
-    method, n, subjects = evaluation["rows"][0], evaluation["n"], evaluation["n_subjects"]
-    # Without groups each image counts as a subject of its own, which says nothing about people.
-    of_subjects = f" of {counted(subjects, 'subject')}" if subjects < n else ""
-    return (
-        f"{method['name']} reaches AUC {share(method['auc'])} "
-        f"(95 % interval {_interval(method['auc_interval'])}) on "
-        f"{counted(n, evaluation['unit'])}{of_subjects}; {evaluation['n_anomalous']:,} "
-        f"({percent(evaluation['prevalence'])}) are anomalous."
-    )
-
-
-def _alarms(evaluation: Mapping[str, Any]) -> list[str]:
-    """Return sentences not to be missed: a trivial score is better, or chance is."""
-    method, pixel = evaluation["rows"][0], evaluation["pixel"]
-    honest = [row for row in evaluation["rows"] if row["kind"] == "honest"]
-    best = max(honest, key=lambda row: float(row["auc"]), default=None)
-    alarms = []
-    if best is not None and best["auc"] > method["auc"]:
-        alarms.append(
-            f"A trivial score does better: {best['name']} reaches AUC {share(best['auc'])}, "
-            f"{method['name']} {share(method['auc'])}."
-        )
-    if method["auc"] < 0.5:
-        alarms.append(
-            f"The AUC is below 0.5 ({share(method['auc'])}): normal {plural(evaluation['unit'])} "
-            "are mostly scored as more anomalous than the anomalous ones."
-        )
-    if pixel and pixel["darkness_auc"] > pixel["auc"]:
-        alarms.append(
-            "A trivial map does better: darkness reaches pixel AUC "
-            f"{share(pixel['darkness_auc'])}, the residual {share(pixel['auc'])}."
-        )
-    return alarms
-
-
-def _interval(bounds: Sequence[float] | None) -> str:
-    return "–" if bounds is None else f"{share(bounds[0])} to {share(bounds[1])}"
 
 
 def _p_value(case: Case | VolumeCase, n_held_out: int | None = None) -> str:
