@@ -43,6 +43,7 @@ HONEST = [
     "darkness",
     "low contrast",
     "low gradient",
+    "three statistics",
 ]
 
 

@@ -494,15 +494,19 @@ def test_numbers_of_an_evaluation_are_shown(evaluated):
     [
         (
             (0.18, 0.31),
-            "It is ahead of every score that needs no learning: 0.250 above brightness "
+            "It is ahead of every score that needs no trained network: 0.250 above brightness "
             "(AUC 0.660), 95 % interval of the difference 0.180 to 0.310.",
         ),
         (
             (-0.02, 0.31),
-            "It isn't told apart from the best score that needs no learning: 0.250 above "
+            "It isn't told apart from the best score that needs no trained network: 0.250 above "
             "brightness (AUC 0.660), 95 % interval of the difference -0.020 to 0.310.",
         ),
-        (None, "It is 0.250 above brightness (AUC 0.660), the best score that needs no learning."),
+        (
+            None,
+            "It is 0.250 above brightness (AUC 0.660), the best score that needs no trained "
+            "network.",
+        ),
     ],
 )
 def test_the_first_line_says_whether_it_beats_what_needs_no_learning(

@@ -13,6 +13,7 @@ import tifffile
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from fanogan.calibration import ProfileBuilder
 from fanogan.cli.demo import flat_phantom
 from fanogan.data import Normals, Preprocessing
 from fanogan.detectors import Detector, FAnoGAN, untrained
@@ -339,6 +340,35 @@ def test_shape_and_combined_stand_beside_the_score_of_b_scans(
         assert rows[name]["auc"] == pytest.approx(auc) and rows[name]["auc_interval"] is not None
         assert found["larger"][f"image {column}"]["auc"] == pytest.approx(auc)
         assert name in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_patches_are_held_against_the_row_means_of_the_training_normals(
+    model: Model, eyes: list[FlatVolume], ill: Phantom, tmp_path: Path
+) -> None:
+    builder = ProfileBuilder()
+    for eye in (*eyes, *eyes):
+        builder.add(eye, eye.pixels / 255)
+    model = model.but(profile=builder.build())
+    healthy, flat = flat_phantom(phantom(9)), flat_phantom(ill)
+    found = evaluate(model, [healthy], [flat], tmp_path / "out", masks=[ill.mask])
+    seen = np.concatenate([np.where(eye.recorded, eye.pixels, np.nan) for eye in eyes], axis=2)
+    columns = np.concatenate(list(seen / 255), axis=1)
+    mean, deviation = (f(columns, axis=1)[:, None] for f in (np.nanmean, np.nanstd))
+    labels, scores = [], []
+    for one in results(model, [healthy, flat]):
+        if one.unit == "volume":
+            continue
+        assert one.volume is not None and one.patches is not None
+        volume, frame = one.volume, one.frame
+        z = np.where(volume.recorded[frame], volume.pixels[frame] / 255 - mean, np.nan) / deviation
+        mask = ill.mask[frame] if volume.name == flat.name else np.zeros_like(ill.mask[frame])
+        marked = volume.forward(frame, mask)
+        for row, column in one.patches[:, :2].astype(int):
+            place = np.s_[row : row + 64, column : column + 64]
+            labels.append(bool(marked[place].any()))
+            scores.append(np.nanmean(z[place] ** 2))
+    auc = next(row["auc"] for row in found["rows"] if row["name"] == "row means as z-scores")
+    assert auc == pytest.approx(roc_auc_score(labels, scores), abs=1e-3)
 
 
 def test_regions_are_found_where_they_are() -> None:

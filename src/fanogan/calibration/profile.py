@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from fanogan.calibration.statistics import Statistics, StatisticsBuilder
 from fanogan.scans import Note, Scan
 
 BINS = 64
@@ -104,6 +105,7 @@ class Profile:
             of a colour image are pooled.
         largest_distance: Largest 1-Wasserstein distance of a training frame's histogram from the
             mean one, in shares of the grey range, in [0, 1].
+        statistics: Plain statistics of the frames; None of few, and in models of version 0.1.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -114,6 +116,7 @@ class Profile:
     channels: tuple[int, ...]
     histogram: tuple[float, ...]
     largest_distance: float
+    statistics: Statistics | None = None
 
     def warnings(self, scan: Scan, frames01: NDArray[Any]) -> Iterator[Note]:
         """Yield each way in which a scan lies outside the training normals.
@@ -162,6 +165,7 @@ class Profile:
             "channels": list(self.channels),
             "histogram": list(self.histogram),
             "largest_distance": self.largest_distance,
+            "statistics": self.statistics and vars(self.statistics),
         }
 
     @classmethod
@@ -186,6 +190,7 @@ class Profile:
             channels=tuple(int(channels) for channels in values["channels"]),
             histogram=tuple(float(share) for share in values["histogram"]),
             largest_distance=float(values["largest_distance"]),
+            statistics=Statistics.from_dict(found) if (found := values.get("statistics")) else None,
         )
 
 
@@ -206,6 +211,7 @@ class ProfileBuilder:
         self._total = np.zeros(BINS)
         self._kept: list[NDArray[np.float64]] = []
         self._every = 1
+        self._statistics = StatisticsBuilder()
 
     def add(self, scan: Scan, frames01: NDArray[Any]) -> None:
         """Add one training scan, or some of its frames.
@@ -228,6 +234,10 @@ class ProfileBuilder:
                 self._spacing[axis] = (min(low, float(value)), max(high, float(value)))
         for histogram in histograms:
             self._keep(histogram)
+        if scan.recorded is None:
+            self._statistics.add(frames01)
+        else:
+            self._statistics.add(scan.pixels / np.float32(255), scan.recorded)
 
     def _keep(self, histogram: NDArray[np.float64]) -> None:
         self._total += histogram
@@ -257,6 +267,7 @@ class ProfileBuilder:
             channels=tuple(sorted(self._channels)),
             histogram=tuple(mean.tolist()),
             largest_distance=float(_distances(np.stack(self._kept), mean).max()),
+            statistics=self._statistics.build(),
         )
 
 

@@ -296,7 +296,7 @@ def evaluate(
     skip_bad: bool = False,
     allow_seen: bool = False,
 ) -> None:
-    """Evaluate on labelled images, beside scores that need no learning.
+    """Evaluate on labelled images, beside scores that need no network.
 
     Example: fanogan evaluate runs/retina --normal test/healthy --anomalous test/ill --out eval
 

@@ -1,4 +1,4 @@
-"""How good is a model, honestly: ROC, intervals, pixels, and the rows that need no learning."""
+"""How good is a model, honestly: ROC, intervals, pixels, and the rows that need no network."""
 
 from fanogan.evaluation.comparison import calibrated_row, compared_rows
 from fanogan.evaluation.labelled import evaluate

@@ -32,7 +32,7 @@ def compared_rows(
         labels: (n,) 1 = anomalous, 0 = normal.
         terms: 'total', 'image' and 'feature', each (n,) (Eq. 4).
         untrained: (n,) totals of networks that have learnt nothing.
-        trivial: (n,) of scores that need no learning, such as darkness.
+        trivial: (n,) of scores that need no trained network, such as darkness.
         groups: (n,) subjects; the intervals then resample them.
         method: what the detector is called.
         others: (n,) of other detectors, by their names.
@@ -74,7 +74,7 @@ def compared_rows(
 def honest_scores(
     totals: np.ndarray, untrained: np.ndarray, trivial: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Return the scores that need no learning, (n,) each, by the names of their rows."""
+    """Return the scores that need no trained network, (n,) each, by the names of their rows."""
     return {
         "score inverted (−A)": -totals,
         "untrained networks": untrained,
@@ -90,7 +90,7 @@ def ahead_of_best(
     groups: Sequence[str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Hold a score against the best of those that need no learning.
+    """Hold a score against the best of those that need no trained network.
 
     Which that is has been seen on the same labels, so that a lead is understated.
 

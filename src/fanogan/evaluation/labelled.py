@@ -1,4 +1,4 @@
-"""How good is a detector, honestly: its scores beside those that need no learning at all.
+"""How good is a detector, honestly: its scores beside those that need no trained network.
 
 Reported as the paper does (tables 1 and B1): ROC, and precision, sensitivity, specificity and
 F-score at Youden's point, which is chosen on the test labels; and, as the paper does not, at the
@@ -52,6 +52,8 @@ from fanogan.storage import write_whole
 from fanogan.text import plural
 
 log = logging.getLogger(__name__)
+THREE_STATISTICS, ROW_MEANS = "three statistics", "row means as z-scores"
+"""Rows of the table: distances from plain statistics of the training normals."""
 WRITES = ("metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html")
 
 
@@ -178,7 +180,7 @@ class _Evaluation:
 
     def __init__(self, model: Model, alpha: float, with_pixels: bool):
         self.model, self.calibration, self.alpha = model, model.calibration, alpha
-        self.window = model.preprocessing.window
+        self.window, self.statistics = model.preprocessing.window, model.profile.statistics
         by_patch = with_pixels and model.preprocessing.has_patches
         self.unit = "patch" if by_patch else "image"
         # By unit, and where the model scores the retina's shape, by unit and score.
@@ -219,7 +221,7 @@ class _Evaluation:
         else:
             self.rows.append({**row_of(result, self.calibration, self.alpha), "label": label})
             self.subjects.append(subject)
-            self.trivial.append(trivial_scores((picture + 1) / 2))
+            self.trivial.append({**trivial_scores((picture + 1) / 2), **self._plain(result)})
         if result.volume is not None:
             if self.steps is None:
                 assert self.window is not None
@@ -261,7 +263,26 @@ class _Evaluation:
                 }
             )
             self.subjects.append(subject)
-            self.trivial.append(trivial_scores(flat[patch] / 255))
+            plain = {}
+            if self.statistics and self.statistics.rows is not None:
+                known = volume.recorded[result.frame][patch]
+                away = self.statistics.rows_distance(flat[patch] / 255, known, int(row))
+                plain[ROW_MEANS] = away
+            self.trivial.append({**trivial_scores(flat[patch] / 255), **plain})
+
+    def _plain(self, result: Result) -> dict[str, float]:
+        """Return an image's distances from the plain statistics of the training normals."""
+        if self.statistics is None:
+            return {}
+        if result.volume is None:
+            assert result.picture is not None
+            return {THREE_STATISTICS: self.statistics.distance((result.picture + 1) / 2)}
+        frame = result.volume.pixels[result.frame] / np.float32(255)
+        known = result.volume.recorded[result.frame]
+        found = {THREE_STATISTICS: self.statistics.distance(frame, known)}
+        if self.statistics.rows is not None:
+            found[ROW_MEANS] = self.statistics.rows_distance(frame, known)
+        return found
 
     def totals(self, result: Result) -> list[float]:
         """Return the scores of what is evaluated of a result, in the order of ``rows``."""

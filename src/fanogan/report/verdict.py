@@ -9,7 +9,7 @@ from fanogan.text import counted, percent, plural, share
 
 
 def lead(evaluation: Mapping[str, Any]) -> list[str]:
-    """Say what the method reaches, and whether it is ahead of all that needs no learning."""
+    """Say what the method reaches, and whether it is ahead of all that needs no trained network."""
     method, n, subjects = evaluation["rows"][0], evaluation["n"], evaluation["n_subjects"]
     # Without groups each image counts as a subject of its own, which says nothing about people.
     of_subjects = f" of {counted(subjects, 'subject')}" if subjects < n else ""
@@ -25,15 +25,15 @@ def lead(evaluation: Mapping[str, Any]) -> list[str]:
         return sentences
     of_best = f"{share(by)} above {best['name']} (AUC {share(best['auc'])})"
     if edges is None:
-        sentences.append(f"It is {of_best}, the best score that needs no learning.")
+        sentences.append(f"It is {of_best}, the best score that needs no trained network.")
     elif edges[0] > 0:
         sentences.append(
-            f"It is ahead of every score that needs no learning: {of_best}, "
+            f"It is ahead of every score that needs no trained network: {of_best}, "
             f"95 % interval of the difference {interval(edges)}."
         )
     else:
         sentences.append(
-            f"It isn't told apart from the best score that needs no learning: {of_best}, "
+            f"It isn't told apart from the best score that needs no trained network: {of_best}, "
             f"95 % interval of the difference {interval(edges)}."
         )
     return sentences

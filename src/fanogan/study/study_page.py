@@ -120,8 +120,8 @@ def _notes(study: Study) -> list[str]:
         )
     own = row_of(study, "izi_f")["auc"]
     notes += [
-        f"{row['title']}, which needs no learning, has AUC {share(row['auc'])} where f-AnoGAN has "
-        f"{share(own)}"
+        f"{row['title']}, which needs no trained network, has AUC {share(row['auc'])} where "
+        f"f-AnoGAN has {share(own)}"
         for row in rows_without_learning(study)
         if row["auc"] > own
     ]

@@ -128,7 +128,7 @@ def row_of(study: Study, name: str, level: Level = "images") -> Row:
 
 
 def rows_without_learning(study: Study) -> list[Row]:
-    """Return what needs no learning, as ``evaluate`` measured it beside the reference.
+    """Return what needs no trained network, as ``evaluate`` measured it beside the reference.
 
     All seeds are tested on the same images, so only what has networks differs between them. The
     intervals are the first seed's.
