@@ -5,13 +5,17 @@ The paper normalises each volume to [−1, 1] and halves its 512 columns, to 22 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fanogan.scans import BadScan, Scan
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 # Height and width of a resampled pixel: a Spectralis's, and that of the paper's 256 columns.
 ROW_MM, COLUMN_MM = 0.00387, 0.022
@@ -114,9 +118,9 @@ class Grid:
         """
         weights = _weights(self.scan_shape[1], self.shape[1])
         missing = np.isnan(rows)
-        means = np.where(missing, 0, rows).astype(np.float64) @ weights.T
+        means = (weights @ np.where(missing, 0, rows).astype(np.float64).T).T
         means = (means + 0.5) * self.shape[0] / self.scan_shape[0] - 0.5
-        touched = missing @ (weights.T > 0)
+        touched = (weights @ missing.T.astype(np.float32)).T > 0
         return np.where(touched, np.nan, means).astype(np.float32)
 
 
@@ -140,7 +144,7 @@ def _resample(
         # An axis that keeps its size is left as it is.
         if shape[0] != wanted[0]:
             frame = down @ frame
-        return frame @ across.T if shape[1] != wanted[1] else frame
+        return (across @ frame.T).T if shape[1] != wanted[1] else frame
 
     dtype = volume.dtype if volume.dtype.kind in "biu" else np.dtype(np.float32)
     resampled = np.empty((len(volume), *wanted), dtype=dtype)
@@ -158,12 +162,15 @@ def _resample(
     return resampled
 
 
-def _weights(size: int, wanted: int) -> NDArray[np.float32]:
+@functools.lru_cache(maxsize=16)
+def _weights(size: int, wanted: int) -> csr_array:
     """Share of each of `size` pixels in each of `wanted` pixels: (wanted, size), rows sum to 1.
 
     A box as wide as the larger of the two pixels is laid over the source pixels: the mean over
     the extent where pixels grow, and linear interpolation where they shrink.
     """
+    from scipy.sparse import csr_array
+
     step = size / wanted
     width = max(1.0, step)
     centres = (np.arange(wanted)[:, None] + 0.5) * step
@@ -172,4 +179,4 @@ def _weights(size: int, wanted: int) -> NDArray[np.float32]:
     end = np.minimum(centres + width / 2, pixels + 1)
     overlap = np.clip(end - begin, 0, None)
     overlap[overlap < 1e-9] = 0
-    return np.asarray(overlap / overlap.sum(axis=1, keepdims=True), dtype=np.float32)
+    return csr_array((overlap / overlap.sum(axis=1, keepdims=True)).astype(np.float32))
