@@ -333,8 +333,9 @@ def measure_networks() -> Measured:
 
 
 def kept_file() -> Path:
-    """Where the numbers of this kind of machine are."""
-    return RESULTS / "speed" / f"{'-'.join(re.findall('[a-z0-9]+', machine().lower()))}.json"
+    """Where the numbers of this kind of machine are; some processors hide their kind."""
+    words = re.findall("[a-z0-9]+", machine().lower()) + ["bf16"] * (not lacking_bf16(CPU))
+    return RESULTS / "speed" / f"{'-'.join(words)}.json"
 
 
 def other_rows() -> Iterator[list[str]]:

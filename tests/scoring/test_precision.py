@@ -14,7 +14,7 @@ from stripes import IMAGES, NORMALS, TINY, as_seen, assert_same_scores, fit, fit
 
 from fanogan.cli import main
 from fanogan.data import Normals
-from fanogan.detectors import Detector, FAnoGAN
+from fanogan.detectors import Detector, FAnoGAN, seconds_to_fit
 from fanogan.export import BadExport, use_engine
 from fanogan.models import Discriminator, Encoder, Generator
 from fanogan.models.networks import LayerNorm
@@ -100,8 +100,29 @@ def test_a_machine_without_it_says_what_it_has(without_bf16: None) -> None:
     with pytest.raises(BadPrecision, match=f"--precision bf16: {has} nor AMX; score in fp32"):
         in_precision(model, "bf16")
     assert in_precision(model, "auto")[1].startswith(f"precision: fp32 ({has}")
-    with pytest.raises(BadRecipe, match=f"precision is bf16, but {has} nor AMX; give precision"):
-        FAnoGAN(TINY.but(precision="bf16"), device="cpu").fit(NORMALS)
+    half = FAnoGAN(TINY.but(precision="bf16"), device="cpu")
+    for learn in (half.fit, lambda normals: seconds_to_fit(half, Normals.read(normals, TINY))):
+        with pytest.raises(BadRecipe, match=f"precision is bf16, but {has} nor AMX; give prec"):
+            learn(NORMALS)
+
+
+@has_bf16
+def test_a_recipe_in_bf16_trains_on_a_processor_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, pixels in enumerate(NORMALS):
+        Image.fromarray(pixels).save(tmp_path / f"{number:02}.png")
+    recipe = tmp_path / "half.yaml"
+    recipe.write_text("base: smoke\nprecision: bf16\n")
+    main(["fit", f"{tmp_path}/*.png", "--recipe", str(recipe), "--dry-run"])
+    assert "on this machine, in bf16" in capsys.readouterr().out
+    plain = fitted("izi_f").model
+    half = fit("izi_f", recipe=TINY.but(precision="bf16")).model
+    for letter, network in half.networks.items():
+        pairs = list(zip(network.parameters(), plain.networks[letter].parameters(), strict=True))
+        assert all(one.dtype == torch.float32 for one, _ in pairs)
+        assert all(torch.allclose(one, other, atol=0.02) for one, other in pairs)
+        assert not all(torch.equal(one, other) for one, other in pairs)
 
 
 @has_bf16

@@ -161,7 +161,8 @@ def fit(
     if dry_run or not resume:
         with console.status("timing a few updates"):
             seconds = seconds_to_fit(learner, read, gan=gan)
-        say(f"about {console.duration(seconds)} on this machine")
+        within = "" if chosen.precision == "fp32" else f", in {chosen.precision}"
+        say(f"about {console.duration(seconds)} on this machine{within}")
     if dry_run:
         return
     with console.training_bars() as progress:
