@@ -105,14 +105,10 @@ def scores_of(data: str, seed: int, folder: Path) -> None:
     if reading:  # what couldn't be read is left out
         of = dict(zip((Path(name).name for name in tests), labels, strict=True))
         labels = np.array([of[Path(each.scan.name).name] for each in encoded])
-    result = {"labels": labels.tolist(), **found}
-    keep(path, {**result, **conditions(seed=seed, data=data, held_out=held_out_of(model))})
+    held_out = model.calibration.subjects("image")
+    result = conditions(seed=seed, data=data, held_out_subjects=held_out)
+    keep(path, {**result, "labels": labels.tolist(), "found": found})
     print(data, seed, flush=True)
-
-
-def held_out_of(model: Model) -> int:
-    """Subjects that were held out."""
-    return model.calibration.subjects("image")
 
 
 def rows_of(model: Model, encoded: list[Any]) -> dict[str, Any]:
@@ -121,7 +117,7 @@ def rows_of(model: Model, encoded: list[Any]) -> dict[str, Any]:
     held_out = model.calibration.units["image"]
     scores = [result.total for result in results]
     flags = held_out.flags(scores, 0.05)
-    return {"scores": scores, "p": held_out.p_values(scores).tolist(), "flags": flags}
+    return {"scores": scores, "p_values": held_out.p_values(scores).tolist(), "flags": flags}
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -176,13 +172,14 @@ def table_of_scores() -> str:
         for engine in ENGINES if results else ():
             relative, aucs, changes, flips, n = [], [], [], 0, 0
             for result in results:
-                plain, half = (np.array(result[kind]["scores"]) for kind in ("fp32", engine))
+                in_fp32, in_bf16 = (result["found"][kind] for kind in ("fp32", engine))
+                plain, half = (np.array(each["scores"]) for each in (in_fp32, in_bf16))
                 relative += list(np.abs(half / plain - 1))
                 both = [roc_auc_score(result["labels"], each) for each in (plain, half)]
                 aucs.append(float(both[0]))
                 changes.append(float(both[1] - both[0]))
-                if result["fp32"]["flags"] is not None:
-                    pairs = zip(result["fp32"]["flags"], result[engine]["flags"], strict=True)
+                if in_fp32["flags"] is not None:
+                    pairs = zip(in_fp32["flags"], in_bf16["flags"], strict=True)
                     flips += sum(one != other for one, other in pairs)
                     n += len(plain)
             lines.append(
