@@ -61,7 +61,9 @@ def main() -> None:
         f"{commit()}.\n\n{markdown(header, rows)}"
     )
     if options.write:
-        write_section("engines", text, ROOT / "docs" / "deployment.md")
+        # Another table: a processor with bfloat16 is another kind of machine.
+        name = "engines" if lacking_bf16(torch.device("cpu")) else "engines, bf16"
+        write_section(name, text, ROOT / "docs" / "deployment.md")
     else:
         print(text)
 
