@@ -157,7 +157,15 @@ def test_openvino_computes_in_the_precision_of_the_model() -> None:
     assert_allclose(found["fp32"], expected, rtol=1e-4)
     assert (found["bf16"] / expected - 1).abs().max() > 1e-4
     assert_allclose(found["bf16"], expected, rtol=0.05)
-    _, said = use_engine(in_bf16(), "auto")
+
+
+@has_bf16
+@pytest.mark.slow
+def test_the_fastest_engine_in_bf16_is_one_that_has_it() -> None:
+    pytest.importorskip("openvino", reason="the extra 'export' isn't installed")
+    pytest.importorskip("onnxscript", reason="the extra 'export' isn't installed")
+    faster, said = use_engine(in_bf16(), "auto")
+    assert faster.precision == "bf16"
     assert "torch " in said and "openvino " in said and "onnxruntime" not in said
 
 
