@@ -1,5 +1,7 @@
 """PyTorch beside torch.compile, ONNX Runtime and OpenVINO on this CPU: speed, and how far apart.
 
+Where it has bfloat16, PyTorch and OpenVINO in that too; the difference is of those in fp32.
+
 Networks of the recipe `small` at 64×64 that have learnt next to nothing, which costs the same; the
 images are scikit-learn's digits. --write puts the table into docs/deployment.md: only from a
 machine that does nothing else.
@@ -19,12 +21,13 @@ from tables import ROOT, commit, machine, markdown, write_section
 
 from fanogan import FAnoGAN
 from fanogan.cli import keep_memory
-from fanogan.export import LIBRARIES, images_a_second, with_engines
+from fanogan.export import LIBRARIES, images_a_second, use_engine, with_engines
 from fanogan.recipes import load_recipe
-from fanogan.scoring import score
+from fanogan.scoring import in_precision, score
+from fanogan.training import lacking_bf16
 
 SIDE = 64
-WIDTHS = (8, 16)
+WIDTHS = (8, 16, 64)
 THREADS = (1, 2)
 
 
@@ -47,6 +50,7 @@ def main() -> None:
         "PyTorch",
         "compiled",
         *LIBRARIES.values(),
+        *(() if lacking_bf16(torch.device("cpu")) else ("PyTorch, bf16", "OpenVINO, bf16")),
         "largest difference of a score",
     ]
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", *LIBRARIES))
@@ -57,7 +61,9 @@ def main() -> None:
         f"{commit()}.\n\n{markdown(header, rows)}"
     )
     if options.write:
-        write_section("engines", text, ROOT / "docs" / "deployment.md")
+        # Another table: a processor with bfloat16 is another kind of machine.
+        name = "engines" if lacking_bf16(torch.device("cpu")) else "engines, bf16"
+        write_section(name, text, ROOT / "docs" / "deployment.md")
     else:
         print(text)
 
@@ -74,7 +80,11 @@ def row_of(width: int, threads: int, batch: int, repeats: int) -> list[str]:
     model = FAnoGAN(recipe, device="cpu").fit(images[:32]).model
     compiled = model.but(score=torch.compile(model.score), engine="torch.compile")
     others = {"torch.compile": compiled, **with_engines(model, list(LIBRARIES))}
-    speeds = images_a_second({"torch": model, **others}, batch=batch, repeats=repeats)
+    halves = {}
+    if not lacking_bf16(model.device):
+        half, _ = in_precision(model, "bf16")
+        halves = {"torch, bf16": half, "openvino, bf16": use_engine(half, "openvino")[0]}
+    speeds = images_a_second({"torch": model, **others, **halves}, batch=batch, repeats=repeats)
     expected = score(model, images[32:]).total
     differences = [
         np.max(np.abs(score(other, images[32:]).total / expected - 1)) for other in others.values()

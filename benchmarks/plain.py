@@ -56,6 +56,7 @@ def plain_trunk(trunk: Any, x: Tensor) -> Tensor:
 
 def as_written(network: nn.Module) -> nn.Module:
     """Turn a network or block of ours into the plain one with the same weights."""
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for block in network.modules():
         if isinstance(block, DownBlock):
             block.__class__ = PlainDown

@@ -1,12 +1,15 @@
 """How fast, and how close to what the machine can do: each step of training and scoring.
 
 Every row is timed in a process of its own, warm, as the median of many: as `fanogan` computes it,
-and with the blocks as the paper writes them in plain PyTorch. The share is of this machine's own
-rate of matrix products, which take turns with the steps, and counts only the multiply-adds that the
-reduced arithmetic needs; how much faster a step is is the ratio of the shares. --write puts the
-table into docs/benchmarks.md.
+in fp32 and where the machine has it in bf16, and with the blocks as the paper writes them in plain
+PyTorch. Matrix products take turns with the steps, and how much faster a step is is the ratio of
+times in units of theirs. The share is of what bounds a step: this machine's rate of matrix
+products, which counts only the multiply-adds that the reduced arithmetic needs, or its memory.
+Numbers are kept by kind of machine in results/speed; --write puts all of them into
+docs/benchmarks.md, and --compare says which ratios fell below the kept ones.
 
     python benchmarks/speed.py --write
+    python benchmarks/speed.py --compare
     python benchmarks/speed.py --device cuda --write     # the rows of a GPU, in about ten minutes
 """
 
@@ -16,6 +19,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -29,7 +33,22 @@ from typing import Any
 import numpy as np
 import torch
 from plain import as_written
-from tables import commit, machine, markdown, write_section
+from roofline import PRODUCT, bytes_moved, rates
+from speed_tables import (
+    HALF,
+    KEPT,
+    NETWORK_ROWS,
+    OURS,
+    PLAIN,
+    SIZES,
+    Measured,
+    costs_of_updates,
+    fallen,
+    key,
+    machine_text,
+    ratios,
+)
+from tables import RESULTS, conditions, done, keep, machine, markdown, write_section
 from torch import Tensor, nn
 
 from fanogan.calibration import UNCALIBRATED, ProfileBuilder
@@ -48,7 +67,7 @@ from fanogan.models import (
     folded,
     generator_loss,
 )
-from fanogan.recipes import blocks_of, load_recipe
+from fanogan.recipes import Precision, blocks_of, load_recipe
 from fanogan.scans import Scan
 from fanogan.scoring import Encoded, Model, score_batch, score_encoded
 from fanogan.training import (
@@ -56,11 +75,10 @@ from fanogan.training import (
     Run,
     TensorFlowRMSprop,
     descend,
-    encoder_cost,
     fabric_of,
     frozen,
-    gan_cost,
     half_batches,
+    lacking_bf16,
     multiply_adds,
     precision_of,
     statistics_untouched,
@@ -68,18 +86,14 @@ from fanogan.training import (
     whole_batch,
 )
 
-SIZES = ((8, 32), (16, 32), (8, 64), (16, 64), (64, 64))  # width, side
-NETWORK_ROWS = ("critic step", "generator step", "encoder step", "score and map")
 OTHER_ROWS = (
     "iterative, an image",
     "a batch of 64 patches",
     "a B-scan of 128×256 through windows",
     "pixel ROC of 70,000 maps",
 )
-OURS, PLAIN, KEPT = "ours", "as written", "as written, memory kept"
 CPU = torch.device("cpu")
-PRODUCT = 2048  # the side of the matrices
-SECONDS = 3.0  # of repeats, of a row
+SECONDS = 2.0  # of repeats, of a row
 
 
 # --- what is timed --------------------------------------------------------------------------------
@@ -97,17 +111,6 @@ def batch_of(width: int, side: int, device: torch.device) -> int:
     return 8 if device.type == "cpu" and width * side >= 64 * 64 else 64
 
 
-def costs_of_updates(width: int, side: int) -> tuple[int, int, int]:
-    """The multiply-adds of an update of the critic, the generator and the encoder, of an image."""
-    shape = (1, side, side)
-    one = load_recipe("paper").but(
-        base_width=width, batch_size=1, critic_updates=1, encoder_updates=1
-    )
-    critic = gan_cost(one, shape)  # the first round has no update of the generator
-    two = one.but(critic_updates=2, critic_updates_per_generator_update=1)
-    return critic, gan_cost(two, shape) - 2 * critic, encoder_cost(one, shape)
-
-
 def step_of(
     row: str,
     width: int,
@@ -117,9 +120,12 @@ def step_of(
     for_each_part: ForEachPart = whole_batch,
 ) -> tuple[Callable[[], object], int, int]:
     """What a row repeats, the images in it, and the multiply-adds of an image."""
-    recipe = load_recipe("paper").but(image_size=(side, side), base_width=width)
+    precision: Precision = "bf16" if kind == HALF else "fp32"
+    recipe = load_recipe("paper").but(
+        image_size=(side, side), base_width=width, precision=precision
+    )
     G, D, E = networks(width, side, device)
-    if kind != OURS:
+    if kind in (PLAIN, KEPT):
         G, D, E = (as_written(network) for network in (G, D, E))
     batch = batch_of(width, side, device)
     random = seeded(device, 0)
@@ -138,7 +144,7 @@ def step_of(
         run = Run(recipe, fabric, 0, patches, patches, {})
 
         def critic() -> None:
-            with torch.no_grad(), statistics_untouched(G):
+            with torch.no_grad(), statistics_untouched(G), fabric.autocast():
                 fake = G(latents())
             update_critic(D, optimiser, x, fake, run, random, for_each_part)
 
@@ -148,7 +154,9 @@ def step_of(
 
         def generator() -> None:
             with frozen(D):
-                descend(generator_loss(D, G(latents())), optimiser, fabric)
+                with fabric.autocast():
+                    loss = generator_loss(D, G(latents()))
+                descend(loss, optimiser, fabric)
 
         return generator, batch, of_generator
     if row == "encoder step":
@@ -157,18 +165,18 @@ def step_of(
 
         def encoder() -> None:
             with frozen(G, D):
-                terms = encoder_terms("izi_f", E, G, D, x, latents())
-                descend(encoder_loss(terms, 1.0), rmsprop, fabric)
+                with fabric.autocast():
+                    loss = encoder_loss(encoder_terms("izi_f", E, G, D, x, latents()), 1.0)
+                descend(loss, rmsprop, fabric)
 
         return encoder, batch, of_encoder
     meta_G, meta_D, meta_E = networks(width, side, "meta")
     image = torch.empty(1, 1, side, side, device="meta")
     on_meta = ReconstructionScore(meta_E, meta_G, features=meta_D)
     counted = multiply_adds(lambda: on_meta(image))
-    if kind == OURS:
-        scored = partial(
-            score_batch, model_of({"G": G, "D": D, "E": E}, width, side, "izi_f", device)
-        )
+    if kind in (OURS, HALF):
+        model = model_of({"G": G, "D": D, "E": E}, width, side, "izi_f", device)
+        scored = partial(score_batch, model.but(precision=precision))
     else:
         scored = ReconstructionScore(E, G, features=D).eval()
 
@@ -257,7 +265,10 @@ def timed(step: Callable[[], object], device: torch.device, seconds: float = SEC
 
 
 def measured(row: str, width: int, side: int, kind: str, device: torch.device) -> dict[str, float]:
-    """Seconds an image and share of one row, and the peak of this process's memory in MB."""
+    """Seconds, multiply-adds and bytes an image of one row, and the peak of its memory in MB.
+
+    ``share`` is of the rate of fp32 products, in turns with which the row was timed.
+    """
     if kind != PLAIN:
         keep_memory()
     before = peak(device)
@@ -266,7 +277,8 @@ def measured(row: str, width: int, side: int, kind: str, device: torch.device) -
         seconds = timed(step, device) * (700 if row == "pixel ROC of 70,000 maps" else 1)
         return {"seconds": seconds / max(images, 1), "mb": peak(device) - before}
     pairs: list[tuple[float, float]] = []
-    parts = half_batches(device) if kind == OURS else contextlib.nullcontext(whole_batch)
+    ours = kind in (OURS, HALF)
+    parts = half_batches(device) if ours else contextlib.nullcontext(whole_batch)
     with parts as for_each_part:
         step, images, counted = step_of(row, width, side, kind, device, for_each_part)
         step()
@@ -276,11 +288,14 @@ def measured(row: str, width: int, side: int, kind: str, device: torch.device) -
         while len(pairs) < 5 or sum(map(sum, pairs)) < SECONDS:
             pairs.append((seconds_of(step, device), seconds_of(lambda: a @ b, device)))
     shares = [counted * images / own * product / PRODUCT**3 for own, product in pairs]
-    return {
+    found = {
         "seconds": statistics.median(own for own, _ in pairs) / images,
         "share": statistics.median(shares),
         "mb": peak(device) - before,
+        "multiply_adds": counted,
     }
+    step, _, _ = step_of(row, width, side, kind, device)  # in one thread, whose operations show
+    return {**found, "bytes": bytes_moved(step) / images}
 
 
 def peak(device: torch.device) -> float:
@@ -304,45 +319,23 @@ def in_a_process(*words: object) -> dict[str, float]:
 # --- the tables -----------------------------------------------------------------------------------
 
 
-Measured = dict[tuple[str, int, int, str], dict[str, float]]  # by row, width, side and kind
-
-
 def measure_networks() -> Measured:
     """Each step and size, as we compute it and as written."""
     found: Measured = {}
     for row in NETWORK_ROWS:
         for width, side in SIZES:
             print(row, width, side, file=sys.stderr)
-            for kind in (OURS, PLAIN, KEPT):
-                found[row, width, side, kind] = in_a_process(row, width, side, kind, CPU)
+            for kind in (OURS, HALF, PLAIN, KEPT):
+                if kind != HALF or not lacking_bf16(CPU):
+                    words = (row, width, side, kind)
+                    found[key(*words)] = in_a_process(*words, CPU)
     return found
 
 
-def network_row(found: Measured, row: str, width: int, side: int) -> list[str]:
-    """One line of the table."""
-    ours, plain, kept = (found[row, width, side, kind] for kind in (OURS, PLAIN, KEPT))
-    return [
-        row,
-        f"{width} at {side}×{side}",
-        f"{1e3 * ours['seconds']:.3g}",
-        f"{100 * ours['share']:.0f} %",
-        f"{100 * plain['share']:.0f} %",
-        f"{ours['share'] / plain['share']:.2f}×",
-        f"{ours['share'] / kept['share']:.2f}×",
-        f"{ours['mb']:.0f}",
-        f"{plain['mb']:.0f}",
-    ]
-
-
-def of_a_round(found: Measured, width: int, side: int) -> str:
-    """Five critic steps and one of the generator, against as written."""
-    critic, generator, _ = costs_of_updates(width, side)
-    ours, plain, kept = (
-        5 * critic / found["critic step", width, side, kind]["share"]
-        + generator / found["generator step", width, side, kind]["share"]
-        for kind in (OURS, PLAIN, KEPT)
-    )
-    return f"width {width} at {side}×{side} {plain / ours:.2f}× ({kept / ours:.2f}×)"
+def kept_file() -> Path:
+    """Where the numbers of this kind of machine are; some processors hide their kind."""
+    words = re.findall("[a-z0-9]+", machine().lower()) + ["bf16"] * (not lacking_bf16(CPU))
+    return RESULTS / "speed" / f"{'-'.join(words)}.json"
 
 
 def other_rows() -> Iterator[list[str]]:
@@ -374,7 +367,7 @@ def share_by_4x4(found: Measured, width: int, side: int) -> str:
     for narrow, wide in pairwise(channels):
         more += 4 * 7 * narrow * wide * smaller**2  # E, G, and D of two images
         smaller //= 2
-    ours = found["score and map", width, side, OURS]
+    ours = found[key("score and map", width, side, OURS)]
     counted = step_of("score and map", width, side, OURS, CPU)[2]
     return f"width {width} at {side}×{side} {100 * ours['share'] * (1 + more / counted):.0f} %"
 
@@ -473,6 +466,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="paper", help="whose whole run is extrapolated")
     parser.add_argument("--minutes", type=float, default=3.0, help="of each stage of that run")
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
+    parser.add_argument("--compare", action="store_true", help="with what is kept")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -481,36 +475,42 @@ def main() -> None:
         print(json.dumps(found))
         return
     device = torch.device(options.device)
-    about = f"{machine()}, torch {torch.__version__}, commit {commit()}"
     if device.type == "cuda":
+        about = conditions()
         rows = [*whole_runs(device, options.recipe, options.minutes)]
-        text = f"{about}\n\n{markdown(['what', 'measured', ''], rows)}"
-    else:
-        text = cpu_text(about)
-    if options.write:
-        write_section(f"speed, {device.type}", text)
-    else:
-        print(text)
+        text = (
+            f"{about['machine']}, torch {about['torch']}, commit {about['commit']}\n\n"
+            f"{markdown(['what', 'measured', ''], rows)}"
+        )
+        if options.write:
+            write_section("speed, cuda", text)
+        else:
+            print(text)
+        return
+    now = {**conditions(rates=rates(CPU)), "rows": measure_networks()}
+    if options.compare:
+        before = done(kept_file())
+        if before is None:
+            sys.exit(f"{kept_file()}: nothing is kept of this kind of machine; run --write first")
+        found = fallen(ratios(before["rows"]), ratios(now["rows"]))
+        print("\n".join(found) or "no ratio fell")
+        sys.exit(bool(found))
+    now["text"] = text_about(now["rows"])
+    if not options.write:
+        print(machine_text(now))
+        return
+    keep(kept_file(), now)
+    every = [json.loads(path.read_text()) for path in sorted(kept_file().parent.glob("*.json"))]
+    write_section("speed, cpu", "\n\n".join(map(machine_text, every)))
 
 
-def cpu_text(about: str) -> str:
-    """The tables of this processor."""
-    found = measure_networks()
-    rows = [network_row(found, row, *size) for row in NETWORK_ROWS for size in SIZES]
+def text_about(found: Measured) -> str:
+    """What else is measured of this processor."""
     shares = "; ".join(share_by_4x4(found, *size) for size in SIZES)
-    rounds = "; ".join(of_a_round(found, *size) for size in SIZES)
-    header = [
-        *("step", "width", "ms an image", "share", "as written"),
-        *("faster than written", "the same, memory kept", "MB", "as written"),
-    ]
     keep_memory()
     grown = "\n".join(f"- {line}" for line in growth(CPU))
     profiles = "\n".join(f"- {profile(row, 16, 64)}" for row in ("critic step", "score and map"))
     return (
-        f"{about}, {torch.get_num_threads()} threads; batches of 64, of 8 at width 64.\n\n"
-        f"{markdown(header, rows)}\n\n"
-        f"A round of training (five critic steps, one of the generator), against as written "
-        f"(memory kept): {rounds}.\n\n"
         f"The share of scoring, were the convolutions beside a change of size counted as 4×4 "
         f"kernels: {shares}.\n\n"
         f"{markdown(['at width 8, 32×32 seen', 'time', 'MB'], [*other_rows()])}\n\n"

@@ -1,6 +1,7 @@
 """The benchmark scripts' own parts: which patches are cut, how they are labelled, and tables."""
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -147,6 +148,31 @@ def test_the_rates_reached_are_averaged_over_seeds(tables: ModuleType) -> None:
     assert "asked for 5 %: reached 4.0 % on average, from 2.0 % to 6.0 %" in said
     results[0]["calibrated"] = {**row, "threshold": None, "note": "too few held out"}
     assert "too few held out" in tables.reached(results[:1])
+
+
+def test_a_ratio_that_fell_is_named_and_noise_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECKOUT / "benchmarks"))
+    speed_tables = importlib.import_module("speed_tables")
+    kept = json.loads((CHECKOUT / "benchmarks/results/speed/2-cores-amd-epyc.json").read_text())
+    before = speed_tables.ratios(kept["rows"])
+    scoring = before["score and map, width 8 at 64×64, ours against as written"]
+    assert scoring == pytest.approx(3.41, abs=0.005)
+    kept["rows"]["critic step, 8, 32, ours"]["share"] *= 0.8
+    kept["rows"]["critic step, 16, 32, ours"]["share"] *= 0.95
+    (fell,) = speed_tables.fallen(before, speed_tables.ratios(kept["rows"]))
+    assert fell.startswith("critic step, width 8 at 32×32, ours against as written: 1.68× before")
+    assert "| 90 % arithmetic |" in speed_tables.machine_text(kept)
+
+
+def test_a_step_is_bound_by_what_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(CHECKOUT / "benchmarks"))
+    roofline = importlib.import_module("roofline")
+    a, b = torch.rand(2, 10, 10)
+    # Two operands read and one result written, of 100 numbers of 4 bytes; a view moves nothing.
+    assert roofline.bytes_moved(lambda: (a + b).T) == 1200
+    able = {"fp32": 100.0, "bf16": 400.0, "bytes": 10.0}
+    assert roofline.bound(200, 10, 4.0, "fp32", able) == ("arithmetic", 0.5)
+    assert roofline.bound(200, 10, 4.0, "bf16", able) == ("memory", 0.25)
 
 
 def test_the_rows_of_a_card_are_filled_on_any_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,19 @@ def test_layer_norm_is_over_channels_rows_and_columns() -> None:
     assert torch.allclose(y, (x - mean) / (variance + 1e-5).sqrt(), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_images_of_one_channel_too_lie_pixel_by_pixel(dtype: torch.dtype) -> None:
+    """(B, 1, H, W) lies both ways at once, and the kernels decide how what follows lies."""
+    D, x = Discriminator((16, 16), width=4), torch.randn(3, 1, 16, 16, requires_grad=True)
+    found: list[Tensor] = []
+    for block in D.trunk.blocks:
+        block.register_forward_hook(lambda block, x, y: found.append(y))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        value = D(x).sum()
+    (gradient,) = torch.autograd.grad(value, found[0], create_graph=True)
+    assert all(y.is_contiguous(memory_format=torch.channels_last) for y in (*found, gradient))
+
+
 def test_features_are_the_bare_last_residual_sum() -> None:
     torch.manual_seed(0)
     D = Discriminator((16, 16), width=4)

@@ -103,7 +103,7 @@ class AdversarialAutoencoder(JointDetector):
                 for _ in range(recipe.critic_updates_per_generator_update):
                     x, others = (run.normals.draw(run.batch_size, random) for _ in range(2))
                     with torch.no_grad(), statistics_untouched(E, G), fabric.autocast():
-                        fake = G(E(others)).float()
+                        fake = G(E(others))
                     losses = update_critic(D, adam_D, x, fake, run, random, for_each_half)
                     stage.collect(**losses)
 

@@ -33,6 +33,7 @@ from fanogan.training import (
     RunFolder,
     by_first,
     fabric_of,
+    lacking_bf16,
     no_progress,
     open_run,
     precision_of,
@@ -166,7 +167,11 @@ class Detector(Definition):
             images = normals.seen
             if given and given.seen:
                 images = images.trained_too(given.seen)
-            return calibrate(model, normals.held_out).but(seen=images)
+            calibrated = calibrate(model, normals.held_out)
+            if self.exportable and not lacking_bf16(fabric.device):
+                in_bf16 = calibrate(model.but(precision="bf16"), normals.held_out)
+                calibrated = calibrated.but(others={"bf16": in_bf16.calibration})
+            return calibrated.but(seen=images)
 
     # --- what was learned -----------------------------------------------------------------------
 
@@ -275,6 +280,7 @@ class Detector(Definition):
             constants=saved.constants,
             provenance=saved.provenance,
             seen=saved.seen,
+            others=saved.calibrations,
         )
         return detector
 

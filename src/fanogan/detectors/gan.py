@@ -16,7 +16,7 @@ from fanogan.detectors.building import registered_for
 from fanogan.detectors.definition import Definition
 from fanogan.detectors.registry import name_of
 from fanogan.errors import FanoganError
-from fanogan.models import Discriminator, Generator
+from fanogan.models import Discriminator, Generator, widened
 from fanogan.recipes import Recipe
 from fanogan.scoring import ModelFile, read_model
 from fanogan.storage import BadFolder
@@ -38,7 +38,7 @@ class OwnGenerator(Generator):
     def forward(self, z: Tensor) -> Tensor:
         """Return the image of a latent."""
         images: Tensor = self.own(z)
-        return images
+        return widened(images)
 
 
 class OwnDiscriminator(Discriminator):
@@ -52,12 +52,12 @@ class OwnDiscriminator(Discriminator):
     def features(self, x: Tensor) -> Tensor:
         """Return f(·) of Eqs. 3 and 4, flattened: (B, n_d)."""
         features: Tensor = self.own.features(x)
-        return features.flatten(1)
+        return widened(features.flatten(1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the critic's value of each image, (B,)."""
         values: Tensor = self.own(x)
-        return values.reshape(len(x))
+        return widened(values.reshape(len(x)))
 
 
 @dataclasses.dataclass(frozen=True)

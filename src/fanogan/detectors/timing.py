@@ -18,7 +18,10 @@ from fanogan.training import GAN, fabric_of, precision_of
 
 
 def seconds_to_fit(detector: Definition, normals: Normals, *, gan: Any = None) -> float:
-    """Estimate how long ``fit`` will take here, from a few updates of throwaway networks."""
+    """Estimate how long ``fit`` will take here, from a few updates of throwaway networks.
+
+    In the recipe's precision; errors as for ``fabric_of``.
+    """
     given = given_gan(detector, gan, normals, detector.device)
     steps = detector.steps(normals.preprocessing)
     if given:

@@ -84,8 +84,17 @@ class ExportedModel:
         return dict(zip(self.about["outputs"], found, strict=True))
 
 
-def _onnxruntime(model: str | bytes, threads: int) -> tuple[Run, str]:
-    """Return what runs a file (or its bytes) with ONNX Runtime, and the metadata in it."""
+def _onnxruntime(model: str | bytes, threads: int, precision: str = "fp32") -> tuple[Run, str]:
+    """Return what runs a file (or its bytes) with ONNX Runtime, and the metadata in it.
+
+    Raises:
+        BadExport: a precision that it doesn't have.
+    """
+    if precision != "fp32":
+        raise BadExport(
+            f"ONNX Runtime computes on CPUs in fp32, not in {precision}: give --engine openvino or "
+            "torch"
+        )
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -102,13 +111,14 @@ def _onnxruntime(model: str | bytes, threads: int) -> tuple[Run, str]:
     return run, session.get_modelmeta().custom_metadata_map.get(KEY, "")
 
 
-def _openvino(model: str | bytes, threads: int) -> tuple[Run, str]:
+def _openvino(model: str | bytes, threads: int, precision: str = "fp32") -> tuple[Run, str]:
     """Return the same with OpenVINO; where the CPU has bfloat16 it would take that unless told."""
     import openvino
 
     core = openvino.Core()
     read = core.read_model(model) if isinstance(model, str) else core.read_model(model, b"")
-    told = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    hint = {"fp32": "f32", "bf16": "bf16"}[precision]
+    told = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
     compiled = core.compile_model(read, "CPU", told)
 
     # A mask, the last input, is dropped where nothing depends on it, as in the critic's graph.
@@ -134,7 +144,7 @@ def check_installed(*libraries: str) -> None:
 
 
 def use_engine(model: Model, name: str) -> tuple[Model, str]:
-    """Return a model whose score is computed by an engine, on the CPU.
+    """Return a model whose score is computed by an engine, on the CPU, in the model's precision.
 
     Args:
         model: a trained one.
@@ -145,7 +155,8 @@ def use_engine(model: Model, name: str) -> tuple[Model, str]:
         The model, and which engine it uses and why, in one line.
 
     Raises:
-        BadExport: no such engine, one that isn't installed, or a detector that it can't run.
+        BadExport: no such engine, one that isn't installed, a detector that it can't run, or a
+            precision that it doesn't have.
     """
     if name not in ENGINES:
         raise BadExport(f"--engine {name}: give one of {', '.join(ENGINES)}")
@@ -161,7 +172,11 @@ def use_engine(model: Model, name: str) -> tuple[Model, str]:
         return with_engines(model, [name])[name], f"engine: {name}"
     if model.device.type != "cpu":
         return model, f"engine: torch, which alone computes on {model.device.type}"
-    installed = [library for library in LIBRARIES if find_spec(library) and find_spec("onnxscript")]
+    installed = [
+        library
+        for library in (LIBRARIES if model.precision == "fp32" else ["openvino"])
+        if find_spec(library) and find_spec("onnxscript")
+    ]
     try:
         models = {"torch": model, **with_engines(model, installed)}
     except BadExport as error:
@@ -181,7 +196,9 @@ def with_engines(model: Model, names: Sequence[str]) -> dict[str, Model]:
     threads, retina = torch.get_num_threads(), model.preprocessing.retina
     return {
         name: model.but(
-            score=EngineScore(openers[name](graph, threads)[0], retina is not None),
+            score=EngineScore(
+                openers[name](graph, threads, model.precision)[0], retina is not None
+            ),
             engine=name,
         )
         for name in names

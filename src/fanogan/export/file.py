@@ -18,7 +18,7 @@ import torch
 from fanogan.calibration import ALPHA
 from fanogan.export.engines import FORMAT, SUFFIXES, ExportedModel, check_installed
 from fanogan.export.graph import KEY, BadExport, Deployed, to_onnx
-from fanogan.scoring import Model
+from fanogan.scoring import Model, in_precision
 from fanogan.storage import write_whole
 from fanogan.training import precision_of
 
@@ -41,6 +41,7 @@ def export(model: Model, to: str, out: Path) -> float:
             file that doesn't give what PyTorch gives; or another file lies there.
         OSError: it can't be written.
     """
+    model = in_precision(model, "fp32")[0]
     if to not in SUFFIXES:
         raise BadExport(f"--to {to}: give one of {', '.join(SUFFIXES)}")
     if out.suffix != SUFFIXES[to]:

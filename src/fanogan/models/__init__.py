@@ -27,6 +27,7 @@ from fanogan.models.networks import (
     UpBlock,
     channels_of,
     folded,
+    widened,
 )
 from fanogan.models.score import ReconstructionScore
 
@@ -56,4 +57,5 @@ __all__ = [
     "image_residual",
     "terms_and_maps",
     "wasserstein_distance",
+    "widened",
 ]

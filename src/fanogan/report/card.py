@@ -15,8 +15,12 @@ def model_card(facts: Mapping[str, Any]) -> str:
     window = seen["window"]
     through = f"windows of {window[0]}×{window[1]} pixels" if window else "whole images"
     held_out = "\n".join(
-        f"- {unit}s: {HeldOut.from_dict(values).describe(ALPHA, unit)}"
-        for unit, values in facts["calibration"]["units"].items()
+        f"- {unit}s{scored}: {HeldOut.from_dict(values).describe(ALPHA, unit)}"
+        for scored, calibration in (
+            ("", facts["calibration"]),
+            *((f" scored in {name}", each) for name, each in facts["calibrations"].items()),
+        )
+        for unit, values in calibration["units"].items()
     )
     training = "\n".join(f"- {line}" for line in _training(facts))
     warnings = "\n".join(f"- {warning}" for warning in facts["warnings"]) or "- none"

@@ -21,6 +21,7 @@ from fanogan.scoring.pipeline import (
     score_encoded,
     totals_of,
 )
+from fanogan.scoring.precision import PRECISIONS, BadPrecision, in_precision
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.results_folder import whole_folder
 from fanogan.scoring.table import COLUMNS, Table, read_csv, row_of, write_csv
@@ -32,7 +33,9 @@ __all__ = [
     "BATCH",
     "COLUMNS",
     "HALF",
+    "PRECISIONS",
     "VOLUMES_SHOWN",
+    "BadPrecision",
     "Encoded",
     "FrameScore",
     "Gallery",
@@ -49,6 +52,7 @@ __all__ = [
     "encode",
     "frame_name",
     "images_done",
+    "in_precision",
     "read",
     "read_csv",
     "read_model",

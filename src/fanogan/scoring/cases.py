@@ -79,6 +79,7 @@ def about_model(model: Model) -> dict[str, str]:
         "trained on": f"{counted(data['images'], 'normal image')} of "
         f"{counted(data['subjects'], 'subject')}",
         "sees": f"{window} at {seen.image_size[0]}×{seen.image_size[1]} pixels",
+        "scores in": model.precision,
         "seed": str(model.provenance["seed"]),
     }
 

@@ -66,6 +66,7 @@ def job_of(model: Model, images: Any, **settings: Any) -> dict[str, Any]:
         "images": [os.path.abspath(entry) for entry in entries] if named else None,
         "model": digest.hexdigest(),
         "engine": model.engine,
+        "precision": model.precision,
         "device": model.device.type,
         **settings,
     }

@@ -27,6 +27,7 @@ KINDS: Mapping[str, Any] = {
     "detector": str,
     "preprocessing": Preprocessing,
     "calibration": Calibration,
+    "calibrations": dict[str, Calibration],
     "profile": Profile,
     "constants": dict[str, float],
     "fingerprint": dict[str, Any],
@@ -66,6 +67,8 @@ class Model:
         device: Where the networks are.
         seen: Which images it was trained and calibrated on; None: not known.
         engine: What computes ``score``: 'torch', 'onnxruntime' or 'openvino'.
+        precision: In which the networks compute: 'fp32' or 'bf16' (see ``in_precision``).
+        others: What the same held-out normals say in other precisions, by these.
     """
 
     detector: str
@@ -83,6 +86,8 @@ class Model:
     device: torch.device
     seen: Seen | None = None
     engine: str = "torch"
+    precision: str = "fp32"
+    others: Mapping[str, Calibration] = dataclasses.field(default_factory=dict)
 
     def but(self, **changes: Any) -> Model:
         """Return the same model with some fields changed."""
@@ -97,13 +102,15 @@ class Model:
     def to_dict(self) -> dict[str, Any]:
         """All but the networks as plain values: ``model.json``."""
         provenance = {k: v for k, v in self.provenance.items() if not (k == "gan" and v is None)}
+        calibrations = {self.precision: self.calibration, **self.others}
         return {
             "detector": self.detector,
             "fanogan": version("fanogan"),
             "libraries": {name: version(name) for name in ("torch", "numpy", "monai")},
             "recipe": self.recipe.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
-            "calibration": self.calibration.to_dict(),
+            "calibration": calibrations.pop("fp32").to_dict(),
+            "calibrations": {name: each.to_dict() for name, each in calibrations.items()},
             "profile": self.profile.to_dict(),
             "constants": dict(self.constants),
             **provenance,
@@ -136,6 +143,7 @@ class ModelFile:
     recipe: Recipe
     preprocessing: Preprocessing
     calibration: Calibration
+    calibrations: Mapping[str, Calibration]  # of other precisions than fp32
     profile: Profile
     constants: Mapping[str, float]
     provenance: Mapping[str, Any]
@@ -205,6 +213,10 @@ def read_model(folder: str | Path) -> ModelFile:
             recipe=Recipe.from_dict(values["recipe"]),
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
             calibration=Calibration.from_dict(values["calibration"]),
+            calibrations={
+                name: Calibration.from_dict(each)
+                for name, each in values.get("calibrations", {}).items()
+            },
             profile=Profile.from_dict(values.get("profile") or values["familiar"]),
             constants={name: float(value) for name, value in constants.items()},
             provenance={

@@ -264,18 +264,22 @@ def score_batch(model: Model, x: Tensor, inside: Tensor | None = None) -> tuple[
     """Return ``model.score`` of any number of images; in inference mode.
 
     On the CPU the networks see as many together as keeps each activation in blocks that the C
-    library doesn't return to the system.
+    library doesn't return to the system. In bfloat16 what the networks give is fp32 again, and so
+    is all that is made of it.
     """
     if model.engine != "torch":
         terms, maps = model.score(x, inside)
         return terms, maps
-    largest = 2 * model.recipe.base_width * x[0, 0].numel() * x.element_size()  # an image's, in D
+    in_bf16 = model.precision == "bf16"
+    size = 2 if in_bf16 else x.element_size()
+    largest = 2 * model.recipe.base_width * x[0, 0].numel() * size  # an image's, in D
     together = BATCH
     while x.device.type == "cpu" and together > 16 and together * largest >= LARGEST_BLOCK:
         together //= 2
     parts = torch.split(x, together)
     masks = [None] * len(parts) if inside is None else torch.split(inside, together)
-    found = [model.score(*each) for each in zip(parts, masks, strict=True)]
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=in_bf16):
+        found = [model.score(*each) for each in zip(parts, masks, strict=True)]
     terms, maps = (torch.cat(each) for each in zip(*found, strict=True))
     return terms, maps
 
@@ -330,6 +334,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         largest=float(totals.max()),
         mean=float(totals.mean()),
         windows=len(totals),
+        precision=model.precision,
         warnings=() if number else encoded.warnings,
         spacing=scan.scan_spacing if isinstance(scan, FlatVolume) else scan.spacing,
         affine=scan.affine,

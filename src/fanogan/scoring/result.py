@@ -67,6 +67,7 @@ class Result:
     largest: float
     mean: float
     windows: int
+    precision: str = "fp32"  # in which the networks computed: 'fp32' or 'bf16'
     warnings: tuple[Note, ...] = ()  # how it is unlike the training normals
     notes: tuple[Note, ...] = ()  # of its reading, and whether it was seen in training
     hashed: int = BLANK  # the short hash of an image

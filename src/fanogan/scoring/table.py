@@ -20,7 +20,7 @@ COLUMNS = (
     *("largest_window", "mean_of_windows", "windows"),
     *("p_value", "held_out", "held_out_subjects", "flag"),
     *("shape", "shape_p_value", "combined", "combined_p_value"),
-    *("regions", "largest_region_mm2", "largest_region_bscan", "warnings", "notes"),
+    *("regions", "largest_region_mm2", "largest_region_bscan", "precision", "warnings", "notes"),
 )
 COUNTS = {"windows", "held_out", "held_out_subjects", "regions", "largest_region_bscan"}
 
@@ -54,6 +54,7 @@ def row_of(result: Result, calibration: Calibration, alpha: float) -> dict[str, 
         "held_out_subjects": calibration.subjects(result.unit),
         "flag": "too few held out" if flag is None else "yes" if flag else "no",
         **beside,
+        "precision": result.precision,
         "warnings": "; ".join(map(describe, result.warnings)),
         "notes": "; ".join(map(describe, result.notes)),
     }

@@ -9,7 +9,13 @@ from fanogan.training.cost import (
     steps_within_budget,
 )
 from fanogan.training.encoder import ENCODER, train_encoder
-from fanogan.training.fabric import by_first, device_of, fabric_of, precision_of
+from fanogan.training.fabric import (
+    by_first,
+    device_of,
+    fabric_of,
+    lacking_bf16,
+    precision_of,
+)
 from fanogan.training.reconstruction import ReconstructionHealth, finish_autoencoder
 from fanogan.training.run import Progress, Run, no_progress, open_run
 from fanogan.training.run_folder import RunFolder, State
@@ -47,6 +53,7 @@ __all__ = [
     "frozen",
     "gan_cost",
     "half_batches",
+    "lacking_bf16",
     "multiply_adds",
     "no_progress",
     "open_run",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from fanogan.recipes import Precision, Recipe
+from fanogan.recipes import BadRecipe, Precision, Recipe
 from fanogan.storage import BadFolder
 
 if TYPE_CHECKING:
@@ -40,10 +40,34 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
+def lacking_bf16(device: torch.device) -> str:
+    """Return what a device has in place of bfloat16, as a sentence; empty where it has that.
+
+    PyTorch computes in bfloat16 everywhere, but without such instructions more slowly than in fp32.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return ""
+        major, minor = torch.cuda.get_device_capability()
+        card = f"{torch.cuda.get_device_name()} is of compute capability {major}.{minor}"
+        return f"{card}, and bfloat16 begins at 8.0"
+    # What has AMX has this too.
+    if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
+        has = torch.backends.cpu.get_cpu_capability()
+        return f"this processor has {has}, and neither AVX512-BF16 nor AMX"
+    return ""
+
+
 def fabric_of(device: torch.device, recipe: Recipe, devices: int) -> Fabric:
-    """Start the processes that train together, in the recipe's precision."""
+    """Start the processes that train together, in the recipe's precision.
+
+    Raises:
+        BadRecipe: a precision that the device doesn't have.
+    """
     from lightning_fabric import Fabric
 
+    if recipe.precision == "bf16" and (has := lacking_bf16(device)):
+        raise BadRecipe(f"recipe {recipe.name}: precision is bf16, but {has}; give precision: fp32")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=device.type,

@@ -201,8 +201,13 @@ def _unflatten(tensors: Mapping[str, Tensor], state: State) -> None:
         }
         if isinstance(part, optim.Optimizer):
             moments: dict[int, dict[str, Tensor]] = {}
+            parameters = [p for group in part.param_groups for p in group["params"]]
             for key, tensor in values.items():
                 index, _, field = key.partition(".")
+                p = parameters[int(index)]
+                if tensor.shape == p.shape:
+                    # As the parameter lies in memory, which torch's fused updates take for given.
+                    tensor = torch.empty_like(p).copy_(tensor)
                 moments.setdefault(int(index), {})[field] = tensor
             values = {**part.state_dict(), "state": moments}
         part.load_state_dict(values)

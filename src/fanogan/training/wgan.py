@@ -65,7 +65,7 @@ def update_critic(
         with run.fabric.autocast():
             real, generated = critic_values(D, x, fake)
         share = len(x) / batch
-        distance = share * wasserstein_distance(real.float(), generated.float())
+        distance = share * wasserstein_distance(real, generated)
         penalty = share * gradient_penalty(D, x, fake, alpha)  # outside autocast: fp32
         loss = critic_loss(distance, penalty, run.recipe.gradient_penalty_weight)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -124,7 +124,7 @@ def train_gan(G: Generator, D: Discriminator, run: Run) -> list[str]:
                 x = run.normals.draw(run.batch_size, random)
                 z = latents(random)
                 with torch.no_grad(), statistics_untouched(G), fabric.autocast():
-                    fake = G(z).float()
+                    fake = G(z)
                 losses = update_critic(D, adam_D, x, fake, run, random, for_each_half)
                 stage.collect(**losses)
 
