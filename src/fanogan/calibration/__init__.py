@@ -22,6 +22,7 @@ from fanogan.calibration.profile import (
     SizeUnseen,
     SpacingUnseen,
 )
+from fanogan.calibration.statistics import Statistics
 
 __all__ = [
     "ALPHA",
@@ -39,6 +40,7 @@ __all__ = [
     "ResidualHistogram",
     "SizeUnseen",
     "SpacingUnseen",
+    "Statistics",
     "TermScale",
     "held_out_needed",
     "split_subjects",

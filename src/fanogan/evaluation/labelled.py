@@ -26,8 +26,9 @@ from fanogan.evaluation.comparison import (
 )
 from fanogan.evaluation.leaks import Leaks, leak_sentences
 from fanogan.evaluation.masks import masks_of
-from fanogan.evaluation.metrics import image_metrics, trivial_scores
+from fanogan.evaluation.metrics import image_metrics
 from fanogan.evaluation.pixels import PixelFigures
+from fanogan.evaluation.plain import plain_scores, plain_scores_of_patch
 from fanogan.evaluation.roc import RocCurve, roc_curve_points
 from fanogan.report import Case, VolumeCase, describe, write_evaluation_report
 from fanogan.retina import PicturesAs, steps_figure
@@ -52,8 +53,6 @@ from fanogan.storage import write_whole
 from fanogan.text import plural
 
 log = logging.getLogger(__name__)
-THREE_STATISTICS, ROW_MEANS = "three statistics", "row means as z-scores"
-"""Rows of the table: distances from plain statistics of the training normals."""
 WRITES = ("metrics.json", "pixels.npz", "rows.csv", "scores.csv", "report.html")
 
 
@@ -221,7 +220,7 @@ class _Evaluation:
         else:
             self.rows.append({**row_of(result, self.calibration, self.alpha), "label": label})
             self.subjects.append(subject)
-            self.trivial.append({**trivial_scores((picture + 1) / 2), **self._plain(result)})
+            self.trivial.append(plain_scores(self.statistics, result))
         if result.volume is not None:
             if self.steps is None:
                 assert self.window is not None
@@ -263,26 +262,8 @@ class _Evaluation:
                 }
             )
             self.subjects.append(subject)
-            plain = {}
-            if self.statistics and self.statistics.rows is not None:
-                known = volume.recorded[result.frame][patch]
-                away = self.statistics.rows_distance(flat[patch] / 255, known, int(row))
-                plain[ROW_MEANS] = away
-            self.trivial.append({**trivial_scores(flat[patch] / 255), **plain})
-
-    def _plain(self, result: Result) -> dict[str, float]:
-        """Return an image's distances from the plain statistics of the training normals."""
-        if self.statistics is None:
-            return {}
-        if result.volume is None:
-            assert result.picture is not None
-            return {THREE_STATISTICS: self.statistics.distance((result.picture + 1) / 2)}
-        frame = result.volume.pixels[result.frame] / np.float32(255)
-        known = result.volume.recorded[result.frame]
-        found = {THREE_STATISTICS: self.statistics.distance(frame, known)}
-        if self.statistics.rows is not None:
-            found[ROW_MEANS] = self.statistics.rows_distance(frame, known)
-        return found
+            found = plain_scores_of_patch(self.statistics, volume, result.frame, patch)
+            self.trivial.append(found)
 
     def totals(self, result: Result) -> list[float]:
         """Return the scores of what is evaluated of a result, in the order of ``rows``."""

@@ -1,0 +1,40 @@
+"""Scores of an image or a patch that need no trained network."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fanogan.calibration import Statistics
+from fanogan.evaluation.metrics import trivial_scores
+from fanogan.retina import FlatVolume
+from fanogan.scoring import Result
+
+THREE_STATISTICS, ROW_MEANS = "three statistics", "row means as z-scores"
+"""Distances from plain statistics of the training normals, which some models don't keep."""
+
+
+def plain_scores(statistics: Statistics | None, result: Result) -> dict[str, float]:
+    """Return the trivial scores of an image, and its distances from the training normals."""
+    assert result.picture is not None
+    picture, volume = (result.picture + 1) / 2, result.volume
+    found = trivial_scores(picture)
+    if statistics is None:
+        return found
+    if volume is None:
+        return {**found, THREE_STATISTICS: statistics.distance(picture)}
+    frame, known = volume.pixels[result.frame] / np.float32(255), volume.recorded[result.frame]
+    found[THREE_STATISTICS] = statistics.distance(frame, known)
+    if statistics.rows is not None:
+        found[ROW_MEANS] = statistics.rows_distance(frame, known)
+    return found
+
+
+def plain_scores_of_patch(
+    statistics: Statistics | None, volume: FlatVolume, frame: int, patch: tuple[slice, slice]
+) -> dict[str, float]:
+    """Return the same of a patch of a flat B-scan, of which only rows can be compared."""
+    pixels, known = volume.pixels[frame][patch] / 255, volume.recorded[frame][patch]
+    found = trivial_scores(pixels)
+    if statistics is not None and statistics.rows is not None:
+        found[ROW_MEANS] = statistics.rows_distance(pixels, known, patch[0].start)
+    return found
