@@ -183,7 +183,8 @@ def _our_gan(folder: str | Path, normals: Normals, recipe: Recipe, device: torch
         G, D = Generator(*size, theirs.latent_size), Discriminator(*size)
     saved.put_weights_into({"G": G, "D": D}, assign=True)
     for network in (G, D):
-        network.to(device).eval()
+        # As `initialise` lays them: from a file they lie otherwise, and would round otherwise.
+        network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     warnings: tuple[str, ...] = ()
     if saved.provenance["fingerprint"]["sha256"] != normals.fingerprint["sha256"]:
         warnings = (
