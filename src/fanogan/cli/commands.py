@@ -223,8 +223,8 @@ def score(
         spacing: of retinal OCT, as for prepare; by default the one that the model was trained with.
         device: auto, cpu, cuda or mps.
         engine: torch, onnxruntime, openvino, or auto, the fastest of those that are installed.
-        precision: fp32; bf16, several times as fast on processors that have it and slightly less
-            exact; or auto, bf16 where this machine and the model have it.
+        precision: fp32; bf16, faster on processors that have it and slightly less exact; or auto,
+            bf16 where this machine and the model have it.
         skip_bad: leave out files that can't be read, instead of stopping.
         scores_only: write only scores.csv and report.html; maps can take longer than scores.
     """

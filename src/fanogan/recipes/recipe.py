@@ -25,7 +25,6 @@ EncoderLoss = Literal["izi_f", "izi", "ziz"]
 EncoderOutput = Literal["tanh", "linear"]
 Geometry = Literal["auto", "image", "retina"]
 Precision = Literal["fp32", "tf32", "bf16"]
-Auto = Literal["auto"]
 
 MAY_BE_ZERO = ("kappa", "checkpoint_minutes", "critic_updates", "denoising", "search_patience")
 BELOW_ONE = ("denoising", "held_out_fraction")
@@ -122,7 +121,7 @@ class Recipe:
     held_out_fraction: float = 0.1  # of the subjects
     # A large image or a volume scores the mean of these highest windows. auto: half of a flattened
     # B-scan's (docs/benchmarks.md, "How windows become a picture's score"), 5 % of all others'.
-    top_window_fraction: float | Auto = "auto"
+    top_window_fraction: float | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what can't work.
