@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import fanogan.recipes
 from fanogan.recipes.recipe import FORMER_NAMES, BadRecipe, Recipe, load_recipe, recipe_names
+from fanogan.retina.resample import PERCENTILES
 
 SHIPPED = ["demo", "digits", "overnight", "paper", "phantom", "small", "smoke"]
 
@@ -46,6 +48,33 @@ def test_a_shipped_recipe_says_what_it_is_for_and_all_that_it_changes(name: str)
     # Nothing is repeated that its base says already; paper's base are the defaults.
     base = load_recipe(values["base"]) if "base" in values else Recipe(name="")
     assert differing(recipe, base) == (set(values) - {"base"}) | {"name"}
+
+
+def test_paper_says_what_is_not_the_papers() -> None:
+    text = source("paper")
+    for key in ("min_retina_fraction", "flat_rows", "flat_base", "held_out_fraction"):
+        assert f"{key} {getattr(load_recipe('paper'), key):g}" in text
+    assert f"{PERCENTILES[0]:g} and {PERCENTILES[1]:g} percentiles" in text
+
+
+def test_the_docs_size_what_differs_from_tensorflow() -> None:
+    """The same two steps of Adam by hand, and the variance of G's smallest layer."""
+    text = " ".join((Path(__file__).parents[2] / "docs" / "recipes.md").read_text().split())
+    corrections = [1 / (1 - 0.9**t) ** 0.5 for t in (1, 10, 100)]
+    shown = "{:.2f} at the first update, {:.2f} at the tenth and {:.5f} at the hundredth"
+    assert shown.format(*corrections) in text
+    epsilon, gradient = 1e-8, 1e-5
+    p = torch.zeros(1, requires_grad=True)
+    adam = torch.optim.Adam([p], lr=1.0, betas=(0.0, 0.9), eps=epsilon)
+    p.grad = torch.full((1,), gradient)
+    adam.step()
+    first = gradient * (1 - 0.9) ** 0.5 / ((1 - 0.9) ** 0.5 * gradient + epsilon)  # TensorFlow's
+    assert f"by .{1e4 * (1 - first):.0f} % in place of .{1e3 * (1 + p.item()):.0f} %" in text
+    norm = torch.nn.BatchNorm2d(1, momentum=1.0)
+    x = torch.randn(64, 1, 4, 4)
+    norm(x)
+    larger = float(norm.running_var / x.var(correction=0) - 1)
+    assert f"ours is {100 * larger:.3f} % larger".replace(" 0.", " .") in text
 
 
 def test_paper_is_the_published_setting() -> None:
