@@ -57,6 +57,8 @@ def test_scores_depend_on_neither_batch_nor_order(
     expected = detector.score(IMAGES)
     # A critic's score is a difference of two values of D, with the rounding errors of those.
     tolerance = 1e-5 * abs(detector.model.constants.get("critic_mean", 0.0))
+    if name == "ali":  # whose features begin near 0, and their residuals at the rounding errors
+        tolerance = 1e-12
     order = np.random.default_rng(0).permutation(len(IMAGES))
     mixed = detector.score(IMAGES[order])
     np.testing.assert_allclose(mixed.total, expected.total[order], 1e-5, tolerance)

@@ -59,7 +59,7 @@ def test_trained_networks_beat_untrained_ones(name: str, gan: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["izi_f", "ae", "advae", "ali"])
+@pytest.mark.parametrize("name", ["izi_f", "ae", "advae"])
 def test_nothing_has_collapsed(name: str, gan: Path) -> None:
     model = trained(name, gan).model
     x = model.preprocessing.resize(torch.from_numpy(FOURS[:120, None]) * (2 / 255) - 1)
@@ -69,9 +69,9 @@ def test_nothing_has_collapsed(name: str, gan: Path) -> None:
         z = torch.randn(256, SHORT.latent_size, generator=torch.Generator().manual_seed(0))
         samples = model.networks["G"](z)
     assert diversity(x_hat) > 0.5 * real
-    if name in ("izi_f", "ali"):  # what learns G from latents ~ N(0, I)
+    if name == "izi_f":  # what learns G from latents ~ N(0, I)
         assert diversity(samples) > 0.6 * real
-    # And reconstructions follow their images, if ALI's from afar, as the paper's do.
+    # And reconstructions follow their images. ALI's need more updates (see test_ali).
     own = (x - x_hat).square().mean()
     other = (x - x_hat.roll(1, 0)).square().mean()
-    assert own < (0.85 if name == "ali" else 0.75) * other
+    assert own < 0.75 * other

@@ -25,7 +25,13 @@ from fanogan.models.losses import (
     image_residual,
     latent_residual,
 )
-from fanogan.models.networks import Discriminator, Encoder, Generator, JointDiscriminator
+from fanogan.models.networks import (
+    Discriminator,
+    Encoder,
+    Generator,
+    JointDiscriminator,
+    JointEncoder,
+)
 from fanogan.recipes.recipe import EncoderLoss
 
 
@@ -264,11 +270,11 @@ def test_adversarial_loss_is_the_residual_and_a_thousandth_of_the_critics_value(
 
 
 @pytest.fixture(scope="module")
-def ali() -> tuple[Encoder, Generator, JointDiscriminator]:
+def ali() -> tuple[JointEncoder, Generator, JointDiscriminator]:
     torch.manual_seed(0)
-    E = Encoder((16, 16), width=2, latent=10, output="linear")
+    E = JointEncoder((16, 16), width=2, latent=5)
     G = Generator((16, 16), width=2, latent=5)
-    return E.eval(), G.eval(), JointDiscriminator((16, 16), width=2, latent=5)
+    return E.eval(), G.eval(), JointDiscriminator((16, 16), width=2, latent=5).eval()
 
 
 @pytest.fixture

@@ -24,9 +24,11 @@ from fanogan.models.networks import (
     Encoder,
     Generator,
     JointDiscriminator,
+    JointEncoder,
     UpBlock,
     channels_of,
     folded,
+    initialise_near_zero,
     widened,
 )
 from fanogan.models.score import ReconstructionScore
@@ -37,6 +39,7 @@ __all__ = [
     "Encoder",
     "Generator",
     "JointDiscriminator",
+    "JointEncoder",
     "ReconstructionScore",
     "UpBlock",
     "adversarial_loss",
@@ -55,6 +58,7 @@ __all__ = [
     "generator_loss",
     "gradient_penalty",
     "image_residual",
+    "initialise_near_zero",
     "terms_and_maps",
     "wasserstein_distance",
     "widened",

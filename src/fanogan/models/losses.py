@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fanogan.models.networks import Discriminator, Encoder, Generator, JointDiscriminator
+from fanogan.models.networks import (
+    Discriminator,
+    Encoder,
+    Generator,
+    JointDiscriminator,
+    JointEncoder,
+)
 from fanogan.recipes import EncoderLoss
 
 
@@ -154,13 +160,13 @@ def adversarial_loss(terms: dict[str, Tensor]) -> Tensor:
     return terms["image"] + ADVERSARIAL_WEIGHT * terms["adversarial"]
 
 
-def ali_mean(E: Encoder, x: Tensor) -> Tensor:
+def ali_mean(E: JointEncoder, x: Tensor) -> Tensor:
     """μ(x), the first half of E(x): the latent that ALI reconstructs from."""
     mean: Tensor = E(x).chunk(2, dim=1)[0]
     return mean
 
 
-def ali_latent(E: Encoder, x: Tensor, noise: Tensor) -> Tensor:
+def ali_latent(E: JointEncoder, x: Tensor, noise: Tensor) -> Tensor:
     """ẑ = μ(x) + σ(x) ε, with (μ, log σ) the two halves of E(x) (Dumoulin et al. 2016, Eq. 4).
 
     ε ~ N(0, I) as (B, d).
@@ -171,11 +177,21 @@ def ali_latent(E: Encoder, x: Tensor, noise: Tensor) -> Tensor:
 
 
 def ali_values(
-    E: Encoder, G: Generator, D: JointDiscriminator, x: Tensor, z: Tensor, noise: Tensor
+    E: JointEncoder,
+    G: Generator,
+    D: JointDiscriminator,
+    x: Tensor,
+    z: Tensor,
+    noise: Tensor,
+    random: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(D(x, ẑ), D(G(z), z)): the logits of encoded and of generated pairs."""
+    """(D(x, ẑ), D(G(z), z)): the logits of encoded and of generated pairs.
+
+    In one batch, as the authors compute them: D has batch statistics. With dropout where ``random``
+    is given.
+    """
     pairs = torch.cat([x, G(z)]), torch.cat([ali_latent(E, x, noise), z])
-    encoded, generated = D(*pairs).chunk(2)
+    encoded, generated = D(*pairs, random).chunk(2)
     return encoded, generated
 
 

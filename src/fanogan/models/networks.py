@@ -10,6 +10,7 @@ quarter of the multiplications (``ConvMeanPool``, ``UpsampleConv``).
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fanogan.recipes import blocks_of
+
+# Of ALI (Dumoulin et al. 2016): how much of its input each layer of D loses, and the slope below 0.
+DROPOUT, LEAK = 0.2, 0.1
 
 
 def channels_of(width: int, blocks: int) -> list[int]:
@@ -96,9 +100,9 @@ def layer_norm(channels: int) -> nn.Module:
     return LayerNorm(1, channels, eps=1e-5)
 
 
-def batch_norm(channels: int) -> nn.Module:
+def batch_norm(channels: int, momentum: float = 0.01) -> nn.Module:
     """Batch norm with TensorFlow's constants, as the authors trained."""
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=momentum)
 
 
 class DownBlock(nn.Module):
@@ -212,11 +216,29 @@ class Discriminator(nn.Module):
         return values.squeeze(1)
 
 
+class _Heard(nn.Module):
+    """An image as ALI's D and E hear it: residual blocks, then 8·width values, normed."""
+
+    def __init__(self, sides: Sequence[int], channels: int, width: int):
+        super().__init__()
+        norm = functools.partial(batch_norm, momentum=0.05)  # the authors'
+        self.trunk = _Trunk(sides, channels, width, norm)
+        self.linear = nn.Linear(self.trunk.size, 8 * width, bias=False)
+        self.norm = norm(8 * width)
+
+    def forward(self, x: Tensor, random: torch.Generator | None = None) -> Tensor:
+        values = self.linear(dropped(self.trunk(dropped(x, random)), random))
+        normed: Tensor = widened(self.norm(values[..., None, None])).flatten(1)
+        return F.leaky_relu(normed, LEAK)
+
+
 class JointDiscriminator(nn.Module):
     """D of ALI: image (B, C, H, W) and latent (B, d) → logit (B,); higher is more encoded.
 
-    As Dumoulin et al. (2016) build it: one network for x, one for z, and one for both together;
-    with the trunk of our D for x, and 8·width units in each layer for z and for both.
+    As Dumoulin et al. (2016) build it: one network for x and one for z, whose outputs are of one
+    size, so that both are heard alike, and one for both together; batch norm in that for x, a leaky
+    ReLU after each layer, dropout before. The network for x has our residual blocks; with their 64
+    channels the others have the authors' 512 and 1,024 units.
     """
 
     def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128):
@@ -227,28 +249,56 @@ class JointDiscriminator(nn.Module):
         """
         super().__init__()
         units = 8 * width
-        self.trunk = _Trunk(sides, channels, width, layer_norm)
-        self.latent = nn.Sequential(
-            nn.Linear(latent, units), nn.LeakyReLU(0.1), nn.Linear(units, units), nn.LeakyReLU(0.1)
-        )
-        self.both = nn.Sequential(
-            nn.Linear(self.trunk.size + units, units),
-            nn.LeakyReLU(0.1),
-            nn.Linear(units, units),
-            nn.LeakyReLU(0.1),
-            nn.Linear(units, 1),
-        )
-        initialise(self)
+        self.image = _Heard(sides, channels, width)
+        self.latent = nn.ModuleList([nn.Linear(latent, units), nn.Linear(units, units)])
+        self.both = nn.ModuleList([nn.Linear(2 * units, 2 * units) for _ in range(2)])
+        self.linear = nn.Linear(2 * units, 1)
+        initialise_near_zero(self)
 
     def features(self, x: Tensor) -> Tensor:
-        """f(·) of Eq. 4, as of ``Discriminator``: the trunk's last residual sum (B, n_d)."""
-        features: Tensor = self.trunk(x)
+        """f(·) of Eq. 4: what D makes of the image alone, (B, 8·width)."""
+        features: Tensor = self.image(x)
         return features
 
-    def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """Return the logit of each pair."""
-        values: Tensor = widened(self.both(torch.cat([self.features(x), self.latent(z)], 1)))
+    def forward(self, x: Tensor, z: Tensor, random: torch.Generator | None = None) -> Tensor:
+        """Return the logit of each pair; with dropout where ``random`` is given."""
+        for layer in self.latent:
+            z = F.leaky_relu(widened(layer(dropped(z, random))), LEAK)
+        pair = torch.cat([self.image(x, random), z], 1)
+        for layer in self.both:
+            pair = F.leaky_relu(widened(layer(dropped(pair, random))), LEAK)
+        values: Tensor = widened(self.linear(dropped(pair, random)))
         return values.squeeze(1)
+
+
+class JointEncoder(nn.Module):
+    """E of ALI: image (B, C, H, W) → (B, 2·d), the mean and the log deviation of its latent."""
+
+    def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128):
+        """Make E for sides (rows, columns).
+
+        Raises:
+            ValueError: sides that aren't c·2^b (see ``blocks_of``).
+        """
+        super().__init__()
+        self.image = _Heard(sides, channels, width)
+        self.linear = nn.Linear(8 * width, 2 * latent)
+        initialise_near_zero(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return mean and log deviation."""
+        return widened(self.linear(self.image(x)))
+
+
+def dropped(x: Tensor, random: torch.Generator | None) -> Tensor:
+    """Return x with a fifth of its values, drawn from ``random``, set to 0 and the rest raised.
+
+    PyTorch's own dropout draws from the process's generator, and a resumed run would end elsewhere.
+    """
+    if random is None:
+        return x
+    kept = torch.rand(x.shape, generator=random, device=x.device) >= DROPOUT
+    return x * kept / (1 - DROPOUT)
 
 
 class Encoder(nn.Module):
@@ -298,6 +348,15 @@ def initialise(network: nn.Module, strong: Sequence[nn.Conv2d] = ()) -> None:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def initialise_near_zero(network: nn.Module) -> None:
+    """All weights from N(0, .01²), biases 0, as ALI's authors begin."""
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 # --- networks that only score --------------------------------------------------------------------

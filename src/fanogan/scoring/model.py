@@ -176,8 +176,12 @@ class ModelFile:
                     if key.startswith(prefix)
                 }
                 network.load_state_dict(state, assign=assign)
-        except RuntimeError as error:
-            raise unreadable(self.folder, error, self.fanogan) from None
+        except RuntimeError:
+            raise BadFolder(
+                f"{self.folder}: not a model that this version can read: its networks aren't "
+                f"those of the detector {self.detector} here; fanogan {self.fanogan}, which made "
+                "it, reads it, or train it anew"
+            ) from None
 
 
 def _as_tensors(seen: Seen) -> dict[str, Tensor]:

@@ -25,7 +25,9 @@ from fanogan.training.updates import (
     TensorFlowRMSprop,
     descend,
     frozen,
+    share_buffers,
     statistics_untouched,
+    update,
 )
 from fanogan.training.wgan import GAN, train_gan, update_critic
 
@@ -58,11 +60,13 @@ __all__ = [
     "no_progress",
     "open_run",
     "precision_of",
+    "share_buffers",
     "shared_threads",
     "statistics_untouched",
     "steps_within_budget",
     "train_encoder",
     "train_gan",
+    "update",
     "update_critic",
     "whole_batch",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fanogan.models import Encoder, Generator, image_residual
+from fanogan.models import Generator, image_residual
 from fanogan.training.run import Run
 from fanogan.training.stage import Stage
 from fanogan.training.updates import reestimate_statistics, share_buffers, statistics_untouched
@@ -15,7 +15,9 @@ from fanogan.training.wgan import SAMPLE_GRIDS, diversity
 
 
 @torch.no_grad()
-def finish_autoencoder(stage: Stage, E: Encoder, G: Generator, *, from_noise: bool = False) -> None:
+def finish_autoencoder(
+    stage: Stage, E: nn.Module, G: Generator, *, from_noise: bool = False
+) -> None:
     """End a stage: re-estimated statistics, which all processes share, and the last checkpoint.
 
     G's statistics are those of encoded images, or of latents ~ N(0, I) where it learned from those.
