@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from stripes import IMAGES, NORMALS, TINY, assert_same_weights, fitted, weights
+from stripes import (
+    IMAGES,
+    NORMALS,
+    TINY,
+    assert_same_scores,
+    assert_same_weights,
+    fitted,
+    weights,
+)
 
 from fanogan.data import Normals
-from fanogan.detectors import detector_names, new_detector
-from fanogan.detectors.building import new_networks, untrained, with_networks_of
+from fanogan.detectors import Detector, detector_names, new_detector
+from fanogan.detectors.building import linear, new_networks, untrained, with_networks_of
 from fanogan.scoring import calibrate, score
 
 CPU = torch.device("cpu")
@@ -35,10 +44,25 @@ def test_untrained_networks_are_others(name: str) -> None:
     other = untrained(model)
     assert other.detector == name and other.recipe == model.recipe
     a, b = weights(model), weights(other)
-    pairs = [(a[key], b[key]) for key in a if a[key].ndim > 1]
-    assert a.keys() == b.keys() and pairs
+    pairs = [(a[key], b[key]) for key in b if b[key].ndim > 1]
+    learnt = {"pca.mean", "pca.components"}  # the normals' projection, which none has untrained
+    assert a.keys() - learnt == b.keys() and pairs
     assert not any(torch.equal(trained, fresh) for trained, fresh in pairs)
     assert not np.allclose(score(other, IMAGES).total, score(model, IMAGES).total)
+
+
+@pytest.mark.parametrize("name", ["izi_f", "critic"])
+def test_principal_components_in_place_of_networks_are_those_of_pca(
+    name: str, tmp_path: Path
+) -> None:
+    """Kept with the model, fitted to the same images, scored through the same windows."""
+    fitted(name).save(tmp_path / "model")
+    expected = score(fitted("pca").model, IMAGES)
+    for model in (fitted(name).model, Detector.load(tmp_path / "model", device="cpu").model):
+        projected = linear(model)
+        assert projected is not None and not projected.calibration.units
+        assert_same_scores(score(projected, IMAGES), expected)
+    assert linear(fitted("pca").model) is None
 
 
 def test_networks_can_score_in_another_detectors_way() -> None:

@@ -161,7 +161,7 @@ def test_an_encoder_for_any_gan(tmp_path: Path, name: str) -> None:
     loaded = Detector.load(tmp_path / "run", device="cpu", gan=(G, D))
     np.testing.assert_array_equal(loaded.score(IMAGES).total, scores.total)
     tensors, _ = read_model_folder(tmp_path / "run")
-    assert {key.partition(".")[0] for key in tensors} <= {"E", "seen"}
+    assert {key.partition(".")[0] for key in tensors} <= {"E", "pca", "seen"}
     with pytest.raises(BadFolder, match="trained on a GAN of your own, which isn't kept"):
         Detector.load(tmp_path / "run", device="cpu")
     other = OwnD()

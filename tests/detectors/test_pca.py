@@ -13,7 +13,8 @@ from sklearn.metrics import roc_auc_score
 from stripes import assert_same_scores, assert_same_weights
 
 from fanogan.data import Normals, seeded
-from fanogan.detectors import Detector, PrincipalComponents, pca, untrained
+from fanogan.detectors import Detector, PrincipalComponents, untrained
+from fanogan.detectors.projection import Projection
 from fanogan.export import ExportedModel, export
 from fanogan.recipes import load_recipe
 from fanogan.scoring import score
@@ -33,7 +34,7 @@ def detector() -> PrincipalComponents:
 
 def components_of(detector: Detector) -> tuple[np.ndarray, np.ndarray]:
     projection = detector.model.networks["P"]
-    assert isinstance(projection, pca.Projection)
+    assert isinstance(projection, Projection)
     return projection.mean.double().numpy(), projection.components.double().numpy()
 
 

@@ -44,6 +44,7 @@ HONEST = [
     "low contrast",
     "low gradient",
     "three statistics",
+    "PCA residual",
 ]
 
 
@@ -354,8 +355,19 @@ def test_pixel_auc_by_hand(detector, model, normal, anomalous, masks, evaluated)
     expected = roc_auc_score(truth.ravel(), maps.ravel())
     assert pixel["auc"] == pytest.approx(expected, abs=1e-3)
     images = np.concatenate([normal, anomalous]).astype(float)
-    darkness = roc_auc_score(truth.ravel(), -images.ravel())
-    assert pixel["darkness_auc"] == pytest.approx(darkness, abs=1e-3)
+    gradients = np.abs(np.gradient(images, axis=(1, 2))).mean(0)
+    projection = model.networks["pca"]
+    mean, V = projection.mean.double().numpy(), projection.components.double().numpy()
+    x = images.reshape(20, -1) * (2 / 255) - 1
+    x_hat = np.clip(mean + (x - mean) @ V.T @ V, -1, 1)
+    maps = {"brightness": images, "gradient": gradients, "PCA residual": np.abs(x - x_hat)}
+    expected = {name: roc_auc_score(truth.ravel(), each.ravel()) for name, each in maps.items()}
+    expected |= {"darkness": 1 - expected["brightness"], "low gradient": 1 - expected["gradient"]}
+    assert pixel["trivial"] == pytest.approx(expected, abs=1e-3)
+    assert [*pixel["trivial"].values()] == sorted(pixel["trivial"].values(), reverse=True)
+    residuals = (x - x_hat) ** 2
+    row = row_of(evaluation, "PCA residual")
+    assert row["auc"] == pytest.approx(roc_auc_score([0] * 12 + [1] * 8, residuals.mean(1)))
     assert pixel["prevalence"] == pytest.approx(8 * 16 / (20 * 256))
     assert pixel["regions"]["lesions"] == 8
     assert pixel["regions"]["threshold"] == model.calibration.map_scale
@@ -393,7 +405,7 @@ def test_without_masks_there_are_no_pixel_figures(model, normal, anomalous, tmp_
     seen = []
     found = evaluate(model, normal, anomalous, tmp_path / "out", on_result=seen.append)
     assert (found["pixel"], found["pixel_roc"]) == (None, None)
-    assert len(seen) == 2 * 20  # each image passes twice on the bar
+    assert len(seen) == 3 * 20  # trained, untrained, principal components
     assert not (tmp_path / "out" / "pixels.npz").exists()
 
 

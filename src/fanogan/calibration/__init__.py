@@ -22,7 +22,7 @@ from fanogan.calibration.profile import (
     SizeUnseen,
     SpacingUnseen,
 )
-from fanogan.calibration.statistics import Statistics
+from fanogan.calibration.statistics import Statistics, plain_statistics
 
 __all__ = [
     "ALPHA",
@@ -43,5 +43,6 @@ __all__ = [
     "Statistics",
     "TermScale",
     "held_out_needed",
+    "plain_statistics",
     "split_subjects",
 ]

@@ -46,13 +46,23 @@ class Statistics:
         """Return the mean squared z-score of a flat frame's known pixels against their rows.
 
         Args:
-            frame: (rows, columns) in [0, 1], all flat rows or some.
+            frame: as of `z_scores`.
             known: (rows, columns), at least one.
+            first: as of `z_scores`.
+        """
+        return float((self.z_scores(frame, first) ** 2)[known].mean())
+
+    def z_scores(self, frame: NDArray[Any], first: int = 0) -> Values:
+        """Return how many deviations each pixel of a flat frame is from its row's mean.
+
+        Args:
+            frame: (rows, columns) in [0, 1], all flat rows or some.
             first: the flat row that the frame begins with.
         """
         assert self.rows is not None
         mean, deviation = np.array(self.rows)[:, first : first + len(frame), None]
-        return float((((frame - mean) / deviation) ** 2)[known].mean())
+        scores: Values = (frame - mean) / deviation
+        return scores
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Statistics:
@@ -117,15 +127,24 @@ def statistics_of(frame: NDArray[Any], known: NDArray[np.bool_] | None = None) -
         frame: (rows, columns) or (rows, columns, channels) in [0, 1]; channels are averaged.
         known: (rows, columns) where it was recorded; None: everywhere.
     """
+    brightness, contrast, gradient = plain_statistics(frame, known)
+    return np.array([brightness, np.log(max(contrast, _LEAST)), np.log(max(gradient, _LEAST))])
+
+
+def plain_statistics(
+    frame: NDArray[Any], known: NDArray[np.bool_] | None = None
+) -> tuple[float, float, float]:
+    """Return brightness, contrast and gradient of a frame, in its own grey units.
+
+    That is the mean, the standard deviation, and the mean absolute difference of neighbours, in
+    both directions alike. Arguments as of `statistics_of`.
+    """
     grey = np.asarray(frame, dtype=np.float64)
     grey = grey if grey.ndim == 2 else grey.mean(axis=2)
     if known is not None:
         grey = np.where(known, grey, np.nan)
     steps = [np.nanmean(np.abs(np.diff(grey, axis=axis))) for axis in (0, 1)]
-    spread = np.nanstd(grey)
-    return np.array(
-        [np.nanmean(grey), np.log(max(spread, _LEAST)), np.log(max(np.mean(steps), _LEAST))]
-    )
+    return float(np.nanmean(grey)), float(np.nanstd(grey)), float(np.mean(steps))
 
 
 def _tuples(lists: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:

@@ -326,7 +326,7 @@ def evaluate(
         allow_seen: evaluate on images that a model was trained or calibrated on, instead of
             stopping; the report says how many.
     """
-    from fanogan.detectors import Detector
+    from fanogan.detectors import Detector, linear
     from fanogan.evaluation import evaluate as evaluate_model
 
     check_alpha(alpha)
@@ -338,7 +338,7 @@ def evaluate(
         raise UsageError("--mask-labels chooses labels of masks: give --masks too")
     pictures = pictures_as(bscans, volumes)
     files = sum(_count(trained, source, groups, pictures) for source in (normal, anomalous))
-    passes = 2 + len(others)
+    passes = 2 + (linear(trained) is not None) + len(others)
     with console.counting_bar("scoring, trained and untrained", passes * files) as on_result:
         metrics = evaluate_model(
             trained,

@@ -358,7 +358,8 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
         )
     pixel = found["pixel"]
     if pixel:
-        say(f"per pixel: AUC {pixel['auc']:.3f} (darkness {pixel['darkness_auc']:.3f})")
+        name, trivial = max(pixel["trivial"].items(), key=lambda each: each[1])
+        say(f"per pixel: AUC {pixel['auc']:.3f}, the best trivial map ({name}) {trivial:.3f}")
 
 
 def say_turing(found: Mapping[str, Any]) -> None:

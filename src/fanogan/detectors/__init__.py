@@ -4,7 +4,7 @@ A detector says which networks it has, how they are trained and what score they 
 Other packages add their own through the entry point group ``fanogan.detectors``.
 """
 
-from fanogan.detectors.building import untrained, with_networks_of
+from fanogan.detectors.building import linear, untrained, with_networks_of
 from fanogan.detectors.detector import Detector, new_detector
 from fanogan.detectors.gan import BadGan
 from fanogan.detectors.registry import BadDetector, detector_names, register, registered
@@ -33,6 +33,7 @@ __all__ = [
     "Iterative",
     "PrincipalComponents",
     "detector_names",
+    "linear",
     "new_detector",
     "register",
     "registered",

@@ -12,8 +12,9 @@ from torch import nn
 from fanogan.calibration import UNCALIBRATED
 from fanogan.data import Normals, Preprocessing
 from fanogan.detectors.definition import Definition
+from fanogan.detectors.projection import BESIDE, Projection
 from fanogan.detectors.registry import BadDetector, Registered, name_of, registered
-from fanogan.models import folded
+from fanogan.models import ReconstructionScore, folded
 from fanogan.scoring import Model, ModelFile
 from fanogan.storage import BadFolder
 from fanogan.training import Progress, Run, RunFolder
@@ -119,4 +120,20 @@ def untrained(model: Model) -> Model:
         profile=model.profile,
         constants={},
         provenance={**model.provenance, "gan": None},
+    )
+
+
+def linear(model: Model) -> Model | None:
+    """Return the model with principal components of its normals in place of networks.
+
+    None where it keeps none: an older one, and ``pca``, which is that itself.
+    """
+    projection = model.networks.get(BESIDE)
+    if not isinstance(projection, Projection):
+        return None
+    return model.but(
+        score=ReconstructionScore(projection).eval(),
+        calibration=UNCALIBRATED,
+        engine="torch",
+        precision="fp32",
     )

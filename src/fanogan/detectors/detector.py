@@ -19,6 +19,7 @@ from fanogan.data import Normals
 from fanogan.detectors.building import model_of, new_networks, registered_for, run_of
 from fanogan.detectors.definition import Definition
 from fanogan.detectors.gan import Gan, given_gan, own_gan_of
+from fanogan.detectors.projection import BESIDE, Projection
 from fanogan.detectors.registry import name_of, registered
 from fanogan.recipes import Recipe, load_recipe
 from fanogan.report import describe
@@ -147,6 +148,10 @@ class Detector(Definition):
             warnings += self.train(networks, run)
             with precision_of("fp32"):
                 constants = self.constants(networks, run)
+                if not any(isinstance(each, Projection) for each in networks.values()):
+                    beside = Projection(self.recipe, seen).to(fabric.device)
+                    beside.fit(run)
+                    networks[BESIDE] = beside
             provenance = {
                 "fingerprint": normals.fingerprint,
                 "warnings": warnings,
@@ -263,6 +268,8 @@ class Detector(Definition):
             detector.recipe = recipe.but(latent_size=given.G.latent)
         try:
             networks = new_networks(detector, saved.preprocessing, 0, detector.device)
+            if any(name.startswith(f"{BESIDE}.") for name in saved.tensors):  # not in older ones
+                networks[BESIDE] = Projection(recipe, saved.preprocessing).to(detector.device)
         except (RuntimeError, ValueError) as error:  # of sizes that no network can have
             raise unreadable(saved.folder, error, saved.fanogan) from None
         saved.put_weights_into(

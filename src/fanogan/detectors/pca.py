@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fanogan.data import Preprocessing
 from fanogan.detectors.detector import Detector
+from fanogan.detectors.projection import IMAGES, Projection
 from fanogan.detectors.registry import register
 from fanogan.models import ReconstructionScore
 from fanogan.training import Run
-
-IMAGES = 4096
-"""Random training images (or patches) that the components are fitted to."""
-
-
-class Projection(nn.Module):
-    """x → x̂ = m + (x − m) Vᵀ V, the nearest image in the span of the principal components."""
-
-    mean: Tensor
-    components: Tensor
-
-    def __init__(self, shape: tuple[int, ...], count: int):
-        """Make room for the mean, (pixels,), and the components V, (count, pixels)."""
-        super().__init__()
-        self.shape = shape
-        pixels = math.prod(shape)
-        self.register_buffer("mean", torch.zeros(pixels))
-        self.register_buffer("components", torch.zeros(count, pixels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Project images (B, C, rows, columns); values beyond [−1, 1] are cut off."""
-        centred = x.flatten(1) - self.mean
-        x_hat = centred @ self.components.T @ self.components + self.mean
-        return x_hat.clamp(-1, 1).reshape(-1, *self.shape)
 
 
 @register("pca")
@@ -51,11 +26,7 @@ class PrincipalComponents(Detector):
 
     def networks(self, preprocessing: Preprocessing) -> dict[str, nn.Module]:
         """Make an empty projection."""
-        shape = preprocessing.image_shape
-        return {"P": Projection(shape, self._count(preprocessing))}
-
-    def _count(self, preprocessing: Preprocessing) -> int:
-        return max(1, min(self.recipe.latent_size, math.prod(preprocessing.image_shape) // 16))
+        return {"P": Projection(self.recipe, preprocessing)}
 
     def steps(self, preprocessing: Preprocessing) -> dict[str, int]:
         """Return nothing: there is no loop."""
@@ -63,17 +34,9 @@ class PrincipalComponents(Detector):
 
     def train(self, networks: Mapping[str, nn.Module], run: Run) -> list[str]:
         """Fit mean and components to random training images."""
-        from sklearn.decomposition import PCA
-
         projection = networks["P"]
         assert isinstance(projection, Projection)
-        random = run.random("pca")
-        x = torch.cat([run.normals.draw(64, random) for _ in range(IMAGES // 64)])
-        count = len(projection.components)
-        pca = PCA(count, svd_solver="randomized", random_state=run.seed)
-        pca.fit(x.flatten(1).cpu().double().numpy())
-        projection.mean.copy_(torch.from_numpy(pca.mean_))
-        projection.components.copy_(torch.from_numpy(pca.components_))
+        projection.fit(run)
         return []
 
     def score_module(
@@ -84,5 +47,4 @@ class PrincipalComponents(Detector):
 
     def training_cost(self, preprocessing: Preprocessing) -> int:
         """Return the multiply-adds of one product of all images with all components."""
-        pixels = math.prod(preprocessing.image_shape)
-        return IMAGES * pixels * self._count(preprocessing)
+        return IMAGES * Projection(self.recipe, preprocessing).components.numel()

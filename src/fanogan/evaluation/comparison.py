@@ -131,3 +131,38 @@ def calibrated_row(
         found = image_metrics(labels, totals, bootstrap=0, threshold=above)["at_threshold"]
         row.update({key: value for key, value in found.items() if key != "threshold"})
     return row
+
+
+def figures_of_larger(
+    larger: Mapping[str, Sequence[tuple[int, float, str]]],
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of B-scans and volumes, where both kinds are among them.
+
+    Args:
+        larger: by unit, the label, score and subject of each.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for unit, seen in larger.items():
+        labels = np.array([label for label, _, _ in seen])
+        if 0 < labels.sum() < len(labels):
+            totals, subjects = np.array([total for _, total, _ in seen]), [one for *_, one in seen]
+            figures = image_metrics(labels, totals, subjects)
+            found[unit] = {
+                "n": len(labels),
+                "n_anomalous": int(labels.sum()),
+                "auc": figures["auc"],
+                "auc_interval": figures["intervals"]["auc"],
+            }
+    return found
+
+
+def flat_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the rows of `compared_rows` as a flat table for a spreadsheet."""
+    table = []
+    for row in rows:
+        flat = {key: row[key] for key in ("name", "kind", "auc", "average_precision")}
+        for key in ("auc", "average_precision"):
+            low, high = row[f"{key}_interval"] or (None, None)
+            flat |= {f"{key}_low": low, f"{key}_high": high}
+        table.append(flat | {f"youden_{key}": value for key, value in row["youden"].items()})
+    return list(table[0]), table

@@ -17,19 +17,25 @@ from typing import Any
 import numpy as np
 
 from fanogan.calibration import HeldOut
-from fanogan.detectors import untrained
+from fanogan.detectors import linear, untrained
 from fanogan.evaluation.comparison import (
     ahead_of_best,
     calibrated_row,
     compared_rows,
+    figures_of_larger,
+    flat_table,
     honest_scores,
 )
 from fanogan.evaluation.leaks import Leaks, leak_sentences
 from fanogan.evaluation.masks import masks_of
-from fanogan.evaluation.metrics import image_metrics
 from fanogan.evaluation.pixels import PixelFigures
-from fanogan.evaluation.plain import plain_scores, plain_scores_of_patch
-from fanogan.evaluation.roc import RocCurve, roc_curve_points
+from fanogan.evaluation.plain import (
+    PCA_RESIDUAL,
+    plain_maps,
+    plain_scores,
+    plain_scores_of_patch,
+)
+from fanogan.evaluation.roc import roc_curve_points
 from fanogan.report import Case, VolumeCase, describe, write_evaluation_report
 from fanogan.retina import PicturesAs, steps_figure
 from fanogan.scans import BadScan, Note, Spacing, is_array_like
@@ -98,7 +104,8 @@ def evaluate(
         skip_bad: leave out files that can't be read.
         allow_seen: evaluate on images that a model was trained or calibrated on, and say so.
         credit: whose images these are, for the page.
-        on_result: called after each image, in each pass (trained, untrained, those beside it).
+        on_result: called after each image, in each pass (trained, untrained, principal components,
+            those beside it).
 
     Returns:
         What ``metrics.json`` holds.
@@ -123,6 +130,10 @@ def evaluate(
     mask_of = masks_of(
         masks, anomalous, groups, model.preprocessing, mask_labels, on_note, pictures=pictures
     )
+
+    def mask_for(result: Result, label: int) -> np.ndarray | None:
+        return mask_of(result) if label == 1 and result.unit == "image" else None
+
     reading: dict[str, Any] = {
         "groups": groups,
         "pictures": pictures,
@@ -137,15 +148,17 @@ def evaluate(
         for label, source in enumerate((normal, anomalous)):
             found = _results(model, source, on_bad=skipped.append, **reading)
             for result in leaks[model.title].of(found, label):
-                of_frame = label == 1 and result.unit == "image"
-                evaluation.add(result, label, mask_of(result) if of_frame else None)
+                evaluation.add(result, label, mask_for(result, label))
                 on_result(result)
 
-        def totals(other: Model, counted: Leaks) -> np.ndarray:
+        def totals(other: Model, counted: Leaks, trivial_map: str | None = None) -> np.ndarray:
             values: list[float] = []
             for label, source in enumerate((normal, anomalous)):
                 for result in counted.of(_results(other, source, **reading), label):
                     values.extend(evaluation.totals(result))
+                    if trivial_map:
+                        mask = mask_for(result, label)
+                        evaluation.add_trivial_map(trivial_map, result, mask)
                     on_result(result)
             if len(values) != len(evaluation.rows):
                 raise BadScan(
@@ -155,6 +168,10 @@ def evaluate(
             return np.array(values)
 
         without_training = totals(untrained(model), Leaks(None, noun))
+        if (projected := linear(model)) is not None:
+            plain = totals(projected, Leaks(None, noun), PCA_RESIDUAL)
+            for row, value in zip(evaluation.trivial, plain.tolist(), strict=True):
+                row[PCA_RESIDUAL] = value
         others: dict[str, np.ndarray] = {}
         for other in beside:
             same = sum(each.detector == other.detector for each in beside[: len(others)])
@@ -212,9 +229,9 @@ class _Evaluation:
         picture = result.picture
         assert picture is not None and result.residual is not None
         if self.pixels:
-            empty = np.zeros(picture.shape[:2], dtype=bool)
-            marked_pixels = empty if mask is None else mask
-            self.pixels.update(result.residual, picture, marked_pixels, subject)
+            marked_pixels = np.zeros(picture.shape[:2], dtype=bool) if mask is None else mask
+            maps = plain_maps(self.statistics, result)
+            self.pixels.update(result.residual, maps, marked_pixels, subject)
         if self.unit == "patch":
             self._add_patches(result, label, mask, subject)
         else:
@@ -264,6 +281,11 @@ class _Evaluation:
             self.subjects.append(subject)
             found = plain_scores_of_patch(self.statistics, volume, result.frame, patch)
             self.trivial.append(found)
+
+    def add_trivial_map(self, name: str, result: Result, mask: np.ndarray | None) -> None:
+        if self.pixels and result.residual is not None:
+            empty = np.zeros(result.residual.shape, dtype=bool)
+            self.pixels.add_trivial(name, result.residual, empty if mask is None else mask)
 
     def totals(self, result: Result) -> list[float]:
         """Return the scores of what is evaluated of a result, in the order of ``rows``."""
@@ -321,13 +343,11 @@ class _Evaluation:
             "n_subjects": len(set(self.subjects)),
             "rows": rows,
             "ahead_of_best": ahead_of_best(labels, totals, rows, honest, self.subjects),
-            "larger": {
-                unit: figures for unit, seen in self.larger.items() if (figures := _larger(seen))
-            },
+            "larger": figures_of_larger(self.larger),
             "calibrated": calibrated_row(labels, totals, self.held_out, self.alpha),
             "pixel": self.pixels.figures() if self.pixels else None,
-            "roc": _as_lists(roc_curve_points(labels, totals)),
-            "pixel_roc": _as_lists(self.pixels.roc.curve()) if self.pixels else None,
+            "roc": roc_curve_points(labels, totals).as_lists(),
+            "pixel_roc": self.pixels.roc.curve().as_lists() if self.pixels else None,
         }
 
     def write(
@@ -337,7 +357,7 @@ class _Evaluation:
         write_whole(folder / "metrics.json", text.encode())
         if self.pixels:
             write_whole(folder / "pixels.npz", self.pixels.by_subject())
-        write_csv(folder / "rows.csv", *_table(metrics))
+        write_csv(folder / "rows.csv", *flat_table(metrics["rows"]))
         rows = sorted(self.rows, key=lambda row: -float(row["score"]))
         write_csv(folder / "scores.csv", ["label", *COLUMNS], rows)
         galleries = (self.highest, *self.worst)
@@ -365,38 +385,7 @@ class _Evaluation:
         )
 
 
-def _larger(seen: Sequence[tuple[int, float, str]]) -> dict[str, Any] | None:
-    """Return the figures of B-scans or volumes, where both kinds are among them."""
-    labels = np.array([label for label, _, _ in seen])
-    if not 0 < labels.sum() < len(labels):
-        return None
-    totals, subjects = np.array([total for _, total, _ in seen]), [one for _, _, one in seen]
-    found = image_metrics(labels, totals, subjects)
-    return {
-        "n": len(labels),
-        "n_anomalous": int(labels.sum()),
-        "auc": found["auc"],
-        "auc_interval": found["intervals"]["auc"],
-    }
-
-
 def subject_of(result: Result, label: int) -> str:
     """Files of the same name among the normal and the anomalous are not one subject for that."""
     is_its_own = result.group == result.name or result.name.startswith(f"{result.group}#")
     return f"{label} {result.group}" if is_its_own else result.group
-
-
-def _as_lists(curve: RocCurve) -> dict[str, list[float]]:
-    return {"fpr": curve.false_positive_rate.tolist(), "tpr": curve.sensitivity.tolist()}
-
-
-def _table(evaluation: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
-    """Return the rows as a flat table for a spreadsheet."""
-    rows = []
-    for row in evaluation["rows"]:
-        flat = {key: row[key] for key in ("name", "kind", "auc", "average_precision")}
-        for key in ("auc", "average_precision"):
-            low, high = row[f"{key}_interval"] or (None, None)
-            flat |= {f"{key}_low": low, f"{key}_high": high}
-        rows.append(flat | {f"youden_{key}": value for key, value in row["youden"].items()})
-    return list(rows[0]), rows

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fanogan.calibration import plain_statistics
 from fanogan.evaluation.roc import Flagged, Floats, Ranking, checked_labels
 
 CONFIDENCE = 0.95  # of every interval
@@ -205,7 +206,7 @@ def trivial_scores(image: ArrayLike) -> dict[str, float]:
 
     Args:
         image: (rows, columns) or (rows, columns, channels), any numeric type; two rows and two
-            columns at least.
+            columns at least; channels are averaged.
 
     Returns:
         `brightness` (mean), `darkness` (its negative), `low_contrast` (negative standard
@@ -223,12 +224,11 @@ def trivial_scores(image: ArrayLike) -> dict[str, float]:
         )
     if not np.isfinite(pixels).all():
         raise ValueError("An image holds pixels that are not finite: replace or leave it out.")
-    mean = float(pixels.mean())
-    gradient = sum(float(np.abs(np.diff(pixels, axis=axis)).mean()) for axis in (0, 1)) / 2
+    brightness, contrast, gradient = plain_statistics(pixels)
     return {
-        "brightness": mean,
-        "darkness": -mean,
-        "low_contrast": -float(pixels.std()),
+        "brightness": brightness,
+        "darkness": -brightness,
+        "low_contrast": -contrast,
         "low_gradient": -gradient,
     }
 

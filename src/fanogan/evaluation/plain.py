@@ -1,13 +1,19 @@
-"""Scores of an image or a patch that need no trained network."""
+"""Scores of an image, a patch or a pixel that need no trained network."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fanogan.calibration import Statistics
 from fanogan.evaluation.metrics import trivial_scores
 from fanogan.retina import FlatVolume
 from fanogan.scoring import Result
+
+PCA_RESIDUAL = "PCA residual"
+"""The image residual of principal components in place of networks (see ``detectors.linear``)."""
 
 THREE_STATISTICS, ROW_MEANS = "three statistics", "row means as z-scores"
 """Distances from plain statistics of the training normals, which some models don't keep."""
@@ -37,4 +43,16 @@ def plain_scores_of_patch(
     found = trivial_scores(pixels)
     if statistics is not None and statistics.rows is not None:
         found[ROW_MEANS] = statistics.rows_distance(pixels, known, patch[0].start)
+    return found
+
+
+def plain_maps(statistics: Statistics | None, result: Result) -> dict[str, NDArray[Any]]:
+    """Return trivial maps of an image, (rows, columns) each, NaN where flat space doesn't reach."""
+    assert result.picture is not None
+    picture, volume = result.picture, result.volume
+    grey = picture if picture.ndim == 2 else picture.mean(2)
+    found = {"brightness": grey, "gradient": np.abs(np.gradient(grey)).mean(0)}
+    if statistics is not None and statistics.rows is not None and volume is not None:
+        away = np.abs(statistics.z_scores(volume.pixels[result.frame] / np.float32(255)))
+        found[ROW_MEANS] = volume.to_original(result.frame, away.astype(np.float32))
     return found

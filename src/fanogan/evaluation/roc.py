@@ -53,6 +53,10 @@ class RocCurve(NamedTuple):
         kept = np.unique(np.searchsorted(along, np.linspace(along[0], along[-1], CURVE_POINTS)))
         return RocCurve(*(axis[kept] for axis in self))
 
+    def as_lists(self) -> dict[str, list[float]]:
+        """Return the points as JSON holds them."""
+        return {"fpr": self.false_positive_rate.tolist(), "tpr": self.sensitivity.tolist()}
+
 
 class Flagged(NamedTuple):
     """How many units each threshold flags, from the highest down; the last flags all.

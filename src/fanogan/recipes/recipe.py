@@ -79,7 +79,7 @@ class Recipe:
     stretch_retina: bool = False  # in each column, stretch the retina to fill the rows above it
     min_retina_fraction: float = 0.5  # of a patch's pixels
 
-    # Not in the paper: tried on retinal OCT, see docs/benchmarks.md.
+    # Not in the paper: tried on retinal OCT, see docs/benchmark_details.md.
     depth_channel: bool = False  # add the row in the flattened B-scan as a second channel
     match_layers: bool = False  # match grey values to the training normals', depth by depth
     score_retina_only: bool = False  # leave vitreous and choroid out of the score
@@ -120,7 +120,7 @@ class Recipe:
     # Calibration, and the score of a large image.
     held_out_fraction: float = 0.1  # of the subjects
     # A large image or a volume scores the mean of these highest windows. auto: half of a flattened
-    # B-scan's (docs/benchmarks.md, "How windows become a picture's score"), 5 % of all others'.
+    # B-scan's (docs/benchmark_details.md, "How windows become a picture's score"), 5 % of others'.
     top_window_fraction: float | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:

@@ -280,7 +280,7 @@ def _pixel_numbers(pixel: Mapping[str, Any]) -> dict[str, str]:
     """Return names and texts of the pixel-level numbers but Youden's, groups of them laid flat."""
     names = {
         "auc": "pixel AUC",
-        "darkness_auc": "pixel AUC of darkness, a trivial map",
+        **{name: f"pixel AUC of {name}, a trivial map" for name in pixel["trivial"]},
         "dice": "Dice",
         "mean_dice": "mean Dice",
         "iou": "IoU",

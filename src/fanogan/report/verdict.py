@@ -55,8 +55,7 @@ def alarms(evaluation: Mapping[str, Any]) -> list[str]:
             "are mostly scored as more anomalous than the anomalous ones."
         )
     if pixel:
-        dark = pixel["darkness_auc"]
-        trivial, name = max((dark, "darkness"), (1 - dark, "brightness"))
+        name, trivial = max(pixel["trivial"].items(), key=lambda each: each[1])
         if trivial > pixel["auc"]:
             found.append(
                 f"A trivial map does better: {name} reaches pixel AUC {share(trivial)}, the "
