@@ -4,7 +4,7 @@ A folder of PNGs, of which a thousand are distinct, is scored with networks of t
 that have learnt next to nothing, which costs the same; each count in a process of its own; and a
 thousand with networks twice as wide, of which reading takes a smaller share.
 --million adds a million images of 16×16 and networks of width 4: what reading and writing alone
-can do. --write puts the table into docs/benchmarks.md: only from a machine that does nothing else.
+can do. --write puts the table into the docs: only from a machine that does nothing else.
 
     python benchmarks/archive.py --million --write
 """
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--million", action="store_true", help="and a million tiny images")
-    parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="into docs/benchmark_details.md")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.folder:

@@ -3,7 +3,7 @@
 Short trainings, which is enough to compare the two and not for the best AUC. Scores: on MNIST,
 made-up retinas and OCTDL. Training: on MNIST, also with the penalty in bfloat16, which the package
 doesn't offer. Needs a machine with bfloat16. What is done is not done again; --write puts the
-tables into docs/benchmarks.md.
+tables into docs/benchmark_details.md.
 
     python benchmarks/precision.py --write
 """
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder of the benchmark data")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[*DATA, "training"])
-    parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="into docs/benchmark_details.md")
     options = parser.parse_args()
     folder = data_folder(options.data)
     for seed in range(options.seeds):
