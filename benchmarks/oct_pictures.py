@@ -67,6 +67,7 @@ FULL_DEPTH = {"flat_rows": 64, "flat_base": 60, "stretch_retina": True}
 # Of two thumbnails: the same pictures correlate by .988 and more, others by .944 at most.
 SAME_PICTURE = 0.97
 SCORES = ("total", "mean", "image", "feature", "shape", "combined")
+WITHOUT = "without_network.json"
 SHOWN = {"izi_f": "f-AnoGAN", "ae": "autoencoder of equal cost", "critic": "its critic alone"}
 
 
@@ -83,6 +84,9 @@ def main() -> None:
     data = data_folder(options.data) / "oct"
     recipe = load_recipe(options.recipe).but(**FULL_DEPTH, held_out_fraction=0.2)
     folder = RESULTS / "oct_pictures" / options.recipe
+    for name in options.sets:
+        if done(folder / name / WITHOUT) is None:
+            without_network(name, recipe, data, folder / name / WITHOUT)
     for seed in range(options.seeds):
         for name in options.sets:
             for detector in options.detectors:
@@ -91,7 +95,7 @@ def main() -> None:
                     one(name, detector, seed, recipe, data, path)
                 of_fluid = folder / "chiu" / name / detector / path.name
                 if done(of_fluid) is None:
-                    fluid(run_of(path), name, seed, recipe, data, of_fluid)
+                    fluid(run_of(path), seed, recipe, data, of_fluid)
     table(folder, options.recipe)
 
 
@@ -203,7 +207,6 @@ def one(name: str, detector: str, seed: int, recipe: Recipe, data: Path, path: P
         if detector == "izi_f" and seed == 0:
             plain = calibrate(untrained(made.model), normals.held_out)
             scored[other]["untrained"] = of_model(plain, tested)
-            scored[other]["without a network"] = without_network(learnt, tested)
     facts = conditions(seed=seed, minutes=minutes)
     keep(path, {"tested": scored, "pictures": len(learnt), **facts})
 
@@ -221,64 +224,52 @@ def rounded(score: float) -> float:
     return float(f"{score:.6g}")
 
 
-def without_network(
-    learnt: Sequence[FlatVolume], tested: Sequence[FlatVolume]
-) -> dict[str, list[float]]:
-    """Scores of flat pictures that need no network; some are fitted on the training normals."""
-
-    def statistics(volume: FlatVolume) -> np.ndarray:
-        flat = pixels_of(volume, 0)
-        step = np.nanmean(np.abs(np.diff(flat, axis=1)))
-        return np.array([np.log(step), np.nanmean(flat), np.log(np.nanstd(flat))])
-
-    rows = np.concatenate([pixels_of(volume, 0) for volume in learnt], axis=1)
-    mean, deviation = np.nanmean(rows, axis=1), np.nanstd(rows, axis=1)
-    known = np.array([statistics(volume) for volume in learnt])
-    inverse = np.linalg.inv(np.cov(known.T))
-    scores: dict[str, list[float]] = {}
-    for volume in tested:
-        off = (pixels_of(volume, 0) - mean[:, None]) / deviation[:, None]
-        away = statistics(volume) - known.mean(axis=0)
-        recorded = volume.pixels[0][:, volume.recorded[0].all(axis=0)]
-        each = {
-            "row means as z-scores": float(np.nanmean(off**2)),
-            "three statistics": float(away @ inverse @ away),
-            "columns not seen clearly": float(1 - volume.boundaries.clear.mean()),
-            **trivial_scores(recorded / 255),
-        }
-        for key, value in each.items():
-            scores.setdefault(key, []).append(rounded(value))
-    return scores
+def without_network(name: str, recipe: Recipe, data: Path, path: Path) -> None:
+    """Score flat pictures of both sets by what needs no network, and knows the normals of one."""
+    space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
+    learnt, held_out, _ = split(flat(name, data, space), second_numbers(name, data))
+    statistics = Normals.of(learnt, held_out, recipe).profile.statistics
+    assert statistics is not None
+    scored: dict[str, dict[str, list[float]]] = {}
+    for other in SETS:
+        scores: dict[str, list[float]] = {}
+        for volume in split(flat(other, data, space), second_numbers(other, data))[2]:
+            pixels, recorded = volume.pixels[0], volume.recorded[0]
+            each = {
+                "row means as z-scores": statistics.rows_distance(pixels / 255, recorded),
+                "three statistics": statistics.distance(pixels / 255, recorded),
+                "columns not seen clearly": float(1 - volume.boundaries.clear.mean()),
+                **trivial_scores(pixels[:, recorded.all(axis=0)] / 255),
+            }
+            for key, value in each.items():
+                scores.setdefault(key, []).append(rounded(value))
+        scored[other] = scores
+    keep(path, {"tested": scored, **conditions()})
 
 
 # --- fluid --------------------------------------------------------------------------------------
 
 
-def fluid(run: Path, name: str, seed: int, recipe: Recipe, data: Path, path: Path) -> None:
+def fluid(run: Path, seed: int, recipe: Recipe, data: Path, path: Path) -> None:
     """Score the eyes with edema, with what was trained on a set in ``run``."""
     space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
     tested = list(edema(data.parent, space))
-    learnt = split(flat(name, data, space), second_numbers(name, data))[0]
-    rows = np.concatenate([pixels_of(volume, 0) for volume in learnt], axis=1)
-    usual = np.nanmean(rows, axis=1)[:, None], np.nanstd(rows, axis=1)[:, None]
     model = Detector.load(run, device="cpu").model
-    scored = {"trained": aucs_of_fluid(model, tested, usual)}
+    scored = {"trained": aucs_of_fluid(model, tested)}
     if run.parent.name == "izi_f" and seed == 0:
-        scored["untrained"] = aucs_of_fluid(untrained(model), tested, usual)
+        scored["untrained"] = aucs_of_fluid(untrained(model), tested)
     keep(path, {"scored": scored, **conditions(seed=seed, minutes=None)})
 
 
 def aucs_of_fluid(
-    model: Model,
-    tested: Sequence[tuple[FlatVolume, np.ndarray]],
-    usual: tuple[np.ndarray, np.ndarray],
+    model: Model, tested: Sequence[tuple[FlatVolume, np.ndarray]]
 ) -> dict[str, list[float]]:
     """AUCs of scores that need a network and of others, the same patches and pixels for each.
 
     Of patches with any fluid, 1 % and 5 % of it; of pixels; of pixels within a flat row.
     """
-    window = model.preprocessing.window
-    assert window is not None
+    window, statistics = model.preprocessing.window, model.profile.statistics
+    assert window is not None and statistics is not None
     masks = {volume.name: mask for volume, mask in tested}
     shares: list[float] = []
     patches: dict[str, list[float]] = {}
@@ -289,10 +280,11 @@ def aucs_of_fluid(
         volume, frame = one.volume, one.frame
         assert volume is not None and one.patches is not None and one.residual is not None
         mask = masks[volume.name][frame]
-        marked, flat_pixels = volume.forward(frame, mask), pixels_of(volume, frame)
+        marked = volume.forward(frame, mask)
+        flat_pixels = np.where(volume.recorded[frame], volume.pixels[frame] / 255, np.nan)
         plain = {
             "darkness": -flat_pixels,
-            "row means as z-scores": ((flat_pixels - usual[0]) / usual[1]) ** 2,
+            "row means as z-scores": statistics.z_scores(flat_pixels) ** 2,
         }
         for row, column, *terms in one.patches:
             at = np.s_[int(row) : int(row) + window[0], int(column) : int(column) + window[1]]
@@ -302,7 +294,10 @@ def aucs_of_fluid(
             for key, value in each.items():
                 patches.setdefault(key, []).append(value)
         depths = volume.to_original(frame, rows_of_flat(flat_pixels.shape))
-        shown = {key: volume.to_original(frame, np.nan_to_num(of)) for key, of in plain.items()}
+        shown = {
+            key: volume.to_original(frame, np.nan_to_num(of).astype(np.float32))
+            for key, of in plain.items()
+        }
         for key, of in {"total": one.residual, **shown}.items():
             known = np.isfinite(one.residual) & np.isfinite(depths)
             maps.setdefault(key, []).append((mask[known], of[known], np.rint(depths[known])))
@@ -313,12 +308,6 @@ def aucs_of_fluid(
         within = [auc(ill, of) for ill, of in of_rows if ill.any() and not ill.all()]
         found[key] += [rounded(auc(labels, scores)), rounded(float(np.mean(within)))]
     return found
-
-
-def pixels_of(volume: FlatVolume, frame: int) -> np.ndarray:
-    """The flat pixels of a B-scan, NaN where none were recorded."""
-    pixels = volume.pixels[frame].astype(np.float32)
-    return np.where(volume.recorded[frame], pixels, np.float32(np.nan))
 
 
 def rows_of_flat(shape: tuple[int, ...]) -> np.ndarray:
@@ -348,6 +337,8 @@ def table(folder: Path, recipe: str) -> None:
         if not runs:
             continue
         every = [result for found in runs.values() for result in found]
+        plain = done(folder / name / WITHOUT)
+        assert plain is not None
         parts.append(
             f"Trained on {every[0]['pictures']} healthy pictures of {name}; "
             f"{circumstances(every, recipe, 'detector')}."
@@ -360,7 +351,7 @@ def table(folder: Path, recipe: str) -> None:
             for each, share in zip(tested["names"], tested["found"], strict=True):
                 unknown.setdefault(each.split("/")[0], []).append(100 * (1 - share))
             lost = ", ".join(f"{kind} {np.mean(of):.2f}" for kind, of in unknown.items())
-            rows = [*rows_of(runs, other)]
+            rows = [*rows_of(runs, plain, other)]
             header = ["score", "all ill (95 % interval)", *SETS[other][0][1:]]
             parts.append(
                 f"Tested on {other}: {said}. Columns without boundaries, margins "
@@ -398,21 +389,26 @@ def fluid_table(folder: Path) -> list[str]:
     ]
 
 
-def rows_of(runs: Mapping[str, Sequence[Mapping[str, Any]]], other: str) -> Iterable[list[str]]:
+def rows_of(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], plain: Mapping[str, Any], other: str
+) -> Iterable[list[str]]:
     """Rows of the table: each score of each detector, over its seeds."""
     groups: list[tuple[str, list[Mapping[str, Any]], str, str]] = []
     for kind, found in runs.items():
         tested = [result["tested"][other] for result in found]
-        titles = {"total": "", "mean": ", mean over windows", "image": ": A_R", "feature": ": A_D"}
-        titles["combined"] = " and shape combined"
+        titles = {"total": "", "mean": ", mean over windows"}
+        if kind == "izi_f":
+            titles |= {"image": ": A_R", "feature": ": A_D"}
+        if kind != "critic":
+            titles["combined"] = " and shape combined"
         groups += [
             (f"{SHOWN[kind]}{title}", tested, "trained", key) for key, title in titles.items()
         ]
         if kind == "izi_f":
             groups.append(("shape", tested[:1], "trained", "shape"))
             groups.append(("untrained", tested[:1], "untrained", "total"))
-            plain = "without a network"
-            groups += [(key, tested[:1], plain, key) for key in tested[0][plain]]
+            without = [{**tested[0], "plain": plain["tested"][other]}]
+            groups += [(key, without, "plain", key) for key in without[0]["plain"]]
     for title, tested, which, key in groups:
         names, patients = tested[0]["names"], tested[0]["patients"]
         kinds = np.array([name.split("/")[0] for name in names])
