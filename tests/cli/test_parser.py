@@ -330,6 +330,22 @@ def test_duration(seconds, text):
     assert console.duration(seconds) == text
 
 
+def test_a_log_hears_how_far_long_work_is(monkeypatch, capsys):
+    clock = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock)
+    line = console.milestones("scoring")
+    for minute in range(10):
+        clock = 60.0 * minute
+        line(100 * minute + 50, 1050)  # 50 were done before
+    # 100 a minute: the rest at 1, 2, 4 and 8 minutes, and nothing in between.
+    assert capsys.readouterr().out.splitlines() == [
+        "scoring: 150 of 1,050, about 9.0 minutes left",
+        "scoring: 250 of 1,050, about 8.0 minutes left",
+        "scoring: 450 of 1,050, about 6.0 minutes left",
+        "scoring: 850 of 1,050, about 2.0 minutes left",
+    ]
+
+
 def score_row(name, unit="image", score=0.5, p_value="0.05", flag="no", warnings=""):
     return {
         "name": name,

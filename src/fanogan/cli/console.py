@@ -79,6 +79,24 @@ def duration(seconds: float) -> str:
     return f"{max(seconds, 2):.0f} seconds"
 
 
+def milestones(text: str) -> Callable[[int, int], None]:
+    """Return what says after 1, 2, 4 … minutes how far something is, where no bar can be shown."""
+    begun, due = time.monotonic(), 60.0
+    first: int | None = None
+
+    def on_count(count: int, total: int) -> None:
+        nonlocal due, first
+        first = count if first is None else first
+        gone = time.monotonic() - begun
+        if gone < due or not first < count < total or console().is_terminal:
+            return
+        due = 2 * gone
+        left = duration(gone / (count - first) * (total - count))
+        say(f"{text}: {count:,} of {total:,}, about {left} left")
+
+    return on_count
+
+
 @contextlib.contextmanager
 def training_bars() -> Iterator[Progress]:
     """Show a bar for each stage, with speed, time left, and its last figures below."""
@@ -102,6 +120,7 @@ def training_bars() -> Iterator[Progress]:
     with Bars(*columns, console=console()) as bars:
         tasks: dict[str, Any] = {}
         begun: dict[str, tuple[float, int]] = {}
+        lines: dict[str, Callable[[int, int], None]] = {}
 
         def progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
             if stage not in tasks:
@@ -110,6 +129,8 @@ def training_bars() -> Iterator[Progress]:
                     name, total=steps, completed=step, speed="", figures=""
                 )
                 begun[stage] = time.monotonic(), step
+                lines[stage] = milestones(name)
+            lines[stage](step, steps)
             since, first = begun[stage]
             if step > first:
                 speed = (step - first) / max(time.monotonic() - since, 1e-9)
@@ -149,12 +170,14 @@ def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
     """Show a bar that counts images; files may hold several."""
     with _counter() as bars:
         task = bars.add_task(text, total=total)
+        line = milestones(text)
         count = 0
 
         def on_result(result: Result) -> None:
             nonlocal count
             count += result.unit == "image"
             bars.update(task, completed=count, total=max(total, count))
+            line(count, total)
 
         yield on_result
 
