@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -79,3 +81,40 @@ def bound(
     least = {"arithmetic": multiply_adds / of[precision], "memory": moved / of["bytes"]}
     name = max(least, key=lambda each: least[each])
     return name, least[name] / seconds
+
+
+def picture(kept: Mapping[str, Any], kinds: Mapping[str, str], path: Path) -> None:
+    """Draw a machine's roofs and the steps below them.
+
+    Args:
+        kept: what ``speed.py`` keeps of a machine.
+        kinds: the precision of each kind of row that is drawn, by the kind's name.
+        path: the picture to write.
+    """
+    from matplotlib import pyplot as plt
+
+    roofs, colours = kept["rates"], {"fp32": "#1f6f8b", "bf16": "#c8553d"}
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    intensity = np.geomspace(0.3, 300, 200)
+    for precision in kinds.values():
+        roof = np.minimum(roofs[precision], intensity * roofs["bytes"])
+        axes.loglog(intensity, 2e-9 * roof, color=colours[precision], label=precision)
+    marks = dict(
+        zip(dict.fromkeys(name.split(", ")[0] for name in kept["rows"]), "osD^", strict=True)
+    )
+    for name, one in kept["rows"].items():
+        row, width, side, kind = name.split(", ", 3)
+        if kind in kinds:
+            x, y = (one["multiply_adds"] / one[each] for each in ("bytes", "seconds"))
+            axes.plot(x, 2e-9 * y, marks[row], color=colours[kinds[kind]], markersize=5)
+            if kind == next(iter(kinds)) and row == next(iter(marks)):
+                at = f"{width} at {side}"
+                axes.annotate(at, (x, 2e-9 * y), (4, -9), textcoords="offset points", fontsize=7)
+    for row, mark in marks.items():
+        axes.plot([], [], mark, color="grey", label=row, markersize=5)
+    axes.set_xlabel("multiply-adds a byte that operations read and write")
+    axes.set_ylabel("GFLOP/s")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from plain import as_written
-from roofline import PRODUCT, bytes_moved, rates
+from roofline import PRODUCT, bytes_moved, picture, rates
 from speed_tables import (
     HALF,
     KEPT,
@@ -48,7 +48,7 @@ from speed_tables import (
     machine_text,
     ratios,
 )
-from tables import RESULTS, conditions, done, keep, machine, markdown, write_section
+from tables import DOCS, RESULTS, conditions, done, keep, machine, markdown, write_section
 from torch import Tensor, nn
 
 from fanogan.calibration import UNCALIBRATED, ProfileBuilder
@@ -499,7 +499,10 @@ def main() -> None:
     if not options.write:
         print(machine_text(now))
         return
+    now["picture"] = f"roofline-{kept_file().stem}.png"
     keep(kept_file(), now)
+    kinds = {OURS: "fp32"} | ({} if lacking_bf16(CPU) else {HALF: "bf16"})
+    picture(now, kinds, DOCS.parent / now["picture"])
     every = [json.loads(path.read_text()) for path in sorted(kept_file().parent.glob("*.json"))]
     write_section("speed, cpu", "\n\n".join(map(machine_text, every)))
 

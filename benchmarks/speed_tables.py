@@ -108,8 +108,13 @@ def machine_text(kept: Mapping[str, Any]) -> str:
         *("bf16, ms an image", "share", "faster than fp32"),
         *("fp32 faster than written", "the same, memory kept", "MB", "as written"),
     ]
-    able = ""
+    able = drawn = ""
     if "rates" in kept:
+        drawn = (
+            "\n\nEach step below the machine's roofs: where it stands further left, memory bounds "
+            "it; annotated are the critic's steps in fp32, width at side.\n\n"
+            f"![Steps and roofs]({kept['picture']})"
+        )
         products = " and ".join(
             f"{2e-9 * kept['rates'][name]:,.0f} GFLOP/s in {name}"
             for name in ("fp32", "bf16")
@@ -126,7 +131,7 @@ def machine_text(kept: Mapping[str, Any]) -> str:
         f"torch {kept['torch']}, commit {kept['commit']}, {kept['threads']} threads; batches of "
         f"64, of 8 at width 64.{able}\n\n{markdown(header, rows)}\n\n"
         "A round of training (five critic steps, one of the generator), against as written "
-        f"(memory kept): {'; '.join(rounds)}.\n\n{kept['text']}"
+        f"(memory kept): {'; '.join(rounds)}.\n\n{kept['text']}{drawn}"
     )
 
 
