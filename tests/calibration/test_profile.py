@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -214,3 +215,19 @@ def test_json_round_trip_is_exact(greys, spacing, sizes):
     assert again == profile
     assert sum(profile.histogram) == pytest.approx(1)
     assert 0 <= profile.largest_distance <= 1
+
+
+def test_a_range_that_normalising_takes_away_is_held_against_the_training_normals():
+    def recorded(low, high):
+        return replace(make_scan((1, 8, 8)), grey_range=(low, high))
+
+    profile = learn((recorded(0.0, 200.0), flat(0.5)), (recorded(10.0, 160.0), flat(0.5)))
+    profile = Profile.from_dict(json.loads(json.dumps(profile.to_dict())))
+    assert profile.grey_ranges == ((0.0, 10.0), (160.0, 200.0))
+    # A quarter of 200 beyond either end: highs of 110 to 250, lows of −50 to 60.
+    for inside in ((60.0, 250.0), (-50.0, 110.0)):
+        assert warnings(profile, recorded(*inside), flat(0.5)) == []
+    for outside in ((61.0, 200.0), (0.0, 109.0), (0.0, 251.0), (-51.0, 200.0)):
+        (said,) = warnings(profile, recorded(*outside), flat(0.5))
+        assert "scoring stretches both" in said
+    assert warnings(profile, make_scan((1, 8, 8)), flat(0.5)) == []  # in the model's own range

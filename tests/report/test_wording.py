@@ -8,6 +8,7 @@ import fanogan.retina  # noqa: F401  so that its kinds of notes are known
 from fanogan.calibration import (
     BitDepthUnseen,
     ChannelsUnseen,
+    GreyRangeUnseen,
     GreyValuesUnseen,
     SizeUnseen,
     SpacingUnseen,
@@ -124,6 +125,10 @@ OF_A_RUN: dict[Note, str] = {
     ),
     BitDepthUnseen("uint16", ("uint8",)): "bit depth uint16, trained on uint8",
     ChannelsUnseen(1, (3,)): "1 channel, trained on 3",
+    GreyRangeUnseen(0.0, 41.0, (0.0, 12.0), (116.0, 233.0)): (
+        "grey values from 0 to 41, trained on 0-12 to 116-233: scoring stretches both to the same "
+        "range"
+    ),
     SpacingUnseen("row", 0.5, (0.1, 0.25)): "spacing 0.5 mm a row, trained on 0.1-0.25",
     GreyValuesUnseen(2, 49, 0.123, 0.05): (
         "grey histogram of 2 of 49 frames outside the training normals (distance up to 0.12, "

@@ -148,36 +148,38 @@ def test_another_shape_is_refused() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 def test_normalised_to_the_full_range_whatever_the_unit(dtype: type) -> None:
     pixels = noise()
-    expected = normalise(scan_of(pixels), no_margins(pixels))
+    expected = normalise(scan_of(pixels), no_margins(pixels))[0]
     assert expected.dtype == np.uint8 and (expected.min(), expected.max()) == (0, 255)
     factor, shift = (1, 20) if dtype == np.uint8 else (100, 500)
     changed = (pixels.astype(np.float64) * factor + shift).astype(dtype)
-    np.testing.assert_array_equal(normalise(scan_of(changed), no_margins(changed)), expected)
+    np.testing.assert_array_equal(normalise(scan_of(changed), no_margins(changed))[0], expected)
 
 
 def test_saturated_pixels_and_margins_leave_the_range() -> None:
     pixels = noise(shape=(2, 200, 300))
-    expected = normalise(scan_of(pixels), no_margins(pixels))
+    expected = normalise(scan_of(pixels), no_margins(pixels))[0]
     spoilt = pixels.copy()
     spoilt.reshape(-1)[np.random.default_rng(1).choice(pixels.size, pixels.size // 1000)] = 255
     spoilt[0, :60] = 255
     spoilt[1, :, :60] = 0
     margins = filled_margins(spoilt)
     assert margins.mean() > 0.2
-    normalised = normalise(scan_of(spoilt), margins)
+    normalised = normalise(scan_of(spoilt), margins)[0]
     kept = ~margins & (spoilt == pixels)
     error = np.abs(normalised.astype(int) - expected.astype(int))[kept]
     assert error.max() <= 3
     assert (
-        np.abs(normalise(scan_of(spoilt), no_margins(spoilt)).astype(int) - expected) > 20
+        np.abs(normalise(scan_of(spoilt), no_margins(spoilt))[0].astype(int) - expected) > 20
     ).any()
 
 
 def test_volumes_of_one_eye_at_two_brightnesses_agree() -> None:
     pixels = make_phantom(2, shape=(2, 496, 128), spacing=(1.0, 0.00387, 0.05)).pixels
     dimmed = np.rint(pixels * 0.6 + 12).astype(np.uint8)
-    a, b = (normalise(scan_of(p), no_margins(p)).astype(int) for p in (pixels, dimmed))
-    assert np.abs(a - b).max() <= 2
+    (a, bright), (b, dim) = (normalise(scan_of(p), no_margins(p)) for p in (pixels, dimmed))
+    assert np.abs(a.astype(int) - b).max() <= 2
+    # What is taken away is told: by the same map, to half a grey value.
+    assert dim == pytest.approx([0.6 * value + 12 for value in bright], abs=0.5)
 
 
 def test_what_cannot_be_normalised_is_named() -> None:
@@ -190,7 +192,7 @@ def test_what_cannot_be_normalised_is_named() -> None:
 def test_few_bright_pixels_on_a_flat_ground() -> None:
     pixels = np.full((1, 50, 50), 7, np.uint8)
     pixels[0, 3, 3] = 90
-    assert np.unique(normalise(scan_of(pixels), no_margins(pixels))).tolist() == [0, 255]
+    assert np.unique(normalise(scan_of(pixels), no_margins(pixels))[0]).tolist() == [0, 255]
 
 
 @pytest.mark.parametrize(

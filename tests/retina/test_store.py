@@ -29,6 +29,7 @@ def assert_equal(one: FlatVolume, other: FlatVolume) -> None:
         "device",
         "grid",
         "affine",
+        "grey_range",
     ):
         assert getattr(one, name) == getattr(other, name), name
     assert one.thickness == other.thickness and one.is_retina == other.is_retina

@@ -16,6 +16,7 @@ from fanogan.calibration.histogram import ResidualHistogram
 from fanogan.calibration.profile import (
     BitDepthUnseen,
     ChannelsUnseen,
+    GreyRangeUnseen,
     GreyValuesUnseen,
     Profile,
     ProfileBuilder,
@@ -33,6 +34,7 @@ __all__ = [
     "Calibration",
     "ChannelsUnseen",
     "Combination",
+    "GreyRangeUnseen",
     "GreyValuesUnseen",
     "HeldOut",
     "Profile",

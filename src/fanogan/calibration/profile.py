@@ -32,6 +32,9 @@ another scanner, whose gain or offset moves the whole histogram.
 SPACING_TOLERANCE = 0.05
 """Share by which a spacing may leave the range seen in training."""
 
+RANGE_TOLERANCE = 0.25
+"""Share of the training normals' grey range by which either end may leave what they had."""
+
 MAX_SIZES = 50
 """With more sizes than this in training, only their smallest and largest sides are kept."""
 
@@ -90,6 +93,19 @@ class GreyValuesUnseen(Note):
 
 
 @dataclass(frozen=True)
+class GreyRangeUnseen(Note):
+    """A range of grey values, taken from a scan by normalising, that no training normal had.
+
+    The range, and the training normals' least and most of its low and of its high end.
+    """
+
+    low: float
+    high: float
+    lows: tuple[float, float]
+    highs: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Profile:
     """What the training normals looked like.
 
@@ -106,6 +122,8 @@ class Profile:
         largest_distance: Largest 1-Wasserstein distance of a training frame's histogram from the
             mean one, in shares of the grey range, in [0, 1].
         statistics: Plain statistics of the frames; None of few, and in models of version 0.1.
+        grey_ranges: Of scans whose own grey range has been normalised, the least and most of its
+            low and of its high end; None where there was none.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -117,6 +135,7 @@ class Profile:
     histogram: tuple[float, ...]
     largest_distance: float
     statistics: Statistics | None = None
+    grey_ranges: tuple[tuple[float, float], tuple[float, float]] | None = None
 
     def warnings(self, scan: Scan, frames01: NDArray[Any]) -> Iterator[Note]:
         """Yield each way in which a scan lies outside the training normals.
@@ -146,6 +165,14 @@ class Profile:
                 low, high = known[0] * (1 - SPACING_TOLERANCE), known[1] * (1 + SPACING_TOLERANCE)
                 if not low <= value <= high:
                     yield SpacingUnseen(axis, value, known)
+        if scan.grey_range and self.grey_ranges:
+            lows, highs = self.grey_ranges
+            room = RANGE_TOLERANCE * (highs[1] - lows[0])
+            if not all(
+                least - room <= value <= most + room
+                for value, (least, most) in zip(scan.grey_range, self.grey_ranges, strict=True)
+            ):
+                yield GreyRangeUnseen(*scan.grey_range, lows, highs)
         distances = _distances(_histograms(frames01, scan.name), np.asarray(self.histogram))
         # What moves less than one bin is not resolved by the histogram, and training images that
         # are all alike would otherwise leave no room at all.
@@ -166,6 +193,7 @@ class Profile:
             "histogram": list(self.histogram),
             "largest_distance": self.largest_distance,
             "statistics": self.statistics and vars(self.statistics),
+            "grey_ranges": self.grey_ranges,
         }
 
     @classmethod
@@ -178,6 +206,8 @@ class Profile:
         bins, axes = len(values["histogram"]), len(values["spacing"])
         if (bins, axes) != (BINS, len(_AXES)):
             raise ValueError(f"a profile of {bins} grey bins and {axes} axes")
+        if ranges := values.get("grey_ranges"):  # not in older models
+            lows, highs = ((float(least), float(most)) for least, most in ranges)
         return cls(
             sizes=tuple((int(rows), int(columns)) for rows, columns in values["sizes"]),
             rows=(int(values["rows"][0]), int(values["rows"][1])),
@@ -191,6 +221,7 @@ class Profile:
             histogram=tuple(float(share) for share in values["histogram"]),
             largest_distance=float(values["largest_distance"]),
             statistics=Statistics.from_dict(found) if (found := values.get("statistics")) else None,
+            grey_ranges=ranges and (lows, highs),
         )
 
 
@@ -212,6 +243,7 @@ class ProfileBuilder:
         self._kept: list[NDArray[np.float64]] = []
         self._every = 1
         self._statistics = StatisticsBuilder()
+        self._grey_ranges: list[tuple[float, float]] = []
 
     def add(self, scan: Scan, frames01: NDArray[Any]) -> None:
         """Add one training scan, or some of its frames.
@@ -232,6 +264,12 @@ class ProfileBuilder:
             if _is_length(value):
                 low, high = self._spacing[axis] or (value, value)
                 self._spacing[axis] = (min(low, float(value)), max(high, float(value)))
+        if scan.grey_range:
+            known = self._grey_ranges or [(value, value) for value in scan.grey_range]
+            self._grey_ranges = [
+                (min(least, value), max(most, value))
+                for value, (least, most) in zip(scan.grey_range, known, strict=True)
+            ]
         for histogram in histograms:
             self._keep(histogram)
         if scan.recorded is None:
@@ -257,6 +295,7 @@ class ProfileBuilder:
         if self._frames == 0:
             raise ValueError("no training image has been seen: add at least one scan first")
         mean = self._total / self._frames
+        lows_highs = (self._grey_ranges[0], self._grey_ranges[1]) if self._grey_ranges else None
         rows, columns = zip(*self._sizes, strict=True)
         return Profile(
             sizes=tuple(sorted(self._sizes)) if len(self._sizes) <= MAX_SIZES else (),
@@ -268,6 +307,7 @@ class ProfileBuilder:
             histogram=tuple(mean.tolist()),
             largest_distance=float(_distances(np.stack(self._kept), mean).max()),
             statistics=self._statistics.build(),
+            grey_ranges=lows_highs,
         )
 
 

@@ -6,6 +6,7 @@ from fanogan.calibration import (
     ALPHA,
     BitDepthUnseen,
     ChannelsUnseen,
+    GreyRangeUnseen,
     GreyValuesUnseen,
     SizeUnseen,
     SpacingUnseen,
@@ -188,6 +189,11 @@ def describe(note: Note) -> str:
             return f"{counted(channels, 'channel')}, trained on {' and '.join(map(str, seen))}"
         case SpacingUnseen(axis, spacing, seen):
             return f"spacing {spacing:.3g} mm a {axis}, trained on {_range(seen)}"
+        case GreyRangeUnseen(low, high, lows, highs):
+            return (
+                f"grey values from {low:.3g} to {high:.3g}, trained on {_range(lows)} to "
+                f"{_range(highs)}: scoring stretches both to the same range"
+            )
         case GreyValuesUnseen(frames, of, distance, largest):
             which, up_to = (f" of {frames:,} of {of:,} frames", "up to ") if of > 1 else ("", "")
             return (

@@ -177,8 +177,9 @@ def make_flat(
             "leave it out with --skip-bad"
         )
     grid = Grid.of(scan)
+    grey_range = scan.grey_range
     if bscans is None:
-        bscans = normalise(scan, np.asarray(margins))
+        bscans, grey_range = normalise(scan, np.asarray(margins))
     flat = Flattening(grid.boundary(inner), grid.boundary(outer), grid.shape[0], space)
     in_margin = flat.forward(grid.forward(np.asarray(margins)))
     if pixels is None:
@@ -195,6 +196,7 @@ def make_flat(
         # The frames of an array file are one volume, though nothing in it says so.
         "is_volume": scan.is_volume or scan.pixels.shape[0] > 1,
         "is_retina": True,
+        "grey_range": grey_range,
     }
     return FlatVolume(
         **known,

@@ -251,6 +251,7 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str, place: Path | None) ->
                 "is_retina": volume.is_retina,
                 "is_volume": volume.is_volume,
                 "affine": volume.affine,
+                "grey_range": volume.grey_range,
                 "en_face": None
                 if en_face is None
                 else {"spacing": en_face.spacing, "grid_centre": en_face.grid_centre},

@@ -28,8 +28,12 @@ _TOLERANCE = 0.03
 _MOST_VALUES = 2_000_000
 
 
-def normalise(scan: Scan, margins: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def normalise(
+    scan: Scan, margins: NDArray[np.bool_]
+) -> tuple[NDArray[np.uint8], tuple[float, float]]:
     """Return the grey values of a volume mapped to [−1, 1], as 8 bits: x = 2·(value/255 − ½).
+
+    With them come the values that are mapped to −1 and 1.
 
     The range is that of `PERCENTILES` outside the margins (as of `filled_margins`), so neither a
     few saturated pixels nor what the scanner filled in sets it; what lies beyond is clipped.
@@ -44,14 +48,14 @@ def normalise(scan: Scan, margins: NDArray[np.bool_]) -> NDArray[np.uint8]:
             "or leave it out with --skip-bad"
         )
     step = -(-known.size // _MOST_VALUES)
-    low, high = np.percentile(known[::step].astype(np.float32), PERCENTILES)
+    low, high = map(float, np.percentile(known[::step].astype(np.float32), PERCENTILES))
     if low == high:  # a few bright pixels on a flat ground
         low, high = float(known.min()), float(known.max())
     normalised = np.empty(scan.pixels.shape, dtype=np.uint8)
     for frame, out in zip(scan.pixels, normalised, strict=True):
         share = (frame.astype(np.float32) - np.float32(low)) / np.float32(high - low)
         out[:] = np.rint(np.clip(share, 0, 1) * 255)
-    return normalised
+    return normalised, (low, high)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,8 @@ class StoredVolume:
             raise BadScan(f"{self.path} ({self.name}): {error}; update it") from error
         between, row, column = known["spacing"]
         pixels: Any = arrays["bscans"]
-        affine = known.get("affine")  # stores prepared before don't tell
+        # Stores prepared before don't tell these.
+        affine, grey_range = known.get("affine"), known.get("grey_range")
         return Scan(
             pixels,
             self.name,
@@ -131,6 +132,7 @@ class StoredVolume:
             is_volume=known["is_volume"],
             notes=notes,
             affine=None if affine is None else tuple(map(tuple, affine)),
+            grey_range=None if grey_range is None else (grey_range[0], grey_range[1]),
             en_face=en_face,
             **{key: known[key] for key in ("eye", "device", "thickness", "is_retina")},
         )

@@ -84,6 +84,8 @@ class Scan:
         affine: Where the pixels lie in space, where a NIfTI says.
         highest: The largest value of all images of the array, or array file, that this is one of,
             where they are integers; it tells how many bits are in use.
+        grey_range: The lowest and highest grey value that were told apart, in the file's own units,
+            where a scan's range has been normalised by itself.
         member: The file (empty for arrays) and the place in it of one image among several; None
             where the scan is all that the file holds.
     """
@@ -102,6 +104,7 @@ class Scan:
     member: tuple[str, int] | None = None
     affine: Affine | None = None
     highest: int | None = None
+    grey_range: tuple[float, float] | None = None
 
     @property
     def channels(self) -> int:
