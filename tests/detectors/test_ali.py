@@ -46,6 +46,8 @@ def test_all_start_near_zero_so_that_latents_start_near_the_prior() -> None:
         weights = torch.cat([layer.weight.detach().flatten() for layer in layers])
         assert abs(weights.mean()) < 1e-4 and abs(weights.std() - 0.01) < 1e-4
         assert all(not layer.bias.any() for layer in layers if layer.bias is not None)
+        kernels = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
+        assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
     x = torch.rand(64, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         mean, log_deviation = networks["E"](x).chunk(2, 1)
