@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fanogan.detectors import Detector, untrained
+from fanogan.detectors import Detector, linear, untrained
 from fanogan.evaluation import calibrated_row, compared_rows, trivial_scores
 from fanogan.scoring import Model, score
 from fanogan.storage import write_whole
@@ -91,6 +91,11 @@ def evaluated(
     scores = score(model, images)
     without_training = score(untrained(model), images).total
     trivial = trivial_columns(images)
+    if (statistics := model.profile.statistics) is not None:
+        distances = [statistics.distance(image / 255) for image in images]
+        trivial["three statistics"] = np.array(distances)
+    if (projected := linear(model)) is not None:
+        trivial["PCA residual"] = score(projected, images).total
     terms = {"total": scores.total, "image": scores.image, "feature": scores.feature}
     return {
         "rows": compared_rows(labels, terms, without_training, trivial, groups),

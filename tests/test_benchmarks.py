@@ -2,6 +2,12 @@
 
 import importlib
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -215,3 +221,43 @@ def test_the_details_have_each_section_that_the_first_page_shows(tables: ModuleT
     summary = importlib.import_module("summary")
     for section, number, *_ in summary.ROWS:
         assert len([*summary.tables_of(section)]) > number, section
+
+
+def test_a_piece_for_the_gpu_is_stopped_in_time_and_the_next_call_goes_on(
+    tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gpu = importlib.import_module("gpu")
+    done = []
+
+    def pieces(*_: object) -> dict[str, Callable[[], None]]:
+        slow = {} if done else {"slow": lambda: time.sleep(60)}
+        return {"quick": lambda: done.append("quick"), **slow}
+
+    monkeypatch.setattr(gpu, "pieces", pieces)
+    monkeypatch.setattr(gpu, "RESERVE", 0)
+    words = ["gpu.py", "--device", "cpu", "--data", str(tmp_path), "--minutes"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("sys.argv", [*words, "0.02"])
+    with pytest.raises(SystemExit, match="goes on from here"):
+        gpu.main()
+    assert done == ["quick"]
+    monkeypatch.setattr("sys.argv", [*words, "10"])
+    gpu.main()
+    assert done == ["quick", "quick"]
+
+
+@pytest.mark.slow
+def test_all_that_wants_a_gpu_runs_tiny_on_the_processor(tables: ModuleType) -> None:
+    """In full, into ``runs/tiny``; minutes, the first time."""
+    data = Path(os.environ.get("FANOGAN_DATA", CHECKOUT.parent / "shared" / "data"))
+    if not (data / "oct" / "kermany").is_dir():
+        pytest.skip("no benchmark data: set FANOGAN_DATA to the folder that holds it")
+    shutil.rmtree(CHECKOUT / "runs" / "tiny", ignore_errors=True)
+    command = [sys.executable, "benchmarks/gpu.py", "--tiny", "--device", "cpu"]
+    command += ["--minutes", "30", "--data", str(data)]
+    ended = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.endswith("all is done\n")
+    results = CHECKOUT / "runs" / "tiny" / "results"
+    kept = {path.relative_to(results).parts[0] for path in results.rglob("*.json")}
+    assert kept == {"gpu", "oct_pictures", "lgg", "mnist"}

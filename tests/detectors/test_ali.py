@@ -46,6 +46,8 @@ def test_all_start_near_zero_so_that_latents_start_near_the_prior() -> None:
         weights = torch.cat([layer.weight.detach().flatten() for layer in layers])
         assert abs(weights.mean()) < 1e-4 and abs(weights.std() - 0.01) < 1e-4
         assert all(not layer.bias.any() for layer in layers if layer.bias is not None)
+        kernels = [layer.weight for layer in layers if isinstance(layer, nn.Conv2d)]
+        assert all(w.is_contiguous(memory_format=torch.channels_last) for w in kernels)
     x = torch.rand(64, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         mean, log_deviation = networks["E"](x).chunk(2, 1)
@@ -116,12 +118,13 @@ def test_the_encoder_gives_mean_and_deviation_and_its_mean_scores() -> None:
 
 @pytest.mark.slow
 def test_reconstructions_follow_their_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    """3,000 updates on 1,500 digits of 16×16, width 8, eight latents: about three CPU minutes.
+    """3,000 updates on 1,500 digits of 16×16, width 8, rate 1e-3: under three CPU minutes.
 
-    The residual was .69 of that to another image's x̂, on digits that it hadn't seen too. That is
-    far from an autoencoder's, as the paper's ALI is: it learns to look alike, not to be equal.
+    The residual was .63 of that to another image's x̂, on digits that it hadn't seen, and falling
+    (.93 after 1,200 updates at half the rate). That is far from an autoencoder's: ALI learns that
+    pairs look alike, not that x̂ equals x.
     """
-    recipe = load_recipe("digits").but(latent_size=8, log_every=1000)
+    recipe = load_recipe("digits").but(gan_learning_rate=1e-3, log_every=1000)
     pixels = (load_digits().images * 255 / 16).round().astype(np.uint8)
     monkeypatch.setattr(Ali, "steps", lambda self, preprocessing: {"ali": 3000})
     detector = new_detector("ali", recipe, device="cpu").fit(pixels[:1500])
@@ -129,5 +132,5 @@ def test_reconstructions_follow_their_images(monkeypatch: pytest.MonkeyPatch) ->
     with torch.inference_mode():
         x_hat = score_batch(detector.model, x)[1][:, 1:]
     own, other = ((x - each).square().mean() for each in (x_hat, x_hat.roll(1, 0)))
-    assert own < 0.8 * other
+    assert own < 0.75 * other
     assert diversity(x_hat) > 0.6 * diversity(x)

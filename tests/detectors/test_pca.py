@@ -68,10 +68,18 @@ def test_the_components_are_those_of_the_training_images(detector: PrincipalComp
 
 
 @pytest.mark.parametrize(
-    ("latent", "side", "count"), [(16, 16, 16), (128, 16, 16), (16, 64, 16), (500, 64, 256)]
+    ("latent", "side", "count", "fitted_to"),
+    [
+        (16, 16, 16, 4096),
+        (128, 16, 16, 4096),
+        (16, 64, 16, 4096),
+        (500, 64, 256, 4096),
+        (16, 256, 16, 256),
+        (500, 256, 500, 1000),
+    ],
 )
 def test_as_many_components_as_latent_dimensions_or_a_sixteenth_of_the_pixels(
-    latent: int, side: int, count: int
+    latent: int, side: int, count: int, fitted_to: int
 ) -> None:
     recipe = RECIPE.but(latent_size=latent)
     images = np.zeros((3, side, side), np.uint8)
@@ -79,6 +87,7 @@ def test_as_many_components_as_latent_dimensions_or_a_sixteenth_of_the_pixels(
     seen = Normals.read(images, recipe.but(window=(side, side), image_size=(side, side)))
     (projection,) = PrincipalComponents(recipe).networks(seen.preprocessing).values()
     assert projection.components.shape == (count, side * side)
+    assert projection.images == fitted_to
 
 
 def test_the_same_seed_gives_the_same_components_bit_by_bit(detector: PrincipalComponents) -> None:

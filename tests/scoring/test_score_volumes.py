@@ -342,7 +342,7 @@ def test_shape_and_combined_stand_beside_the_score_of_b_scans(
         assert name in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_patches_are_held_against_the_row_means_of_the_training_normals(
+def test_patches_and_pixels_are_held_against_the_row_means_of_the_training_normals(
     model: Model, eyes: list[FlatVolume], ill: Phantom, tmp_path: Path
 ) -> None:
     builder = ProfileBuilder()
@@ -355,20 +355,30 @@ def test_patches_are_held_against_the_row_means_of_the_training_normals(
     columns = np.concatenate(list(seen / 255), axis=1)
     mean, deviation = (f(columns, axis=1)[:, None] for f in (np.nanmean, np.nanstd))
     labels, scores = [], []
+    pixels: list[tuple[np.ndarray, ...]] = []
     for one in results(model, [healthy, flat]):
         if one.unit == "volume":
             continue
         assert one.volume is not None and one.patches is not None
+        assert one.residual is not None and one.picture is not None
         volume, frame = one.volume, one.frame
         z = np.where(volume.recorded[frame], volume.pixels[frame] / 255 - mean, np.nan) / deviation
         mask = ill.mask[frame] if volume.name == flat.name else np.zeros_like(ill.mask[frame])
         marked = volume.forward(frame, mask)
+        away = volume.to_original(frame, np.abs(z).astype(np.float32))
+        covered = np.isfinite(one.residual) & np.isfinite(away)
+        pixels.append((mask[covered], away[covered], one.picture[covered]))
         for row, column in one.patches[:, :2].astype(int):
             place = np.s_[row : row + 64, column : column + 64]
             labels.append(bool(marked[place].any()))
             scores.append(np.nanmean(z[place] ** 2))
     auc = next(row["auc"] for row in found["rows"] if row["name"] == "row means as z-scores")
     assert auc == pytest.approx(roc_auc_score(labels, scores), abs=1e-3)
+    marks, by_row, grey = (np.concatenate(each) for each in zip(*pixels, strict=True))
+    trivial = found["pixel"]["trivial"]
+    expected = roc_auc_score(marks, by_row)
+    assert trivial["row means as z-scores"] == pytest.approx(expected, abs=1e-3)
+    assert trivial["brightness"] == pytest.approx(roc_auc_score(marks, grey), abs=5e-3)
 
 
 def test_regions_are_found_where_they_are() -> None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from fanogan.data import Preprocessing
 from fanogan.detectors.detector import Detector
-from fanogan.detectors.projection import IMAGES, Projection
+from fanogan.detectors.projection import Projection
 from fanogan.detectors.registry import register
 from fanogan.models import ReconstructionScore
 from fanogan.training import Run
@@ -47,4 +47,5 @@ class PrincipalComponents(Detector):
 
     def training_cost(self, preprocessing: Preprocessing) -> int:
         """Return the multiply-adds of one product of all images with all components."""
-        return IMAGES * Projection(self.recipe, preprocessing).components.numel()
+        projection = Projection(self.recipe, preprocessing)
+        return projection.images * projection.components.numel()

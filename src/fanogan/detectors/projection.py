@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,8 +12,9 @@ from fanogan.data import Preprocessing
 from fanogan.recipes import Recipe
 from fanogan.training import Run
 
-IMAGES = 4096
-"""Random training images (or patches) that the components are fitted to."""
+MOST_IMAGES, MOST_VALUES = 4096, 2**24
+"""So many random training images (or patches) the components are fitted to; of more than 64×64
+pixels fewer, so that memory stays at some 400 MB, and twice as many as components at least."""
 
 BESIDE = "pca"
 """Under which name models of other detectors keep their normals' projection."""
@@ -43,13 +45,20 @@ class Projection(nn.Module):
         x_hat = centred @ self.components.T @ self.components + self.mean
         return x_hat.clamp(-1, 1).reshape(-1, *self.shape)
 
+    @property
+    def images(self) -> int:
+        """How many random training images it is fitted to."""
+        count, pixels = self.components.shape
+        return max(2 * count, min(MOST_IMAGES, MOST_VALUES // pixels))
+
     def fit(self, run: Run) -> None:
         """Fit mean and components to random training images, flipped as in training."""
         from sklearn.decomposition import PCA
 
         random = run.random("pca")
-        x = torch.cat([run.normals.draw(64, random) for _ in range(IMAGES // 64)])
+        x = torch.cat([run.normals.draw(64, random) for _ in range(-(-self.images // 64))])
         solver = PCA(len(self.components), svd_solver="randomized", random_state=run.seed)
-        solver.fit(x.flatten(1).cpu().double().numpy())
+        with np.errstate(invalid="ignore"):  # equal images have no variance to take shares of
+            solver.fit(x.flatten(1).cpu().double().numpy())
         self.mean.copy_(torch.from_numpy(solver.mean_))
         self.components.copy_(torch.from_numpy(solver.components_))

@@ -351,12 +351,13 @@ def initialise(network: nn.Module, strong: Sequence[nn.Conv2d] = ()) -> None:
 
 
 def initialise_near_zero(network: nn.Module) -> None:
-    """All weights from N(0, .01²), biases 0, as ALI's authors begin."""
+    """Weights from N(0, .01²), biases 0, as ALI's authors begin; in memory as by ``initialise``."""
     for layer in network.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(layer.weight, std=0.01)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 # --- networks that only score --------------------------------------------------------------------
