@@ -45,6 +45,7 @@ from fanogan.scans import (
     UnevenBScans,
     UnevenSlices,
     Verbatim,
+    WhiteMarks,
     WindowLeftOut,
 )
 from fanogan.text import counted
@@ -82,6 +83,8 @@ def describe(note: Note) -> str:
             return "slightly tinted, read as grey"
         case ColouredMarks():
             return "letters, arrows or lines in colour are left out as margins"
+        case WhiteMarks():
+            return "white letters or a scale bar are left out as margins"
         case ColourMapUndone(name):
             return f"false colours turned back into grey (colour map {name})"
         case ConvertedToRGB(model):

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from fanogan.retina.colour import in_grey
 from fanogan.retina.flatten import OUTSIDE, RETINA, FlatSpace, Flattening
 from fanogan.retina.layers import Boundaries, find_boundaries
+from fanogan.retina.lettering import white_marks
 from fanogan.retina.refusals import refuse_all_but_bscans
 from fanogan.retina.resample import Grid, normalise
-from fanogan.scans import BadScan, Scan, Spacing, filled_margins
+from fanogan.scans import BadScan, Scan, Spacing, WhiteMarks, filled_margins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +224,12 @@ def straighten(scan: Scan, space: FlatSpace | None = None) -> FlatVolume:
     """
     scan, marks = in_grey(scan)
     Grid.of(scan)  # refuses impossible pixels before the long search
+    # A device's own files hold pixels alone.
+    if scan.pixels.dtype == np.uint8 and not scan.is_retina:
+        white = np.stack([white_marks(frame) for frame in scan.pixels])
+        if white.any():
+            marks |= white
+            scan = replace(scan, notes=(*scan.notes, WhiteMarks()))
     margins = filled_margins(scan.pixels) | marks
     found = find_boundaries(scan.pixels, scan.spacing, ~margins)
     scan = replace(scan, notes=(*scan.notes, *refuse_all_but_bscans(scan, margins, found)))

@@ -33,6 +33,11 @@ class ColouredMarks(Note):
 
 
 @dataclass(frozen=True)
+class WhiteMarks(Note):
+    """White letters or a scale bar were burnt into a B-scan, and count as margin."""
+
+
+@dataclass(frozen=True)
 class ColourMapUndone(Note):
     """A B-scan in false colours was turned back into grey; `name` is matplotlib's of the map."""
 
