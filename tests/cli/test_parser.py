@@ -218,7 +218,9 @@ def test_evaluate_with_masks(run, digits, tmp_path, capsys):
     for name in ("untrained networks", "score inverted (−A)", "darkness", "low gradient"):
         assert name in shown.out
     assert "(asked for 0.2)" in shown.out
-    assert re.search(r"per pixel: AUC 0\.\d{3} \(darkness 0\.\d{3}\)", shown.out)
+    assert re.search(
+        r"per pixel: AUC 0\.\d{3}, the best trivial map \([A-Za-z ]+\) \d\.\d{3}", shown.out
+    )
 
 
 # --- help ---------------------------------------------------------------------------------------
