@@ -117,6 +117,8 @@ def _add_arguments(
             command.add_argument(name, **options)
         else:
             flag = f"--{name.replace('_', '-')}"
+            if several:
+                options["action"] = "extend"  # an option that is repeated adds to what it holds
             command.add_argument(flag, required=required, **options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import logging
 import math
@@ -189,15 +190,26 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(recipe: str | Path | Recipe) -> Recipe:
-    """Return a shipped recipe by its name, or one from a YAML file.
+def load_recipe(recipe: str | Path | Recipe, /, **settings: Any) -> Recipe:
+    """Return a shipped recipe by its name, or one from a YAML file, with some fields changed.
 
     The file's key ``base`` names the recipe whose values it changes (default ``paper``).
 
+    Args:
+        recipe: a shipped recipe's name, a YAML file, or a ``Recipe``.
+        settings: fields by their names, checked as a file's are; the recipe's name tells them.
+
     Raises:
-        BadRecipe: no such recipe, or a file that isn't one.
+        BadRecipe: no such recipe, a file that isn't one, or settings that aren't a recipe's.
     """
-    return recipe if isinstance(recipe, Recipe) else _load(str(recipe), ())
+    loaded = recipe if isinstance(recipe, Recipe) else _load(str(recipe), ())
+    if not settings:
+        return loaded
+    changes = _parsed(loaded.name, settings)
+    for key in settings.keys() & FORMER_NAMES.keys():
+        _tell_new_name(loaded.name, key)
+    name = f"{loaded.name} with {', '.join(f'{key}={value}' for key, value in settings.items())}"
+    return loaded.but(**{"name": name, "about": "", **changes})
 
 
 def _load(recipe: str, above: tuple[str, ...]) -> Recipe:
@@ -257,9 +269,15 @@ def _parsed(name: str, values: dict[str, Any]) -> dict[str, Any]:
     types = get_type_hints(Recipe)
     unknown = sorted(str(key) for key in values if FORMER_NAMES.get(key, key) not in types)
     if unknown:
+        near = {
+            FORMER_NAMES.get(match, match)
+            for key in unknown
+            for match in difflib.get_close_matches(key, [*types, *FORMER_NAMES], n=2)
+        }
+        perhaps = f"; did you mean {' or '.join(sorted(near))}?" if near else ""
         raise BadRecipe(
             f"recipe {name}: no such field as {', '.join(unknown)}; "
-            f"the fields are {', '.join(types)}"
+            f"the fields are {', '.join(types)}{perhaps}"
         )
     wanted = {
         int: "a whole number",
