@@ -136,8 +136,8 @@ def fit(
         if any(given) or (recipe, seed) != ("small", 0):
             raise UsageError(
                 f"{resume}: a run is resumed as it was begun; give --resume without images, --out, "
-                "--recipe, --set, --detector, --gan, --groups, --bscans, --volumes, --spacing, --seed "
-                "and --skip-bad"
+                "--recipe, --set, --detector, --gan, --groups, --bscans, --volumes, --spacing, "
+                "--seed and --skip-bad"
             )
         chosen, seed, origin, detector, gan = _begun(resume)
         normals = origin["normals"]
