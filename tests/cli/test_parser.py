@@ -124,6 +124,35 @@ def test_settings_are_changed_where_the_command_is_typed(digits, tmp_path, monke
     assert [recipe[key] for key in ("base_width", "critic_updates", "encoder_updates")] == [8, 4, 2]
 
 
+def test_recipes_are_listed_with_the_time_that_they_take(monkeypatch, capsys):
+    monkeypatch.setattr("fanogan.recipes.recipe_names", lambda: ["smoke"])  # the others take longer
+    main(["recipes"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.fullmatch(r"smoke about [\d.]+ (seconds|minutes) seconds, to see that .*", shown)
+
+
+def test_a_recipe_that_is_shown_can_be_trained_with(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["recipes", "show", "smoke"])
+    Path("mine.yaml").write_text(capsys.readouterr().out)
+    main(["fit", str(digits / "train"), "--recipe", "mine.yaml", "--dry-run"])
+    assert "whole images of 16×16, seen at 16×16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["show"], "give nothing for the list, or show and a recipe"),
+        (["small"], "fanogan recipes small: give nothing for the list, or show and a recipe"),
+        (["show", "smal"], "no recipe 'smal': give one of demo, digits, overnight, paper"),
+    ],
+)
+def test_what_is_no_recipe_is_answered_with_what_is(typed, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["recipes", *typed])
+    assert ended.value.code == 1 and said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [

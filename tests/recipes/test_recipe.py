@@ -10,6 +10,7 @@ import torch
 import yaml
 
 import fanogan.recipes
+from fanogan.recipes.commented import commented_yaml
 from fanogan.recipes.recipe import FORMER_NAMES, BadRecipe, Recipe, load_recipe, recipe_names
 from fanogan.retina.resample import PERCENTILES
 
@@ -381,3 +382,21 @@ def test_settings_change_a_recipe_which_says_so() -> None:
 def test_settings_are_checked_as_a_files_are(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(BadRecipe, match=words):
         load_recipe("small", **settings)
+
+
+# --- as a file to start from ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_file_to_start_from_is_the_whole_recipe(tmp_path: Path, name: str) -> None:
+    text = commented_yaml(load_recipe(name))
+    values = yaml.safe_load(text)
+    assert list(values) == [key for key in Recipe().to_dict() if key not in ("name", "about")]
+    assert differing(load_recipe(written(tmp_path, text)), load_recipe(name)) <= {"name", "about"}
+    assert "base_width: " in text and "  # channels after the critic's first convolution\n" in text
+    assert "# Encoder training (section 2.2).\n" in text
+
+
+def test_a_recipe_that_is_not_there_is_called_that() -> None:
+    with pytest.raises(BadRecipe, match=r"^no recipe 'smal': give one of"):
+        load_recipe("smal")
