@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
@@ -110,6 +111,67 @@ def test_dry_run_needs_no_run_folder(digits, tmp_path, monkeypatch, capsys):
     main(["fit", str(digits / "train"), *dry])
     assert "60 images of 8 subjects" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_are_changed_where_the_command_is_typed(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fit = ["fit", str(digits / "train"), "--recipe", "smoke", "--out", "run"]
+    changes = ["--set", "base_width=8", "critic_updates=4", "--set", "encoder_updates=2"]
+    main([*fit, *changes])
+    with_them = "recipe smoke with base_width=8, critic_updates=4, encoder_updates=2"
+    assert with_them in capsys.readouterr().out
+    recipe = yaml.safe_load(Path("run", "config.yaml").read_text())["recipe"]
+    assert [recipe[key] for key in ("base_width", "critic_updates", "encoder_updates")] == [8, 4, 2]
+
+
+def test_recipes_are_listed_with_the_time_that_they_take(monkeypatch, capsys):
+    monkeypatch.setattr("fanogan.recipes.recipe_names", lambda: ["smoke"])  # the others take longer
+    main(["recipes"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.fullmatch(r"smoke about [\d.]+ (seconds|minutes) seconds, to see that .*", shown)
+
+
+def test_a_recipe_that_is_shown_can_be_trained_with(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["recipes", "show", "smoke"])
+    Path("mine.yaml").write_text(capsys.readouterr().out)
+    main(["fit", str(digits / "train"), "--recipe", "mine.yaml", "--dry-run"])
+    assert "whole images of 16×16, seen at 16×16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["show"], "give nothing for the list, or show and a recipe"),
+        (["small"], "fanogan recipes small: give nothing for the list, or show and a recipe"),
+        (["show", "smal"], "no recipe 'smal': give one of demo, digits, overnight, paper"),
+    ],
+)
+def test_what_is_no_recipe_is_answered_with_what_is(typed, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["recipes", *typed])
+    assert ended.value.code == 1 and said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["base_widht=8"], "did you mean base_width?"),
+        (["base_width=wide"], "base_width is 'wide', it must be a whole number"),
+        (["base_width"], "--set base_width: give a field and its value, such as base_width=16"),
+        (["window=[16"], "--set window=[16: [16 can't be read; write it as in a recipe's file"),
+        (["kappa=1", "kappa=2"], "--set kappa=2: kappa is given twice; give it once"),
+        (["recipe=paper"], "no such field as recipe"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["fit", "study"])
+def test_a_setting_that_cannot_be_is_refused(verb, typed, said, digits, tmp_path, capsys):
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as ended:
+        main([verb, str(digits), "--out", str(out), "--set", *typed])
+    shown = capsys.readouterr().err
+    assert ended.value.code == 1 and said in shown and len(shown.splitlines()) == 1
+    assert not out.exists()
 
 
 def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsys, caplog):
@@ -291,6 +353,13 @@ def test_the_documents_show_every_verb_but_the_demo():
 def test_words_are_taken_as_they_are_typed(text):
     given = parser().parse_args(["fit", text, "--groups", text, "--out", text]).fit
     assert (given.normals, given.groups, given.out) == ([text], text, Path(text))
+
+
+def test_an_option_of_several_values_can_be_repeated():
+    typed = ["--normal", "a", "b", "--normal", "c", "--anomalous", "d"]
+    given = parser().parse_args(["evaluate", "m", *typed, "--beside", "x", "--beside", "y"])
+    assert given.evaluate.normal == ["a", "b", "c"]
+    assert given.evaluate.beside == [Path("x"), Path("y")]
 
 
 @pytest.mark.parametrize("arguments", [[], ["paint"], ["fit", "--seed", "x"], ["evaluate", "run"]])

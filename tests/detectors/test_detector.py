@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from stripes import (
     IMAGES,
     NORMALS,
@@ -29,8 +33,9 @@ from fanogan.calibration import HeldOut
 from fanogan.data import Normals
 from fanogan.detectors import Detector, FAnoGAN, detector_names, new_detector
 from fanogan.detectors.timing import seconds_to_fit
+from fanogan.errors import FanoganError
 from fanogan.recipes import Recipe
-from fanogan.scoring import pipeline, score_batch
+from fanogan.scoring import COLUMNS, pipeline, score_batch
 from fanogan.storage import BadFolder, read_model_folder, write_model_folder
 
 NAMES = detector_names()
@@ -198,6 +203,10 @@ def test_too_few_held_out_is_said() -> None:
         ValueError, match=r"0\.01: too few held out: 4 held-out images of 4 subjects"
     ):
         detector.predict(IMAGES, alpha=0.01)
+    # 1 % needs K with 1/(K + 1) ≤ .01, which is 99; 4 subjects reach 1/5.
+    way_out = r"; hold out 95 more subjects, or give alpha=0\.2 or above$"
+    with pytest.raises(ValueError, match=way_out):
+        detector.predict(IMAGES, alpha=0.01)
     assert set(detector.predict(IMAGES, alpha=0.2)) <= {0, 1}
 
 
@@ -291,3 +300,65 @@ def test_tf32_is_for_recipes_that_ask_for_it_and_for_training_only(precision: An
 def test_settings_that_cannot_work_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         FAnoGAN(TINY, **options)
+
+
+# --- the habits of scikit-learn, pandas and PyOD --------------------------------------------------
+
+
+def test_it_says_its_recipe_and_what_it_learned_from() -> None:
+    assert repr(FAnoGAN("small", base_width=16, device="cpu")) == (
+        "<FAnoGAN, recipe small with base_width=16, cpu: not fitted>"
+    )
+    # A tenth of the 40 is held out.
+    assert repr(fitted("izi_f")).endswith(", cpu: fitted on 36 images of 36 subjects>")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clone_has_the_settings_and_has_learned_nothing(name: str) -> None:
+    copy = clone(fitted(name))
+    assert copy.get_params() == fitted(name).get_params()
+    with pytest.raises(NotFittedError):
+        copy.score(IMAGES)
+
+
+def test_settings_are_set_or_nothing_is() -> None:
+    detector = FAnoGAN(TINY, seed=3, device="cpu")
+    detector.model = fitted("izi_f").model
+    assert detector.set_params(base_width=8, seed=4) is detector
+    assert (detector.recipe.base_width, detector.seed, detector.get_params()["seed"]) == (8, 4, 4)
+    assert detector.get_params()["base_width"] == 8
+    assert detector.model is fitted("izi_f").model
+    before = detector.get_params()
+    for wrong in ({"base_widht": 4}, {"seed": 5, "devices": 3}, {"seed": 5, "base_width": "wide"}):
+        with pytest.raises(ValueError):
+            detector.set_params(**wrong)
+        assert detector.get_params() == before
+
+
+def test_the_last_step_of_a_pipeline() -> None:
+    pipeline = make_pipeline(FunctionTransformer(np.flip), FAnoGAN(TINY, device="cpu"))
+    with pytest.raises(NotFittedError):
+        pipeline.predict(IMAGES)
+    pipeline.fit(NORMALS)
+    alone = FAnoGAN(TINY, device="cpu").fit(np.flip(NORMALS))
+    expected = alone.decision_function(np.flip(IMAGES))
+    np.testing.assert_array_equal(pipeline.decision_function(IMAGES), expected)
+    assert pipeline.predict(IMAGES, alpha=0.2).shape == (len(IMAGES),)
+
+
+def test_scores_as_a_data_frame() -> None:
+    pytest.importorskip("pandas")
+    scores = fitted("izi_f").score(IMAGES)
+    frame = scores.to_frame()
+    assert list(frame) == ["name", "subject", "score", "image_residual", "feature_residual"]
+    assert set(frame) <= set(COLUMNS)
+    assert frame["name"].tolist() == list(scores.names)
+    np.testing.assert_array_equal(frame["score"], scores.total)
+    np.testing.assert_array_equal(frame["feature_residual"], scores.feature)
+
+
+def test_a_data_frame_without_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = fitted("izi_f").score(IMAGES)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(FanoganError, match="pip install pandas"):
+        scores.to_frame()

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 import fanogan.recipes
+from fanogan.recipes.commented import commented_yaml
 from fanogan.recipes.recipe import FORMER_NAMES, BadRecipe, Recipe, load_recipe, recipe_names
 from fanogan.retina.resample import PERCENTILES
 
@@ -354,3 +355,48 @@ def test_what_is_not_there_or_not_text(tmp_path: Path) -> None:
     for unreadable in (tmp_path / "picture.yaml", "x" * 5000, "a\0b"):
         with pytest.raises(BadRecipe, match="can't be read"):
             load_recipe(unreadable)
+
+
+# --- settings by their names ---------------------------------------------------------------------
+
+
+def test_settings_change_a_recipe_which_says_so() -> None:
+    changed = load_recipe("small", base_width=16, window="32")
+    assert differing(changed, load_recipe("small")) == {"name", "about", "base_width", "window"}
+    assert (changed.base_width, changed.window) == (16, (32, 32))
+    assert changed.name == "small with base_width=16, window=32"  # and not "in ten minutes"
+    assert load_recipe("small") is not changed and load_recipe("small").base_width == 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"base_widht": 16}, "no such field as base_widht; .*; did you mean base_width\\?"),
+        ({"widht": 16}, "did you mean base_width\\?"),  # the former name is nearest
+        ({"base_width": "wide"}, "base_width is 'wide', it must be a whole number"),
+        ({"window": None}, "window is None, it must be one whole number or two"),
+        ({"image_size": 33}, "image_size 33×33 doesn't fit"),
+        ({"recipe": "small"}, "no such field as recipe"),
+    ],
+)
+def test_settings_are_checked_as_a_files_are(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadRecipe, match=words):
+        load_recipe("small", **settings)
+
+
+# --- as a file to start from ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_file_to_start_from_is_the_whole_recipe(tmp_path: Path, name: str) -> None:
+    text = commented_yaml(load_recipe(name))
+    values = yaml.safe_load(text)
+    assert list(values) == [key for key in Recipe().to_dict() if key not in ("name", "about")]
+    assert differing(load_recipe(written(tmp_path, text)), load_recipe(name)) <= {"name", "about"}
+    assert "base_width: " in text and "  # channels after the critic's first convolution\n" in text
+    assert "# Encoder training (section 2.2).\n" in text
+
+
+def test_a_recipe_that_is_not_there_is_called_that() -> None:
+    with pytest.raises(BadRecipe, match=r"^no recipe 'smal': give one of"):
+        load_recipe("smal")

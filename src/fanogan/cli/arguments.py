@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from fanogan.errors import FanoganError
 
@@ -37,6 +38,26 @@ def spacing_in(text: str | None) -> Spacing | None:
             "as 0.12,0.0039,0.0115"
         )
     return between, row, column
+
+
+def settings_in(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Return the fields of a recipe that --set gives, with values as in a recipe's file."""
+    import yaml
+
+    settings: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UsageError(f"--set {text}: give a field and its value, such as base_width=16")
+        if name in settings:
+            raise UsageError(f"--set {text}: {name} is given twice; give it once")
+        try:
+            settings[name] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise UsageError(
+                f"--set {text}: {value} can't be read; write it as in a recipe's file"
+            ) from None
+    return settings
 
 
 def labels_in(text: str) -> list[int]:

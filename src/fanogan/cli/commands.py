@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanogan.cli import console
-from fanogan.cli.arguments import UsageError, check_alpha, labels_in, pictures_as, spacing_in
+from fanogan.cli.arguments import (
+    UsageError,
+    check_alpha,
+    labels_in,
+    pictures_as,
+    settings_in,
+    spacing_in,
+)
 from fanogan.cli.console import say
 from fanogan.text import harmless
 
@@ -78,6 +85,7 @@ def prepare(
 def fit(
     normals: Sequence[str] = (),
     recipe: str = "small",
+    set: Sequence[str] = (),
     detector: str | None = None,
     gan: Path | None = None,
     out: Path | None = None,
@@ -99,6 +107,8 @@ def fit(
     Args:
         normals: folders, files or globs of normal images.
         recipe: paper, overnight, small, smoke, or a YAML file of your own.
+        set: fields of the recipe to change, such as base_width=16 critic_updates=5000; an unknown
+            one is answered with the list.
         detector: a detector's name; an unknown one is answered with the list. Without it, the
             recipe's encoder_loss names one, by default izi_f, which is f-AnoGAN.
         gan: a run or model folder whose GAN is used, instead of training one.
@@ -122,12 +132,12 @@ def fit(
     from fanogan.training import RunFolder
 
     if resume:
-        given = (normals, out, groups, bscans, volumes, spacing, detector, gan, skip_bad)
+        given = (normals, out, groups, bscans, volumes, spacing, detector, gan, skip_bad, set)
         if any(given) or (recipe, seed) != ("small", 0):
             raise UsageError(
                 f"{resume}: a run is resumed as it was begun; give --resume without images, --out, "
-                "--recipe, --detector, --gan, --groups, --bscans, --volumes, --spacing, --seed and "
-                "--skip-bad"
+                "--recipe, --set, --detector, --gan, --groups, --bscans, --volumes, --spacing, "
+                "--seed and --skip-bad"
             )
         chosen, seed, origin, detector, gan = _begun(resume)
         normals = origin["normals"]
@@ -144,7 +154,7 @@ def fit(
             "spacing": spacing_in(spacing),
             "skip_bad": skip_bad,
         }
-        chosen = load_recipe(recipe)
+        chosen = load_recipe(recipe, **settings_in(set))
         if not out and not dry_run:
             raise UsageError("no run folder: give --out RUN")
         if out:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fanogan.cli import console
-from fanogan.cli.arguments import UsageError
+from fanogan.cli.arguments import UsageError, settings_in
 from fanogan.cli.commands import RESEARCH_ONLY, value_errors_as_usage
 from fanogan.cli.console import say
 
@@ -14,6 +14,7 @@ from fanogan.cli.console import say
 def study(
     data: Path,
     recipe: str = "small",
+    set: Sequence[str] = (),
     seeds: int = 3,
     out: Path = Path("study"),
     systems: Sequence[str] = (),
@@ -27,6 +28,7 @@ def study(
         data: a folder that holds train (normals), normal and anomalous (for testing), and masks
             where the truth is known; each a folder, or a store that prepare made (train.zarr).
         recipe: of all systems.
+        set: fields of the recipe to change, as for fit.
         seeds: how many trainings of each.
         out: the study's folder; a stopped study is resumed by the same command.
         systems: some of the paper's systems, or other detectors by their names; all of the paper's
@@ -34,17 +36,19 @@ def study(
         device: auto, cpu, cuda or mps.
     """
     from fanogan.detectors import FAnoGAN
+    from fanogan.recipes import load_recipe
     from fanogan.study import run_study, write_study_report
 
     if seeds < 1:
         raise UsageError(f"--seeds {seeds}: give one or more")
+    chosen = load_recipe(recipe, **settings_in(set))
     with value_errors_as_usage():
-        FAnoGAN(recipe, device=device)  # refused now, not by each system
+        FAnoGAN(chosen, device=device)  # refused now, not by each system
     with console.study_table() as on_state:
         outcomes = run_study(
             data,
             out,
-            recipe=recipe,
+            recipe=chosen,
             seeds=seeds,
             systems=systems or (),
             device=device,

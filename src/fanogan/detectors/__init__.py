@@ -8,7 +8,7 @@ from fanogan.detectors.building import linear, untrained, with_networks_of
 from fanogan.detectors.detector import Detector, new_detector
 from fanogan.detectors.gan import BadGan
 from fanogan.detectors.registry import BadDetector, detector_names, register, registered
-from fanogan.detectors.timing import seconds_to_fit
+from fanogan.detectors.timing import seconds_to_fit, seconds_to_fit_any
 
 # They are registered in this order, in which errors name them.
 # isort: off
@@ -38,6 +38,7 @@ __all__ = [
     "register",
     "registered",
     "seconds_to_fit",
+    "seconds_to_fit_any",
     "untrained",
     "with_networks_of",
 ]

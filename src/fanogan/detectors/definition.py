@@ -5,8 +5,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import nn
 
 from fanogan.data import Preprocessing
@@ -35,8 +36,9 @@ class Definition(abc.ABC):
         recipe: str | Path | Recipe = "small",
         *,
         seed: int = 0,
-        device: str = "auto",
+        device: str | torch.device = "auto",
         devices: int = 1,
+        **settings: Any,
     ):
         """Make an untrained detector.
 
@@ -45,12 +47,13 @@ class Definition(abc.ABC):
             seed: of the split, the weights and all of training.
             device: 'auto', 'cpu', 'cuda' or 'mps'.
             devices: how many processes train together (one per GPU).
+            settings: fields of the recipe to change, such as ``base_width=16``.
 
         Raises:
-            BadRecipe: the recipe can't be read.
+            BadRecipe: the recipe can't be read, or a setting isn't one of its fields.
             ValueError: no such device here, or a batch that can't be shared out.
         """
-        self.recipe = load_recipe(recipe)
+        self.recipe = load_recipe(recipe, **settings)
         if devices < 1 or self.recipe.batch_size % devices:
             raise ValueError(
                 f"a batch of {self.recipe.batch_size} can't be shared by {devices} devices: give a "
@@ -58,7 +61,7 @@ class Definition(abc.ABC):
             )
         self.seed = seed
         self.devices = devices
-        self.device = device_of(device)
+        self.device = device if isinstance(device, torch.device) else device_of(device)
 
     @abc.abstractmethod
     def networks(self, preprocessing: Preprocessing) -> dict[str, nn.Module]:

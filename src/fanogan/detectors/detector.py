@@ -7,14 +7,16 @@ reading, preprocessing, windows, calibration and saving are the same for all.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from sklearn.base import BaseEstimator
 
-from fanogan.calibration import UNCALIBRATED
+from fanogan.calibration import UNCALIBRATED, held_out_needed
 from fanogan.data import Normals
 from fanogan.detectors.building import model_of, new_networks, registered_for, run_of
 from fanogan.detectors.definition import Definition
@@ -28,6 +30,7 @@ from fanogan.scans import Spacing
 from fanogan.scoring import Model, Result, Scores, calibrate, read_model, results, unreadable
 from fanogan.scoring import score as score_model
 from fanogan.storage import LOCK, BadFolder, exclusive, remove_unfinished
+from fanogan.text import counted
 from fanogan.training import (
     GAN,
     Progress,
@@ -41,10 +44,45 @@ from fanogan.training import (
 )
 
 
-class Detector(Definition):
-    """A detector that learns from normal images; higher scores are more anomalous."""
+class Detector(Definition, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """A detector that learns from normal images; higher scores are more anomalous.
+
+    It is scikit-learn's estimator too: it can be cloned, and be the last step of a pipeline.
+    """
 
     _model: Model | None = None
+
+    def __repr__(self) -> str:
+        """Return the recipe, and what was learned from."""
+        state = "not fitted"
+        if self._model is not None:
+            data = self._model.provenance["fingerprint"]
+            images, subjects = (
+                counted(data["images"], "image"),
+                counted(data["subjects"], "subject"),
+            )
+            state = f"fitted on {images} of {subjects}"
+        return f"<{type(self).__name__}, recipe {self.recipe.name}, {self.device}: {state}>"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Tell scikit-learn whether it has learned."""
+        return self._model is not None
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return recipe, seed, device and devices; if ``deep``, each field of the recipe too."""
+        own: dict[str, Any] = super().get_params(deep=False)
+        return {**own, **vars(self.recipe)} if deep else own
+
+    def set_params(self, **params: Any) -> Self:
+        """Change settings, or fields of the recipe; what was learned stays until the next fit.
+
+        Raises:
+            BadRecipe: neither a setting nor a field of the recipe.
+            ValueError: a value that can't work; nothing has changed.
+        """
+        changed = type(self)(**{**self.get_params(deep=False), **params})
+        self.__dict__.update(vars(changed))
+        return self
 
     @property
     def name(self) -> str:
@@ -56,6 +94,7 @@ class Detector(Definition):
     def fit(
         self,
         normals: Any,
+        y: None = None,
         *,
         gan: Any = None,
         groups: str | None = None,
@@ -71,6 +110,7 @@ class Detector(Definition):
         Args:
             normals: a folder, files, a glob, ``.npy``/``.npz``, arrays (N, H, W) or (N, H, W, C),
                 tensors (N, C, H, W), or a ``Normals``.
+            y: nothing; scikit-learn's pipelines pass it.
             gan: a trained GAN to build on, for detectors that have one (see ``read_gan``): the
                 folder of a model or run of ours, or your own (G, D). None: one is trained.
             groups: how subjects are named; default: folders, else each image is its own subject.
@@ -229,10 +269,17 @@ class Detector(Definition):
         """
         held_out = self.model.calibration.units.get("image")
         flags = held_out.flags(self.score(images).total, alpha) if held_out else None
-        if flags is None:
-            why = held_out.describe(alpha) if held_out else "no single images were held out"
-            raise ValueError(f"no flag at a false-positive rate of {alpha:g}: {why}")
-        return np.array(flags, dtype=np.int64)
+        if flags is not None:
+            return np.array(flags, dtype=np.int64)
+        why = "no single images were held out"
+        way_out = "hold some out, with the recipe's held_out_fraction"
+        if held_out:
+            why = held_out.describe(alpha)
+            have = held_out.n_subjects
+            more = counted(held_out_needed(alpha) - have, "more subject")
+            possible = math.ceil(1000 / (have + 1)) / 1000  # so that it is one, though rounded
+            way_out = f"hold out {more}, or give alpha={possible:g} or above"
+        raise ValueError(f"no flag at a false-positive rate of {alpha:g}: {why}; {way_out}")
 
     def save(self, folder: str | Path) -> None:
         """Write the model folder, whole or not at all.

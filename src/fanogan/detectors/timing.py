@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from fanogan.data import Normals
@@ -17,10 +18,13 @@ from fanogan.detectors.gan import Gan, given_gan
 from fanogan.training import GAN, fabric_of, precision_of
 
 
-def seconds_to_fit(detector: Definition, normals: Normals, *, gan: Any = None) -> float:
+def seconds_to_fit(
+    detector: Definition, normals: Normals, *, gan: Any = None, patience: float = 2.0
+) -> float:
     """Estimate how long ``fit`` will take here, from a few updates of throwaway networks.
 
-    In the recipe's precision; errors as for ``fabric_of``.
+    In the recipe's precision; errors as for ``fabric_of``. Updates with a batch of 4 that take
+    ``patience`` seconds aren't timed with the whole batch.
     """
     given = given_gan(detector, gan, normals, detector.device)
     steps = detector.steps(normals.preprocessing)
@@ -31,10 +35,18 @@ def seconds_to_fit(detector: Definition, normals: Normals, *, gan: Any = None) -
     most = detector.recipe.batch_size // detector.devices
     batch = min(4, most)
     seconds = _seconds_of_steps(detector, normals, given, batch)
-    if batch < most and max(seconds.values(), default=0) < 2:
+    if batch < most and max(seconds.values(), default=0) < patience:
         batch = most  # else what is proportional to the batch is most of it
         seconds = _seconds_of_steps(detector, normals, given, batch)
     return most / batch * sum(steps[stage] * each for stage, each in seconds.items())
+
+
+def seconds_to_fit_any(detector: Definition) -> float:
+    """Estimate how long ``fit`` will take here on images that the recipe's networks see whole."""
+    recipe = detector.recipe.but(geometry="image", window=detector.recipe.image_size)
+    plain = type(detector)(recipe, seed=detector.seed, device=detector.device)
+    noise = np.random.default_rng(0).integers(0, 256, (20, *recipe.image_size), dtype=np.uint8)
+    return seconds_to_fit(plain, Normals.read(noise, recipe), patience=0.2)
 
 
 def _seconds_of_steps(

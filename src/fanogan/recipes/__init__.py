@@ -3,8 +3,16 @@
 A recipe is a typed dataclass; a YAML file holds what differs from its base.
 """
 
+from fanogan.recipes.commented import commented_yaml
 from fanogan.recipes.image_size import blocks_of
-from fanogan.recipes.recipe import BadRecipe, EncoderLoss, Precision, Recipe, load_recipe
+from fanogan.recipes.recipe import (
+    BadRecipe,
+    EncoderLoss,
+    Precision,
+    Recipe,
+    load_recipe,
+    recipe_names,
+)
 
 __all__ = [
     "BadRecipe",
@@ -12,5 +20,7 @@ __all__ = [
     "Precision",
     "Recipe",
     "blocks_of",
+    "commented_yaml",
     "load_recipe",
+    "recipe_names",
 ]

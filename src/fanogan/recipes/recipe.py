@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import logging
 import math
@@ -88,34 +89,34 @@ class Recipe:
 
     # Networks.
     base_width: int = 64  # channels after the critic's first convolution
-    latent_size: int = 128
-    encoder_output: EncoderOutput = "tanh"
+    latent_size: int = 128  # numbers in a latent z
+    encoder_output: EncoderOutput = "tanh"  # tanh or linear
 
     # GAN training (section 2.1).
-    batch_size: int = 64
-    critic_updates: int = 100_000
+    batch_size: int = 64  # images or patches in an update
+    critic_updates: int = 100_000  # in all; the paper calls them iterations
     critic_updates_per_generator_update: int = 5
-    gan_learning_rate: float = 1e-4
-    gradient_penalty_weight: float = 10.0  # λ
+    gan_learning_rate: float = 1e-4  # of Adam, for generator and critic
+    gradient_penalty_weight: float = 10.0  # λ in the critic's loss
 
     # Encoder training (section 2.2).
     encoder_updates: int = 50_000
-    encoder_loss: EncoderLoss = "izi_f"
-    encoder_learning_rate: float = 5e-5
+    encoder_loss: EncoderLoss = "izi_f"  # izi_f (Eq. 3), izi (Eq. 2) or ziz (Eq. 1)
+    encoder_learning_rate: float = 5e-5  # of RMSprop
     kappa: float = 1.0  # weight of the feature residual, in the loss and in the score
     denoising: float = 0.0  # fraction of the pixels set to 0 in what the encoder sees in training
     score_features: bool = False  # score izi and ziz by Eq. 4 too, as izi_f always is
 
     # The iterative search for a latent (section 3.1).
-    search_updates: int = 300
-    search_learning_rate: float = 0.1
+    search_updates: int = 300  # of the detector iterative
+    search_learning_rate: float = 0.1  # of Adam
     search_patience: int = 0  # stop after so many updates without a lower loss; 0: never
 
     # How the run proceeds.
     reestimate_batch_norm: bool = False  # re-estimate its statistics after each stage
-    precision: Precision = "fp32"
+    precision: Precision = "fp32"  # of training: fp32, tf32 or bf16
     log_every: int = 100  # rounds (GAN) or updates (encoder) between two lines of metrics
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: float = 5.0  # between two checkpoints
 
     # Calibration, and the score of a large image.
     held_out_fraction: float = 0.1  # of the subjects
@@ -189,15 +190,26 @@ def recipe_names() -> list[str]:
     )
 
 
-def load_recipe(recipe: str | Path | Recipe) -> Recipe:
-    """Return a shipped recipe by its name, or one from a YAML file.
+def load_recipe(recipe: str | Path | Recipe, /, **settings: Any) -> Recipe:
+    """Return a shipped recipe by its name, or one from a YAML file, with some fields changed.
 
     The file's key ``base`` names the recipe whose values it changes (default ``paper``).
 
+    Args:
+        recipe: a shipped recipe's name, a YAML file, or a ``Recipe``.
+        settings: fields by their names, checked as a file's are; the recipe's name tells them.
+
     Raises:
-        BadRecipe: no such recipe, or a file that isn't one.
+        BadRecipe: no such recipe, a file that isn't one, or settings that aren't a recipe's.
     """
-    return recipe if isinstance(recipe, Recipe) else _load(str(recipe), ())
+    loaded = recipe if isinstance(recipe, Recipe) else _load(str(recipe), ())
+    if not settings:
+        return loaded
+    changes = _parsed(loaded.name, settings)
+    for key in settings.keys() & FORMER_NAMES.keys():
+        _tell_new_name(loaded.name, key)
+    name = f"{loaded.name} with {', '.join(f'{key}={value}' for key, value in settings.items())}"
+    return loaded.but(**{"name": name, "about": "", **changes})
 
 
 def _load(recipe: str, above: tuple[str, ...]) -> Recipe:
@@ -205,8 +217,9 @@ def _load(recipe: str, above: tuple[str, ...]) -> Recipe:
     if recipe in above:
         raise BadRecipe(f"{above[0]}: its base leads back to {recipe}; name another base")
     name = recipe if recipe in recipe_names() else Path(recipe).stem
+    text = _text(recipe)
     try:
-        values = yaml.safe_load(_text(recipe))
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise BadRecipe(f"{recipe}: not a YAML file ({reason}); correct it") from None
@@ -257,9 +270,15 @@ def _parsed(name: str, values: dict[str, Any]) -> dict[str, Any]:
     types = get_type_hints(Recipe)
     unknown = sorted(str(key) for key in values if FORMER_NAMES.get(key, key) not in types)
     if unknown:
+        near = {
+            FORMER_NAMES.get(match, match)
+            for key in unknown
+            for match in difflib.get_close_matches(key, [*types, *FORMER_NAMES], n=2)
+        }
+        perhaps = f"; did you mean {' or '.join(sorted(near))}?" if near else ""
         raise BadRecipe(
             f"recipe {name}: no such field as {', '.join(unknown)}; "
-            f"the fields are {', '.join(types)}"
+            f"the fields are {', '.join(types)}{perhaps}"
         )
     wanted = {
         int: "a whole number",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from fanogan.data import BLANK
+from fanogan.errors import FanoganError
 from fanogan.retina import FlatVolume
 from fanogan.scans import UNKNOWN_SPACING, Affine, Note, Scan, Spacing
 
@@ -112,3 +114,23 @@ class Scores:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.names)
+
+    def to_frame(self) -> Any:
+        """Return a pandas ``DataFrame``, a row an image, with columns named as in ``scores.csv``.
+
+        Raises:
+            FanoganError: pandas isn't installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise FanoganError("a data frame needs pandas: pip install pandas") from None
+        return pandas.DataFrame(
+            {
+                "name": self.names,
+                "subject": self.groups,
+                "score": self.total,
+                "image_residual": self.image,
+                "feature_residual": self.feature,
+            }
+        )
