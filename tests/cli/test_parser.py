@@ -174,6 +174,13 @@ def test_a_setting_that_cannot_be_is_refused(verb, typed, said, digits, tmp_path
     assert not out.exists()
 
 
+def test_a_detector_that_is_named_twice_is_refused(digits, tmp_path, capsys):
+    typed = ["fit", str(digits), "--out", str(tmp_path / "run"), "--detector", "izi"]
+    with pytest.raises(SystemExit):
+        main([*typed, "--set", "encoder_loss=ziz"])
+    assert "--detector and --set encoder_loss each name a detector" in capsys.readouterr().err
+
+
 def test_stopped_by_ctrl_c_says_how_to_go_on_and_goes_on(digits, tmp_path, capsys, caplog):
     recipe, out = tmp_path / "long.yaml", tmp_path / "scans" / "run"
     recipe.write_text("base: smoke\ncritic_updates: 60\nencoder_updates: 20\n")

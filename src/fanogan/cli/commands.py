@@ -154,7 +154,10 @@ def fit(
             "spacing": spacing_in(spacing),
             "skip_bad": skip_bad,
         }
-        chosen = load_recipe(recipe, **settings_in(set))
+        settings = settings_in(set)
+        if detector and "encoder_loss" in settings:
+            raise UsageError("--detector and --set encoder_loss each name a detector: give one")
+        chosen = load_recipe(recipe, **settings)
         if not out and not dry_run:
             raise UsageError("no run folder: give --out RUN")
         if out:
