@@ -174,6 +174,38 @@ def test_a_setting_that_cannot_be_is_refused(verb, typed, said, digits, tmp_path
     assert not out.exists()
 
 
+def test_a_folder_says_what_it_is(run, digits, tmp_path, capsys):
+    main(["info", str(run)])
+    said = capsys.readouterr().out
+    model = json.loads((run / "model" / "model.json").read_text())
+    for part in (
+        "model of the detector izi_f, made by fanogan",
+        "recipe smoke, as it is shipped",
+        "learned from 54 images of 54 subjects: 16 rows and 16 columns, 1 channel, uint8",
+        "seed 7",
+        f"SHA-256 of the weights {model['weights_sha256']}",
+    ):
+        assert part in said, part
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    shutil.copy(run / "config.yaml", begun)
+    (begun / "metrics.jsonl").write_text('{"stage": "gan", "step": 1200, "warnings": []}\n')
+    main(["info", str(begun)])
+    said = capsys.readouterr().out
+    assert "izi_f, not finished" in said and "gan, step 1,200" in said
+    assert f"fanogan fit --resume {begun}" in said
+    out = tmp_path / "results"
+    main(["score", str(run), str(digits / "ill"), "--out", str(out), "--scores-only"])
+    capsys.readouterr()
+    main(["info", str(out)])
+    assert "results: 12 images (" in capsys.readouterr().out
+    (out / "scores.csv").write_text("a,b\n1,2\n")
+    for folder, reason in ((out, "no column 'subject'"), (tmp_path, "no model, run, prepared")):
+        with pytest.raises(SystemExit):
+            main(["info", str(folder)])
+        assert reason in capsys.readouterr().err
+
+
 def test_a_detector_that_is_named_twice_is_refused(digits, tmp_path, capsys):
     typed = ["fit", str(digits), "--out", str(tmp_path / "run"), "--detector", "izi"]
     with pytest.raises(SystemExit):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fanogan.calibration import ALPHA, HeldOut
-from fanogan.text import counted
+from fanogan.text import counted, plural
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
@@ -15,7 +15,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
     window = seen["window"]
     through = f"windows of {window[0]}×{window[1]} pixels" if window else "whole images"
     held_out = "\n".join(
-        f"- {unit}s{scored}: {HeldOut.from_dict(values).describe(ALPHA, unit)}"
+        f"- {plural(unit)}{scored}: {HeldOut.from_dict(values).describe(ALPHA, unit)}"
         for scored, calibration in (
             ("", facts["calibration"]),
             *((f" scored in {name}", each) for name, each in facts["calibrations"].items()),

@@ -149,6 +149,7 @@ class ModelFile:
     provenance: Mapping[str, Any]
     seen: Seen | None  # None: an older model, which doesn't keep them
     tensors: Mapping[str, Tensor]
+    weights_sha256: str
     fanogan: str
 
     @property
@@ -230,6 +231,7 @@ def read_model(folder: str | Path) -> ModelFile:
             },
             seen=_seen_of(tensors),
             tensors=tensors,
+            weights_sha256=values["weights_sha256"],
             fanogan=str(values.get("fanogan")),
         )
         found = {**vars(saved), **saved.provenance}
