@@ -276,7 +276,12 @@ def test_volumes_out(model: Model, eye: FlatVolume, ill: Phantom, tmp_path: Path
         assert eye.inner[2, column] - 120 < row < eye.outer[2, column] + 20
     regions = json.loads((out / "regions.json").read_text())
     table = table_of(out / "regions.csv")
-    assert len(regions) == len(table)
+    assert len(regions) == len(table) > 0
+    for cells, region in zip(table, regions, strict=True):  # a number in each cell
+        for name in ("bscan", "column"):
+            ends = [int(cells[f"{end}_{name}"]) for end in ("first", "last")]
+            assert ends == region[f"{name}s"] and f"{name}s" not in cells
+            assert ends[0] <= int(cells[name]) <= ends[1]
     assert model.calibration.en_face is not None
     median, threshold = model.calibration.en_face
     assert median < threshold and all(one["peak"] > threshold for one in regions)

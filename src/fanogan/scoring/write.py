@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ IN_GALLERY = 60
 VOLUMES_SHOWN = 8
 
 STEPS, PATCHES = "steps.png", "patches.csv"
+ENDS = {"bscans": ("first_bscan", "last_bscan"), "columns": ("first_column", "last_column")}
 TABLES = ("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json")
 WRITES = (*TABLES, "maps", "overlays", "en_face", "shape")
 """All that may come into the folder of the results."""
@@ -252,8 +253,13 @@ class _Writer:
             for row in self.journal.rows():
                 found = map(region_of, row.get("found", ()))
                 regions += [{"volume": row["name"], **vars(region)} for region in found]
-            columns = ["volume", *(field.name for field in dataclasses.fields(Region))]
-            write_csv(self.folder / "regions.csv", columns, regions)
+            fields = ["volume", *(field.name for field in dataclasses.fields(Region))]
+            columns = [column for name in fields for column in ENDS.get(name, (name,))]
+            plain = [
+                {column: value for name in fields for column, value in _cells(name, region[name])}
+                for region in regions
+            ]
+            write_csv(self.folder / "regions.csv", columns, plain)
             write_whole(self.folder / "regions.json", json.dumps(regions, indent=1).encode())
         scores = self.journal.scores("image")
         held_out = self.calibration.units.get("image")
@@ -290,6 +296,11 @@ class _Writer:
         # What images that are gone have left in this folder is not among them.
         digests = [(name, digest_of(self.folder / name)) for name in tables]
         list_written(self.folder, itertools.chain(digests, files))
+
+
+def _cells(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Return a region's field as columns of a table, both ends of a range apart."""
+    return zip(ENDS[name], value, strict=True) if name in ENDS else iter([(name, value)])
 
 
 def skip_notes(skipped: Sequence[BadScan]) -> list[str]:
