@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from tables import DOCS, SUMMARY, markdown, write_section
 
 METHODS = ("f-AnoGAN", "f-AnoGAN (A)")
+AUTOENCODER = "autoencoder of equal cost"
 UNTRAINED = ("untrained", "untrained networks")
 NO_NETWORK = (
     "score inverted (−A)",
@@ -56,8 +57,11 @@ def main() -> None:
             for names in (METHODS, UNTRAINED)
         )
         ahead = "ahead" if float(method.split()[0]) > best[0] else "**behind**"
-        rows.append([learned, tested, method, f"{best[0]:.3f} ({best[1]})", ahead, untrained])
-    header = ["trained on", "tested on", "f-AnoGAN", "best without a network", "", "untrained"]
+        beside = plain(found[AUTOENCODER][column]) if AUTOENCODER in found else "–"
+        bar = f"{best[0]:.3f} ({best[1]})"
+        rows.append([learned, tested, method, bar, ahead, beside, untrained])
+    header = ["trained on", "tested on", "f-AnoGAN", "best without a network", ""]
+    header += [AUTOENCODER, "untrained"]
     write_section("summary", markdown(header, rows), SUMMARY)
 
 
