@@ -1,4 +1,4 @@
-"""What the site is built with besides its pages: equations as MathML, and the command line's help."""
+"""What the site has besides its pages: equations as MathML, and the command line's help."""
 
 from __future__ import annotations
 
