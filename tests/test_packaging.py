@@ -20,8 +20,8 @@ from importlib.resources import files
 from fanogan.__main__ import main
 import sys
 normals = files("fanogan") / "cli" / "octdl" / "train"
-sys.argv = ["fanogan", "fit", str(normals), "--recipe", "smoke", "--bscans", "--out", "run",
-            "--spacing", "0.0054,0.022", "--groups", r"_(\\d+)_"]
+sys.argv = ["fanogan", "fit", str(normals), "--recipe", "smoke", "--out", "run",
+            "--groups", r"_(\\d+)_"]
 main()
 """
 
