@@ -35,7 +35,7 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
 
 def test_pages_hold_help_equations_and_docstrings(site: Path) -> None:
     commands = (site / "command-line.html").read_text("utf-8")
-    assert "usage: fanogan score" in commands and "--engine" in commands
+    assert "usage: fanogan [options] score" in commands and "--engine" in commands
     assert "<mfrac>" in (site / "method.html").read_text("utf-8")
     assert "Return 1 for an image flagged" in (site / "python.html").read_text("utf-8")
 

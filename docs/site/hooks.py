@@ -35,7 +35,7 @@ def help_of(*words: str) -> str:
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the page of the command line, from the help of today's commands."""
-    os.environ["COLUMNS"] = "90"
+    os.environ["COLUMNS"] = "80"
     parts = ["# Command line", f"```text\n{help_of()}```"]
     parts += [f"## fanogan {verb}\n\n```text\n{help_of(verb)}```" for verb in VERBS]
     files.append(File.generated(config, "command-line.md", content="\n\n".join(parts)))
