@@ -1,5 +1,7 @@
 # make demo   sets up .venv, trains on pictures that ship with it, and says where the report is
 # make test   sets up .venv with the developers' tools, then lints and tests
+# make docs   builds the site into site/, without a network once its tools are installed
+# make package  builds wheel and sdist into dist/ and checks them
 # make lint   the checks of `make test` without the tests
 
 PYTHON ?= python3
@@ -7,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint
+.PHONY: demo docs lint package test
 
 demo: $(VENV)/installed
 	$(BIN)/fanogan demo --out demo
@@ -15,6 +17,17 @@ demo: $(VENV)/installed
 
 test: lint
 	$(BIN)/python -m pytest -q
+
+docs: $(VENV)/installed
+	$(INSTALL) --editable '.[docs,export,oct]'
+	$(BIN)/python -m mkdocs build --strict
+
+package: $(VENV)/installed
+	$(INSTALL) --editable '.[package]'
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

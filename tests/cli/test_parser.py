@@ -371,7 +371,7 @@ def documented_commands():
     """The lines of code of the README and the documentation that begin with 'fanogan '."""
     return [
         pytest.param(line.strip().removeprefix("$ "), id=f"{path.name}:{number}")
-        for path in [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
+        for path in [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("**/*.md"))]
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if re.match(r" *(\$ )?fanogan ", line)
     ]
