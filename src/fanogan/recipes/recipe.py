@@ -161,8 +161,12 @@ class Recipe:
         return -(-self.critic_updates // self.critic_updates_per_generator_update)
 
     def but(self, **changes: Any) -> Recipe:
-        """Return the same recipe with some fields changed."""
-        return dataclasses.replace(self, **changes)
+        """Return the same recipe with some fields changed, checked as a file's are.
+
+        Raises:
+            BadRecipe: as of ``from_dict``.
+        """
+        return dataclasses.replace(self, **_parsed(self.name, changes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as plain values, for YAML and JSON."""
@@ -205,11 +209,10 @@ def load_recipe(recipe: str | Path | Recipe, /, **settings: Any) -> Recipe:
     loaded = recipe if isinstance(recipe, Recipe) else _load(str(recipe), ())
     if not settings:
         return loaded
-    changes = _parsed(loaded.name, settings)
     for key in settings.keys() & FORMER_NAMES.keys():
         _tell_new_name(loaded.name, key)
     name = f"{loaded.name} with {', '.join(f'{key}={value}' for key, value in settings.items())}"
-    return loaded.but(**{"name": name, "about": "", **changes})
+    return loaded.but(**{"name": name, "about": "", **settings})
 
 
 def _load(recipe: str, above: tuple[str, ...]) -> Recipe:
