@@ -118,7 +118,8 @@ def test_a_recipe_in_bf16_trains_on_a_processor_and_says_so(
     assert "on this machine, in bf16" in capsys.readouterr().out
     plain = fitted("izi_f").model
     half = fit("izi_f", recipe=TINY.but(precision="bf16")).model
-    for letter, network in half.networks.items():
+    for letter in "GDE":
+        network = half.networks[letter]
         pairs = list(zip(network.parameters(), plain.networks[letter].parameters(), strict=True))
         assert all(one.dtype == torch.float32 for one, _ in pairs)
         assert all(torch.allclose(one, other, atol=0.02) for one, other in pairs)
