@@ -106,7 +106,8 @@ def run_demo(
         say(line)
     with _beside(autoencoder, normals, out / "autoencoder", progress):
         detector.fit(normals, out=out / "run", progress=progress)
-    scored, to_score = itertools.count(1), 3 * images["count"]
+    # Trained, untrained, by principal components, and by the autoencoder.
+    scored, to_score = itertools.count(1), 4 * images["count"]
     return evaluate(
         detector.model,
         images["normal"],
