@@ -6,7 +6,7 @@ PyTorch. Matrix products take turns with the steps, and how much faster a step i
 times in units of theirs. The share is of what bounds a step: this machine's rate of matrix
 products, which counts only the multiply-adds that the reduced arithmetic needs, or its memory.
 Numbers are kept by kind of machine in results/speed; --write puts all of them into
-docs/benchmarks.md, and --compare says which ratios fell below the kept ones.
+docs/benchmark_details.md, and --compare says which ratios fell below the kept ones.
 
     python benchmarks/speed.py --write
     python benchmarks/speed.py --compare
@@ -465,7 +465,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--recipe", default="paper", help="whose whole run is extrapolated")
     parser.add_argument("--minutes", type=float, default=3.0, help="of each stage of that run")
-    parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="into docs/benchmark_details.md")
     parser.add_argument("--compare", action="store_true", help="with what is kept")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -50,6 +50,21 @@ def test_the_container_takes_what_exists_and_runs_as_no_root() -> None:
     assert text.index("USER 1000") < text.index("ENTRYPOINT")
 
 
+def test_a_shell_completes_verbs_as_the_page_says() -> None:
+    pytest.importorskip("shtab", reason="needs pip install 'fanogan[completion]'")
+    page = (CHECKOUT / "docs" / "install.md").read_text("utf-8")
+    setting, *words = re.findall(r"^    (\w+=true) fanogan (.+) >", page, re.MULTILINE)[0]
+    name, value = setting.split("=")
+    done = subprocess.run(
+        [sys.executable, "-m", "fanogan", *words[0].split()],
+        env=os.environ | {name: value},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "evaluate" in done.stdout and "--precision" in done.stdout
+    subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=True)
+
+
 def test_hadolint_finds_nothing() -> None:
     hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if hadolint is None:

@@ -200,7 +200,13 @@ def test_a_folder_says_what_it_is(run, digits, tmp_path, capsys):
     main(["info", str(out)])
     assert "results: 12 images (" in capsys.readouterr().out
     (out / "scores.csv").write_text("a,b\n1,2\n")
-    for folder, reason in ((out, "no column 'subject'"), (tmp_path, "no model, run, prepared")):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "config.yaml").write_text("site_name: another program's\n")
+    for folder, reason in (
+        (out, "KeyError 'subject'"),
+        (tmp_path, "no model, run, prepared"),
+        (tmp_path / "site", "not of a run of fanogan fit"),
+    ):
         with pytest.raises(SystemExit):
             main(["info", str(folder)])
         assert reason in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 from collections import Counter
 from pathlib import Path
@@ -103,11 +104,13 @@ def _unfinished(path: Path) -> None:
     from fanogan.training import RunFolder
 
     config = RunFolder(path, resume=True).config
+    if "recipe" not in config:
+        raise UsageError(f"{path}: its config.yaml is not of a run of fanogan fit")
     say(f"run of the detector {config.get('detector')}, not finished")
     metrics = path / "metrics.jsonl"
-    lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-    with contextlib.suppress(IndexError, ValueError, LookupError):  # a kill may have cut the line
-        last = json.loads(lines[-1])
+    # There may be none yet, and a kill may have cut the last.
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+        last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
         say(f"last line of metrics: {last['stage']}, step {last['step']:,}")
         for warning in last["warnings"]:
             say(f"training: {warning}", "yellow")
@@ -144,18 +147,19 @@ def _store(path: Path) -> None:
 def _results(path: Path) -> None:
     from fanogan.scoring import Table, read_csv
 
-    table = Table(path / "scores.csv", sum(1 for _ in read_csv(path / "scores.csv")))
     kind = "evaluation" if (path / "metrics.json").exists() else "results"
     subjects, units, flagged, warned = set(), Counter[str](), Counter[str](), 0
     try:
+        table = Table(path / "scores.csv", sum(1 for _ in read_csv(path / "scores.csv")))
         for row in table:
             subjects.add(row["subject"])
             units[row["unit"]] += 1
             flagged[row["unit"]] += row["flag"] == "yes"
             warned += bool(row["warnings"])
-    except KeyError as error:
+    except (KeyError, ValueError, AttributeError, TypeError, csv.Error) as error:
         raise UsageError(
-            f"{table.path}: no column {error}, so neither score nor evaluate has written it"
+            f"{path / 'scores.csv'}: neither score nor evaluate has written it so "
+            f"({type(error).__name__} {error})"
         ) from None
     counts = ", ".join(
         f"{counted(count, unit)} ({flagged[unit]:,} flagged)" for unit, count in units.items()
@@ -163,5 +167,6 @@ def _results(path: Path) -> None:
     say(f"{kind}: {counts}, of {counted(len(subjects), 'subject')}")
     if warned:
         say(f"{counted(warned, 'row')} with a warning, such as unlike training", "yellow")
-    console.say_scores(table)
+    if len(table):
+        console.say_scores(table)
     say(f"{path}/report.html")
