@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
-from fanogan.cli import console
+from fanogan.cli import study_commands
 from fanogan.cli.parser import main
 from fanogan.data import Preprocessing
 from fanogan.detectors import Detector, new_detector
@@ -564,7 +564,7 @@ def test_the_command_refuses_a_folder_without_the_parts(tmp_path, capsys):
 
 
 def test_the_terminal_says_each_outcome_once(capsys):
-    with console.study_table() as on_state:
+    with study_commands._table() as on_state:
         for state in ("waiting", "gan 5 %", "gan 50 %", "testing", "AUC 0.912"):
             on_state("izi_f", 2, state)
     shown = capsys.readouterr().out

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fanogan.errors import FanoganError
@@ -72,3 +73,12 @@ def check_alpha(alpha: float) -> None:
     """Refuse what is no false-positive rate."""
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha is {alpha:g}: give a false-positive rate between 0 and 1")
+
+
+@contextlib.contextmanager
+def value_errors_as_usage() -> Iterator[None]:
+    """Turn a ValueError, which is about a value that the user gave, into a sentence."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error

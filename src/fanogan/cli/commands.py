@@ -6,8 +6,7 @@ Signatures and docstrings are the options and help. Heavy libraries are imported
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from fanogan.cli.arguments import (
     pictures_as,
     settings_in,
     spacing_in,
+    value_errors_as_usage,
 )
 from fanogan.cli.console import say
 from fanogan.text import harmless
@@ -280,25 +280,6 @@ def score(
     say(RESEARCH_ONLY)
 
 
-def export(model: Path, to: str, out: Path) -> None:
-    """Write a model as one graph that holds preprocessing, score, map and threshold.
-
-    Example: fanogan export runs/retina --to onnx --out retina.onnx
-
-    Args:
-        model: a run folder or a model folder.
-        to: onnx (for ONNX Runtime and others) or openvino.
-        out: the file to write, .onnx; or .xml, and beside it .bin.
-    """
-    from fanogan.detectors import Detector
-    from fanogan.export import export as export_model
-
-    with console.status("writing the graph, and comparing it with PyTorch"):
-        difference = export_model(Detector.load(model, device="cpu").model, to, out)
-    say(f"{out}: equal to PyTorch within {difference:.1g} when read back")
-    say(RESEARCH_ONLY)
-
-
 def evaluate(
     model: Path,
     normal: Sequence[str],
@@ -406,15 +387,6 @@ def demo(
         # A terminal's own line breaks are left out when a command is copied.
         console.console().print(f"  {harmless(command)}", markup=False, soft_wrap=True)
     say(RESEARCH_ONLY)
-
-
-@contextlib.contextmanager
-def value_errors_as_usage() -> Iterator[None]:
-    """Turn a ValueError, which is about a value that the user gave, into a sentence."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def _count(model: Model, images: Sequence[str], groups: str | None, pictures: PicturesAs) -> int:

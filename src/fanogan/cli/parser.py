@@ -20,7 +20,7 @@ from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from fanogan.cli import commands, console, info_commands, recipe_commands, study_commands
+from fanogan.cli import commands, console, recipe_commands, study_commands, written_commands
 from fanogan.errors import FanoganError
 from fanogan.text import harmless
 
@@ -33,8 +33,8 @@ VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "fit": (commands.fit, ("normals",)),
     "score": (commands.score, ("model", "images")),
     "evaluate": (commands.evaluate, ("model",)),
-    "export": (commands.export, ("model",)),
-    "info": (info_commands.info, ("path",)),
+    "export": (written_commands.export, ("model",)),
+    "info": (written_commands.info, ("path",)),
     "recipes": (recipe_commands.recipes, ("what",)),
     "study": (study_commands.study, ("data",)),
     "turing": (study_commands.turing, ("model", "images")),

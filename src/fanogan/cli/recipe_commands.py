@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fanogan.cli import console
-from fanogan.cli.arguments import UsageError
+from fanogan.cli.arguments import UsageError, value_errors_as_usage
 
 
 def recipes(what: Sequence[str] = (), device: str = "auto") -> None:
@@ -30,7 +30,6 @@ def recipes(what: Sequence[str] = (), device: str = "auto") -> None:
         text = commented_yaml(load_recipe(what[1]))
         console.console().print(text, end="", markup=False, soft_wrap=True)
         return
-    from fanogan.cli.commands import value_errors_as_usage
     from fanogan.detectors import new_detector, seconds_to_fit_any
 
     # The longest comes last; each is shown when it is timed, since paper takes a minute or more.

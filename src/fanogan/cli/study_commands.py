@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fanogan.cli import console
-from fanogan.cli.arguments import UsageError, settings_in
-from fanogan.cli.commands import RESEARCH_ONLY, value_errors_as_usage
+from fanogan.cli.arguments import UsageError, settings_in, value_errors_as_usage
+from fanogan.cli.commands import RESEARCH_ONLY
 from fanogan.cli.console import say
+from fanogan.text import harmless
 
 
 def study(
@@ -44,7 +47,7 @@ def study(
     chosen = load_recipe(recipe, **settings_in(set))
     with value_errors_as_usage():
         FAnoGAN(chosen, device=device)  # refused now, not by each system
-    with console.study_table() as on_state:
+    with _table() as on_state:
         outcomes = run_study(
             data,
             out,
@@ -96,7 +99,7 @@ def turing(
         from fanogan.study import SCORES, score_answers
 
         scores = score_answers(score, key)
-        console.say_turing(scores)
+        _say_turing(scores)
         if out:
             text = json.dumps(scores, indent=1, ensure_ascii=False) + "\n"
             write_whole(out / SCORES, text.encode(errors="backslashreplace"))
@@ -116,3 +119,71 @@ def turing(
         test = write_test(trained, list(images), out, seed=seed)
     say(f"test {test}: {EACH} real and {EACH} generated images in random order")
     say(f"for the raters: {out / PAGE} · to be kept from them: {out / KEY}")
+
+
+@contextlib.contextmanager
+def _table() -> Iterator[Callable[[str, int, str], None]]:
+    """Show the state of each system and seed of a study; as lines where there is no terminal."""
+    from rich.console import RenderableType
+    from rich.control import Control
+    from rich.live import Live
+    from rich.table import Table
+
+    states: dict[str, dict[int, str]] = {}
+    screen = console.console()
+
+    def table() -> RenderableType:
+        if not states:
+            return Control()  # refused before it began
+        # Copies at once: other threads add to them.
+        rows = {system: dict(each) for system, each in list(states.items())}
+        seeds = sorted({seed for each in rows.values() for seed in each})
+        drawn = Table(box=None, padding=(0, 3, 0, 0))
+        drawn.add_column("system")
+        for seed in seeds:
+            drawn.add_column(f"seed {seed}")
+        for system, each in rows.items():
+            drawn.add_row(system, *(each.get(seed, "") for seed in seeds))
+        return drawn
+
+    def on_state(system: str, seed: int, state: str) -> None:
+        states.setdefault(system, {})[seed] = state
+        is_outcome = state == "failed" or state.startswith("AUC")
+        if not screen.is_terminal and is_outcome:
+            say(f"{system}, seed {seed}: {state}")
+
+    try:
+        with Live(get_renderable=table, console=screen, refresh_per_second=2):
+            yield on_state
+    finally:
+        if states and not screen.is_terminal:
+            screen.line()  # which rich leaves out there
+
+
+def _say_turing(found: Mapping[str, Any]) -> None:
+    """Print the raters' shares as a table, and how far they agree."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    def text(share: Mapping[str, Any]) -> str:
+        if share["share"] is None:
+            return "–"
+        low, high = share["interval"]
+        return f"{share['share']:.2f} ({low:.2f} to {high:.2f})"
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("rater", "accuracy (95 %)", "of real images", "of generated images"):
+        table.add_column(name, justify="left" if name == "rater" else "right")
+    majority = [{"rater": "majority", **found["majority"]}] if found["majority"] else []
+    for row in [*found["raters"], *majority]:
+        cells = (text(row[name]) for name in ("accuracy", "real", "generated"))
+        table.add_row(escape(harmless(row["rater"])), *cells)
+    console.console().print(table)
+    if majority:
+        say(
+            f"mean accuracy of the raters {found['mean_accuracy']:.2f} · the majority leaves out "
+            f"{found['majority']['ties']} ties"
+        )
+    for pair in found["pairs"]:
+        kappa = "undefined" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
+        say(f"{' and '.join(pair['raters'])} agree in {text(pair['agreement'])}, Cohen's κ {kappa}")

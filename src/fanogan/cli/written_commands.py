@@ -1,4 +1,4 @@
-"""The command that says what a folder is."""
+"""Commands on what was written before: what a folder is, and a model as one graph."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fanogan.cli import console
 from fanogan.cli.arguments import UsageError
+from fanogan.cli.commands import RESEARCH_ONLY
 from fanogan.cli.console import say
 from fanogan.text import counted, plural
 
@@ -43,6 +44,25 @@ def info(path: Path) -> None:
             f"{path}: no model, run, prepared store or results here; give the folder that fit, "
             "prepare, score or evaluate has written"
         )
+
+
+def export(model: Path, to: str, out: Path) -> None:
+    """Write a model as one graph that holds preprocessing, score, map and threshold.
+
+    Example: fanogan export runs/retina --to onnx --out retina.onnx
+
+    Args:
+        model: a run folder or a model folder.
+        to: onnx (for ONNX Runtime and others) or openvino.
+        out: the file to write, .onnx; or .xml, and beside it .bin.
+    """
+    from fanogan.detectors import Detector
+    from fanogan.export import export as export_model
+
+    with console.status("writing the graph, and comparing it with PyTorch"):
+        difference = export_model(Detector.load(model, device="cpu").model, to, out)
+    say(f"{out}: equal to PyTorch within {difference:.1g} when read back")
+    say(RESEARCH_ONLY)
 
 
 def _model(path: Path) -> None:
