@@ -124,6 +124,19 @@ def test_killed_at_chosen_steps_of_both_stages(uninterrupted: Path, tmp_path: Pa
     assert_ended_the_same(out, uninterrupted)
 
 
+def test_killed_with_all_that_a_recipe_can_add(tmp_path: Path) -> None:
+    """The strength of the augmentation and the average of G are in the checkpoint too."""
+    recipe = RECIPE.but(augment_critic=True, generator_average=0.9)
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    for run, die_at in ((whole, None), (out, ("gan", 6)), (out, None)):
+        process = FORKS.Process(target=fit, args=(run, die_at, 0, recipe))
+        process.start()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if die_at else 0)
+    assert weights(out) == weights(whole)
+    assert (out / "metrics.jsonl").read_text().count("augmentation") == 3
+
+
 def test_killed_from_outside_while_it_writes(uninterrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for stage, first in (("gan", 2), ("encoder", 3)):

@@ -27,8 +27,15 @@ EncoderOutput = Literal["tanh", "linear"]
 Geometry = Literal["auto", "image", "retina"]
 Precision = Literal["fp32", "tf32", "bf16"]
 
-MAY_BE_ZERO = ("kappa", "checkpoint_minutes", "critic_updates", "denoising", "search_patience")
-BELOW_ONE = ("denoising", "held_out_fraction")
+MAY_BE_ZERO = (
+    "checkpoint_minutes",
+    "critic_updates",
+    "denoising",
+    "generator_average",
+    "kappa",
+    "search_patience",
+)
+BELOW_ONE = ("denoising", "generator_average", "held_out_fraction")
 AT_MOST_ONE = ("min_retina_fraction", "top_window_fraction")
 
 # The keys of version 0.1, which are still read.
@@ -98,6 +105,9 @@ class Recipe:
     critic_updates_per_generator_update: int = 5
     gan_learning_rate: float = 1e-4  # of Adam, for generator and critic
     gradient_penalty_weight: float = 10.0  # λ in the critic's loss
+    # Not in the paper.
+    augment_critic: bool = False  # change what the critic sees at random, where it overfits
+    generator_average: float = 0.0  # decay of a moving average of G, with which it ends; 0: none
 
     # Encoder training (section 2.2).
     encoder_updates: int = 50_000

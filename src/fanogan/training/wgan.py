@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fanogan.models import (
     Discriminator,
@@ -22,6 +23,7 @@ from fanogan.models import (
     gradient_penalty,
     wasserstein_distance,
 )
+from fanogan.training.augmentation import CriticAugmentation
 from fanogan.training.run import Run
 from fanogan.training.run_folder import State
 from fanogan.training.split_batch import ForEachPart, half_batches, whole_batch
@@ -100,7 +102,21 @@ def train_gan(G: Generator, D: Discriminator, run: Run) -> list[str]:
     adam_G = torch.optim.Adam(G.parameters(), rate, betas=(0.0, 0.9), fused=True)
     adam_D = torch.optim.Adam(D.parameters(), rate, betas=(0.0, 0.9), fused=True)
     state: State = {"generator": G, "discriminator": D, "adam_G": adam_G, "adam_D": adam_D}
-    health = GanHealth(G, D, run)
+    augment = CriticAugmentation().to(device) if recipe.augment_critic else None
+    if augment is not None:
+        state["augmentation"] = augment
+    averaged = None
+    if recipe.generator_average > 0:
+        average = get_ema_multi_avg_fn(recipe.generator_average)  # type: ignore[no-untyped-call]
+        averaged = AveragedModel(G, multi_avg_fn=average, use_buffers=True)
+        state["averaged"] = averaged
+    shown_G = averaged.module if averaged else G
+    assert isinstance(shown_G, Generator)
+    health = GanHealth(shown_G, D, run)
+
+    def shown(images: Tensor, random: torch.Generator) -> Tensor:
+        """Images as the critic sees them."""
+        return images if augment is None else augment(images, random)
 
     def latents(random: torch.Generator) -> Tensor:
         return torch.randn(run.batch_size, G.latent, generator=random, device=device)
@@ -115,8 +131,10 @@ def train_gan(G: Generator, D: Discriminator, run: Run) -> list[str]:
                 with frozen(D):
                     z = latents(random)
                     with fabric.autocast():
-                        loss = generator_loss(D, G(z))
+                        loss = generator_loss(D, shown(G(z), random))
                     descend(loss, adam_G, fabric)
+                if averaged:
+                    averaged.update_parameters(G)
 
             # --- critic updates, each on new images; G's statistics don't move
             each = recipe.critic_updates_per_generator_update
@@ -125,18 +143,25 @@ def train_gan(G: Generator, D: Discriminator, run: Run) -> list[str]:
                 z = latents(random)
                 with torch.no_grad(), statistics_untouched(G), fabric.autocast():
                     fake = G(z)
+                x, fake = shown(x, random), shown(fake, random)
                 losses = update_critic(D, adam_D, x, fake, run, random, for_each_half)
                 stage.collect(**losses)
 
             # --- health
             if stage.is_due(round_):
                 figures = {**stage.means(), **health.figures()}
+                if augment is not None:
+                    gap = (figures["wasserstein_seen"], figures["wasserstein_held_out"])
+                    augment.adapt(*gap, recipe.log_every / stage.steps)
+                    figures["augmentation"] = float(augment.probability)
                 late = round_ >= 0.2 * stage.steps
                 warnings = health.warnings(figures, stage) if late else []
                 stage.report(round_, figures, warnings=warnings)
             if stage.grid_is_due(round_, SAMPLE_GRIDS):
                 stage.sample_grid(f"round_{round_ + 1:06d}", health.samples[:64])
 
+        if averaged and stage.first < stage.steps:
+            G.load_state_dict(averaged.module.state_dict())
         if recipe.reestimate_batch_norm and stage.first < stage.steps:
             random = run.random("statistics of G")
             shape = (recipe.batch_size, G.latent)

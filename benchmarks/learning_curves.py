@@ -1,0 +1,147 @@
+"""How many normals, and which changes to the recipe: Kermany's B-scans by picture, and digits.
+
+The split, pictures and scores of Kermany's are those of `oct_pictures.py`; fewer normals are those
+whose patients come first by a stable hash. Of MNIST one digit is normal, seen at 16×16; fewer
+normals are the first. The same held-out normals calibrate throughout. All runs have half of the
+recipe `small`'s updates, so that many fit into a night; a variant is a change to that.
+
+Resumable: a result that is in ``benchmarks/results/`` isn't made again.
+
+    python benchmarks/learning_curves.py --seeds 3
+    python benchmarks/learning_curves.py --seeds 1 --sets kermany --variants half --counts 30 all
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from oct_pictures import FULL_DEPTH, auc, flat, of_model, part_of, second_numbers, split
+from tables import (
+    RESULTS,
+    conditions,
+    data_folder,
+    done,
+    keep,
+    run_of,
+    trained,
+)
+
+from fanogan import FAnoGAN, Recipe, Scan, load_recipe
+from fanogan.data import Normals
+from fanogan.retina import FlatSpace
+from fanogan.scoring import score
+
+HALF = {"critic_updates": 875, "encoder_updates": 1000}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "critic augmented": {"augment_critic": True},
+    "generator averaged": {"generator_average": 0.99},
+    # A round of width 16 takes twice as long as one of width 8, in either precision.
+    "wider, as long": {"base_width": 16, "critic_updates": 438, "encoder_updates": 500},
+}
+COUNTS = {"kermany": ("10", "30", "100", "all"), "mnist": ("30", "100", "1000", "all")}
+DIGIT = 8  # one of the hardest two
+
+
+def main() -> None:
+    """Train and test what isn't done yet, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", help="folder that holds oct/ and mnist.npz")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sets", nargs="+", choices=[*COUNTS], default=[*COUNTS])
+    parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
+    parser.add_argument("--counts", nargs="+", help="of normals; default: all that the docs show")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING)
+    data = data_folder(options.data)
+    for seed in options.seeds:
+        for name in options.sets:
+            for count in options.counts or COUNTS[name]:
+                for variant in options.variants:
+                    path = RESULTS / "learning_curves" / name / variant / count / f"seed{seed}.json"
+                    if done(path) is None:
+                        one(name, variant, count, seed, data, path)
+    table()
+
+
+def one(name: str, variant: str, count: str, seed: int, data: Path, path: Path) -> None:
+    """Train on so many normals, and test."""
+    recipe = load_recipe("small").but(**HALF)
+    if name == "kermany":
+        recipe = recipe.but(**FULL_DEPTH, held_out_fraction=0.2)
+    else:
+        recipe = recipe.but(image_size=16, horizontal_flip=False)
+    recipe = recipe.but(**VARIANTS[variant])
+    of = kermany if name == "kermany" else mnist
+    keep(path, of(recipe, None if count == "all" else int(count), seed, data, path))
+
+
+def kermany(recipe: Recipe, count: int | None, seed: int, data: Path, path: Path) -> dict[str, Any]:
+    """Learn so many healthy B-scans; AUC of all who are ill, by picture."""
+    space = FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina)
+    second = second_numbers("kermany", data / "oct")
+    learnt, held_out, tested = split(flat("kermany", data / "oct", space), second)
+    of_patient: Counter[str] = Counter()
+    rank: dict[str, int] = {}  # one picture of each patient comes first, then the second ones
+    for volume in sorted(learnt, key=lambda volume: (part_of(volume.group), volume.name)):
+        rank[volume.name] = of_patient[volume.group]
+        of_patient[volume.group] += 1
+    chosen = sorted(learnt, key=lambda v: (rank[v.name], part_of(v.group)))
+    normals = Normals.of(chosen[:count], held_out, recipe)
+    detector = FAnoGAN(recipe, seed=seed)
+    minutes = trained(detector, normals, path)
+    scores = of_model(detector.model, tested)
+    labels = np.array([not volume.name.startswith("NORMAL") for volume in tested]).astype(int)
+    aucs = {key: auc(labels, np.array(scores[key])) for key in ("total", "mean", "image")}
+    return {
+        "auc": aucs,
+        "normals": len(normals.training),
+        **figures(path),
+        **conditions(seed=seed, minutes=minutes),
+    }
+
+
+def mnist(recipe: Recipe, count: int | None, seed: int, data: Path, path: Path) -> dict[str, Any]:
+    """Learn so many images of one digit; AUC of the other nine."""
+    file = np.load(data / "mnist.npz")
+    images = file["train_images"][file["train_labels"] == DIGIT]
+    scans = [Scan(image[None], f"{at:05d}", f"{at:05d}") for at, image in enumerate(images)]
+    held_out, learnt = scans[:500], scans[500:]
+    normals = Normals.of(learnt[:count], held_out, recipe)
+    detector = FAnoGAN(recipe, seed=seed)
+    minutes = trained(detector, normals, path)
+    scores = score(detector.model, file["test_images"])
+    labels = (file["test_labels"] != DIGIT).astype(int)
+    aucs = {"total": auc(labels, scores.total), "image": auc(labels, scores.image)}
+    return {
+        "auc": aucs,
+        "normals": len(normals.training),
+        **figures(path),
+        **conditions(seed=seed, minutes=minutes),
+    }
+
+
+def figures(path: Path) -> dict[str, Any]:
+    """What the training says of itself: the critic's gap and the encoder's residuals, each line."""
+    lines = [json.loads(line) for line in (run_of(path) / "metrics.jsonl").open()]
+    return {
+        stage: [{key: each[key] for key in keys} for each in lines if each["stage"] == stage]
+        for stage, keys in {
+            "gan": ("step", "wasserstein_seen", "wasserstein_held_out", "diversity"),
+            "encoder": ("step", "image", "image_held_out", "feature", "feature_held_out"),
+        }.items()
+    }
+
+
+def table() -> None:
+    """Write the section from all results that are there."""
+
+
+if __name__ == "__main__":
+    main()
