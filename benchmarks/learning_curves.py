@@ -8,7 +8,7 @@ recipe `small`'s updates, so that many fit into a night; a variant is a change t
 Resumable: a result that is in ``benchmarks/results/`` isn't made again.
 
     python benchmarks/learning_curves.py --seeds 3
-    python benchmarks/learning_curves.py --seeds 1 --sets kermany --variants half --counts 30 all
+    python benchmarks/learning_curves.py --seeds 0 --sets kermany --counts 30 all
 """
 
 from __future__ import annotations
@@ -17,19 +17,27 @@ import argparse
 import json
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 from oct_pictures import FULL_DEPTH, auc, flat, of_model, part_of, second_numbers, split
 from tables import (
     RESULTS,
+    ROOT,
+    circumstances,
     conditions,
     data_folder,
     done,
     keep,
+    kept_results,
+    markdown,
     run_of,
+    spread,
     trained,
+    write_section,
 )
 
 from fanogan import FAnoGAN, Recipe, Scan, load_recipe
@@ -47,6 +55,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 COUNTS = {"kermany": ("10", "30", "100", "all"), "mnist": ("30", "100", "1000", "all")}
 DIGIT = 8  # one of the hardest two
+TITLES = {"kermany": "Kermany, by picture", "mnist": f"MNIST, digit {DIGIT} at 16×16"}
 
 
 def main() -> None:
@@ -140,7 +149,78 @@ def figures(path: Path) -> dict[str, Any]:
 
 
 def table() -> None:
-    """Write the section from all results that are there."""
+    """Write the section from all results that are there, and draw how training went."""
+    rows = []
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for name, counts in COUNTS.items():
+        for count in counts:
+            for variant in VARIANTS:
+                kept = kept_results(RESULTS / "learning_curves" / name / variant / count)
+                if kept:
+                    found[name, count, variant] = kept
+    for (name, _, variant), kept in found.items():
+        apart = [last(each["gan"], "wasserstein_seen") for each in kept]
+        held_out = [last(each["gan"], "wasserstein_held_out") for each in kept]
+        residuals = [last(each["encoder"], "image_held_out") for each in kept]
+        rows.append(
+            [
+                TITLES[name],
+                str(kept[0]["normals"]),
+                variant,
+                str(len(kept)),
+                spread([each["auc"]["total"] for each in kept]),
+                spread([each["auc"]["mean"] for each in kept]) if name == "kermany" else "–",
+                f"{np.mean(residuals):.4f}",
+                f"{np.mean(held_out) / np.mean(apart):.2f}",
+            ]
+        )
+    header = ["data", "normals", "recipe", "seeds", "AUC", "mean over windows"]
+    header += ["residual of held-out normals", "critic's distance, held-out over training"]
+    every = [result for kept in found.values() for result in kept]
+    text = (
+        f"Half of `small`'s updates; {circumstances(every, 'small', 'run')}.\n\n"
+        f"{markdown(header, rows)}"
+    )
+    draw(found)
+    write_section("learning_curves", text)
+
+
+def last(lines: Sequence[Mapping[str, float]], key: str) -> float:
+    """The mean of a figure's last five lines."""
+    return float(np.mean([line[key] for line in lines[-5:]]))
+
+
+def draw(found: Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]) -> None:
+    """Draw AUC over the number of normals, and residuals over the encoder's updates."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for name in COUNTS:
+        for variant in ("as it is", "critic augmented"):
+            lines = [
+                (kept[0]["normals"], [each["auc"]["total"] for each in kept])
+                for (of, _, kind), kept in found.items()
+                if (of, kind) == (name, variant)
+            ]
+            if lines:
+                counts, aucs = zip(*lines, strict=True)
+                label = TITLES[name] if variant == "as it is" else f"{TITLES[name]}, {variant}"
+                style = "o-" if variant == "as it is" else "s--"
+                (line,) = left.plot(counts, [np.mean(of) for of in aucs], style, label=label)
+                low, high = ([edge(of) for of in aucs] for edge in (min, max))
+                left.fill_between(counts, low, high, color=line.get_color(), alpha=0.15)
+    left.set(xscale="log", xlabel="normals to learn from", ylabel="AUC, mean and range of seeds")
+    left.legend(fontsize=8)
+    for (name, _, variant), kept in found.items():
+        if name == "kermany" and variant == "as it is":
+            steps = [line["step"] for line in kept[0]["encoder"]]
+            for key, style in (("image_held_out", "-"), ("image", ":")):
+                curves = np.mean([[line[key] for line in each["encoder"]] for each in kept], 0)
+                of = "held-out" if style == "-" else "training"
+                label = f"{kept[0]['normals']} normals, {of}"
+                color = None if style == "-" else right.lines[-1].get_color()
+                right.plot(steps, curves, style, label=label, color=color)
+    right.set(xlabel="encoder updates", ylabel="image residual, Kermany", yscale="log")
+    right.legend(fontsize=8)
+    figure.savefig(ROOT / "docs" / "learning_curves.png", dpi=120)
 
 
 if __name__ == "__main__":
