@@ -7,7 +7,7 @@ recipe `small`'s updates, so that many fit into a night; a variant is a change t
 
 Resumable: a result that is in ``benchmarks/results/`` isn't made again.
 
-    python benchmarks/learning_curves.py --seeds 3
+    python benchmarks/learning_curves.py
     python benchmarks/learning_curves.py --seeds 0 --sets kermany --counts 30 all
 """
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
+from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
@@ -27,7 +28,7 @@ from fanogan.retina.flat_volume import FlatSpace
 from fanogan.scans import Scan
 from fanogan.study.claims import CLAIMS, findings
 from fanogan.study.outcomes import Pixels, Study
-from fanogan.study.reconstructions import choose_images, smoothness
+from fanogan.study.reconstructions import choose_images, gradient_energy, smoothness
 from fanogan.study.study_page import write_study_report
 from fanogan.study.systems import SYSTEMS
 from fanogan.study.tables import row_of
@@ -410,6 +411,24 @@ def test_a_straight_blend_is_smooth_and_a_jump_is_not():
     assert (blend["largest"], blend["length"]) == pytest.approx((1, 1))
     jump = smoothness([ends[0] + (share > 0.5) * (ends[1] - ends[0])])
     assert jump["largest"] == pytest.approx(10)
+
+
+def test_an_image_of_half_the_contrast_has_a_quarter_of_the_detail_and_a_blurred_one_less():
+    images = np.random.default_rng(0).uniform(-1, 1, (4, 1, 16, 16)).astype(np.float32)
+    whole = gradient_energy(images)
+    assert gradient_energy(images / 2) == pytest.approx(whole / 4)
+    # Neighbours of independent noise differ by twice its variance; means of 2×2 by a quarter of it.
+    assert whole == pytest.approx(4 * images.var(), rel=0.1)
+    assert gradient_energy(gaussian_filter(images, (0, 0, 1, 1))) < whole / 10
+
+
+def test_detail_is_told_of_each_system_that_reconstructs(out):
+    numbers = json.loads((out / "tables" / "numbers.json").read_text(encoding="utf-8"))
+    assert {"izi_f", "izi", "ae"} <= set(numbers["detail"])
+    assert "critic" not in numbers["detail"]
+    assert list(numbers["detail"].values()) == sorted(numbers["detail"].values())
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "How much detail reconstructions have" in page
 
 
 def test_every_system_stays_within_the_budget():

@@ -50,6 +50,7 @@ class Claim:
 
 
 ORDER = "the order of the systems"
+HEADLINE = "f-AnoGAN against all others"
 TANH = "tanh at the encoder's output"
 FEATURES = "features in the score"
 TRAINED_WITH_FEATURES = "features in the encoder's training too"
@@ -62,9 +63,15 @@ CLAIMS = (
     Claim(ORDER, "ae", "advae", alike=True),
     Claim(ORDER, "advae", "ali"),
     Claim(ORDER, "ali", "critic"),
+    Claim(HEADLINE, "izi_f", "ae"),
+    Claim(HEADLINE, "izi_f", "advae"),
+    Claim(HEADLINE, "izi_f", "ali"),
+    Claim(HEADLINE, "izi_f", "critic"),
     Claim(TANH, "izi_f", "izi_f-linear"),
     Claim(TANH, "izi", "izi-linear"),
     Claim(TANH, "ziz", "ziz-linear"),
+    Claim(TANH, "izi_f-linear", "ziz"),
+    Claim(TANH, "izi_f-linear", "izi"),
     Claim(FEATURES, "izi-features", "izi"),
     Claim(FEATURES, "ziz-features", "ziz"),
     Claim(TRAINED_WITH_FEATURES, "izi_f", "izi-features"),
@@ -72,6 +79,8 @@ CLAIMS = (
     Claim("localisation", "izi_f", "advae", PIXEL_AUC),
     Claim("localisation", "advae", "ali", PIXEL_AUC),
     Claim("localisation", "ali", "ae", PIXEL_AUC),
+    Claim("localisation", "izi_f", "ali", PIXEL_AUC),
+    Claim("localisation", "izi_f", "ae", PIXEL_AUC),
     Claim("denoising", "denoising", "izi_f", FALSE_ALARMS),
 )
 

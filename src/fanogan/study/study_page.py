@@ -12,7 +12,7 @@ from fanogan.study import claims
 from fanogan.study.drawings import ANOMALOUS, LINE, NORMAL, curves_figure, save_figure
 from fanogan.study.outcomes import Level, Study
 from fanogan.study.paper import RATER_ACCURACY, SECONDS
-from fanogan.study.reconstructions import Pictures, grids, interpolations, times
+from fanogan.study.reconstructions import Pictures, detail, grids, interpolations, times
 from fanogan.study.systems import GAN, SYSTEMS
 from fanogan.study.tables import (
     FALSE_POSITIVE_RATES,
@@ -65,6 +65,7 @@ def write_study_report(folder: str | Path, *, device: str = "auto") -> Path:
     numbers = {
         "smoothness": smoothness,
         "smoothness_seed": pictures.seed,
+        "detail": detail(pictures),
         "raters": [{"seed": at, **study.result(GAN, at)["rater"]} for at in study.seeds(GAN)],
         "false_positive_rates": claims.false_positive_rates(study),
         "orders": claims.detection_and_localisation(study),
