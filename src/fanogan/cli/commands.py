@@ -259,7 +259,7 @@ def score(
             trained, chosen = use_engine(trained, engine)
         say(chosen)
     pictures = pictures_as(bscans, volumes)
-    files = max(_count(trained, images, groups, pictures) - images_done(out), 0)
+    files = max(count_images(trained, images, groups, pictures) - images_done(out), 0)
     with console.counting_bar("scoring", files) as on_result:
         rows = write_results(
             trained,
@@ -331,7 +331,7 @@ def evaluate(
     if labels and not masks:
         raise UsageError("--mask-labels chooses labels of masks: give --masks too")
     pictures = pictures_as(bscans, volumes)
-    files = sum(_count(trained, source, groups, pictures) for source in (normal, anomalous))
+    files = sum(count_images(trained, source, groups, pictures) for source in (normal, anomalous))
     passes = 2 + (linear(trained) is not None) + len(others)
     with console.counting_bar("scoring, trained and untrained", passes * files) as on_result:
         metrics = evaluate_model(
@@ -389,6 +389,8 @@ def demo(
     say(RESEARCH_ONLY)
 
 
-def _count(model: Model, images: Sequence[str], groups: str | None, pictures: PicturesAs) -> int:
-    """How many files or volumes there are to score."""
+def count_images(
+    model: Model, images: Sequence[str], groups: str | None, pictures: PicturesAs
+) -> int:
+    """Return how many files or volumes there are to score."""
     return sum(1 for _ in model.preprocessing.find(list(images), groups, pictures))

@@ -16,6 +16,7 @@ from fanogan.text import harmless
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fanogan.report import SideBySide
     from fanogan.retina import FlatVolume, Summary
     from fanogan.scans import BadScan
     from fanogan.scoring import Model, Result
@@ -295,6 +296,24 @@ def _regions(row: Mapping[str, Any]) -> str:
 def _shortened(name: str) -> str:
     name = harmless(name)
     return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
+
+
+def say_side_by_side(numbers: Sequence[str], table: SideBySide) -> None:
+    """Print a table with a column for each model."""
+    from rich.table import Table
+    from rich.text import Text
+
+    say(table.title, "bold")
+    for sentence in table.sentences:
+        say(f"  {sentence}")
+    if not table.rows:
+        return
+    shown = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("", *numbers):
+        shown.add_column(heading, overflow="fold")
+    for name, cells in table.rows.items():
+        shown.add_row(*(Text(harmless(each)) for each in (f"  {name}", *cells)))
+    console().print(shown)
 
 
 def say_calibration(model: Model, alpha: float) -> None:

@@ -20,7 +20,14 @@ from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-from fanogan.cli import commands, console, recipe_commands, study_commands, written_commands
+from fanogan.cli import (
+    commands,
+    compare,
+    console,
+    recipe_commands,
+    study_commands,
+    written_commands,
+)
 from fanogan.errors import FanoganError
 from fanogan.text import harmless
 
@@ -33,6 +40,7 @@ VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "fit": (commands.fit, ("normals",)),
     "score": (commands.score, ("model", "images")),
     "evaluate": (commands.evaluate, ("model",)),
+    "compare": (compare.compare, ("models",)),
     "export": (written_commands.export, ("model",)),
     "info": (written_commands.info, ("path",)),
     "recipes": (recipe_commands.recipes, ("what",)),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,18 +119,15 @@ def _size(sides: tuple[int, int]) -> str:
 
 
 def _unfinished(path: Path) -> None:
-    from fanogan.training import RunFolder
+    from fanogan.training import RunFolder, read_metrics
 
     config = RunFolder(path, resume=True).config
     if "recipe" not in config:
         raise UsageError(f"{path}: its config.yaml is not of a run of fanogan fit")
     say(f"run of the detector {config.get('detector')}, not finished")
-    metrics = path / "metrics.jsonl"
-    # There may be none yet, and a kill may have cut the last.
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-        last = json.loads(metrics.read_text(encoding="utf-8").splitlines()[-1])
+    for last in read_metrics(path)[-1:]:
         say(f"last line of metrics: {last['stage']}, step {last['step']:,}")
-        for warning in last["warnings"]:
+        for warning in last.get("warnings", ()):
             say(f"training: {warning}", "yellow")
     if config.get("origin") is None:
         say("it was begun in Python: resume it there, with fit(normals, out=…, resume=True)")

@@ -8,12 +8,14 @@ from fanogan.report.en_face import VolumeCase, en_face_picture
 from fanogan.report.figures import FIGURE_STYLE, histogram_figure, inline_svg
 from fanogan.report.images import outline, overlay, shrink, with_strip
 from fanogan.report.page import Case, write_evaluation_report, write_score_report
+from fanogan.report.side_by_side import SideBySide, write_comparison
 from fanogan.report.verdict import alarms, lead
 from fanogan.report.wording import describe, least_p_value
 
 __all__ = [
     "FIGURE_STYLE",
     "Case",
+    "SideBySide",
     "VolumeCase",
     "alarms",
     "describe",
@@ -27,6 +29,7 @@ __all__ = [
     "overlay",
     "shrink",
     "with_strip",
+    "write_comparison",
     "write_evaluation_report",
     "write_score_report",
 ]

@@ -26,6 +26,11 @@ PAGE_COLOURS = {
     MUTED: "var(--muted)",
     LINE: "var(--line)",
 }
+HELD_OUT = "_held_out"
+"""The end of the names of figures that are of held-out normals."""
+
+# Okabe and Ito's, which colour-blind readers tell apart, and which show on light and dark.
+SEVERAL = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 FIGURE_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -157,6 +162,52 @@ def histogram_figure(
         axes.grid(axis="x", visible=False)
         axes.legend(loc="upper right")
     return drawing
+
+
+def training_figures(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> list[dict[str, str]]:
+    """Draw how trainings went, a figure for each quantity with the curves of all runs.
+
+    Takes the lines of each run's ``metrics.jsonl``, by what the legend calls it. Drawn are figures
+    of held-out normals, with the same of training normals dotted, and how diverse samples are.
+    Returns figures as `score_figures` does.
+    """
+    from matplotlib import rc_context
+
+    wanted = dict.fromkeys(
+        (line["stage"], key)
+        for lines in runs.values()
+        for line in lines
+        for key in line
+        if key.endswith(HELD_OUT) or key == "diversity"
+    )
+    figures = []
+    for stage, key in wanted:
+        quantity = key.removesuffix(HELD_OUT)
+        with rc_context(FIGURE_STYLE):
+            drawing, axes = _new_figure()
+            for place, (name, lines) in enumerate(runs.items()):
+                colour = SEVERAL[place % len(SEVERAL)]
+                ours = [line for line in lines if line["stage"] == stage and key in line]
+                if not ours:
+                    continue
+                steps = [line["step"] for line in ours]
+                # A short run has one line alone, which is a point.
+                style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 3}
+                axes.plot(steps, [line[key] for line in ours], label=name, **style)
+                for seen in (f"{quantity}_seen", quantity):
+                    if seen != key and seen in ours[0]:
+                        values = [line[seen] for line in ours]
+                        axes.plot(steps, values, linestyle=":", **style)
+                        break
+            axes.set(xlabel=f"step of the {stage} stage", ylabel=quantity)
+            axes.legend()
+        caption = f"{stage}: {quantity} on held-out normals; dotted, on training normals."
+        if key == quantity:
+            caption = f"{stage}: diversity of samples, as a fraction of that of real images."
+        figures.append(_figure(f"{stage}-{key}", caption, drawing))
+    return figures
 
 
 def inline_svg(name: str, description: str, drawing: Figure) -> str:

@@ -205,20 +205,22 @@ def _write_page(
     extent = f"{len(panels):,} of {len(table):,} are shown with their B-scans; "
     keys = list(dict.fromkeys(key for row in table for key in row))
     texts = [key for key in keys if any(isinstance(row.get(key), str) for row in table)]
-    page = (
-        _environment()
-        .get_template("report.html")
-        .render(
-            scale=number(scale),
-            scale_bar=data_uri(scale_bar(scale)),
-            panels=panels,
-            panels_extent=f"{extent}all are in the table below" if len(panels) < len(table) else "",
-            volumes={"keys": keys, "texts": texts, "rows": table} if table else None,
-            steps=None if steps is None else as_uri(steps),
-            **content,
-        )
+    page = page_from(
+        "report.html",
+        scale=number(scale),
+        scale_bar=data_uri(scale_bar(scale)),
+        panels=panels,
+        panels_extent=f"{extent}all are in the table below" if len(panels) < len(table) else "",
+        volumes={"keys": keys, "texts": texts, "rows": table} if table else None,
+        steps=None if steps is None else as_uri(steps),
+        **content,
     )
-    write_whole(Path(path), page.encode("utf-8"))
+    write_whole(Path(path), page)
+
+
+def page_from(template: str, **content: Any) -> bytes:
+    """Return a page from one of the templates, in which no text is taken for markup."""
+    return _environment().get_template(template).render(content).encode("utf-8")
 
 
 @cache

@@ -18,7 +18,7 @@ from fanogan.training.fabric import (
 )
 from fanogan.training.reconstruction import ReconstructionHealth, finish_autoencoder
 from fanogan.training.run import Progress, Run, no_progress, open_run
-from fanogan.training.run_folder import RunFolder, State
+from fanogan.training.run_folder import RunFolder, State, read_metrics
 from fanogan.training.split_batch import ForEachPart, half_batches, whole_batch
 from fanogan.training.stage import Stage, StopRequest, TrainingFailed, shared_threads
 from fanogan.training.updates import (
@@ -60,6 +60,7 @@ __all__ = [
     "no_progress",
     "open_run",
     "precision_of",
+    "read_metrics",
     "share_buffers",
     "shared_threads",
     "statistics_untouched",

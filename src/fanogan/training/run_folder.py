@@ -167,6 +167,18 @@ class RunFolder:
             events.close()
 
 
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's ``metrics.jsonl``; none where it has none, nor damaged ones."""
+    lines = []
+    with contextlib.suppress(FileNotFoundError):
+        for text in (run / "metrics.jsonl").read_bytes().splitlines():
+            with contextlib.suppress(ValueError):  # a kill may have cut the last
+                line = json.loads(text)
+                if isinstance(line, dict) and {"stage", "step"} <= line.keys():
+                    lines.append(line)
+    return lines
+
+
 def _digest(step: int, tensors: Mapping[str, Tensor]) -> str:
     """Return the checksum of a checkpoint: safetensors itself notices only a damaged header."""
     digest = hashlib.sha256(str(step).encode())
