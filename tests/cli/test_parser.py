@@ -275,11 +275,14 @@ def test_score_writes_what_python_says(run, digits, tmp_path, capsys):
         assert Image.open(out / "overlays" / f"{name}.png").size == (16, 16)
     assert shown.err == ""
     highest = max(rows.values(), key=lambda row: float(row["score"]))
-    assert shown.out.splitlines()[0].startswith(f"{highest['name']} ")
-    assert "… and 2 more in scores.csv" in shown.out
     assert "6 held-out images of 6 subjects" in shown.out
-    assert str(out / "report.html") in shown.out
-    assert shown.out.splitlines()[-1] == "Research use only, not a medical device."
+    # It ends with the three to look at first, and where the page is.
+    first, *others = shown.out.split("look first at:\n")[1].splitlines()
+    assert first.startswith(f"{highest['name']} ") and f"{float(highest['score']):.4g}" in first
+    assert "▲ flagged" in first
+    assert others[2] == "… and 9 more in scores.csv"
+    assert others[-2].startswith(f"the page: {out / 'report.html'} · ")
+    assert others[-1] == "Research use only, not a medical device."
 
 
 def test_too_few_held_out_is_said(run, digits, tmp_path, capsys):
@@ -326,7 +329,7 @@ def test_evaluate_with_masks(run, digits, tmp_path, capsys):
         assert name in shown.out
     assert "(asked for 0.2)" in shown.out
     assert re.search(
-        r"per pixel: AUC 0\.\d{3}, the best trivial map \([A-Za-z ]+\) \d\.\d{3}", shown.out
+        r"Per pixel, where it is: AUC 0\.\d{3}, the best trivial map \([A-Za-z ]+\) \d\.\d{3}", said
     )
 
 

@@ -464,7 +464,8 @@ def test_nothing_is_written_when_a_case_does_not_fit(tmp_path, score_page, field
 def test_numbers_of_an_evaluation_are_shown(evaluated):
     text = evaluated.text
     for words in (
-        "f-AnoGAN (A) reaches AUC 0.910 (95 % interval 0.889 to 0.929)",
+        "Per image, whether it is anomalous: f-AnoGAN (A) reaches AUC 0.910",
+        "AUC 0.910 (95 % interval 0.889 to 0.929)",
         "200 images of 12 subjects; 80 (40.0 %) are anomalous",
         "AUC 0.910",
         "Youden's point, chosen on the test labels",
@@ -515,6 +516,27 @@ def test_the_first_line_says_whether_it_beats_what_needs_no_learning(
     assert words in evaluation_page(evaluation(interval=interval)).text
 
 
+def test_the_first_lines_say_what_each_unit_answers(evaluation_page):
+    figures = {"n": 9, "n_anomalous": 6, "auc": 0.944, "auc_interval": [0.8, 1.0]}
+    bscans = {**figures, "n": 144, "auc": 0.866}
+    found = evaluation(interval=(0.1, 0.3))
+    found |= {"unit": "patch", "larger": {"image": bscans, "volume": figures}}
+    found["pixel"] = {"auc": 0.951, "trivial": {"gradient": 0.7, "row means": 0.911}}
+    text = evaluation_page(found).text
+    places = [
+        text.index(words)
+        for words in (
+            "Per volume, whether an eye is anomalous: AUC 0.944 (95 % interval 0.800 to 1.000)",
+            "Per B-scan, whether one is: AUC 0.866 (95 % interval 0.800 to 1.000) on 144 B-scans.",
+            "Per patch, whether this part of a B-scan is: f-AnoGAN (A) reaches AUC",
+            "Per pixel, where it is: AUC 0.951, the best trivial map (row means) 0.911.",
+            "It is ahead of every score",
+            "Results",
+        )
+    ]
+    assert places == sorted(places)
+
+
 def test_a_trivial_score_that_wins_is_said_at_the_top(evaluation_page):
     page = evaluation_page(evaluation(method=0.71, brightness=0.88))
     sentence = "A trivial score does better: brightness reaches AUC 0.880, f-AnoGAN (A) 0.710."
@@ -525,7 +547,7 @@ def test_a_trivial_score_that_wins_is_said_at_the_top(evaluation_page):
 
 def test_worse_than_chance_is_said(evaluation_page):
     text = evaluation_page(evaluation(method=0.41, brightness=0.3)).text
-    assert "The AUC is below 0.5 (0.410)" in text
+    assert "The AUC is below 0.5 (0.410)" in text and "look at the labels" in text
     assert "A trivial score does better: score inverted reaches AUC 0.590" in text
 
 
@@ -690,6 +712,7 @@ def test_more_volumes_than_a_page_holds_are_in_the_table(score_page, volumes):
     assert "12 of 14 are shown with their B-scans; all are in the table below" in page.text
     assert "eye_13" in page.text
     assert "14 B-scans of 14 volumes scored." in page.text
+    assert "which volumes and which B-scans are unlike the normals" in page.text
     assert "No region of the map exceeds what held-out volumes show." in page.text
 
 

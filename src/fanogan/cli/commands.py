@@ -273,10 +273,11 @@ def score(
             scores_only=scores_only,
             on_result=on_result,
         )
-    console.say_scores(rows)
     console.say_calibration(trained, alpha)
+    say("look first at:")
+    console.say_scores(rows, most=3)
     drawn = "" if scores_only else f" · {out}/maps/ · {out}/overlays/"
-    say(f"{out}/report.html · {out}/scores.csv{drawn}")
+    say(f"the page: {out}/report.html · {out}/scores.csv{drawn}")
     say(RESEARCH_ONLY)
 
 

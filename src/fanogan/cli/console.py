@@ -251,7 +251,7 @@ def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
             f"{name:{width}}",
             f"score {float(row['score']):<7.4g}",
             p,
-            "▲ flagged" if row["flag"] == "yes" else "",
+            {"yes": "▲ flagged", "no": "not flagged"}.get(row["flag"], ""),
             above.get(row["name"], ""),
             _regions(row),
             "unlike training" if row["warnings"] else "",
@@ -359,7 +359,3 @@ def say_evaluation(found: Mapping[str, Any]) -> None:
             f"{calibrated['false_positive_rate']:.3f} (asked for {calibrated['alpha']:g}), "
             f"sensitivity {calibrated['sensitivity']:.3f}"
         )
-    pixel = found["pixel"]
-    if pixel:
-        name, trivial = max(pixel["trivial"].items(), key=lambda each: each[1])
-        say(f"per pixel: AUC {pixel['auc']:.3f}, the best trivial map ({name}) {trivial:.3f}")

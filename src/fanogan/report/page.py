@@ -119,6 +119,7 @@ def write_score_report(
         OSError: The file can't be written.
     """
     of_volumes = f" of {counted(len(volumes), 'volume')}" if volume_cases and volumes else ""
+    which = f"volumes and which {plural(noun)}" if of_volumes else plural(noun)
     _write_page(
         path,
         title=title,
@@ -132,7 +133,10 @@ def write_score_report(
         volumes=volumes,
         steps=steps,
         warnings=warnings,
-        lead=f"{counted(total, noun)}{of_volumes} scored.",
+        lead=[
+            f"{counted(total, noun)}{of_volumes} scored.",
+            f"Scores say which {which} are unlike the normals, maps where in them.",
+        ],
         alarms=[],
         evaluation=None,
         credit="",
@@ -181,7 +185,7 @@ def write_evaluation_report(
         volumes=[],
         steps=steps,
         warnings=warnings,
-        lead=" ".join(lead(evaluation)),
+        lead=lead(evaluation),
         alarms=alarms(evaluation),
         evaluation=evaluation,
         credit=credit,

@@ -7,18 +7,42 @@ from typing import Any
 
 from fanogan.text import counted, percent, plural, share
 
+OF_UNIT = {
+    "volume": "Per volume, whether an eye is anomalous",
+    "image": "Per B-scan, whether one is",
+    "patch": "Per patch, whether this part of a B-scan is",
+}
+"""What a score of each kind of unit says."""
+
 
 def lead(evaluation: Mapping[str, Any]) -> list[str]:
-    """Say what the method reaches, and whether it is ahead of all that needs no trained network."""
+    """Say what the method reaches, and whether it is ahead of all that needs no trained network.
+
+    Each kind of unit has a sentence, the largest first: they answer different questions.
+    """
     method, n, subjects = evaluation["rows"][0], evaluation["n"], evaluation["n_subjects"]
+    unit, larger, pixel = evaluation["unit"], evaluation.get("larger", {}), evaluation["pixel"]
+    sentences = [
+        f"{OF_UNIT[name]}: AUC {share(larger[name]['auc'])} (95 % interval "
+        f"{interval(larger[name]['auc_interval'])}) on {counted(larger[name]['n'], noun)}."
+        for name, noun in (("volume", "volume"), ("image", "B-scan"))
+        if name in larger and name != unit
+    ]
     # Without groups each image counts as a subject of its own, which says nothing about people.
     of_subjects = f" of {counted(subjects, 'subject')}" if subjects < n else ""
-    sentences = [
-        f"{method['name']} reaches AUC {share(method['auc'])} "
+    of_unit = "Per image, whether it is anomalous" if unit == "image" else OF_UNIT[unit]
+    sentences.append(
+        f"{of_unit}: {method['name']} reaches AUC {share(method['auc'])} "
         f"(95 % interval {interval(method['auc_interval'])}) on "
-        f"{counted(n, evaluation['unit'])}{of_subjects}; {evaluation['n_anomalous']:,} "
+        f"{counted(n, unit)}{of_subjects}; {evaluation['n_anomalous']:,} "
         f"({percent(evaluation['prevalence'])}) are anomalous."
-    ]
+    )
+    if pixel:
+        name, trivial = max(pixel["trivial"].items(), key=lambda each: each[1])
+        sentences.append(
+            f"Per pixel, where it is: AUC {share(pixel['auc'])}, the best trivial map ({name}) "
+            f"{share(trivial)}."
+        )
     best = evaluation["ahead_of_best"]
     by, edges = best["difference"], best["interval"]
     if by <= 0:
@@ -52,7 +76,8 @@ def alarms(evaluation: Mapping[str, Any]) -> list[str]:
     if method["auc"] < 0.5:
         found.append(
             f"The AUC is below 0.5 ({share(method['auc'])}): normal {plural(evaluation['unit'])} "
-            "are mostly scored as more anomalous than the anomalous ones."
+            "are mostly scored as more anomalous than the anomalous ones; look at the labels, "
+            "which may be swapped."
         )
     if pixel:
         name, trivial = max(pixel["trivial"].items(), key=lambda each: each[1])
