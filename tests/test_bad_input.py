@@ -305,6 +305,10 @@ if not torch.cuda.is_available():
     def _(s):
         return s.fit(s.images(), device="cuda")
 
+    @row("fit: no second GPU", "no cuda device on this machine", "--device cpu")
+    def _(s):
+        return s.fit(s.images(), device="cuda:1")
+
     @row("score: no GPU", "no cuda device on this machine", "--device cpu")
     def _(s):
         return s.score(s.images(), device="cuda")

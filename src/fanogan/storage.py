@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,8 @@ def exclusive(path: Path, busy_error: Exception) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before the release: afterwards it may be another's
+        if sys.platform != "win32":  # there filelock removes it, since no open file can be
+            path.unlink(missing_ok=True)  # before the release: afterwards it may be another's
         lock.release()
 
 
@@ -152,7 +154,7 @@ def put_in_place(temporary: Path, folder: Path) -> None:
 
 def _exchanged(one: Path, other: Path) -> bool:
     """Exchange two paths in a single step, which Python's library doesn't offer; False: can't."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE

@@ -120,7 +120,7 @@ def fit(
         volumes: the pictures of a folder are a volume of the retina, as for prepare.
         spacing: of retinal OCT, as for prepare; the model keeps it.
         seed: of the split, the weights and all of training.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
         devices: how many GPUs (or processes) train together.
         skip_bad: leave out files that can't be read, instead of stopping.
         dry_run: only say what would be done and how long it would take.
@@ -234,7 +234,7 @@ def score(
         bscans: the pictures of a folder are single B-scans of the retina, as for prepare.
         volumes: the pictures of a folder are a volume of the retina, as for prepare.
         spacing: of retinal OCT, as for prepare; by default the one that the model was trained with.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
         engine: torch, onnxruntime, openvino, or auto, the fastest of those that are installed.
         precision: fp32; bf16, faster on processors that have it and slightly less exact; or auto,
             bf16 where this machine and the model have it.
@@ -316,7 +316,7 @@ def evaluate(
         bscans: the pictures of a folder are single B-scans of the retina, as for prepare.
         volumes: the pictures of a folder are a volume of the retina, as for prepare.
         spacing: of retinal OCT, as for prepare; by default the one that the model was trained with.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
         skip_bad: leave out files that can't be read, instead of stopping.
         allow_seen: evaluate on images that a model was trained or calibrated on, instead of
             stopping; the report says how many.
@@ -372,7 +372,7 @@ def demo(
         phantom: use made-up eyes instead, in which each pixel of a lesion is known.
         digits: use handwritten digits instead: one is normal, the others anomalous.
         seed: of the split, the weights and all of training.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
     """
     from fanogan.cli.demo import Data, by_hand, run_demo
 

@@ -64,7 +64,7 @@ def compare(
         groups: how subjects are named, as for fit; intervals resample subjects.
         bscans: the pictures of a folder are single B-scans of the retina, as for prepare.
         volumes: the pictures of a folder are a volume of the retina, as for prepare.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
     """
     if len(models) < 2:
         raise UsageError("one alone can't be compared: give two or more runs or models")

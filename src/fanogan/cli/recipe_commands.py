@@ -16,7 +16,7 @@ def recipes(what: Sequence[str] = (), device: str = "auto") -> None:
     Args:
         what: show and a recipe's name, or its file, for all of its fields as YAML; nothing for
             the list.
-        device: auto, cpu, cuda or mps; of the estimates.
+        device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps; of the estimates.
     """
     from fanogan.recipes import commented_yaml, load_recipe, recipe_names
 

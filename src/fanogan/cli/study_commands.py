@@ -36,7 +36,7 @@ def study(
         out: the study's folder; a stopped study is resumed by the same command.
         systems: some of the paper's systems, or other detectors by their names; all of the paper's
             if left out. An unknown name is answered with the list.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
     """
     from fanogan.detectors import FAnoGAN
     from fanogan.recipes import load_recipe
@@ -88,7 +88,7 @@ def turing(
         seed: of the windows, the latents and the order of the images.
         score: the answers that the raters saved, in place of MODEL and IMAGES.
         key: the key.json of the test, with --score.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
     """
     if score:
         if model or images or not key:

@@ -109,7 +109,7 @@ def with_networks_of(model: Model, detector: Definition) -> Model:
 def untrained(model: Model) -> Model:
     """Return the same detector with networks that have learned nothing, to be compared with."""
     seed = model.provenance["seed"]
-    detector = registered(model.detector).kind(model.recipe, seed=seed, device=model.device.type)
+    detector = registered(model.detector).kind(model.recipe, seed=seed, device=model.device)
     networks = new_networks(detector, model.preprocessing, seed + 1, model.device)
     return model_of(
         detector,

@@ -45,7 +45,7 @@ class Definition(abc.ABC):
         Args:
             recipe: a shipped recipe's name, a YAML file, or a ``Recipe``.
             seed: of the split, the weights and all of training.
-            device: 'auto', 'cpu', 'cuda' or 'mps'.
+            device: 'auto', 'cpu', 'cuda', one of several GPUs as 'cuda:1', or 'mps'.
             devices: how many processes train together (one per GPU).
             settings: fields of the recipe to change, such as ``base_width=16``.
 
@@ -62,6 +62,11 @@ class Definition(abc.ABC):
         self.seed = seed
         self.devices = devices
         self.device = device if isinstance(device, torch.device) else device_of(device)
+        if devices > 1 and self.device.type == "cuda" and self.device.index is not None:
+            raise ValueError(
+                f"device {self.device} is a single GPU, and {devices} devices are to train: give "
+                "device cuda, and name the GPUs in the environment's CUDA_VISIBLE_DEVICES"
+            )
 
     @abc.abstractmethod
     def networks(self, preprocessing: Preprocessing) -> dict[str, nn.Module]:

@@ -60,7 +60,7 @@ def _seconds_of_steps(
         log_every=10_000,
         reestimate_batch_norm=False,
     )
-    few = type(detector)(recipe, seed=detector.seed, device=detector.device.type)
+    few = type(detector)(recipe, seed=detector.seed, device=detector.device)
     steps = {stage: min(count, 3) for stage, count in few.steps(normals.preprocessing).items()}
     networks = new_networks(few, normals.preprocessing, detector.seed, detector.device)
     if given:
@@ -70,7 +70,7 @@ def _seconds_of_steps(
 
     def mark(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
         if detector.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(detector.device)
         marks[stage, step] = time.perf_counter()
 
     run = run_of(few, normals, steps, fabric_of(detector.device, recipe, 1), None, mark)

@@ -259,7 +259,7 @@ def _add(out: Path, volume: FlatVolume, fingerprint: str, place: Path | None) ->
         )
         for file in partial.rglob("*"):
             if file.is_file():
-                with file.open("rb") as opened:
+                with file.open("r+b") as opened:
                     os.fsync(opened.fileno())
         put_in_place(partial, place or out / f"{max(numbers, default=-1) + 1:06d}")
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -244,12 +245,8 @@ def _by_processes(
     waiting: deque[Future[FlatVolume | BadScan]] = deque()
 
     def submit(most: int) -> None:
-        # Processes inherit what is blocked: Ctrl-C is this process's to answer.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
+        with _ctrl_c_blocked():
             waiting.extend(pool.submit(work, source) for source in islice(remaining, most))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     try:
         submit(count)
@@ -264,6 +261,19 @@ def _by_processes(
         ) from error
     finally:
         pool.shutdown(wait=True, kill_workers=True)
+
+
+@contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Start processes that inherit what is blocked: Ctrl-C is this process's to answer."""
+    if sys.platform == "win32":  # which can't block it
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(parent: int) -> None:

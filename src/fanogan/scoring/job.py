@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -97,7 +98,8 @@ def open_job(
                 yield work, journal
                 # A power cut from here on finds all of it on the disk; the mark says that what is
                 # missing in the work folder has been moved, and isn't lost.
-                os.sync()
+                if sys.platform != "win32":  # which has no such call
+                    os.sync()
                 write_whole(work / COMPLETE, b"")
                 put_results(work / "results", out)
                 (work / JOB).unlink()  # first: half deleted it can't be resumed

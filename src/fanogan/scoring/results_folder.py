@@ -43,7 +43,9 @@ def whole_folder(out: Path, names: Iterable[str]) -> Iterator[Path]:
         folder = Path(unfinished)
         yield folder
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        list_written(folder, ((str(path.relative_to(folder)), digest_of(path)) for path in files))
+        list_written(
+            folder, ((path.relative_to(folder).as_posix(), digest_of(path)) for path in files)
+        )
         put_results(folder, out)
 
 

@@ -293,7 +293,7 @@ def _milliseconds(pictures: Pictures, name: str) -> float:
 def _machine(device: torch.device) -> str:
     """Return the machine in words, without its name."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -21,22 +21,28 @@ T = TypeVar("T")
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name: 'auto', 'cpu', 'cuda' or 'mps'.
+    """Return the device of a name: 'auto', 'cpu', 'cuda', one of several as 'cuda:1', or 'mps'.
 
     Raises:
         ValueError: no such device here.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, colon, number = name.partition(":")
     available = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
     }
-    if name not in available:
-        raise ValueError(f"no device {name!r}: give auto, cpu, cuda or mps")
-    if not available[name]:
-        raise ValueError(f"no {name} device on this machine: give --device cpu or auto")
+    if kind not in available or (colon and not (kind == "cuda" and number.isdecimal())):
+        raise ValueError(
+            f"no device {name!r}: give auto, cpu, cuda or mps, or one of several GPUs, as cuda:1"
+        )
+    if not available[kind]:
+        raise ValueError(f"no {kind} device on this machine: give --device cpu or auto")
+    if colon and int(number) >= torch.cuda.device_count():
+        here = ", ".join(f"cuda:{place}" for place in range(torch.cuda.device_count()))
+        raise ValueError(f"no device {name} on this machine: give --device {here} or cpu")
     return torch.device(name)
 
 
@@ -46,11 +52,12 @@ def lacking_bf16(device: torch.device) -> str:
     PyTorch computes in bfloat16 everywhere, but without such instructions more slowly than in fp32.
     """
     if device.type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return ""
-        major, minor = torch.cuda.get_device_capability()
-        card = f"{torch.cuda.get_device_name()} is of compute capability {major}.{minor}"
-        return f"{card}, and bfloat16 begins at 8.0"
+        with torch.cuda.device(device):
+            if torch.cuda.is_bf16_supported(including_emulation=False):
+                return ""
+            major, minor = torch.cuda.get_device_capability()
+            card = f"{torch.cuda.get_device_name()} is of compute capability {major}.{minor}"
+            return f"{card}, and bfloat16 begins at 8.0"
     # What has AMX has this too.
     if device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported():
         has = torch.backends.cpu.get_cpu_capability()
@@ -71,7 +78,7 @@ def fabric_of(device: torch.device, recipe: Recipe, devices: int) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(
         accelerator=device.type,
-        devices=devices,
+        devices=devices if device.index is None or device.type == "cpu" else [device.index],
         strategy="ddp" if devices > 1 else "auto",
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
     )
