@@ -449,6 +449,21 @@ def test_duration(seconds, text):
     assert console.duration(seconds) == text
 
 
+def test_what_is_left_in_all_follows_the_pace_of_this_run(monkeypatch):
+    clock = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock)
+    pace = console.Pace({"gan": 100.0, "encoder": 50.0, "calibrating izi_f": 10.0})
+    assert pace.update("gan", 1, 101) is None
+    clock = 20.0  # ten rounds of 2 seconds, twice as slow as expected
+    assert pace.update("gan", 11, 101) == pytest.approx(2 * 90 + 2.02 * (50 + 10))
+    clock = 202.0
+    pace.update("gan", 101, 101)
+    pace.update("encoder", 1, 51)
+    clock = 227.0  # half of the encoder's updates in 25 seconds: as slow as was expected
+    left = pace.update("encoder", 26, 51)
+    assert left == pytest.approx(25 + 10 * (2.02 * 101 + 51) / 150)
+
+
 def test_a_log_hears_how_far_long_work_is(monkeypatch, capsys):
     clock = 0.0
     monkeypatch.setattr(console.time, "monotonic", lambda: clock)

@@ -165,20 +165,23 @@ def fit(
     with value_errors_as_usage():
         name = detector or chosen.encoder_loss
         learner = new_detector(name, chosen, seed=seed, device=device, devices=devices)
-    with console.status("reading images"):
-        read = Normals.read(list(normals), chosen, seed=seed, **reading)
+    with console.reading_bar("reading") as on_scan:
+        read = Normals.read(list(normals), chosen, seed=seed, on_scan=on_scan, **reading)
     for line in read.summary.splitlines():
         say(line)
     for note in read.notes:
         say(f"note: {describe(note)}", "yellow")
+    expected: dict[str, float] = {}  # of a run that is resumed, stages may be done
     if dry_run or not resume:
         with console.status("timing a few updates"):
-            seconds = seconds_to_fit(learner, read, gan=gan)
+            expected = seconds_to_fit(learner, read, gan=gan)
         within = "" if chosen.precision == "fp32" else f", in {chosen.precision}"
-        say(f"about {console.duration(seconds)} on this machine{within}")
+        seconds = console.duration(sum(expected.values()))
+        included = ", calibration included" if learner.exportable else ""
+        say(f"about {seconds} on this machine{within}{included}")
     if dry_run:
         return
-    with console.training_bars() as progress:
+    with console.training_bars(expected) as progress:
         learner.fit(read, gan=gan, out=out, resume=bool(resume), progress=progress)
     console.say_calibration(learner.model, 0.05)
     about = f": {chosen.about}" if chosen.about else ""

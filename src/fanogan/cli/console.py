@@ -98,11 +98,52 @@ def milestones(text: str) -> Callable[[int, int], None]:
     return on_count
 
 
+class Pace:
+    """How long all stages will still take, by this run's own speed as it goes."""
+
+    def __init__(self, expected: Mapping[str, float]):
+        """Take what was expected of each stage beforehand, in seconds."""
+        self.expected = expected
+        self.begun: dict[str, tuple[float, int]] = {}
+        self.seconds: dict[str, tuple[float, float]] = {}  # of a whole stage, and what is left
+
+    def update(self, stage: str, step: int, steps: int) -> float | None:
+        """Take a step of a stage; return the seconds left in all, None while nothing is known."""
+        since, first = self.begun.setdefault(stage, (time.monotonic(), step))
+        if step > first:
+            each = (time.monotonic() - since) / (step - first)
+            self.seconds[stage] = each * steps, each * (steps - step)
+        known = [stage for stage in self.seconds if stage in self.expected]
+        if not known:
+            return None
+        # What is still to come is as much slower or faster than expected as what is known.
+        slower = sum(self.seconds[stage][0] for stage in known) / max(
+            sum(self.expected[stage] for stage in known), 1e-9
+        )
+        to_come = sum(each for stage, each in self.expected.items() if stage not in self.seconds)
+        return sum(left for _, left in self.seconds.values()) + slower * to_come
+
+
+def _clock() -> tuple[Any, ...]:
+    """Return columns that say how long something has taken, and how long it still takes."""
+    from rich.progress import TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return (TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+
+
 @contextlib.contextmanager
-def training_bars() -> Iterator[Progress]:
-    """Show a bar for each stage, with speed, time left, and its last figures below."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+def training_bars(expected: Mapping[str, float] | None = None) -> Iterator[Progress]:
+    """Show a bar for each stage, with speed, time left, and its last figures below.
+
+    Args:
+        expected: seconds that each stage will take, calibration too, so that what is left in all
+            can be said.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn
     from rich.text import Text
+
+    pace = Pace(expected or {})
+    in_all = ""
 
     class Bars(Progress):
         def get_renderables(self) -> Iterator[Any]:
@@ -110,29 +151,33 @@ def training_bars() -> Iterator[Progress]:
                 yield self.make_tasks_table([task])
                 if task.fields["figures"]:
                     yield Text(f"  {task.fields['figures']}", style="dim")
+            if in_all and not self.finished:
+                yield Text(in_all)
 
     columns = (
         TextColumn("{task.description:15}"),
-        BarColumn(20),
+        BarColumn(10),
         TextColumn("{task.completed:,}/{task.total:,}"),
         TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        *_clock(),
     )
     with Bars(*columns, console=console()) as bars:
         tasks: dict[str, Any] = {}
-        begun: dict[str, tuple[float, int]] = {}
         lines: dict[str, Callable[[int, int], None]] = {}
 
         def progress(stage: str, step: int, steps: int, figures: Mapping[str, float]) -> None:
+            nonlocal in_all
             if stage not in tasks:
                 name = STAGES.get(stage, stage)
                 tasks[stage] = bars.add_task(
                     name, total=steps, completed=step, speed="", figures=""
                 )
-                begun[stage] = time.monotonic(), step
                 lines[stage] = milestones(name)
             lines[stage](step, steps)
-            since, first = begun[stage]
+            left = pace.update(stage, step, steps)
+            if left is not None:
+                in_all = f"about {duration(left)} left in all"
+            since, first = pace.begun[stage]
             if step > first:
                 speed = (step - first) / max(time.monotonic() - since, 1e-9)
                 bars.update(tasks[stage], completed=step, speed=f"{speed:.1f}/s")
@@ -154,13 +199,13 @@ def _figures(stage: str, figures: Mapping[str, float]) -> str:
 
 
 def _counter() -> Any:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(20),
-        TextColumn("{task.completed:,}/{task.total:,}"),
-        TimeRemainingColumn(),
+        TextColumn("{task.completed:,}{task.fields[of]}"),
+        *_clock(),
     )
     screen = console()
     return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
@@ -170,24 +215,33 @@ def _counter() -> Any:
 def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
     """Show a bar that counts images; files may hold several."""
     with _counter() as bars:
-        task = bars.add_task(text, total=total)
+        task = bars.add_task(text, total=total, of=f"/{total:,}")
         line = milestones(text)
         count = 0
 
         def on_result(result: Result) -> None:
             nonlocal count
             count += result.unit == "image"
-            bars.update(task, completed=count, total=max(total, count))
+            of = max(total, count)
+            bars.update(task, completed=count, total=of, of=f"/{of:,}")
             line(count, total)
 
         yield on_result
 
 
 @contextlib.contextmanager
+def reading_bar(text: str) -> Iterator[Callable[[Any], None]]:
+    """Count what is read, of which nobody knows how many there are."""
+    with _counter() as bars:
+        task = bars.add_task(text, total=None, of="")
+        yield lambda scan: bars.advance(task)
+
+
+@contextlib.contextmanager
 def volumes_bar(total: int) -> Iterator[Callable[[str, FlatVolume | BadScan | None], None]]:
     """Show a bar that counts volumes, with a line above it for each."""
     with _counter() as bars:
-        task = bars.add_task("flattening", total=total)
+        task = bars.add_task("flattening", total=total, of=f"/{total:,}")
 
         def on_volume(name: str, found: FlatVolume | BadScan | None) -> None:
             if isinstance(found, Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ class Normals:
         spacing: Spacing | None = None,
         seed: int = 0,
         skip_bad: bool = False,
+        on_scan: Callable[[Scan], None] = lambda scan: None,
     ) -> Normals:
         """Read normal images from paths, arrays or tensors (see ``read_scans``, ``read_volumes``).
 
@@ -132,12 +133,16 @@ class Normals:
                 by the usual thickness of retinas.
             seed: of the split into training and held-out subjects.
             skip_bad: leave files out that can't be read, instead of stopping.
+            on_scan: called after each scan that is read.
 
         Raises:
             BadScan: a bad file, mixed images, or fewer than two subjects.
         """
         bad: list[str] = []
-        scans = list(_read(source, recipe, groups, pictures, spacing, skip_bad, bad))
+        scans = []
+        for scan in _read(source, recipe, groups, pictures, spacing, skip_bad, bad):
+            scans.append(scan)
+            on_scan(scan)
         row = estimated_row(scan for scan in scans if isinstance(scan, FlatVolume))
         scans = [with_row(scan, row) if isinstance(scan, FlatVolume) else scan for scan in scans]
         try:

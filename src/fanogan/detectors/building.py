@@ -17,7 +17,7 @@ from fanogan.detectors.registry import BadDetector, Registered, name_of, registe
 from fanogan.models import ReconstructionScore, folded
 from fanogan.scoring import Model, ModelFile
 from fanogan.storage import BadFolder
-from fanogan.training import Progress, Run, RunFolder
+from fanogan.training import Progress, Run, RunFolder, lacking_bf16
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -86,6 +86,16 @@ def model_of(
         device=device,
         **learned,
     )
+
+
+def calibrating(detector: Definition) -> str:
+    """Return what calibration is called among the stages; several detectors may train at once."""
+    return f"calibrating {name_of(type(detector), detector.recipe)}"
+
+
+def calibration_passes(detector: Definition, device: torch.device) -> int:
+    """Return in how many precisions a detector is calibrated on a device."""
+    return 2 if detector.exportable and not lacking_bf16(device) else 1
 
 
 def with_networks_of(model: Model, detector: Definition) -> Model:

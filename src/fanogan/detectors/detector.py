@@ -7,6 +7,7 @@ reading, preprocessing, windows, calibration and saving are the same for all.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -18,7 +19,14 @@ from sklearn.base import BaseEstimator
 
 from fanogan.calibration import UNCALIBRATED, held_out_needed
 from fanogan.data import Normals
-from fanogan.detectors.building import model_of, new_networks, registered_for, run_of
+from fanogan.detectors.building import (
+    calibrating,
+    calibration_passes,
+    model_of,
+    new_networks,
+    registered_for,
+    run_of,
+)
 from fanogan.detectors.definition import Definition
 from fanogan.detectors.gan import Gan, given_gan, own_gan_of
 from fanogan.detectors.projection import BESIDE, Projection
@@ -37,7 +45,6 @@ from fanogan.training import (
     RunFolder,
     by_first,
     fabric_of,
-    lacking_bf16,
     no_progress,
     open_run,
     precision_of,
@@ -212,9 +219,16 @@ class Detector(Definition, BaseEstimator):  # type: ignore[misc]  # scikit-learn
             images = normals.seen
             if given and given.seen:
                 images = images.trained_too(given.seen)
-            calibrated = calibrate(model, normals.held_out)
-            if self.exportable and not lacking_bf16(fabric.device):
-                in_bf16 = calibrate(model.but(precision="bf16"), normals.held_out)
+            passes, scored = calibration_passes(self, fabric.device), itertools.count(1)
+            to_score = passes * sum(len(scan.pixels) for scan in normals.held_out)
+
+            def on_result(result: Result) -> None:
+                if fabric.is_global_zero and result.unit == "image":
+                    progress(calibrating(self), next(scored), to_score, {})
+
+            calibrated = calibrate(model, normals.held_out, on_result)
+            if passes > 1:
+                in_bf16 = calibrate(model.but(precision="bf16"), normals.held_out, on_result)
                 calibrated = calibrated.but(others={"bf16": in_bf16.calibration})
             return calibrated.but(seen=images)
 

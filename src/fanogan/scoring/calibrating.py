@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,18 @@ from fanogan.calibration import (
 from fanogan.scans import Scan
 from fanogan.scoring.model import Model
 from fanogan.scoring.pipeline import encode, score_encoded, score_frames
+from fanogan.scoring.result import Result
 
 
-def calibrate(model: Model, held_out: Sequence[Scan]) -> Model:
+def calibrate(
+    model: Model,
+    held_out: Sequence[Scan],
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> Model:
     """Return the model with what held-out normals say about its scores and maps.
 
-    Subjects are numbered: a name may be a patient's.
+    Subjects are numbered: a name may be a patient's. ``on_result`` is called after each image or
+    volume.
     """
     if model.recipe.standardise_terms:
         scale = _term_scale(model, held_out)
@@ -37,6 +43,7 @@ def calibrate(model: Model, held_out: Sequence[Scan]) -> Model:
     has_en_face = False
     for batch in score_encoded(model, encode(model, held_out)):
         for result in batch:
+            on_result(result)
             number = numbers.setdefault(result.group, f"subject {len(numbers) + 1}")
             totals = {result.unit: [result.total]}
             if result.patches is not None:
