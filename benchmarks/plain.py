@@ -16,18 +16,14 @@ from torch.nn import functional as F
 from fanogan.models import Discriminator, DownBlock, Encoder, Generator, UpBlock
 
 
-def conv3x3(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The convolution alone."""
-    return F.conv2d(x, conv.weight, conv.bias, padding=1)
-
-
 class PlainDown(DownBlock):
     """Norm, ReLU, conv, norm, ReLU, conv, mean pool."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As Gulrajani et al. (2017) have it."""
-        y = conv3x3(self.conv2, F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
-        return F.avg_pool2d(y, 2) + self.shortcut(F.avg_pool2d(x, 2))
+        y = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.dim() - 3]
+        return pool(y, 2) + self.shortcut(pool(x, 2))
 
 
 class PlainUp(UpBlock):
@@ -36,7 +32,7 @@ class PlainUp(UpBlock):
     def forward(self, x: Tensor) -> Tensor:
         """As Gulrajani et al. (2017) have it."""
         up = F.interpolate(F.relu(self.norm1(x)), scale_factor=2.0, mode="nearest")
-        y = self.conv2(F.relu(self.norm2(conv3x3(self.conv1, up))))
+        y = self.conv2(F.relu(self.norm2(self.conv1(up))))
         return y + self.shortcut(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -46,11 +42,12 @@ class PlainGenerator(Generator):
     def forward(self, z: Tensor) -> Tensor:
         """The image of a latent."""
         x = self.blocks(self.linear(z).unflatten(1, self.base))
-        return torch.tanh(self.conv(F.relu(self.norm(x))))
+        return torch.tanh(self.conv(F.relu(self.norm(x)))).reshape(len(z), -1, *self.sides)
 
 
 def plain_trunk(trunk: Any, x: Tensor) -> Tensor:
     """D's and E's trunk, likewise."""
+    x = x.reshape(*x.shape[:2], *trunk.inner)
     return torch.flatten(trunk.blocks(trunk.conv(x)), 1)
 
 

@@ -1,6 +1,7 @@
 """The networks: their shapes, counts, norms, initial weights, and the folded convolutions."""
 
 import copy
+import functools
 import importlib
 import math
 from pathlib import Path
@@ -12,27 +13,37 @@ from small_runs import small_run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fanogan.models.layers import (
+    CONVOLUTIONS,
+    BatchNorm,
+    Conv,
+    batch_norm,
+    conv_mean_pool,
+    layer_norm,
+    means,
+    upsample_conv,
+)
 from fanogan.models.losses import encoder_loss, encoder_terms, generator_loss, terms_and_maps
 from fanogan.models.networks import (
-    ConvMeanPool,
     Discriminator,
     DownBlock,
     Encoder,
     Generator,
+    JointDiscriminator,
+    JointEncoder,
     UpBlock,
-    UpsampleConv,
-    batch_norm,
     channels_of,
     folded,
-    layer_norm,
-    means,
 )
 from fanogan.recipes import blocks_of
 from fanogan.recipes.recipe import Recipe
 from fanogan.training import TensorFlowRMSprop, descend, frozen, update_critic
+from fanogan.training.cost import multiply_adds
 
 SIDES = [c * 2**b for b in range(2, 7) for c in (4, 5, 6, 7) if c * 2**b <= 256]
 RECTANGLES = [(64, 112), (32, 56), (112, 64), (16, 28), (160, 224)]
+SIGNALS = [(1, c * 2**b) for b in range(2, 11) for c in (4, 5, 6, 7) if c * 2**b <= 4096]
+VOLUMES = [(16, 16, 16), (16, 28, 20), (32, 40, 56)]
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +52,7 @@ def same_numbers() -> None:
 
 
 def networks(
-    sides: tuple[int, int], channels: int = 1, width: int = 2, latent: int = 3
+    sides: tuple[int, ...], channels: int = 1, width: int = 2, latent: int = 3
 ) -> tuple[Generator, Discriminator, Encoder]:
     return (
         Generator(sides, channels, width, latent),
@@ -93,8 +104,8 @@ def test_a_down_block_convolves_at_its_input_width_and_an_up_block_at_its_output
         assert block.shortcut.kernel_size == (1, 1)
 
 
-@pytest.mark.parametrize("sides", [(side, side) for side in SIDES] + RECTANGLES)
-def test_every_allowed_side(sides: tuple[int, int]) -> None:
+@pytest.mark.parametrize("sides", [(side, side) for side in SIDES] + RECTANGLES + SIGNALS + VOLUMES)
+def test_every_allowed_side(sides: tuple[int, ...]) -> None:
     G, D, E = networks(sides)
     x = G(torch.randn(2, 3))
     assert x.shape == (2, 1, *sides)
@@ -102,9 +113,10 @@ def test_every_allowed_side(sides: tuple[int, int]) -> None:
     assert D(x).shape == (2,)
     assert E(x).shape == (2, 3)
     blocks = blocks_of(sides)
-    size = channels_of(2, blocks)[-1] * sides[0] * sides[1] // 4**blocks
+    inner = [side for side in sides if side > 1]
+    size = channels_of(2, blocks)[-1] * math.prod(side >> blocks for side in inner)
     assert D.features(x).shape == (2, size)
-    assert 16 <= size // channels_of(2, blocks)[-1] <= 49
+    assert 4 ** len(inner) <= size // channels_of(2, blocks)[-1] <= 7 ** len(inner)
 
 
 def test_every_side_of_the_rule_and_no_other_is_allowed() -> None:
@@ -120,14 +132,60 @@ def test_every_side_of_the_rule_and_no_other_is_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    "sides", [(8, 8), (30, 30), (27, 28), (65, 65), (320, 320), (32, 64), (16, 256), (0, 0)]
+    "sides",
+    [
+        *((8, 8), (30, 30), (27, 28), (65, 65), (320, 320), (32, 64), (16, 256), (0, 0)),
+        *((1, 1), (1, 8), (1, 250), (1, 5120), (256, 256, 256), (32, 32, 64), (16, 16, 16, 16)),
+    ],
 )
-def test_other_sides_are_refused_in_a_sentence(sides: tuple[int, int]) -> None:
+def test_other_sides_are_refused_in_a_sentence(sides: tuple[int, ...]) -> None:
+    size = "×".join(map(str, sides))
     for network in (Generator, Discriminator, Encoder):
-        with pytest.raises(
-            ValueError, match=rf"{sides[0]}×{sides[1]} doesn't fit.*c·2\^b.*28.*224"
-        ):
+        with pytest.raises(ValueError, match=rf"{size} doesn't fit.*c·2\^b.*28.*224.*1×4096"):
             network(sides)
+
+
+@pytest.mark.parametrize("sides", [(1, 16), (16, 16), (16, 16, 16)])
+def test_parameter_counts_by_the_number_of_sides(sides: tuple[int, ...]) -> None:
+    """Of width w, two blocks, a latent of d numbers, k taps a kernel and s places at last."""
+    n = sum(side > 1 for side in sides)
+    w, d, k, s = 2, 3, 3**n, 4**n
+    up = sum(
+        2 * c + k * c * h + 2 * h + (k * h * h + h) + (c * h + h)
+        for c, h in ((4 * w, 2 * w), (2 * w, w))
+    )
+    down = sum(
+        4 * c + k * c * c + (k * c * o + o) + (c * o + o) for c, o in ((w, 2 * w), (2 * w, 4 * w))
+    )
+    generator = (d + 1) * 4 * w * s + up + 2 * w + (k * w + 1)
+    trunk = k * w + w + down
+    expected = generator, trunk + 4 * w * s + 1, trunk + d * 4 * w * s + d
+    assert tuple(map(parameters, networks(sides, width=w, latent=d))) == expected
+
+
+def test_the_names_of_the_weights_are_the_same_whatever_the_sides() -> None:
+    for kind in (Generator, Discriminator, Encoder, JointDiscriminator, JointEncoder):
+        plane, line, block = (
+            kind(sides, 2, 2).state_dict() for sides in ((16, 16), (1, 16), (16, 16, 16))
+        )
+        assert list(plane) == list(line) == list(block)
+        assert (
+            {key for key in plane if plane[key].dim() == 4}
+            == {key for key in block if block[key].dim() == 5}
+            == {key for key in line if line[key].dim() == 3}
+        )
+
+
+@pytest.mark.parametrize("sides", [(1, 32), (16, 16, 16)])
+def test_all_systems_learn_with_one_and_three_sides(sides: tuple[int, ...]) -> None:
+    """Latents and critics of ALI too; and every weight has a gradient."""
+    G, D, E = networks(sides, channels=2)
+    joint, encoder = JointDiscriminator(sides, 2, 2, 3), JointEncoder(sides, 2, 2, 3)
+    x, z = torch.rand(4, 2, *sides), torch.randn(4, 3)
+    loss = D(G(E(x))).sum() + joint(G(encoder(x).chunk(2, 1)[0]), z).sum()
+    loss.backward()
+    for network in (G, D, E, joint):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -241,7 +299,7 @@ def test_the_memory_format_of_the_input_changes_nothing() -> None:
 # --- initial weights ----------------------------------------------------------------------------
 
 
-def assert_xavier_uniform(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
+def assert_xavier_uniform(layer: Conv | nn.Linear, gain: float) -> None:
     weight = layer.weight.detach()
     fan_in = weight[0].numel()
     fan_out = weight[:, 0].numel()
@@ -255,9 +313,10 @@ def assert_xavier_uniform(layer: nn.Conv2d | nn.Linear, gain: float) -> None:
         assert not layer.bias.any()
 
 
-def test_initial_weights() -> None:
+@pytest.mark.parametrize("sides", [(1, 32), (32, 32), (32, 32, 32)])
+def test_initial_weights(sides: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    G, D, E = networks((32, 32), width=64, latent=16)
+    G, D, E = networks(sides, width=64 if len(sides) == 2 else 16, latent=16)
     root2 = math.sqrt(2)
     assert_xavier_uniform(G.linear, 1)
     assert_xavier_uniform(G.conv, root2)
@@ -284,12 +343,15 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def blocks_of_both_kinds(
-    kind: str, dtype: torch.dtype, plain: ModuleType
+    kind: str, sides: int, dtype: torch.dtype, plain: ModuleType
 ) -> tuple[nn.Module, nn.Module]:
     """The folded block and the plain one, with the same weights, none of them zero."""
     torch.manual_seed(0)
-    norms = {"down, layer norm": layer_norm, "down, batch norm": batch_norm}
-    block = UpBlock(5, 3) if kind == "up" else DownBlock(3, 5, norms[kind])
+    norms = {
+        "down, layer norm": layer_norm,
+        "down, batch norm": functools.partial(batch_norm, sides=sides),
+    }
+    block = UpBlock(5, 3, sides) if kind == "up" else DownBlock(3, 5, norms[kind], sides)
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.3)
     block.to(dtype)
@@ -314,32 +376,47 @@ def derivatives(block: nn.Module, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("kind", ["up", "down, layer norm", "down, batch norm"])
+@pytest.mark.parametrize("size", [(14,), (6, 10), (4, 6, 2)])
 def test_folded_blocks_equal_plain_ones(
-    kind: str, dtype: torch.dtype, tolerance: float, plain: ModuleType
+    size: tuple[int, ...], kind: str, dtype: torch.dtype, tolerance: float, plain: ModuleType
 ) -> None:
-    block, written = blocks_of_both_kinds(kind, dtype, plain)
-    x = torch.randn(4, 5 if kind == "up" else 3, 6, 10, dtype=dtype)
+    block, written = blocks_of_both_kinds(kind, len(size), dtype, plain)
+    x = torch.randn(4, 5 if kind == "up" else 3, *size, dtype=dtype)
     for found, expected in zip(derivatives(block, x), derivatives(written, x), strict=True):
         scale = max(1.0, float(expected.abs().max()))
         assert float((found - expected).abs().max()) <= tolerance * scale
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_folded_convolutions_equal_plain_ones(bias: bool, plain: ModuleType) -> None:
+@pytest.mark.parametrize("size", [(14,), (6, 10), (4, 6, 2)])
+def test_folded_convolutions_equal_plain_ones(size: tuple[int, ...], bias: bool) -> None:
     torch.manual_seed(0)
-    x = torch.randn(2, 3, 6, 10, dtype=torch.float64)
-    up = UpsampleConv(3, 4, 3, padding=1, bias=bias).double()
-    written = plain.conv3x3(up, F.interpolate(x, scale_factor=2.0))
-    pooled = ConvMeanPool(3, 4, 3, padding=1, bias=bias).double()
-    mean = F.avg_pool2d(plain.conv3x3(pooled, x), 2)
-    for layer, expected in ((up, written), (pooled, mean)):
-        assert torch.allclose(layer(x), expected, atol=1e-12)
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    conv = CONVOLUTIONS[len(size)](3, 4, 3, padding=1, bias=bias).double()
+    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(size) - 1]
+    upsampled = conv(F.interpolate(x, scale_factor=2.0))
+    torch.testing.assert_close(upsample_conv(conv, x), upsampled, atol=1e-12, rtol=0)
+    torch.testing.assert_close(conv_mean_pool(conv, x), pool(conv(x), 2), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("sides", [1, 2, 3])
+def test_convolutions_beside_a_change_of_size_take_a_part_of_the_multiply_adds(sides: int) -> None:
+    """Of what the same convolution takes at the larger size: of 8 channels, and 4 pixels a side."""
+    x = torch.empty(1, 8, *[4] * sides, device="meta")
+    conv = CONVOLUTIONS[sides](8, 8, 3, padding=1, bias=False, device="meta")
+    taps = 8 * 8 * 3**sides
+    assert multiply_adds(lambda: conv_mean_pool(conv, x)) == taps * 2**sides  # plainly taps · 4ⁿ
+    assert multiply_adds(lambda: upsample_conv(conv, x)) == taps * 4**sides  # plainly taps · 8ⁿ
 
 
 @pytest.mark.parametrize("padding", [0, 1])
-def test_means_are_those_of_the_pool_that_other_devices_use(padding: int) -> None:
-    x = torch.randn(2, 3, 6, 10, dtype=torch.float64)
-    expected = F.avg_pool2d(x, 2, stride=1, padding=padding)
+@pytest.mark.parametrize("size", [(14,), (6, 10), (4, 6, 2)])
+def test_means_are_those_of_the_pool_that_other_devices_use(
+    size: tuple[int, ...], padding: int
+) -> None:
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[len(size) - 1]
+    expected = pool(x, 2, stride=1, padding=padding)
     assert torch.allclose(means(x, padding), expected, atol=1e-12)
 
 
@@ -347,24 +424,27 @@ def test_means_are_those_of_the_pool_that_other_devices_use(padding: int) -> Non
 
 
 @pytest.mark.parametrize("kind", [Generator, Discriminator, Encoder])
-def test_a_folded_network_equals_the_trained_one(kind: type[nn.Module]) -> None:
+@pytest.mark.parametrize("sides", [(1, 24), (16, 24), (16, 24, 16)])
+def test_a_folded_network_equals_the_trained_one(
+    sides: tuple[int, ...], kind: type[nn.Module]
+) -> None:
     torch.manual_seed(0)
-    size = ((16, 24), 2, 4) if kind is Discriminator else ((16, 24), 2, 4, 8)
+    size = (sides, 2, 4) if kind is Discriminator else (sides, 2, 4, 8)
     network = kind(*size).double().eval()
-    norms = [one for one in network.modules() if isinstance(one, nn.BatchNorm2d)]
+    norms = [one for one in network.modules() if isinstance(one, BatchNorm)]
     for norm in norms:
         for values in (norm.running_mean, norm.bias.data):
             values.normal_()
         for values in (norm.running_var, norm.weight.data):
             values.uniform_(0.3, 3)
-    given = torch.randn(3, 8) if kind is Generator else torch.rand(3, 2, 16, 24)
+    given = torch.randn(3, 8) if kind is Generator else torch.rand(3, 2, *sides)
     given = given.double()
     before = copy.deepcopy(network.state_dict())
     less = folded(network)
     assert torch.allclose(less(given), network(given), rtol=1e-10, atol=0)
     assert not any(parameter.requires_grad for parameter in less.parameters())
     blocks = [one for one in less.modules() if isinstance(one, UpBlock | DownBlock)]
-    left = sum(isinstance(one, nn.BatchNorm2d) for one in less.modules())
+    left = sum(isinstance(one, BatchNorm) for one in less.modules())
     assert left == max(len(norms) - len(blocks), 0)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
@@ -372,11 +452,14 @@ def test_a_folded_network_equals_the_trained_one(kind: type[nn.Module]) -> None:
 # --- the fast path ------------------------------------------------------------------------------
 
 
-def test_a_hundred_updates_end_as_with_the_blocks_as_written(plain: ModuleType) -> None:
+@pytest.mark.parametrize("sides", [(1, 16), (16, 16)])
+def test_a_hundred_updates_end_as_with_the_blocks_as_written(
+    sides: tuple[int, ...], plain: ModuleType
+) -> None:
     """In fp64, so that what is beyond rounding shows; each score too."""
     random = torch.Generator().manual_seed(0)
-    xs = 2 * torch.rand(10, 6, 1, 16, 16, generator=random, dtype=torch.float64) - 1
-    ours = tuple(network.double() for network in networks((16, 16), width=4, latent=8))
+    xs = 2 * torch.rand(10, 6, 1, *sides, generator=random, dtype=torch.float64) - 1
+    ours = tuple(network.double() for network in networks(sides, width=4, latent=8))
     written = tuple(plain.as_written(copy.deepcopy(network)) for network in ours)
     begun = [copy.deepcopy(network.state_dict()) for network in ours]
     for G, D, E in (ours, written):

@@ -87,6 +87,22 @@ def test_costs_of_the_papers_recipe() -> None:
     assert per_image["advae"] == pytest.approx(a_round, rel=2e-3)
 
 
+@pytest.mark.parametrize("sides", [(1, 64), (64, 64, 64)])
+def test_costs_with_one_and_three_sides(sides: tuple[int, ...]) -> None:
+    generator, critic, encoder = cost._updates((1, *sides), 64, 128, "izi_f")
+    n = sum(side > 1 for side in sides)
+    channels = list(pairwise([64, 128, 256, 512, 512]))
+    sizes = list(zip(channels, (32, 16, 8, 4), strict=True))  # of a block's smaller side
+    same = sum(3**n * (2 * side) ** n * narrow**2 for (narrow, _), side in sizes)
+    changing = sum((3**n + 1) * side**n * narrow * wide for (narrow, wide), side in sizes)
+    features = 512 * 4**n
+    D = same + changing + 3**n * 64**n * 64 + features
+    G = E = D - features + 128 * features
+    assert generator == pytest.approx(3 * G + 2 * D, rel=5e-3)
+    assert encoder == pytest.approx(3 * E + 2 * G + 3 * D, rel=5e-3)
+    assert critic == pytest.approx(G + 6 * D + 5.9 * D, rel=3e-2)
+
+
 @pytest.mark.parametrize("changes", [{}, {"critic_updates": 400}, {"encoder_loss": "ziz"}])
 def test_every_system_spends_the_budget_of_a_gan_and_an_encoder(changes: dict[str, int]) -> None:
     recipe, shape = SMOKE.but(**changes), (1, 16, 16)

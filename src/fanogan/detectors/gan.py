@@ -16,7 +16,7 @@ from fanogan.detectors.building import registered_for
 from fanogan.detectors.definition import Definition
 from fanogan.detectors.registry import name_of
 from fanogan.errors import FanoganError
-from fanogan.models import Discriminator, Generator, widened
+from fanogan.models import Discriminator, Generator, lay_out, widened
 from fanogan.recipes import Recipe
 from fanogan.scoring import ModelFile, read_model
 from fanogan.storage import BadFolder
@@ -184,7 +184,7 @@ def _our_gan(folder: str | Path, normals: Normals, recipe: Recipe, device: torch
     saved.put_weights_into({"G": G, "D": D}, assign=True)
     for network in (G, D):
         # As `initialise` lays them: from a file they lie otherwise, and would round otherwise.
-        network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        lay_out(network.to(device)).eval()
     warnings: tuple[str, ...] = ()
     if saved.provenance["fingerprint"]["sha256"] != normals.fingerprint["sha256"]:
         warnings = (

@@ -1,5 +1,6 @@
 """Networks and losses: the paper's equations, a few lines each."""
 
+from fanogan.models.layers import BatchNorm, lay_out
 from fanogan.models.losses import (
     adversarial_loss,
     adversarial_terms,
@@ -34,6 +35,7 @@ from fanogan.models.networks import (
 from fanogan.models.score import ReconstructionScore
 
 __all__ = [
+    "BatchNorm",
     "Discriminator",
     "DownBlock",
     "Encoder",
@@ -59,6 +61,7 @@ __all__ = [
     "gradient_penalty",
     "image_residual",
     "initialise_near_zero",
+    "lay_out",
     "terms_and_maps",
     "wasserstein_distance",
     "widened",

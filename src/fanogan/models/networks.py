@@ -1,10 +1,9 @@
 """The networks: generator G, discriminator D (a Wasserstein critic), encoder E, and ALI's D.
 
 Residual networks of Gulrajani et al. (2017), as f-AnoGAN uses them (Schlegl et al. 2019, section
-3, Implementation details), for sides c·2^b with c in 4…7, any number of channels, width and latent
-size. What leaves a network is fp32, also under autocast, so that residuals and losses are computed
-in it. The convolutions beside a change of size are computed by exact rearrangements, which need a
-quarter of the multiplications (``ConvMeanPool``, ``UpsampleConv``).
+3, Implementation details), for one, two or three sides c·2^b with c in 4…7, any number of channels,
+width and latent size. A side of 1 is kept outside and not seen inside: (1, 256) is a signal. What
+leaves a network is fp32, also under autocast, so that residuals and losses are computed in it.
 """
 
 from __future__ import annotations
@@ -20,6 +19,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fanogan.models.layers import (
+    CONVOLUTIONS,
+    BatchNorm,
+    Conv,
+    batch_norm,
+    conv_mean_pool,
+    laid_out,
+    lay_out,
+    layer_norm,
+    mean_pool,
+    upsample_conv,
+)
 from fanogan.recipes import blocks_of
 
 # Of ALI (Dumoulin et al. 2016): how much of its input each layer of D loses, and the slope below 0.
@@ -31,63 +42,14 @@ def channels_of(width: int, blocks: int) -> list[int]:
     return [min(width * 2**block, 8 * width) for block in range(blocks + 1)]
 
 
-def means(x: Tensor, padding: int) -> Tensor:
-    """Return the mean of 2×2 pixels at every place; sides grow by 1 with padding, else shrink by 1.
-
-    On the CPU as a convolution of each channel by itself: the pool, which is the same, took a
-    quarter of a critic update there.
-    """
-    if x.device.type != "cpu":
-        return F.avg_pool2d(x, 2, stride=1, padding=padding)
-    kernel = x.new_full((x.shape[1], 1, 2, 2), 0.25)
-    return F.conv2d(x, kernel, padding=padding, groups=x.shape[1])
+def inner_sides(sides: Sequence[int]) -> tuple[int, ...]:
+    """Return the sides that convolutions see: those above 1."""
+    return tuple(side for side in sides if side > 1)
 
 
-class ConvMeanPool(nn.Conv2d):
-    """A 3×3 convolution then a 2×2 mean: 9 multiply-adds an output, not 36.
-
-    Both are convolutions, and so their order doesn't matter: the mean, at every place, comes first,
-    and the convolution is computed only where it is wanted.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``avg_pool2d(conv(x), 2)``: (B, in, H, W) → (B, out, H/2, W/2)."""
-        padded = means(x, padding=1)  # of the convolution's zeros too
-        return F.conv2d(padded, self.weight, self.bias, stride=2)
-
-
-class UpsampleConv(nn.Conv2d):
-    """Nearest upsampling then a 3×3 convolution: 2¼ multiply-adds an output, not 9.
-
-    Nearest upsampling puts zeros between the pixels and sums over 2×2; the sum comes last, and the
-    convolution is computed only for what isn't zero.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``conv(interpolate(x, scale_factor=2))``: (B, in, H, W) → (B, out, 2H, 2W)."""
-        kernel = 4 * self.weight.flip(2, 3).transpose(0, 1)  # a sum is four times the mean
-        spread = F.conv_transpose2d(x, kernel, self.bias, stride=2)
-        return means(spread, padding=0)
-
-
-class LayerNorm(nn.GroupNorm):
-    """A group norm of one group, by whatever computes it fast."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, H, W), normed.
-
-        Of few channels in bfloat16, PyTorch's group norm takes longer on CPUs than the convolutions
-        beside it; its layer norm over the numbers as they lie in memory computes the same, but its
-        second derivatives take longer.
-        """
-        few = x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[1] <= 32
-        if torch.is_grad_enabled() or not few:
-            return super().forward(x)
-        last = x.permute(0, 2, 3, 1)
-        scale, shift = (
-            each.expand(last.shape[1:]).contiguous() for each in (self.weight, self.bias)
-        )
-        return F.layer_norm(last, scale.shape, scale, shift, self.eps).permute(0, 3, 1, 2)
+def shaped(x: Tensor, sides: Sequence[int]) -> Tensor:
+    """Return (B, C, …) as (B, C, *sides), where that differs by sides of 1."""
+    return x if x.dim() == 2 + len(sides) else x.reshape(*x.shape[:2], *sides)
 
 
 def widened(x: Tensor) -> Tensor:
@@ -95,52 +57,50 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
-def layer_norm(channels: int) -> nn.Module:
-    """Layer norm over C, H, W with one scale and shift a channel."""
-    return LayerNorm(1, channels, eps=1e-5)
-
-
-def batch_norm(channels: int, momentum: float = 0.01) -> nn.Module:
-    """Batch norm with TensorFlow's constants, as the authors trained."""
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=momentum)
-
-
 class DownBlock(nn.Module):
     """Residual block that halves the sides, of D and E: (B, in, H, W) → (B, out, H/2, W/2)."""
 
-    def __init__(self, channels_in: int, channels_out: int, norm: Callable[[int], nn.Module]):
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        norm: Callable[[int], nn.Module],
+        sides: int = 2,
+    ):
         """Make the block; ``norm`` is ``layer_norm`` in D, ``batch_norm`` in E."""
         super().__init__()
+        conv = CONVOLUTIONS[sides]
         self.norm1 = norm(channels_in)
-        self.conv1 = nn.Conv2d(channels_in, channels_in, 3, padding=1, bias=False)
+        self.conv1 = conv(channels_in, channels_in, 3, padding=1, bias=False)
         self.norm2 = norm(channels_in)
-        self.conv2 = ConvMeanPool(channels_in, channels_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+        self.conv2 = conv(channels_in, channels_out, 3, padding=1)
+        self.shortcut = conv(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm, ReLU, conv, norm, ReLU, conv, mean pool; beside it mean pool, conv1×1."""
         y = self.conv1(F.relu_(self.norm1(x)))
-        y = self.conv2(F.relu_(self.norm2(y)))
-        return y.add_(self.shortcut(F.avg_pool2d(x, 2)))  # type: ignore[no-any-return]
+        y = conv_mean_pool(self.conv2, F.relu_(self.norm2(y)))
+        return y.add_(self.shortcut(mean_pool(x)))
 
 
 class UpBlock(nn.Module):
     """Residual block that doubles the sides, of G: (B, in, H, W) → (B, out, 2H, 2W)."""
 
-    def __init__(self, channels_in: int, channels_out: int):
+    def __init__(self, channels_in: int, channels_out: int, sides: int = 2):
         """Make the block."""
         super().__init__()
-        self.norm1 = batch_norm(channels_in)
-        self.conv1 = UpsampleConv(channels_in, channels_out, 3, padding=1, bias=False)
-        self.norm2 = batch_norm(channels_out)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
-        self.shortcut = nn.Conv2d(channels_in, channels_out, 1)
+        conv = CONVOLUTIONS[sides]
+        self.norm1 = batch_norm(channels_in, sides)
+        self.conv1 = conv(channels_in, channels_out, 3, padding=1, bias=False)
+        self.norm2 = batch_norm(channels_out, sides)
+        self.conv2 = conv(channels_out, channels_out, 3, padding=1)
+        self.shortcut = conv(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm, ReLU, upsample, conv, norm, ReLU, conv; beside it upsample, conv1×1."""
-        y = self.conv1(F.relu_(self.norm1(x)))
+        y = upsample_conv(self.conv1, F.relu_(self.norm1(x)))
         y = self.conv2(F.relu_(self.norm2(y)))
-        # A 1×1 convolution and an upsampling commute, and there are four times fewer pixels before.
+        # A 1×1 convolution and an upsampling commute, and there are fewer pixels before.
         shortcut = F.interpolate(self.shortcut(x), scale_factor=2.0, mode="nearest")
         return y.add_(shortcut)  # type: ignore[no-any-return]
 
@@ -149,26 +109,30 @@ class Generator(nn.Module):
     """G: latent z (B, d) ~ N(0, I) → image (B, C, H, W) in (−1, 1)."""
 
     def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128):
-        """Make G for sides (rows, columns).
+        """Make G for sides such as (rows, columns).
 
         Raises:
             ValueError: sides that aren't c·2^b (see ``blocks_of``).
         """
         super().__init__()
-        blocks = blocks_of(sides)
+        blocks, inner = blocks_of(sides), inner_sides(sides)
         stages = channels_of(width, blocks)[::-1]
         self.latent = latent
-        self.base = (stages[0], sides[0] >> blocks, sides[1] >> blocks)
+        self.sides = tuple(sides)
+        self.base = (stages[0], *(side >> blocks for side in inner))
         self.linear = nn.Linear(latent, math.prod(self.base))
-        self.blocks = nn.Sequential(*(UpBlock(before, after) for before, after in pairwise(stages)))
-        self.norm = batch_norm(width)
-        self.conv = nn.Conv2d(width, channels, 3, padding=1)
+        self.blocks = nn.Sequential(
+            *(UpBlock(before, after, len(inner)) for before, after in pairwise(stages))
+        )
+        self.norm = batch_norm(width, len(inner))
+        self.conv = CONVOLUTIONS[len(inner)](width, channels, 3, padding=1)
         initialise(self, strong=(self.conv,))
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the image of a latent."""
-        x = self.linear(z).unflatten(1, self.base).contiguous(memory_format=torch.channels_last)
-        return torch.tanh(widened(self.conv(F.relu_(self.norm(self.blocks(x))))))
+        x = laid_out(self.linear(z).unflatten(1, self.base))
+        x = self.conv(F.relu_(self.norm(self.blocks(x))))
+        return shaped(torch.tanh(widened(x)), self.sides)
 
 
 class _Trunk(nn.Module):
@@ -178,16 +142,16 @@ class _Trunk(nn.Module):
         self, sides: Sequence[int], channels: int, width: int, norm: Callable[[int], nn.Module]
     ):
         super().__init__()
-        blocks = blocks_of(sides)
+        blocks, self.inner = blocks_of(sides), inner_sides(sides)
         stages = channels_of(width, blocks)
-        self.size = stages[-1] * (sides[0] >> blocks) * (sides[1] >> blocks)
-        self.conv = nn.Conv2d(channels, width, 3, padding=1)
+        self.size = stages[-1] * math.prod(side >> blocks for side in self.inner)
+        self.conv = CONVOLUTIONS[len(self.inner)](channels, width, 3, padding=1)
         self.blocks = nn.Sequential(
-            *(DownBlock(before, after, norm) for before, after in pairwise(stages))
+            *(DownBlock(before, after, norm, len(self.inner)) for before, after in pairwise(stages))
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = laid_out(shaped(x, self.inner))
         return widened(torch.flatten(self.blocks(self.conv(x)), 1))
 
 
@@ -195,7 +159,7 @@ class Discriminator(nn.Module):
     """D: image (B, C, H, W) in [−1, 1] → critic value (B,); higher is more real."""
 
     def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64):
-        """Make D for sides (rows, columns).
+        """Make D for sides such as (rows, columns).
 
         Raises:
             ValueError: sides that aren't c·2^b (see ``blocks_of``).
@@ -222,7 +186,8 @@ class _Heard(nn.Module):
     def __init__(self, sides: Sequence[int], channels: int, width: int):
         super().__init__()
         norm = functools.partial(batch_norm, momentum=0.05)  # the authors'
-        self.trunk = _Trunk(sides, channels, width, norm)
+        inner = len(inner_sides(sides))
+        self.trunk = _Trunk(sides, channels, width, functools.partial(norm, sides=inner))
         self.linear = nn.Linear(self.trunk.size, 8 * width, bias=False)
         self.norm = norm(8 * width)
 
@@ -242,7 +207,7 @@ class JointDiscriminator(nn.Module):
     """
 
     def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128):
-        """Make D for sides (rows, columns).
+        """Make D for sides such as (rows, columns).
 
         Raises:
             ValueError: sides that aren't c·2^b (see ``blocks_of``).
@@ -275,7 +240,7 @@ class JointEncoder(nn.Module):
     """E of ALI: image (B, C, H, W) → (B, 2·d), the mean and the log deviation of its latent."""
 
     def __init__(self, sides: Sequence[int], channels: int = 1, width: int = 64, latent: int = 128):
-        """Make E for sides (rows, columns).
+        """Make E for sides such as (rows, columns).
 
         Raises:
             ValueError: sides that aren't c·2^b (see ``blocks_of``).
@@ -312,13 +277,14 @@ class Encoder(nn.Module):
         latent: int = 128,
         output: Literal["tanh", "linear"] = "tanh",
     ):
-        """Make E for sides (rows, columns).
+        """Make E for sides such as (rows, columns).
 
         Raises:
             ValueError: sides that aren't c·2^b (see ``blocks_of``).
         """
         super().__init__()
-        self.trunk = _Trunk(sides, channels, width, batch_norm)
+        norm = functools.partial(batch_norm, sides=len(inner_sides(sides)))
+        self.trunk = _Trunk(sides, channels, width, norm)
         self.linear = nn.Linear(self.trunk.size, latent)
         self.output = output
         initialise(self)
@@ -329,11 +295,10 @@ class Encoder(nn.Module):
         return torch.tanh(z) if self.output == "tanh" else z
 
 
-def initialise(network: nn.Module, strong: Sequence[nn.Conv2d] = ()) -> None:
+def initialise(network: nn.Module, strong: Sequence[nn.Module] = ()) -> None:
     """Xavier's uniform, gain √2 in the blocks' 3×3 convolutions and ``strong``; biases 0.
 
-    The kernels then lie in memory as the images do, a pixel's channels together: convolutions of
-    few channels are faster so, and none has to turn what it is given.
+    The kernels then lie in memory as the images do (``lay_out``).
     """
     inside = {
         conv
@@ -342,22 +307,22 @@ def initialise(network: nn.Module, strong: Sequence[nn.Conv2d] = ()) -> None:
         for conv in (block.conv1, block.conv2)
     }
     for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        if isinstance(layer, Conv | nn.Linear):
             gain = math.sqrt(2) if layer in inside or layer in strong else 1.0
             nn.init.xavier_uniform_(layer.weight, gain)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    lay_out(network)
 
 
 def initialise_near_zero(network: nn.Module) -> None:
     """Weights from N(0, .01²), biases 0, as ALI's authors begin; in memory as by ``initialise``."""
     for layer in network.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        if isinstance(layer, Conv | nn.Linear):
             nn.init.normal_(layer.weight, std=0.01)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    lay_out(network)
 
 
 # --- networks that only score --------------------------------------------------------------------
@@ -376,12 +341,11 @@ def folded(network: N) -> N:
         if not isinstance(block, (UpBlock, DownBlock)):
             continue
         norm = block.norm2
-        if isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, BatchNorm):
             assert norm.running_var is not None and norm.running_mean is not None
             scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            block.conv1.weight.mul_(scale[:, None, None, None])
+            block.conv1.weight.mul_(scale.view(-1, *[1] * (block.conv1.weight.dim() - 1)))
             shift = norm.bias - scale * norm.running_mean
             block.conv1.bias = nn.Parameter(shift, requires_grad=False)
             block.norm2 = nn.Identity()
-    ready: N = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return ready
+    return lay_out(network)

@@ -26,8 +26,8 @@ from fanogan.models import (
 from fanogan.recipes import EncoderLoss, Recipe
 from fanogan.training.updates import frozen
 
-ImageShape = tuple[int, int, int]
-"""Channels, rows and columns of what the networks see."""
+ImageShape = tuple[int, ...]
+"""Channels and sides of what the networks see, such as (1, 64, 64) for channels, rows, columns."""
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -70,7 +70,7 @@ def critic_update(D: Discriminator, x: Tensor, make: Callable[[], Tensor]) -> No
     with torch.no_grad():
         fake = make()
     distance = wasserstein_distance(*critic_values(D, x, fake))
-    penalty = gradient_penalty(D, x, fake, torch.empty(1, 1, 1, 1, device=x.device))
+    penalty = gradient_penalty(D, x, fake, x.new_empty([1] * x.dim()))
     backward(critic_loss(distance, penalty, 1.0))
 
 

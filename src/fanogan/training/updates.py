@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fanogan.models import BatchNorm
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
@@ -58,7 +60,7 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def statistics_untouched(*networks: nn.Module) -> Iterator[None]:
     """Let batch norms use the batch and leave their running statistics as they are."""
-    norms = [m for net in networks for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for net in networks for m in net.modules() if isinstance(m, BatchNorm)]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -75,7 +77,7 @@ def reestimate_statistics(network: nn.Module, batches: Iterator[Tensor]) -> None
     With momentum .01 they still hold 28 % of their initial values after 125 updates, and the
     encoder of a short recipe would train on another generator than the one that was trained.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in network.modules() if isinstance(m, BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     training = network.training
     for norm in norms:

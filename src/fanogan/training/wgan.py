@@ -59,7 +59,7 @@ def update_critic(
         Its estimate of the Wasserstein distance, and the gradient penalty.
     """
     batch = len(x)
-    alpha = torch.rand(batch, 1, 1, 1, generator=random, device=x.device)
+    alpha = torch.rand(batch, *[1] * (x.dim() - 1), generator=random, device=x.device)
     optimiser.zero_grad()
 
     def part(x: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
