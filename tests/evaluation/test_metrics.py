@@ -253,7 +253,11 @@ def test_unsigned_pixels_do_not_wrap_and_channels_are_not_neighbours():
     assert trivial_scores(colours)["brightness"] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("image", [np.zeros(4), np.zeros((1, 5)), np.full((3, 3), np.nan)])
+def test_the_neighbours_of_a_signal_are_those_along_its_one_row():
+    assert trivial_scores(np.array([[0.0, 2.0, 1.0, 1.0]]))["low_gradient"] == -1
+
+
+@pytest.mark.parametrize("image", [np.zeros(4), np.zeros((5, 1)), np.full((3, 3), np.nan)])
 def test_trivial_scores_refuse_what_has_none(image):
     with pytest.raises(ValueError, match="image"):
         trivial_scores(image)

@@ -14,7 +14,7 @@ from fanogan.recipes.commented import commented_yaml
 from fanogan.recipes.recipe import FORMER_NAMES, BadRecipe, Recipe, load_recipe, recipe_names
 from fanogan.retina.resample import PERCENTILES
 
-SHIPPED = ["demo", "digits", "overnight", "paper", "phantom", "small", "smoke"]
+SHIPPED = ["demo", "digits", "overnight", "paper", "phantom", "signal", "small", "smoke"]
 
 
 def source(name: str) -> str:
@@ -312,7 +312,7 @@ REFUSED = [
     ("[" * 1200, "not a YAML file"),
     (
         "base: tiny",
-        r"no recipe 'tiny': give one of demo, digits, overnight, paper, phantom, small, smoke",
+        r"no recipe 'tiny': give one of demo, digits, overnight, paper, phantom, signal, small, ",
     ),
     ("base: [small]", r"no recipe \"\['small'\]\""),
     ("base: ''", "no recipe ''"),
@@ -348,7 +348,7 @@ def test_a_file_that_names_itself_is_refused(tmp_path: Path) -> None:
 def test_what_is_not_there_or_not_text(tmp_path: Path) -> None:
     for missing in ("huge", tmp_path / "none.yaml", tmp_path, "", "small.yml"):
         with pytest.raises(
-            BadRecipe, match="give one of demo, digits, overnight, paper, phantom, small"
+            BadRecipe, match="give one of demo, digits, overnight, paper, phantom, signal, small"
         ):
             load_recipe(missing)
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\xff")

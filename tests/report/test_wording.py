@@ -14,6 +14,7 @@ from fanogan.calibration import (
     SpacingUnseen,
 )
 from fanogan.data import (
+    ChannelsNotSeen,
     DuplicateImages,
     FewHeldOut,
     FewImages,
@@ -21,6 +22,7 @@ from fanogan.data import (
     GreyRangeDoubtful,
     HeldOutDuplicates,
     NoteOfScans,
+    SamplingRateUnknown,
     SeenBefore,
     VolumesAsImages,
 )
@@ -121,6 +123,10 @@ OF_A_RUN: dict[Note, str] = {
         "more than 8 bits with values up to 199, and 255 was taken for white: if it isn't, convert "
         "the image to the bits of the training normals"
     ),
+    SamplingRateUnknown(360.0): (
+        "no sampling rate in the file: taken for the model's, 360 samples a second"
+    ),
+    ChannelsNotSeen(("V1", "V5")): "channels that the model doesn't look at: V1, V5",
     ThicknessUnseen(0.412, (0.28, 0.325)): (
         "the retina is 0.41 mm thick in the median, trained on 0.28-0.325: disease, or another "
         "spacing than it is taken for"

@@ -143,7 +143,9 @@ def plain_statistics(
     grey = grey if grey.ndim == 2 else grey.mean(axis=2)
     if known is not None:
         grey = np.where(known, grey, np.nan)
-    steps = [np.nanmean(np.abs(np.diff(grey, axis=axis))) for axis in (0, 1)]
+    # A signal has one row.
+    along = [axis for axis, side in enumerate(grey.shape) if side > 1]
+    steps = [np.nanmean(np.abs(np.diff(grey, axis=axis))) for axis in along]
     return float(np.nanmean(grey)), float(np.nanstd(grey)), float(np.mean(steps))
 
 

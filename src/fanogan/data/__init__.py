@@ -14,9 +14,11 @@ from fanogan.data.normals import (
 from fanogan.data.patches import Patches, seeded
 from fanogan.data.preprocessing import GreyRangeDoubtful, Preprocessing
 from fanogan.data.seen import BLANK, Seen, SeenBefore, short_hashes
+from fanogan.data.signal_view import ChannelsNotSeen, SamplingRateUnknown, SignalView
 
 __all__ = [
     "BLANK",
+    "ChannelsNotSeen",
     "DuplicateImages",
     "FewHeldOut",
     "FewImages",
@@ -27,8 +29,10 @@ __all__ = [
     "NoteOfScans",
     "Patches",
     "Preprocessing",
+    "SamplingRateUnknown",
     "Seen",
     "SeenBefore",
+    "SignalView",
     "VolumesAsImages",
     "is_retina",
     "seeded",

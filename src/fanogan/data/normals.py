@@ -231,17 +231,23 @@ class Normals:
         if p.retina:
             return self._summary_of_retinas()
         volumes = f"{counted(f['volumes'], 'volume')}, " if f["volumes"] else ""
+        if p.signal:
+            named = ", ".join(p.signal.called)
+            rate = f" at {p.signal.rate:g} Hz" if p.signal.rate else ", sampling rate unknown"
+            channels = f"{named}{rate}"
+        else:
+            kind = {1: "grey", 3: "RGB"}.get(p.channels, f"{p.channels} channels")
+            channels = f"{kind}, {p.depth}"
         if p.window is None:
             size = f"{self.training[0].shape[1]}×{self.training[0].shape[2]}"
-            seen = f"whole images of {size}"
+            seen = f"whole {p.noun}s of {size}"
         else:
             seen = f"patches of {p.window[0]}×{p.window[1]}"
-        colour = {1: "grey", 3: "RGB"}.get(p.channels, f"{p.channels} channels")
         return (
-            f"{volumes}{counted(f['images'] + f['held_out_images'], 'image')} of "
-            f"{counted(f['subjects'] + f['held_out_subjects'], 'subject')} · {colour}, {p.depth} · "
+            f"{volumes}{counted(f['images'] + f['held_out_images'], p.noun)} of "
+            f"{counted(f['subjects'] + f['held_out_subjects'], 'subject')} · {channels} · "
             f"{seen}, seen at {p.image_size[0]}×{p.image_size[1]}\nheld out for calibration: "
-            f"{counted(f['held_out_images'], 'image')} of "
+            f"{counted(f['held_out_images'], p.noun)} of "
             f"{counted(f['held_out_subjects'], 'subject')}"
         )
 
@@ -280,11 +286,11 @@ def _read(
         bad.append(str(error))
 
     of_bscans = pictures != "auto" or spacing is not None
-    if recipe.geometry == "image" and of_bscans:
-        raise BadScan(
-            "--bscans, --volumes and --spacing are for retinal OCT, and the recipe's geometry is "
-            "image: set it to retina"
-        )
+    if (recipe.geometry == "image" or recipe.is_signal) and of_bscans:
+        given = "is for signals" if recipe.is_signal else "has the geometry image: set it to retina"
+        raise BadScan(f"--bscans, --volumes and --spacing are for retinal OCT; the recipe {given}")
+    if recipe.is_signal:
+        return read_scans(source, groups, skip_bad, on_bad, signals=True)
     retinal = recipe.geometry == "retina" or of_bscans
     if retinal or (recipe.geometry == "auto" and is_retina(source, groups)):
         from fanogan.retina import read_volumes

@@ -3,7 +3,7 @@
 A scan of 8 bits is taken as it is: x = 2·(x/255 − ½). More bits are mapped by the training normals'
 0.1 and 99.9 percentiles and kept as 16 bits. A piece of the image, the window, is then resampled
 to the sides of the networks; small images of one size are seen whole. Of retinal OCT the flat
-volume is what is taken, and only windows within the retina.
+volume is what is taken, and only windows within the retina; of signals, windows of one row.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fanogan.data.signal_view import SignalView
 from fanogan.recipes import Recipe, blocks_of
 from fanogan.retina import (
     DepthProfile,
@@ -28,6 +29,7 @@ from fanogan.retina import (
     median_thickness,
 )
 from fanogan.scans import BadScan, GreyStoredAsColour, Note, Scan, Spacing, each_scan, read_scans
+from fanogan.text import counted
 
 UNLIKE_RANGE = 8
 """Times by which white may be above the largest value without a doubt; it is 16 with 12 bits."""
@@ -43,8 +45,8 @@ class GreyRangeDoubtful(Note):
     white: int
 
 
-MOST_CHANNELS = 16
-"""More than any image that is read here has."""
+MOST_CHANNELS = 512
+"""More than any image or signal that is read here has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Preprocessing:
     window: tuple[int, int] | None  # rows, columns of a piece; None: images are seen whole
     image_size: tuple[int, int]  # rows, columns that the networks see
     retina: RetinalView | None = None  # None: scans are images as they are
+    signal: SignalView | None = None  # of signals
 
     @classmethod
     def of(
@@ -77,6 +80,11 @@ class Preprocessing:
         normals = [*scans, *held_out]
         if isinstance(first, FlatVolume):
             return cls._of_retinas(normals, len(scans), recipe)
+        if recipe.is_signal:
+            signal = SignalView.of(normals, len(scans))
+            least, most, channels = min(signal.lows), max(signal.highs), len(signal.lows)
+            sizes = _geometry(normals, recipe)
+            return cls("float32", least, most, channels, *sizes, signal=signal)
         channels = max(scan.channels for scan in normals)
         for scan in normals:
             if scan.channels != channels and not was_colour(scan):
@@ -130,7 +138,7 @@ class Preprocessing:
         """Yield what ``read`` would read, each with its ``name``; errors as of ``find_scans``."""
         if self.retina:
             return iter(self.retina.find(source, groups, pictures))
-        return each_scan(source, groups)
+        return each_scan(source, groups, signals=self.signal is not None)
 
     def read(
         self,
@@ -166,7 +174,8 @@ class Preprocessing:
                 "this model takes images as they are: --bscans, --volumes and --spacing are for "
                 "models of retinal OCT"
             )
-        return read_scans(source, groups, skip_bad, on_bad=on_bad, workers=workers, done=done)
+        of_signals = self.signal is not None
+        return read_scans(source, groups, skip_bad, on_bad, workers, done, of_signals)
 
     def encode(self, scan: Scan) -> np.ndarray:
         """Encode a scan as it is kept in memory: (frames, C, H, W), uint8 or uint16.
@@ -179,6 +188,10 @@ class Preprocessing:
             assert isinstance(scan, FlatVolume)
             self._check_size(scan)
             return self.retina.encode(scan)
+        if self.signal:
+            encoded = self.signal.encode(scan)
+            self._check_size(scan)
+            return encoded
         pixels = scan.pixels if scan.pixels.ndim == 4 else scan.pixels[..., None]
         if pixels.shape[-1] == 1 and self.channels > 1 and was_colour(scan):
             pixels = np.repeat(pixels, self.channels, axis=-1)
@@ -230,6 +243,9 @@ class Preprocessing:
             assert isinstance(scan, FlatVolume)
             yield from self.retina.doubts(scan)
             return
+        if self.signal:
+            yield from self.signal.doubts(scan)
+            return
         if str(scan.pixels.dtype) != "uint16" or self.depth not in _UNSIGNED:
             return
         highest, white = _highest(scan), round(self.high / self._factor(scan))
@@ -241,9 +257,9 @@ class Preprocessing:
         rows, columns = scan.pixels.shape[1:3]
         if self.window and (rows < self.window[0] or columns < self.window[1]):
             raise BadScan(
-                f"{scan.name} has {rows}×{columns} pixels, fewer than the window that the model "
-                f"looks through ({self.window[0]}×{self.window[1]}): give the image in the size "
-                "that it was taken in"
+                f"{scan.name} has {_extent(rows, columns)}, fewer than the window that the model "
+                f"looks through ({_extent(*self.window)}): give the {self.noun} in the size that "
+                "it was taken in"
             )
 
     def usable(self, scan: Scan, *, to_learn: bool) -> np.ndarray | None:
@@ -296,7 +312,7 @@ class Preprocessing:
     @property
     def noun(self) -> str:
         """What a reader calls one of the images."""
-        return "B-scan" if self.retina else "image"
+        return "B-scan" if self.retina else "signal" if self.signal else "image"
 
     @property
     def tissue_only(self) -> bool:
@@ -339,6 +355,8 @@ class Preprocessing:
         window = tuple(values["window"]) if values["window"] else None
         view = values.get("retina")
         view = RetinalView.from_dict(view) if view else None
+        signal = values.get("signal")  # absent in models made before
+        signal = SignalView.from_dict(signal) if signal else None
         values = {"image_size": values.get("sides"), **values}  # its name in version 0.1
         values.pop("sides", None)
         size = tuple(values["image_size"])
@@ -347,7 +365,8 @@ class Preprocessing:
             raise ValueError(f"no image has {values['channels']} channels or the window {window}")
         if values["depth"] not in ("uint8", "uint16", "int16", "float32"):
             raise ValueError(f"no image has pixels of type {values['depth']}")
-        return cls(**{**values, "window": window, "image_size": size, "retina": view})
+        found = {"window": window, "image_size": size, "retina": view, "signal": signal}
+        return cls(**{**values, **found})
 
 
 def _highest(scan: Scan) -> int:
@@ -380,13 +399,17 @@ def _geometry(
     return recipe.window, recipe.image_size
 
 
+def _extent(rows: int, columns: int) -> str:
+    return counted(columns, "sample") if rows == 1 else f"{rows}×{columns} pixels"
+
+
 def _check_window(scan: Scan, recipe: Recipe) -> None:
     rows, columns = scan.pixels.shape[1:3]
     if rows < recipe.window[0] or columns < recipe.window[1]:
         raise BadScan(
-            f"{scan.name} has {rows}×{columns} pixels, fewer than the window of the recipe "
-            f"({recipe.window[0]}×{recipe.window[1]}), and the images differ in size or are "
-            "too large to be seen whole: give a recipe with a smaller window"
+            f"{scan.name} has {_extent(rows, columns)}, fewer than the window of the recipe "
+            f"({_extent(*recipe.window)}), and the {'signals' if recipe.is_signal else 'images'} "
+            "differ in size or are too large to be seen whole: give a recipe with a smaller window"
         )
 
 

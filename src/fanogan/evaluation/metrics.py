@@ -205,8 +205,8 @@ def trivial_scores(image: ArrayLike) -> dict[str, float]:
     """Score an image without learning anything: a detector below these has learnt nothing.
 
     Args:
-        image: (rows, columns) or (rows, columns, channels), any numeric type; two rows and two
-            columns at least; channels are averaged.
+        image: (rows, columns) or (rows, columns, channels), any numeric type; two columns at least;
+            channels are averaged.
 
     Returns:
         `brightness` (mean), `darkness` (its negative), `low_contrast` (negative standard
@@ -217,10 +217,10 @@ def trivial_scores(image: ArrayLike) -> dict[str, float]:
         ValueError: another shape, or pixels that are not finite.
     """
     pixels = np.asarray(image, dtype=np.float64)
-    if pixels.ndim not in (2, 3) or min(pixels.shape[:2]) < 2:
+    if pixels.ndim not in (2, 3) or pixels.shape[0] < 1 or pixels.shape[1] < 2:
         raise ValueError(
             f"An image of shape {pixels.shape} has no trivial scores: give (rows, columns) or "
-            "(rows, columns, channels), at least two rows and two columns."
+            "(rows, columns, channels), at least two columns."
         )
     if not np.isfinite(pixels).all():
         raise ValueError("An image holds pixels that are not finite: replace or leave it out.")

@@ -68,8 +68,9 @@ class BadRecipe(FanoganError):
 class Recipe:
     """Every setting of a run. The defaults are the paper's (recipe ``paper``).
 
-    Sizes are (rows, columns) in pixels. Training length is counted in updates: ``critic_updates``
-    is what the paper calls iterations. ``docs/recipes.md`` gives the source of each value.
+    Sizes are (rows, columns) in pixels, (1, samples) for signals. Training length is counted in
+    updates: ``critic_updates`` is what the paper calls iterations. ``docs/recipes.md`` gives the
+    source of each value.
     """
 
     name: str = "paper"
@@ -144,6 +145,11 @@ class Recipe:
             blocks_of(self.image_size)
         except ValueError as error:
             raise BadRecipe(f"recipe {self.name}: {error}") from None
+        if (self.window[0] == 1) != self.is_signal:
+            raise BadRecipe(
+                f"recipe {self.name}: window and image_size are (1, samples) for signals, both; "
+                "for images neither has one row"
+            )
         for key, value in vars(self).items():
             least = "0 or more" if key in MAY_BE_ZERO else "above 0"
             most = ""
@@ -164,6 +170,11 @@ class Recipe:
                 f"recipe {self.name}: flat_base is {self.flat_base}, it must be less than "
                 f"flat_rows ({self.flat_rows})"
             )
+
+    @property
+    def is_signal(self) -> bool:
+        """Whether it is for signals, which are images of one row."""
+        return self.image_size[0] == 1
 
     @property
     def rounds(self) -> int:

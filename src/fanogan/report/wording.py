@@ -12,6 +12,7 @@ from fanogan.calibration import (
     SpacingUnseen,
 )
 from fanogan.data import (
+    ChannelsNotSeen,
     DuplicateImages,
     FewHeldOut,
     FewImages,
@@ -19,6 +20,7 @@ from fanogan.data import (
     GreyRangeDoubtful,
     HeldOutDuplicates,
     NoteOfScans,
+    SamplingRateUnknown,
     SeenBefore,
     VolumesAsImages,
 )
@@ -188,6 +190,10 @@ def describe(note: Note) -> str:
                 f"more than 8 bits with values up to {highest:,}, and {white:,} was taken for "
                 "white: if it isn't, convert the image to the bits of the training normals"
             )
+        case SamplingRateUnknown(rate):
+            return f"no sampling rate in the file: taken for the model's, {rate:g} samples a second"
+        case ChannelsNotSeen(names):
+            return f"channels that the model doesn't look at: {', '.join(names)}"
         case ChannelsUnseen(channels, seen):
             return f"{counted(channels, 'channel')}, trained on {' and '.join(map(str, seen))}"
         case SpacingUnseen(axis, spacing, seen):

@@ -42,6 +42,7 @@ from fanogan.scans.scan import (
     Spacing,
     empty_frames_note,
 )
+from fanogan.scans.signals import Signal
 from fanogan.scans.stack import read_volume, stack_bscans
 from fanogan.scans.tiff import is_stack
 from fanogan.scans.walk import natural_key
@@ -69,6 +70,7 @@ __all__ = [
     "ReflectivityAsShown",
     "Scan",
     "ScanSource",
+    "Signal",
     "SlicesByName",
     "SoftMask",
     "Spacing",

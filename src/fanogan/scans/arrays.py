@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeGuard
@@ -29,6 +29,9 @@ from fanogan.scans.scan import (
 
 _CHANNELS = (1, 3, 4)
 
+Layout = Callable[[str, tuple[int, ...]], tuple[int, int, int, int]]
+"""What a file of a label and an array of a shape hold: frames, rows, columns and channels."""
+
 PIECE_BYTES = 32_000_000
 """Bytes of an array file that are decoded at a time, or else one image."""
 
@@ -45,13 +48,14 @@ class ArrayFile:
         shape: Frames, rows, columns and channels.
     """
 
-    def __init__(self, path: Path, key: str | None = None):
+    def __init__(self, path: Path, key: str | None = None, layout: Layout | None = None):
         """Read the header, and find it harmless.
 
         Args:
             path: The file: an array of (rows, columns), (rows, columns, C), (N, rows, columns) or
                 with C last too.
             key: The array's name in a .npz where there are several.
+            layout: Other meanings of the shape.
 
         Raises:
             BadScan: Damaged, too large, no plain numbers, a shape that is none of these; or there
@@ -67,7 +71,7 @@ class ArrayFile:
             else:
                 raise BadScan(f"{self.label} holds named fields: save plain integers or floats")
             check_dtype(self.label, self.dtype)
-            self.shape = frames, rows, columns, channels = _layout(self.label, shape)
+            self.shape = frames, rows, columns, channels = (layout or _layout)(self.label, shape)
             self.frame_bytes = rows * columns * channels * self.dtype.itemsize
             check_size(self.label, rows, columns, frames, channels * self.dtype.itemsize)
             self.offset = file.tell()
@@ -168,7 +172,12 @@ def read_array(path: Path, key: str | None = None) -> Scan:
 
 
 def array_images(
-    path: Path, key: str | None, name: str, group: str, done: Set[str] = frozenset()
+    path: Path,
+    key: str | None,
+    name: str,
+    group: str,
+    done: Set[str] = frozenset(),
+    layout: Layout | None = None,
 ) -> Iterator[Scan]:
     """Read an array file in pieces, and yield each image as a scan of its own.
 
@@ -181,11 +190,12 @@ def array_images(
         name: The file's name; the images' are NAME#0, NAME#1 …, where there are several.
         group: The file's subject.
         done: Names of images to leave out; a file of which all are left out is not decoded.
+        layout: As `ArrayFile` takes it.
 
     Raises:
         BadScan: As `ArrayFile` and `Whole.of`.
     """
-    array = ArrayFile(path, key)
+    array = ArrayFile(path, key, layout)
     frames, step = array.shape[0], array.step
 
     def member(of: str, frame: int) -> str:

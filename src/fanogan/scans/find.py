@@ -30,12 +30,19 @@ from fanogan.scans.gather import (
 )
 from fanogan.scans.left_out import DEMO, STORE, LeftOut, own_in
 from fanogan.scans.scan import BadScan
+from fanogan.scans.signals import SIGNAL_EXTENSIONS, SIGNAL_FORMATS
 from fanogan.scans.walk import natural_key, search
 
 logger = logging.getLogger(__name__)
 
 _WILDCARD = re.compile(r"[*?[]")
-_READS = f"reads {', '.join(EXTENSIONS)}, and DICOM of any name"
+
+
+def reads(signals: bool) -> str:
+    """Say which formats are read of signals, or of images."""
+    if signals:
+        return f"reads signals as {', '.join(SIGNAL_EXTENSIONS)}"
+    return f"reads {', '.join(EXTENSIONS)}, and DICOM of any name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,7 @@ class ScanSource:
         group: The subject.
         key: The array's name inside a .npz, where one was given.
         parts: The files of a DICOM series in order; empty where `path` is the whole scan.
+        is_signal: Whether an array file holds signals.
     """
 
     path: Path
@@ -55,12 +63,15 @@ class ScanSource:
     group: str
     key: str | None = None
     parts: tuple[Path, ...] = ()
+    is_signal: bool = False
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that it is read from, those beside it too that it leads to."""
         if self.parts:
             return self.parts
+        if extension(self.path) == ".hea":  # and so do the samples of a WFDB record
+            return tuple(sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}.*")))
         if extension(self.path) == ".xml":  # the pictures of a Heidelberg export lie beside it
             beside = self.path.parent.iterdir()
             return (self.path, *sorted(path for path in beside if extension(path) in PICTURES))
@@ -84,7 +95,10 @@ def identity(files: Iterable[Path], *known: Any) -> str:
 
 
 def find_scans(
-    source: Any, groups: str | None = None, on_left_out: Callable[[BadScan], None] | None = None
+    source: Any,
+    groups: str | None = None,
+    on_left_out: Callable[[BadScan], None] | None = None,
+    signals: bool = False,
 ) -> list[ScanSource]:
     """Find the files to read, name them, and say whose they are.
 
@@ -103,6 +117,8 @@ def find_scans(
         on_left_out: Called at the end of the search with each sentence on what it left out: files
             without an image, formats that aren't read, what fanogan itself wrote. They are logged
             too.
+        signals: Whether signals are meant, and no images: arrays of channels × samples, CSV, WAV,
+            FLAC, EDF, and WFDB records by their headers.
 
     Returns:
         The sources in natural order (2 before 10) within each entry of a list, the entries in
@@ -111,36 +127,42 @@ def find_scans(
     Raises:
         BadScan: Nothing there, nothing of a known format, or a file without a subject.
     """
-    return list(each_scan(source, groups, on_left_out))
+    return list(each_scan(source, groups, on_left_out, signals))
 
 
 def each_scan(
-    source: Any, groups: str | None = None, on_left_out: Callable[[BadScan], None] | None = None
+    source: Any,
+    groups: str | None = None,
+    on_left_out: Callable[[BadScan], None] | None = None,
+    signals: bool = False,
 ) -> Iterator[ScanSource]:
     """Yield what `find_scans` lists; those of a single folder as the search comes to them.
 
     Arguments and errors are those of `find_scans`; an error further into a folder is raised there.
     """
-    found = _each_scan(source, groups, on_left_out)
+    found = _each_scan(source, groups, on_left_out, signals)
     return chain([next(found)], found)
 
 
 def _each_scan(
-    source: Any, groups: str | None, on_left_out: Callable[[BadScan], None] | None
+    source: Any,
+    groups: str | None,
+    on_left_out: Callable[[BadScan], None] | None,
+    signals: bool,
 ) -> Iterator[ScanSource]:
     entries = source if isinstance(source, list | tuple) else [source]
     if not entries:
-        raise BadScan(f"no images in an empty list: give folders, files or globs ({_READS})")
+        raise BadScan(f"nothing in an empty list: give folders, files or globs ({reads(signals)})")
     is_folder = isinstance(entries[0], str | os.PathLike) and os.path.isdir(entries[0])
     subject = _subject_rule(groups)
-    left_out = LeftOut()
+    left_out = LeftOut(signals)
     try:
         if len(entries) == 1 and is_folder:
             named = _named_in_folder(_expand(entries[0], left_out))
         else:
             named = _named_in_list(item for entry in entries for item in _expand(entry, left_out))
         for item, name in named:
-            yield ScanSource(item.path, name, subject(item, name), item.key, item.parts)
+            yield ScanSource(item.path, name, subject(item, name), item.key, item.parts, signals)
     except OSError as error:
         problem = f"{error.filename} cannot be searched ({error.strerror})"
         raise BadScan(f"{problem}: check its permissions") from error
@@ -178,8 +200,10 @@ def _expand(entry: Any, left_out: LeftOut) -> Iterator[Found]:
     if file.exists():
         if file.suffix.lower() == ".img" and is_scan(file.with_suffix(".hdr")):
             raise BadScan(f"{file} holds the pixels of a NIfTI pair: give its header, the .hdr")
-        if not is_scan(file):
-            raise BadScan(f"{file} is of no known format: fanogan {_READS}")
+        if not is_scan(file, left_out.signals):
+            if not left_out.signals and extension(file) in SIGNAL_FORMATS:
+                raise BadScan(f"{file} is a signal: give a recipe for signals (--recipe signal)")
+            raise BadScan(f"{file} is of no known format: fanogan {reads(left_out.signals)}")
         return iter([Found(file, file.stem if extension(file) == ".xml" else file.name, key)])
     if _WILDCARD.search(text):
         return _some(path, _expand_glob(text, left_out), left_out)
@@ -198,7 +222,7 @@ def _expand_glob(pattern: str, left_out: LeftOut) -> Iterator[Found]:
             continue
         if match.is_dir():
             found += search(match, left_out, "" if relative == "." else relative)
-        elif is_scan(match):
+        elif is_scan(match, left_out.signals):
             files.append(Found(match, relative))
         else:
             left_out.add_file(str(match))
@@ -211,7 +235,9 @@ def _some(where: Path, found: Iterator[Found], left_out: LeftOut) -> Iterator[Fo
     first = next(found, None)
     if first is None:
         only = " and ".join(left_out.sentences())
-        raise BadScan(f"no images in {where}{only and f' but {only}'}: fanogan {_READS}")
+        noun = "signals" if left_out.signals else "images"
+        read = reads(left_out.signals)
+        raise BadScan(f"no {noun} in {where}{only and f' but {only}'}: fanogan {read}")
     return chain([first], found)
 
 

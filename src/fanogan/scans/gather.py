@@ -13,6 +13,7 @@ from fanogan.scans.heidelberg import is_heidelberg
 from fanogan.scans.left_out import LeftOut
 from fanogan.scans.nifti import is_nifti_header
 from fanogan.scans.series import part_of, volumes_of
+from fanogan.scans.signals import SIGNAL_EXTENSIONS
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _DICOM = (".dcm", ".dicom")
@@ -55,8 +56,13 @@ def extension(path: Path | str) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else os.path.splitext(name)[1]
 
 
-def is_scan(path: Path | str) -> bool:
-    """Return whether a file is read: for its extension, or as DICOM, which has any name."""
+def is_scan(path: Path | str, signals: bool = False) -> bool:
+    """Return whether a file is read: for its extension, or as DICOM, which has any name.
+
+    Where signals are meant, it is what holds a signal.
+    """
+    if signals:
+        return extension(path) in SIGNAL_EXTENSIONS
     if extension(path) == ".hdr":
         return is_nifti_header(path)
     return extension(path) in EXTENSIONS or is_dicom(path)

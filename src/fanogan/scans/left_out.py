@@ -27,8 +27,9 @@ _UNREAD = re.compile(
 class LeftOut:
     """Counts what one search leaves out: a few numbers, however many files."""
 
-    def __init__(self) -> None:
-        """Nothing is left out yet."""
+    def __init__(self, signals: bool = False) -> None:
+        """Nothing is left out yet of a search for images, or for signals."""
+        self.signals = signals
         self.without_image: Counter[str] = Counter()
         self.formats: Counter[str] = Counter()
         self.own: list[str] = []
@@ -64,7 +65,7 @@ def own_names(folder: str | Path, marks: Collection[str]) -> re.Pattern[str]:
     """
     own = ["(?!)"]  # matches nothing
     if {"report.html", "scores.csv"} <= set(marks) or ".unfinished" in marks:
-        own.append(r"maps|overlays|en_face|pixels\.npz")
+        own.append(r"maps|overlays|en_face|pixels\.npz|(scores|patches|regions)\.csv")
     if "config.yaml" in marks and _begins(folder, "config.yaml", b"fanogan:"):
         own.append("samples")
     if "study.json" in marks and _begins(folder, "study.json", b'{\n "data":'):

@@ -24,6 +24,14 @@ from fanogan.scans.nifti import read_nifti
 from fanogan.scans.raster import read_raster
 from fanogan.scans.scan import BadScan, Scan, check, damaged, finish, unusable
 from fanogan.scans.series import read_series
+from fanogan.scans.signals import (
+    SIGNAL_FORMATS,
+    SIGNAL_READERS,
+    Signal,
+    as_signal,
+    signal_arrays,
+    signal_layout,
+)
 from fanogan.scans.tiff import read_tiff
 
 logger = logging.getLogger(__name__)
@@ -50,16 +58,21 @@ _READERS: dict[str, Callable[[Path], Scan]] = {
     "Heidelberg XML": read_heidelberg,
     "vol": read_vol,
     "E2E": read_e2e,
+    **SIGNAL_READERS,
 }
 _BY_EXTENSION = {
     **dict.fromkeys((".nii", ".nii.gz", ".hdr"), "NIfTI"),
     **dict.fromkeys((".dcm", ".dicom"), "DICOM"),
     **{".xml": "Heidelberg XML", ".vol": "vol", ".e2e": "E2E"},
+    **SIGNAL_FORMATS,
 }
 _ARRAYS = ("npy", "npz")
-_EXTRAS = {"DICOM": "dicom", "NIfTI": "nifti", "vol": "oct", "E2E": "oct"}
+_EXTRAS = {
+    **{"DICOM": "dicom", "NIfTI": "nifti", "vol": "oct", "E2E": "oct"},
+    **dict.fromkeys(("sound", "EDF", "WFDB"), "signals"),
+}
 _DECODERS = ("PIL", "eyepy", "nibabel", "pydicom", "tifffile")
-_WITH_PATIENT = ("DICOM", "Heidelberg XML", "vol", "E2E")
+_WITH_PATIENT = ("DICOM", "Heidelberg XML", "vol", "E2E", "EDF", "WFDB")
 
 
 def read_scan(
@@ -102,7 +115,8 @@ def read_scan(
         if as_stored:
             check(scan, label)
             return replace(scan, name=name, group=group or name)
-        return finish(scan, label, name, group or name, may_be_constant=may_be_constant)
+        scan = finish(scan, label, name, group or name, may_be_constant=may_be_constant)
+        return as_signal(scan) if isinstance(scan, Signal) else scan
 
 
 def scans_of(source: ScanSource, done: Set[str] = frozenset()) -> Iterator[Scan]:
@@ -120,7 +134,11 @@ def scans_of(source: ScanSource, done: Set[str] = frozenset()) -> Iterator[Scan]
         kind = format_of(path)
     if kind in _ARRAYS:
         with _explained(str(path) if key is None else f"{path}:{key}", kind):
-            yield from array_images(path, key, name, group, done)
+            if source.is_signal:
+                found = array_images(path, key, name, group, done, signal_layout)
+                yield from map(as_signal, found)
+            else:
+                yield from array_images(path, key, name, group, done)
     else:
         yield read_scan(path, name, group, key, parts=source.parts)
 
@@ -152,6 +170,7 @@ def read_scans(
     on_bad: Callable[[BadScan], None] | None = None,
     workers: int = 2,
     done: Set[str] = frozenset(),
+    signals: bool = False,
 ) -> Iterator[Scan]:
     """Read many scans, in order, a few files ahead; each image of an array file is a scan.
 
@@ -165,6 +184,7 @@ def read_scans(
         workers: Threads that read ahead; at most `workers` + 1 files wait in memory, array files
             by their first pieces.
         done: Names of scans to leave out, since they were used before.
+        signals: Whether signals are meant, as `find_scans` says; in memory, as `signal_arrays`.
 
     Raises:
         BadScan: Nothing found; a bad file, unless `skip_bad`; or nothing but bad files.
@@ -172,9 +192,11 @@ def read_scans(
     if is_array_like(source):
         if groups is not None:
             raise BadScan("groups name the subjects of files: leave them out for arrays")
-        images = good_ones(array_scans(source), skip_bad, on_bad)
-        return (image for image in images if image.name not in done)
-    sources = each_scan(source, groups, on_bad)
+        scans = array_scans(signal_arrays(source) if signals else source)
+        images = good_ones(scans, skip_bad, on_bad)
+        kept = (image for image in images if image.name not in done)
+        return map(as_signal, kept) if signals else kept
+    sources = each_scan(source, groups, on_bad, signals)
     found = (each for each in sources if each.name not in done)
     read = _read_ahead(found, max(workers, 1), done)
     return good_ones(read, skip_bad, on_bad, before=len(done))

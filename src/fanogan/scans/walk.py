@@ -25,7 +25,7 @@ def search(root: Path, left_out: LeftOut, below: str = "") -> Iterator[Found]:
         OSError: A folder that cannot be listed.
     """
     real, start = os.path.realpath(root), f"{below}/" if below else ""
-    return _below(os.fspath(root), real, start, _Links(real), left_out)
+    return _below(os.fspath(root), real, start, _Links(real, left_out.signals), left_out)
 
 
 def natural_key(name: str) -> tuple[str, str]:
@@ -41,13 +41,14 @@ def natural_key(name: str) -> tuple[str, str]:
 class _Links:
     """The links followed so far, so that no file comes twice and loops end."""
 
-    def __init__(self, root: str):
+    def __init__(self, root: str, signals: bool):
+        self.signals = signals
         self.followed = {root}
         self.folders = [root]
 
     def follow(self, real: str, is_folder: bool) -> bool:
         """Return whether to follow a link: not to what the search also reaches without it."""
-        is_read = is_folder or is_scan(real)
+        is_read = is_folder or is_scan(real, self.signals)
         if real in self.followed or (
             is_read and any(_is_visible_below(real, folder) for folder in self.folders)
         ):
@@ -81,7 +82,7 @@ def _below(path: str, real: str, start: str, links: _Links, left_out: LeftOut) -
             elif entry.is_dir():
                 folders[name] = target
             elif entry.is_file():
-                if is_scan(entry.path):
+                if is_scan(entry.path, left_out.signals):
                     files.append(name)
                 else:
                     left_out.add_file(entry.path)
@@ -96,7 +97,7 @@ def _below(path: str, real: str, start: str, links: _Links, left_out: LeftOut) -
     for name in sorted(linked, key=natural_key):
         link = os.path.join(path, name)
         target, is_folder = os.path.realpath(link), os.path.isdir(link)
-        is_read = is_folder or (os.path.isfile(link) and is_scan(link))
+        is_read = is_folder or (os.path.isfile(link) and is_scan(link, left_out.signals))
         if not is_read:
             left_out.add_file(link)
         elif links.follow(target, is_folder):
@@ -106,7 +107,7 @@ def _below(path: str, real: str, start: str, links: _Links, left_out: LeftOut) -
                 files.append(name)
 
     items: list[str | Found] = [*files, *folders]
-    if any(extension(name) not in ALONE for name in files):
+    if not left_out.signals and any(extension(name) not in ALONE for name in files):
         found = (Found(Path(path, name), start + name) for name in sorted(files))
         items = [*gather(found, left_out), *folders]
 
