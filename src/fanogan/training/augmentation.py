@@ -47,7 +47,7 @@ class CriticAugmentation(nn.Module):
             shift = torch.round(changed * drawn(-side / 8, side / 8, n)).long()
             index.append((at + shift[:, None]).clamp(0, side - 1))
             middle = drawn(0, side, n)[:, None]
-            without.append((at + 0.5 - middle).abs() < side / 6)
+            without.append((at + 0.5 - middle).abs() < max(side / 6, 0.5))  # a signal has one row
         rows, columns = index
         moved = x[
             torch.arange(n, device=x.device)[:, None, None], :, rows[..., None], columns[:, None]
