@@ -129,6 +129,26 @@ def test_a_missing_extra_is_named(few, monkeypatch: pytest.MonkeyPatch, capsys) 
     assert "pip install 'fanogan[oct]'" in capsys.readouterr().err
 
 
+def test_signals_are_made_up_and_each_step_can_be_done_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(RECIPE.replace("demo", "signal"))
+    monkeypatch.setitem(demo.RECIPES, "signal", str(tmp_path / "tiny.yaml"))
+    people = {"train": range(4), "normal": range(10, 12), "anomalous": range(20, 22)}
+    monkeypatch.setattr(demo, "PEOPLE", people)
+    monkeypatch.setattr(demo, "SECONDS", 4)
+    monkeypatch.chdir(tmp_path)
+    main(["demo", "--signal"])
+    printed = capsys.readouterr().out
+    assert "synthetic" in printed and "4 signals of 4 subjects · ECG at 125 Hz" in printed
+    commands = [line.strip() for line in printed.splitlines() if line.startswith("  fanogan ")]
+    for command in commands[:2]:
+        main(shlex.split(command)[1:])
+    by_demo = scores("demo")
+    for name, value in scores("results/signal").items():
+        assert value == pytest.approx(by_demo[f"anomalous/{name}"], rel=1e-4)
+
+
 @pytest.mark.slow
 def test_made_up_eyes_have_exact_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.yaml").write_text(RECIPE.replace("demo", "phantom"))

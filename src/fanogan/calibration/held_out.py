@@ -238,8 +238,8 @@ class Calibration:
         units: Held-out scores of each kind of unit: 'image' (a B-scan is one), 'volume', 'patch'.
         map_scale: Upper end of the fixed colour scale of maps, a pixel residual: the
             `MAP_QUANTILE` quantile over all held-out pixels (see `ResidualHistogram`).
-        en_face: Median and `EN_FACE_QUANTILE` quantile of the en-face maps of held-out volumes;
-            None where there are none.
+        en_face: Median and `EN_FACE_QUANTILE` quantile of the en-face maps of held-out volumes, or
+            of the smoothed maps of held-out signals; None where there are none.
         term_scale: What the terms of a standardised score are measured in, or None.
         shapes: Held-out shape scores of images and volumes; empty where shape isn't scored.
         combined: Likewise of both scores combined.

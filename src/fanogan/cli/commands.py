@@ -363,6 +363,7 @@ def demo(
     out: Path = Path("demo"),
     phantom: bool = False,
     digits: bool = False,
+    signal: bool = False,
     seed: int = 0,
     device: str = "auto",
 ) -> None:
@@ -374,14 +375,16 @@ def demo(
         out: the folder for the images, the runs and the report; made anew.
         phantom: use made-up eyes instead, in which each pixel of a lesion is known.
         digits: use handwritten digits instead: one is normal, the others anomalous.
+        signal: use made-up electrocardiograms instead: some have ventricular beats.
         seed: of the split, the weights and all of training.
         device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
     """
     from fanogan.cli.demo import Data, by_hand, run_demo
 
-    if phantom and digits:
-        raise UsageError("--phantom and --digits contradict each other: give one of them")
-    data: Data = "phantom" if phantom else "digits" if digits else "octdl"
+    kinds: dict[Data, bool] = {"phantom": phantom, "digits": digits, "signal": signal}
+    data, *others = [*(kind for kind, is_asked in kinds.items() if is_asked), "octdl"]
+    if len(others) > 1:
+        raise UsageError(f"--{data} and --{others[0]} contradict each other: give one of them")
     with console.training_bars() as progress:
         found = run_demo(out, data, seed=seed, device=device, progress=progress)
     console.say_evaluation(found)

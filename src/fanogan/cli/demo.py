@@ -19,17 +19,19 @@ from fanogan.cli.console import say
 from fanogan.data import Normals
 from fanogan.detectors import Detector, new_detector
 from fanogan.evaluation import evaluate
-from fanogan.phantom import Phantom, make_phantom
+from fanogan.phantom import Phantom, make_ecg, make_phantom
 from fanogan.recipes import load_recipe
 from fanogan.retina import Boundaries, FlatSpace, FlatVolume, make_flat, read_volumes
 from fanogan.scans import Scan
 from fanogan.storage import BadFolder
 from fanogan.training import Progress, no_progress, shared_threads
 
-Data: TypeAlias = Literal["octdl", "phantom", "digits"]
-"""What a demo is of: pictures of real retinas, made-up eyes, or handwritten digits."""
+Data: TypeAlias = Literal["octdl", "phantom", "digits", "signal"]
+"""What a demo is of: pictures of real retinas, made-up eyes, handwritten digits, made-up ECGs."""
 
-RECIPES: dict[Data, str] = {"octdl": "demo", "phantom": "phantom", "digits": "digits"}
+RECIPES: dict[Data, str] = {
+    **{"octdl": "demo", "phantom": "phantom", "digits": "digits", "signal": "signal"}
+}
 KINDS = ("train", "normal", "anomalous")
 
 # Beside this file; SOURCE.md there says where the pictures are from and what was changed.
@@ -49,6 +51,10 @@ LEARNT, HEALTHY, DISEASED = range(12), range(100, 103), range(200, 206)
 MADE = ("images", "volumes", "run", "autoencoder")
 """Folders of a demo, made anew each time; the evaluation's files replace those of the last one."""
 
+# Made-up electrocardiograms: whose are learnt from and tested, and how long they are.
+PEOPLE = {"train": range(100), "normal": range(1000, 1030), "anomalous": range(2000, 2030)}
+SECONDS = 20
+
 NORMAL_DIGIT = 4
 TRAINED_SHARE = 0.8
 
@@ -66,8 +72,9 @@ def run_demo(
     'octdl': real B-scans of healthy people are learnt, those of others and of patients with six
     diseases tested, picture by picture. 'phantom': twelve made-up healthy eyes are learnt, three
     others and six with lesions tested, patch by patch; their boundaries are the phantoms' own.
-    'digits': one digit is learnt, the others are anomalous. Writes the images as files, the runs
-    and the evaluation.
+    'digits': one digit is learnt, the others are anomalous. 'signal': made-up electrocardiograms
+    with a normal rhythm are learnt, and others tested, some with ventricular beats. Writes the
+    images as files, the runs and the evaluation.
 
     Args:
         out: the folder; what an earlier demo made there is made anew.
@@ -96,6 +103,8 @@ def run_demo(
         images = _octdl(out / "images", progress)
     elif data == "phantom":
         images = _eyes(out / "volumes", progress)
+    elif data == "signal":
+        images = _signals(out / "images")
     else:
         images = _digits(out / "images", seed)
     detector = new_detector("izi_f", RECIPES[data], seed=seed, device=device)
@@ -229,6 +238,23 @@ def _write_stack(path: Path, pixels: np.ndarray) -> None:
         metadata={"spacing": between, "unit": "mm", "axes": "ZYX"},
         compression="zlib",
     )
+
+
+def _signals(folder: Path) -> dict[str, Any]:
+    """Write each person's electrocardiogram as a table."""
+    for kind, seeds in PEOPLE.items():
+        (folder / kind).mkdir(parents=True)
+        for seed in seeds:
+            ecg = make_ecg(seed, seconds=SECONDS, diseased=kind == "anomalous")
+            table = np.column_stack([np.arange(len(ecg.samples)) / ecg.rate, ecg.samples])
+            path = folder / kind / f"{seed}.csv"
+            np.savetxt(path, table, "%.6g", ",", header="time,ECG", comments="")
+    say("electrocardiograms: synthetic, made for this demo; they say nothing about real ones")
+    return {
+        **{kind: [folder / kind] for kind in KINDS},
+        "masks": None,
+        "count": len(PEOPLE["normal"]) + len(PEOPLE["anomalous"]),
+    }
 
 
 def _digits(folder: Path, seed: int) -> dict[str, Any]:

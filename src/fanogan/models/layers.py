@@ -45,8 +45,12 @@ def means(x: Tensor, padding: int) -> Tensor:
     """Return the mean of 2ⁿ pixels at every place; sides grow by 1 with padding, else shrink by 1.
 
     On the CPU as a convolution of each channel by itself: the pool, which is the same, took a
-    quarter of a critic update there.
+    quarter of a critic update there. Of signals as a sum of neighbours, whose second derivatives
+    take half the time of either.
     """
+    if sides_of(x) == 1:
+        padded = F.pad(x, (padding, padding))
+        return (padded[..., 1:] + padded[..., :-1]) / 2
     if x.device.type != "cpu":
         return mean_pool(x, stride=1, padding=padding)
     sides, channels = sides_of(x), x.shape[1]

@@ -1,6 +1,7 @@
-"""Made-up retinas: OCT volumes drawn from a seed, with exact boundaries and lesion masks."""
+"""Made-up data with exact truth: OCT volumes of retinas, and electrocardiograms."""
 
+from fanogan.phantom.ecg import MadeUpECG, make_ecg
 from fanogan.phantom.eye import Phantom, make_phantom
 from fanogan.phantom.lesions import LESIONS
 
-__all__ = ["LESIONS", "Phantom", "make_phantom"]
+__all__ = ["LESIONS", "MadeUpECG", "Phantom", "make_ecg", "make_phantom"]

@@ -4,6 +4,7 @@ Colours and figures of a page come from here too where other rooms draw.
 """
 
 from fanogan.report.card import model_card
+from fanogan.report.curves import Curves, draw_curves
 from fanogan.report.en_face import VolumeCase, en_face_picture
 from fanogan.report.figures import FIGURE_STYLE, histogram_figure, inline_svg
 from fanogan.report.images import outline, overlay, shrink, with_strip
@@ -15,10 +16,12 @@ from fanogan.report.wording import describe, least_p_value
 __all__ = [
     "FIGURE_STYLE",
     "Case",
+    "Curves",
     "SideBySide",
     "VolumeCase",
     "alarms",
     "describe",
+    "draw_curves",
     "en_face_picture",
     "histogram_figure",
     "inline_svg",

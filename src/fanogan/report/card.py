@@ -12,8 +12,8 @@ from fanogan.text import counted, plural
 def model_card(facts: Mapping[str, Any]) -> str:
     """Return the card as Markdown, from what ``model.json`` holds."""
     data, recipe, seen = facts["fingerprint"], facts["recipe"], facts["preprocessing"]
-    window = seen["window"]
-    through = f"windows of {window[0]}×{window[1]} pixels" if window else "whole images"
+    window, noun = seen["window"], "signal" if seen.get("signal") else "image"
+    through = f"windows of {window[0]}×{window[1]} pixels" if window else f"whole {noun}s"
     held_out = "\n".join(
         f"- {plural(unit)}{scored}: {HeldOut.from_dict(values).describe(ALPHA, unit)}"
         for scored, calibration in (
@@ -30,7 +30,7 @@ Research use only, not a medical device.
 
 ## What it learnt from
 
-- {counted(data["images"], "normal image")} of {counted(data["subjects"], "subject")}, \
+- {counted(data["images"], f"normal {noun}")} of {counted(data["subjects"], "subject")}, \
 {counted(seen["channels"], "channel")},
   {seen["depth"]}; grey values {seen["low"]:g} to {seen["high"]:g} become −1 to 1
 - {data["duplicates"]:,} of them exact duplicates
@@ -44,7 +44,7 @@ Research use only, not a medical device.
 {training}
 - fanogan {facts["fanogan"]}, torch {facts["libraries"]["torch"]}
 
-## Calibration, from {counted(data["held_out_images"], "image")} of \
+## Calibration, from {counted(data["held_out_images"], noun)} of \
 {counted(data["held_out_subjects"], "subject")} held out
 
 {held_out}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanogan.report.curves import Curves, draw_curves
 from fanogan.report.en_face import VolumeCase
 from fanogan.report.figures import evaluation_figures, score_figures
 from fanogan.report.images import (
@@ -59,6 +60,7 @@ class Case:
         flat: (flat rows, columns) uint8, a B-scan flattened, as the networks see it, or None.
         held_out_subjects: Of how many subjects the held-out normals are.
         shape_line: (columns of the scan,) as `ShapeNormals.lines`, or None.
+        curves: Of a signal, what is drawn in the place of pictures.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Case:
     flat: np.ndarray | None = None
     held_out_subjects: int = 0
     shape_line: np.ndarray | None = None
+    curves: Curves | None = None
 
 
 def write_score_report(
@@ -335,6 +338,13 @@ def _gallery(
 
 def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
     rows, columns = case.size
+    if case.curves is not None:
+        alt = f"{case.name}, its nearest normal version, and their difference as curves"
+        caption = f"{columns:,} samples: signal, nearest normal version, and what differs"
+        drawn = draw_curves(case.curves)
+        shown = {"caption": caption, "alt": alt, "uri": data_uri(drawn), "shape": drawn.shape}
+        p = _p_value(case, n_held_out)
+        return {"case": case, "p": p, "pixelated": False, "pictures": [shown]}
     pictures = [(f"image {rows} × {columns}", f"image {case.name}", case.picture)]
     if case.reconstruction is not None:
         pictures.append(("reconstruction", f"reconstruction of {case.name}", case.reconstruction))

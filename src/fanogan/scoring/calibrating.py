@@ -60,6 +60,9 @@ def calibrate(
                 has_en_face = True
                 line = result.volume.en_face_line(result.frame, result.residual)
                 en_face.update(line[np.isfinite(line)])
+            elif result.line is not None:
+                has_en_face = True
+                en_face.update(result.line)
     combination = None
     if shapes:
         positive = model.averages_pixels and not model.recipe.standardise_terms

@@ -12,11 +12,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from fanogan.calibration import Calibration
-from fanogan.report import Case, VolumeCase, describe, shrink
+from fanogan.report import Case, Curves, VolumeCase, describe, shrink
 from fanogan.retina import Region
 from fanogan.scans import EnFace
 from fanogan.scoring.model import Model
 from fanogan.scoring.result import Result
+from fanogan.scoring.signal_maps import curves_of
 from fanogan.text import counted, plural
 
 
@@ -38,6 +39,7 @@ def case_of(
 ) -> Case:
     """Return an image as the page's gallery shows it."""
     assert result.picture is not None and result.reconstruction is not None
+    curves = curves_of(result, calibration) if result.signal else None
     p_value, flag = calibration.assess(result.unit, result.total, alpha)
     return Case(
         name=result.name,
@@ -57,6 +59,7 @@ def case_of(
         mask=None if mask is None else shrink(mask.astype(np.float32)) > 0,
         held_out_subjects=calibration.subjects(result.unit),
         shape_line=result.shape_line,
+        curves=curves,
     )
 
 
@@ -72,13 +75,16 @@ def statement_of(model: Model, alpha: float, unit: str = "image") -> str:
 def about_model(model: Model) -> dict[str, str]:
     """Say on a page what the model is."""
     data, seen = model.provenance["fingerprint"], model.preprocessing
-    window = f"windows of {seen.window[0]}×{seen.window[1]}" if seen.window else "whole images"
+    noun, unit = ("signal", "samples") if seen.signal else ("image", "pixels")
+    window = f"whole {plural(noun)}"
+    if seen.window:
+        window = f"windows of {seen.window[0]}×{seen.window[1]}"
     return {
         "detector": model.title,
         "recipe": " · ".join(filter(None, (model.recipe.name, model.recipe.about))),
-        "trained on": f"{counted(data['images'], 'normal image')} of "
+        "trained on": f"{counted(data['images'], f'normal {noun}')} of "
         f"{counted(data['subjects'], 'subject')}",
-        "sees": f"{window} at {seen.image_size[0]}×{seen.image_size[1]} pixels",
+        "sees": f"{window} at {seen.image_size[0]}×{seen.image_size[1]} {unit}",
         "scores in": model.precision,
         "seed": str(model.provenance["seed"]),
     }
@@ -118,6 +124,9 @@ class Gallery(Generic[C]):
 def pack(case: Case | VolumeCase) -> bytes:
     """Return a case as the bytes of an ``.npz``."""
     values = {field.name: getattr(case, field.name) for field in dataclasses.fields(case)}
+    if isinstance(case, Case) and case.curves is not None:
+        values |= {f"curves {key}": value for key, value in vars(case.curves).items()}
+        values["curves"] = None
     if isinstance(case, VolumeCase):
         values["bscans"] = np.asarray(case.bscans)
         values["regions"] = [vars(region) for region in case.regions]
@@ -141,6 +150,8 @@ def _unpack(data: bytes) -> dict[str, Any]:
 def unpack_case(data: bytes) -> Case:
     """Return the image that was packed."""
     values = _unpack(data)
+    curves = {key: values.pop(f"curves {key}", None) for key in Curves.__dataclass_fields__}
+    values["curves"] = None if curves["values"] is None else Curves(**curves)
     return Case(**{**values, "size": tuple(values["size"])})
 
 

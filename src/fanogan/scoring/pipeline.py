@@ -24,6 +24,7 @@ from fanogan.retina import FlatVolume
 from fanogan.scans import BadScan, Scan
 from fanogan.scoring.model import Model
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
+from fanogan.scoring.signal_maps import of_signal
 from fanogan.scoring.skips import Skips
 from fanogan.scoring.windows import score_windows
 from fanogan.text import counted
@@ -363,6 +364,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         reconstruction=reconstruction,
         picture=picture,
         patches=patches,
+        **of_signal(model.preprocessing, scan, residual),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.data import BLANK
+from fanogan.data import BLANK, SignalView
 from fanogan.errors import FanoganError
 from fanogan.retina import FlatVolume
 from fanogan.scans import UNKNOWN_SPACING, Affine, Note, Scan, Spacing
@@ -87,6 +87,9 @@ class Result:
     shape: float | None = None
     shape_line: np.ndarray | None = None
     combined: float | None = None
+    # Of a signal: its channels, their range and its own rate; and its residual smoothed, (W,).
+    signal: SignalView | None = None
+    line: np.ndarray | None = None
 
     def without_arrays(self) -> Result:
         """Return the scores alone, which keep no image in memory."""
@@ -98,6 +101,7 @@ class Result:
             volume=None,
             patches=None,
             shape_line=None,
+            line=None,
         )
 
 

@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 
 from fanogan.calibration import Calibration
-from fanogan.report import VolumeCase, describe, en_face_picture, overlay, with_strip
+from fanogan.report import (
+    VolumeCase,
+    describe,
+    draw_curves,
+    en_face_picture,
+    overlay,
+    with_strip,
+)
 from fanogan.retina import FlatVolume, find_regions
 from fanogan.scans import UNKNOWN_SPACING, Spacing
 from fanogan.scoring.cases import as_picture
 from fanogan.scoring.result import Result
+from fanogan.scoring.signal_maps import curves_of, in_units
 from fanogan.text import place_of
 
 Files = Iterator[tuple[str, bytes]]
@@ -124,6 +132,26 @@ def image_files(result: Result, scale: float) -> Files:
         coloured = with_strip(coloured, result.shape_line)
     yield f"maps/{place_of(result.name, '.tif')}", _float_tiff(result.residual, result.spacing)
     yield f"overlays/{place_of(result.name, '.png')}", _png(coloured)
+
+
+def signal_files(result: Result, calibration: Calibration) -> Files:
+    """Yield the map over time as NPY and as CSV beside signal and nearest normal, and curves."""
+    signal = result.signal
+    assert signal is not None and result.residual is not None
+    buffer = io.BytesIO()
+    np.save(buffer, result.residual[0].astype(np.float32))
+    yield f"maps/{place_of(result.name, '.npy')}", buffer.getvalue()
+    values, normal = in_units(result)
+    time = np.arange(len(values)) / (signal.rate or 1.0)
+    heading = ["time" if signal.rate else "sample", *signal.called]
+    heading += [f"{name} nearest normal" for name in signal.called] + ["residual"]
+    table = np.column_stack([time, values, normal, result.residual[0]])
+    text = io.StringIO(",".join(f'"{name}"' for name in heading) + "\n")
+    text.seek(0, io.SEEK_END)
+    np.savetxt(text, table, fmt=["%.9g", *["%.7g"] * (table.shape[1] - 1)], delimiter=",")
+    yield f"maps/{place_of(result.name, '.csv')}", text.getvalue().encode()
+    curves = draw_curves(curves_of(result, calibration))
+    yield f"overlays/{place_of(result.name, '.png')}", _png(curves)
 
 
 def write_files(folder: Path, files: Files) -> dict[str, str]:

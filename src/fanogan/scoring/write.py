@@ -31,12 +31,14 @@ from fanogan.scoring.model import Model
 from fanogan.scoring.pipeline import result_batches
 from fanogan.scoring.result import Result
 from fanogan.scoring.results_folder import digest_of, list_written
+from fanogan.scoring.signal_maps import SPAN_COLUMNS, span_row, spans_of
 from fanogan.scoring.table import COLUMNS, Table, row_of, write_csv
 from fanogan.scoring.volume_maps import (
     PATCH_COLUMNS,
     VolumeMaps,
     image_files,
     patch_rows,
+    signal_files,
     write_files,
 )
 from fanogan.storage import write_whole
@@ -185,8 +187,16 @@ class _Writer:
         self.journal.offer("image", result.total, IN_GALLERY, packed)
         if result.volume is not None:
             self._add_bscan(result.volume, result)
+        if result.signal:
+            spans = [span_row(result, span) for span in spans_of(result, self.calibration)]
+            row["spans"], row["regions"] = spans, len(spans)
         if not (self.scores_only or (result.volume and result.volume.is_volume)):
-            row["files"] = write_files(self.folder, image_files(result, self.calibration.map_scale))
+            files = (
+                signal_files(result, self.calibration)
+                if result.signal
+                else image_files(result, self.calibration.map_scale)
+            )
+            row["files"] = write_files(self.folder, files)
             if result.volume is not None:
                 row["patches"] = (self.folder / PATCHES).stat().st_size
 
@@ -261,6 +271,9 @@ class _Writer:
             ]
             write_csv(self.folder / "regions.csv", columns, plain)
             write_whole(self.folder / "regions.json", json.dumps(regions, indent=1).encode())
+        if self.model.preprocessing.signal and not self.scores_only:
+            spans = [span for row in self.journal.rows() for span in row["spans"]]
+            write_csv(self.folder / "regions.csv", SPAN_COLUMNS, spans)
         scores = self.journal.scores("image")
         held_out = self.calibration.units.get("image")
         warnings = [*skipped, *self.model.provenance["warnings"]]
