@@ -97,6 +97,7 @@ def fit(
     seed: int = 0,
     device: str = "auto",
     devices: int = 1,
+    logger: str = "tensorboard",
     skip_bad: bool = False,
     dry_run: bool = False,
 ) -> None:
@@ -122,6 +123,7 @@ def fit(
         seed: of the split, the weights and all of training.
         device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
         devices: how many GPUs (or processes) train together.
+        logger: where figures go besides metrics.jsonl: tensorboard, csv, mlflow or wandb.
         skip_bad: leave out files that can't be read, instead of stopping.
         dry_run: only say what would be done and how long it would take.
     """
@@ -129,15 +131,15 @@ def fit(
     from fanogan.detectors import new_detector, seconds_to_fit
     from fanogan.recipes import load_recipe
     from fanogan.report import describe
-    from fanogan.training import RunFolder
+    from fanogan.training import RunFolder, check_tracker
 
     if resume:
         given = (normals, out, groups, bscans, volumes, spacing, detector, gan, skip_bad, set)
-        if any(given) or (recipe, seed) != ("small", 0):
+        if any(given) or (recipe, seed, logger) != ("small", 0, "tensorboard"):
             raise UsageError(
                 f"{resume}: a run is resumed as it was begun; give --resume without images, --out, "
                 "--recipe, --set, --detector, --gan, --groups, --bscans, --volumes, --spacing, "
-                "--seed and --skip-bad"
+                "--seed, --logger and --skip-bad"
             )
         chosen, seed, origin, detector, gan = _begun(resume)
         normals = origin["normals"]
@@ -160,6 +162,7 @@ def fit(
         chosen = load_recipe(recipe, **settings)
         if not out and not dry_run:
             raise UsageError("no run folder: give --out RUN")
+        check_tracker(logger)
         if out:
             RunFolder(out)  # refused now, not after the images are read
     with value_errors_as_usage():
@@ -182,7 +185,7 @@ def fit(
     if dry_run:
         return
     with console.training_bars(expected) as progress:
-        learner.fit(read, gan=gan, out=out, resume=bool(resume), progress=progress)
+        learner.fit(read, gan=gan, out=out, resume=bool(resume), logger=logger, progress=progress)
     console.say_calibration(learner.model, 0.05)
     about = f": {chosen.about}" if chosen.about else ""
     say(f"model: {out}/model · recipe {chosen.name}{about}")

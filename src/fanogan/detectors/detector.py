@@ -110,6 +110,7 @@ class Detector(Definition, BaseEstimator):  # type: ignore[misc]  # scikit-learn
         out: str | Path | None = None,
         resume: bool = False,
         skip_bad: bool = False,
+        logger: str = "tensorboard",
         progress: Progress = no_progress,
     ) -> Self:
         """Learn from normal images.
@@ -127,6 +128,8 @@ class Detector(Definition, BaseEstimator):  # type: ignore[misc]  # scikit-learn
             out: the run folder; the model is written to its ``model``. None keeps all in memory.
             resume: resume the run in ``out``; it ends as if it had never been stopped.
             skip_bad: leave out files that can't be read.
+            logger: where figures of the training go besides ``metrics.jsonl``: 'tensorboard',
+                'csv', 'mlflow' or 'wandb'; a run that is resumed keeps its own.
             progress: called as (stage, step, steps, figures).
 
         Returns:
@@ -135,6 +138,7 @@ class Detector(Definition, BaseEstimator):  # type: ignore[misc]  # scikit-learn
         Raises:
             BadScan: bad or too few images.
             BadFolder: ``out`` holds another run, or one that another process trains.
+            BadTracker: there is no such logger, it isn't installed, or it can't be reached.
             BadGan: ``gan`` doesn't fit these normals, or this detector takes none.
             TrainingFailed: the loss isn't finite.
             KeyboardInterrupt: stopped by Ctrl-C, after a checkpoint.
@@ -158,12 +162,14 @@ class Detector(Definition, BaseEstimator):  # type: ignore[misc]  # scikit-learn
             "data": normals.fingerprint["sha256"],
             "recipe": self.recipe.to_dict(),
             "origin": normals.origin,
+            "logger": logger,
             "gan": given.identity if given else None,
             "gan_path": str(Path(gan).absolute()) if isinstance(gan, (str, Path)) else None,
         }
         folder = open_run(out, config, resume=resume, fabric=fabric) if out else None
         with contextlib.ExitStack() as held:
             if folder:
+                held.callback(folder.close)
                 busy = BadFolder(f"{folder.path}: another process is training it; wait for its end")
                 lock = exclusive(folder.path / LOCK, busy)
                 by_first(fabric, lambda: held.enter_context(lock))

@@ -18,9 +18,10 @@ from fanogan.training.fabric import (
 )
 from fanogan.training.reconstruction import ReconstructionHealth, finish_autoencoder
 from fanogan.training.run import Progress, Run, no_progress, open_run
-from fanogan.training.run_folder import RunFolder, State, read_metrics
+from fanogan.training.run_folder import RunFolder, State
 from fanogan.training.split_batch import ForEachPart, half_batches, whole_batch
 from fanogan.training.stage import Stage, StopRequest, TrainingFailed, shared_threads
+from fanogan.training.trackers import BadTracker, check_tracker, read_metrics
 from fanogan.training.updates import (
     TensorFlowRMSprop,
     descend,
@@ -34,6 +35,7 @@ from fanogan.training.wgan import GAN, train_gan, update_critic
 __all__ = [
     "ENCODER",
     "GAN",
+    "BadTracker",
     "ForEachPart",
     "Progress",
     "ReconstructionHealth",
@@ -46,6 +48,7 @@ __all__ = [
     "TrainingFailed",
     "backward",
     "by_first",
+    "check_tracker",
     "critic_update",
     "descend",
     "device_of",

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from fanogan.errors import FanoganError
 from fanogan.recipes import BadRecipe, Precision, Recipe
-from fanogan.storage import BadFolder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -107,7 +107,7 @@ def by_first(fabric: Fabric, step: Callable[[], T]) -> T | None:
     if fabric.is_global_zero:
         try:
             done = step()
-        except (BadFolder, OSError) as error:
+        except (FanoganError, OSError) as error:
             failed = error
     if fabric.broadcast(failed is not None):
         if failed:

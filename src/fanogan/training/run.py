@@ -93,6 +93,7 @@ def open_run(
     def begin() -> RunFolder:
         folder = RunFolder(out, resume=resume)
         if not resume:
+            folder.track(config)  # what can't be reached is refused before the run exists
             folder.begin(config)
             return folder
         begun = folder.config

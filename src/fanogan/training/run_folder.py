@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn, optim
 
 from fanogan.storage import BadFolder, write_whole
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
+from fanogan.training.trackers import Tracker, numbers_of, open_tracker
 
 State = dict[str, nn.Module | optim.Optimizer]
 """Networks and optimisers by name."""
@@ -41,6 +38,7 @@ class RunFolder:
             BadFolder: a new run where one lies already, or nothing to resume.
         """
         self.path = Path(path)
+        self._tracker: Tracker | None = None
         exists = (self.path / "config.yaml").exists()
         if self.path.exists() and not self.path.is_dir():
             raise BadFolder(f"{self.path}: is a file; give --out a folder")
@@ -120,13 +118,14 @@ class RunFolder:
         return step, losses
 
     def metrics(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``, and the numbers to the TensorBoard events."""
+        """Append one line to ``metrics.jsonl``, and hand the numbers to the tracker."""
         line = json.dumps({"stage": stage, "step": step, **values})
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._events.add_scalar(f"{stage}/{name}", value, step)
+        if self._tracker is None:  # of a run that is resumed, or has no settings
+            self.track(self.config if (self.path / "config.yaml").exists() else {})
+        assert self._tracker is not None
+        self._tracker.log(stage, step, numbers_of(values))
 
     def forget_metrics_after(self, stage: str, step: int) -> None:
         """Drop the lines that a resumed run will write again, and any that are damaged."""
@@ -155,28 +154,19 @@ class RunFolder:
         picture.save(buffer, "PNG")
         write_whole(self.path / "samples" / f"{name}.png", buffer.getvalue())
 
-    @functools.cached_property
-    def _events(self) -> SummaryWriter:
-        from tensorboardX import SummaryWriter
+    def track(self, config: Mapping[str, Any]) -> None:
+        """Open the tracker that the settings name.
 
-        return SummaryWriter(str(self.path / "events"))
+        Raises:
+            BadTracker: as of ``open_tracker``.
+        """
+        self._tracker = open_tracker(self.path, config)
 
     def close(self) -> None:
-        """Flush the TensorBoard events."""
-        if events := vars(self).pop("_events", None):
-            events.close()
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's ``metrics.jsonl``; none where it has none, nor damaged ones."""
-    lines = []
-    with contextlib.suppress(FileNotFoundError):
-        for text in (run / "metrics.jsonl").read_bytes().splitlines():
-            with contextlib.suppress(ValueError):  # a kill may have cut the last
-                line = json.loads(text)
-                if isinstance(line, dict) and {"stage", "step"} <= line.keys():
-                    lines.append(line)
-    return lines
+        """Let the tracker write what it holds."""
+        if self._tracker:
+            self._tracker.close()
+            self._tracker = None
 
 
 def _digest(step: int, tensors: Mapping[str, Tensor]) -> str:

@@ -110,12 +110,8 @@ class Stage:
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        """Signals as before; TensorBoard's events on disk."""
-        try:
-            self.stop.__exit__(*exception)
-        finally:
-            if self.folder:
-                self.folder.close()
+        """Signals as before."""
+        self.stop.__exit__(*exception)
 
     def steps_left(self) -> Iterator[int]:
         """Each step still to do; after each, checkpoint if it is time, stop if asked to."""
