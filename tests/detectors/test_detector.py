@@ -204,6 +204,16 @@ def test_predictions_are_pyods() -> None:
     assert flags.sum() == 11
 
 
+def test_pyod_evaluates_its_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("numba", reason="needs pip install pyod numba")
+    pyod = pytest.importorskip("pyod.utils.data", reason="needs pip install pyod numba")
+    labels = np.repeat([0, 1], [8, 8])
+    scores = fitted("izi_f").decision_function(np.concatenate([IMAGES[:8], 255 - IMAGES[:8]]))
+    pyod.evaluate_print("f-AnoGAN", labels, scores)
+    auc = np.mean(scores[8:, None] > scores[:8])  # of all pairs
+    assert f"f-AnoGAN ROC:{np.round(auc, 4)}," in capsys.readouterr().out
+
+
 def test_too_few_held_out_is_said() -> None:
     detector = fitted("izi_f")
     assert detector.model.calibration.units["image"].n == 4

@@ -33,7 +33,7 @@ class FAnoGAN(GanDetector):
     short recipes, and that the denoising variant hides a pixel from the encoder in all channels, in
     ``ziz`` of the generated image.
 
-    Example:
+    Examples:
         >>> from fanogan import FAnoGAN
         >>> detector = FAnoGAN(recipe="small").fit("scans/healthy")     # doctest: +SKIP
         >>> detector.score("scans/new").total                           # doctest: +SKIP

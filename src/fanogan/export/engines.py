@@ -28,7 +28,7 @@ Run = Callable[..., list[np.ndarray]]
 class ExportedModel:
     """A file that ``export`` wrote, ready to run on the CPU.
 
-    Example:
+    Examples:
         >>> model = ExportedModel("retina.onnx")            # doctest: +SKIP
         >>> model(stored)["total"], model.about["window"]   # doctest: +SKIP
     """
