@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -72,20 +73,42 @@ def test_hadolint_finds_nothing() -> None:
     run(hadolint, CHECKOUT / "Dockerfile", cwd=CHECKOUT)
 
 
-@pytest.mark.slow
-def test_wheel_works_in_a_fresh_environment(tmp_path: Path) -> None:
-    pip = (sys.executable, "-m", "pip")
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A wheel of the source, and one of the sdist of the same source."""
+    folder = tmp_path_factory.mktemp("built")
+    source = folder / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "constraints.txt", "README.md", "LICENSE"):
         shutil.copy(CHECKOUT / name, source)
     shutil.copytree(CHECKOUT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info"))
-    run(*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, source, cwd=tmp_path)
-    (wheel,) = tmp_path.glob("*.whl")
+    build = "from setuptools import build_meta; build_meta.build_sdist('..')"
+    run(sys.executable, "-c", build, cwd=source)
+    (sdist,) = folder.glob("*.tar.gz")
+    wheels = []
+    for place, of in (("of-source", source), ("of-sdist", sdist)):
+        pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", folder / place)
+        run(*pip, of, cwd=folder)
+        wheels += (folder / place).glob("*.whl")
+    return wheels
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_what_the_source_does(wheels: list[Path]) -> None:
+    names = [set(zipfile.ZipFile(wheel).namelist()) for wheel in wheels]
+    assert names[0] == names[1] and "fanogan/cli/octdl/SOURCE.md" in names[0]
+
+
+@pytest.mark.slow
+def test_wheel_works_in_a_fresh_environment(wheels: list[Path], tmp_path: Path) -> None:
     run(sys.executable, "-m", "venv", tmp_path / "fresh", cwd=tmp_path)
     python = tmp_path / "fresh" / "bin" / "python"
     constraints = CHECKOUT / "constraints.txt"
-    run(python, "-m", "pip", "install", "-c", constraints, f"{wheel}[oct]", cwd=tmp_path)
-    assert "fanogan" in run(python.with_name("fanogan"), "--version", cwd=tmp_path)
+    run(python, "-m", "pip", "install", "-c", constraints, f"{wheels[1]}[oct]", cwd=tmp_path)
+    fanogan = python.with_name("fanogan")
+    assert "fanogan" in run(fanogan, "--version", cwd=tmp_path)
     run(python, "-c", FIRST_LOOK, cwd=tmp_path)
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    shown = run(fanogan, "demo", "--digits", "--out", "demo", cwd=tmp_path)
+    assert "the report: demo/report.html" in shown
+    assert (tmp_path / "demo" / "report.html").is_file()
