@@ -1,6 +1,8 @@
 """The package as it is installed: its version, its names, its files, its pins."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -67,6 +69,18 @@ def test_module_does_without_torch(module: str) -> None:
 def test_name_is_the_one_of_its_module(name: str, module: str) -> None:
     assert name in fanogan.__all__
     assert getattr(fanogan, name) is getattr(import_module(f"fanogan.{module}"), name)
+
+
+@pytest.mark.parametrize("newer", ["3.12", "3.13", "3.14"])
+def test_newer_pythons_compile_every_file(newer: str, tmp_path: Path) -> None:
+    python = shutil.which(f"python{newer}")
+    # A shim of pyenv's may stand for a version that isn't there.
+    if not python or subprocess.run([python, "-V"], capture_output=True).returncode:
+        pytest.skip(f"needs python{newer}")
+    command = [python, "-W", "error", "-m", "compileall", "-q", "-f", CHECKOUT / "src"]
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_exported_name_is_found_and_listed() -> None:
