@@ -146,7 +146,7 @@ def test_signals_are_made_up_and_each_step_can_be_done_by_hand(
         main(shlex.split(command)[1:])
     by_demo = scores("demo")
     for name, value in scores("results/signal").items():
-        assert value == pytest.approx(by_demo[f"anomalous/{name}"], rel=1e-4)
+        assert value == pytest.approx(by_demo[name], rel=1e-4)
 
 
 @pytest.mark.slow
