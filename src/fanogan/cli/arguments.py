@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanogan.errors import FanoganError
@@ -39,6 +43,26 @@ def spacing_in(text: str | None) -> Spacing | None:
             "as 0.12,0.0039,0.0115"
         )
     return between, row, column
+
+
+@contextlib.contextmanager
+def scans_in(images: Sequence[str], listed: Path | None, shard: str | None) -> Iterator[Any]:
+    """Give what is to be read: IMAGES or the list, and the shard of it."""
+    from fanogan.scans import FileList, Shard, Sharded
+
+    if not images and not listed:
+        raise UsageError("no images: fanogan score MODEL IMAGES --out DIR")
+    if images and listed:
+        raise UsageError(f"--list {listed} and {images[0]}: give a list, or images")
+    with value_errors_as_usage():
+        part = Shard.parse(shard) if shard else None
+    with tempfile.NamedTemporaryFile(prefix="fanogan-list-") as copy:
+        source: Any = FileList(listed) if listed else list(images)
+        if str(listed) == "-":  # it is read more than once
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            copy.flush()
+            source = FileList(Path(copy.name), "standard input")
+        yield Sharded(source, part) if part else source
 
 
 def settings_in(texts: Sequence[str] | None) -> dict[str, Any]:

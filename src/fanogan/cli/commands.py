@@ -16,6 +16,7 @@ from fanogan.cli.arguments import (
     check_alpha,
     labels_in,
     pictures_as,
+    scans_in,
     settings_in,
     spacing_in,
     value_errors_as_usage,
@@ -214,8 +215,10 @@ def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | N
 
 def score(
     model: Path,
-    images: Sequence[str],
+    images: Sequence[str] = (),
     out: Path = Path("results"),
+    list: Path | None = None,
+    shard: str | None = None,
     alpha: float = 0.05,
     groups: str | None = None,
     bscans: bool = False,
@@ -235,6 +238,10 @@ def score(
         model: a run folder or a model folder.
         images: folders, files or globs of images.
         out: the folder for scores.csv, maps/, overlays/ and report.html.
+        list: a file that lists the images in place of IMAGES, or - for standard input; a path a
+            line, paths with NULs between them, or a CSV file with the columns path and subject.
+        shard: score only a part of the images, such as 3/100, the third of a hundred; merge puts
+            the results of all parts together.
         alpha: the false-positive rate wanted of the flags.
         groups: how subjects are named, as for fit.
         bscans: the pictures of a folder are single B-scans of the retina, as for prepare.
@@ -250,35 +257,34 @@ def score(
     from fanogan.detectors import Detector
     from fanogan.scoring import images_done, in_precision, write_results
 
-    if not images:
-        raise UsageError("no images: fanogan score MODEL IMAGES --out DIR")
     check_alpha(alpha)
-    with value_errors_as_usage():
-        trained = Detector.load(model, device=device).model
-    trained, chosen = in_precision(trained, precision)
-    if precision != "fp32":
-        say(chosen)
-    if engine != "torch":
-        from fanogan.export import use_engine
-
-        with console.status("preparing the engine"):
-            trained, chosen = use_engine(trained, engine)
-        say(chosen)
     pictures = pictures_as(bscans, volumes)
-    files = max(count_images(trained, images, groups, pictures) - images_done(out), 0)
-    with console.counting_bar("scoring", files) as on_result:
-        rows = write_results(
-            trained,
-            list(images),
-            out,
-            alpha=alpha,
-            groups=groups,
-            pictures=pictures,
-            spacing=spacing_in(spacing),
-            skip_bad=skip_bad,
-            scores_only=scores_only,
-            on_result=on_result,
-        )
+    with scans_in(images, list, shard) as source:
+        with value_errors_as_usage():
+            trained = Detector.load(model, device=device).model
+        trained, chosen = in_precision(trained, precision)
+        if precision != "fp32":
+            say(chosen)
+        if engine != "torch":
+            from fanogan.export import use_engine
+
+            with console.status("preparing the engine"):
+                trained, chosen = use_engine(trained, engine)
+            say(chosen)
+        files = max(count_images(trained, source, groups, pictures) - images_done(out), 0)
+        with console.counting_bar("scoring", files) as on_result:
+            rows = write_results(
+                trained,
+                source,
+                out,
+                alpha=alpha,
+                groups=groups,
+                pictures=pictures,
+                spacing=spacing_in(spacing),
+                skip_bad=skip_bad,
+                scores_only=scores_only,
+                on_result=on_result,
+            )
     console.say_calibration(trained, alpha)
     say("look first at:")
     console.say_scores(rows, most=3)
@@ -399,8 +405,6 @@ def demo(
     say(RESEARCH_ONLY)
 
 
-def count_images(
-    model: Model, images: Sequence[str], groups: str | None, pictures: PicturesAs
-) -> int:
+def count_images(model: Model, images: Any, groups: str | None, pictures: PicturesAs) -> int:
     """Return how many files or volumes there are to score."""
-    return sum(1 for _ in model.preprocessing.find(list(images), groups, pictures))
+    return sum(1 for _ in model.preprocessing.find(images, groups, pictures))

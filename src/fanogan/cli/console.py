@@ -294,7 +294,7 @@ def say_scores(rows: Sequence[Mapping[str, Any]], most: int = 10) -> None:
     shown = (volumes or rows)[:most]
     above = _bscans_above(rows) if volumes else {}
     names = [_shortened(row["name"]) for row in shown]
-    width = max(map(len, names))
+    width = max(map(len, names), default=0)
     lowest = ""
     for name, row in zip(names, shown, strict=True):
         p = f"p {float(row['p_value']):.3f}" if row["p_value"] else ""

@@ -39,6 +39,7 @@ VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "prepare": (commands.prepare, ("scans",)),
     "fit": (commands.fit, ("normals",)),
     "score": (commands.score, ("model", "images")),
+    "merge": (written_commands.merge, ("results",)),
     "evaluate": (commands.evaluate, ("model",)),
     "compare": (compare.compare, ("models",)),
     "export": (written_commands.export, ("model",)),

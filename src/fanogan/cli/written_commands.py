@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,28 @@ def export(model: Path, to: str, out: Path) -> None:
     with console.status("writing the graph, and comparing it with PyTorch"):
         difference = export_model(Detector.load(model, device="cpu").model, to, out)
     say(f"{out}: equal to PyTorch within {difference:.1g} when read back")
+    say(RESEARCH_ONLY)
+
+
+def merge(results: Sequence[Path], out: Path) -> None:
+    """Put the results of all shards together: one table, one page, all maps.
+
+    Example: fanogan merge shards/* --out results
+
+    Args:
+        results: the folders that score --shard has written, in any order.
+        out: the folder for the whole.
+    """
+    from fanogan.scoring import merge as merge_results
+
+    if not results:
+        raise UsageError("no results: fanogan merge RESULTS RESULTS … --out DIR")
+    with console.status("putting the shards together"):
+        merged = merge_results(results, out)
+    console.say_scores(merged.table)
+    shards, files = counted(len(results), "shard"), counted(merged.linked, "file")
+    say(f"{shards} · {files} of maps under a second name (hard links), {merged.copied:,} copied")
+    say(f"{out}/report.html · {out}/scores.csv")
     say(RESEARCH_ONLY)
 
 

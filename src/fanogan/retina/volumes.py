@@ -24,9 +24,12 @@ from fanogan.retina.pictures import PicturesAs, join_pictures
 from fanogan.retina.store import StoredVolume, is_store, stored_volumes
 from fanogan.scans import (
     BadScan,
+    FileList,
     Scan,
     ScanSource,
+    Sharded,
     Spacing,
+    composed,
     empty_frames_note,
     find_scans,
     good_ones,
@@ -93,8 +96,9 @@ def find_volumes(
     What was decided is logged.
 
     Args:
-        source: A folder, file or glob as for `find_scans`, a store that `prepare` made, a
-            `Scan`, a `FlatVolume`, or a list of any of these.
+        source: A folder, file, glob or `FileList` as for `find_scans`, a store that `prepare`
+            made, a `Scan`, a `FlatVolume`, or a list of any of these; or `Sharded`, whose volumes
+            are put together first.
         groups: As for `find_scans`; of files only.
         on_left_out: As for `find_scans`.
         pictures: 'bscans' or 'volumes' say what the pictures of all folders are, without regard
@@ -107,6 +111,9 @@ def find_volumes(
     Raises:
         BadScan: As `find_scans`; arrays; or a store that is damaged or of another kind.
     """
+    if isinstance(source, Sharded):
+        whole = find_volumes(source.source, groups, on_left_out, pictures)
+        return [each for each in whole if source.shard.holds(composed(each.name))]
 
     def kind(entry: Any) -> str:
         if isinstance(entry, Scan):
@@ -128,8 +135,12 @@ def find_volumes(
         elif what == "store":
             found += chain.from_iterable(stored_volumes(path) for path in run)
         else:
-            files = find_scans(list(run), groups, on_left_out)
-            found += join_pictures(files, pictures, groups is not None, on_left_out)
+            paths = list(run)
+            files = find_scans(paths, groups, on_left_out)
+            # Of a list whose own column names the subjects.
+            has_subjects = isinstance(paths[0], FileList) and files[0].group != files[0].name
+            by_subject = groups is not None or has_subjects
+            found += join_pictures(files, pictures, by_subject, on_left_out)
     return found
 
 

@@ -3,6 +3,7 @@
 from fanogan.scans.arrays import is_array_like
 from fanogan.scans.find import ScanSource, composed, each_scan, find_scans, identity
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
+from fanogan.scans.lists import FileList, Shard, Sharded
 from fanogan.scans.margins import filled_margins
 from fanogan.scans.mask import marked, read_mask
 from fanogan.scans.notes import (
@@ -59,6 +60,7 @@ __all__ = [
     "ConvertedToRGB",
     "EmptyFrames",
     "EnFace",
+    "FileList",
     "FirstFrameOnly",
     "FirstVolumeOnly",
     "GreyStoredAsColour",
@@ -70,6 +72,8 @@ __all__ = [
     "ReflectivityAsShown",
     "Scan",
     "ScanSource",
+    "Shard",
+    "Sharded",
     "Signal",
     "SlicesByName",
     "SoftMask",

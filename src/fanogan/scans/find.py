@@ -29,6 +29,7 @@ from fanogan.scans.gather import (
     is_scan,
 )
 from fanogan.scans.left_out import DEMO, STORE, LeftOut, own_in
+from fanogan.scans.lists import FileList, Sharded
 from fanogan.scans.scan import BadScan
 from fanogan.scans.signals import SIGNAL_EXTENSIONS, SIGNAL_FORMATS
 from fanogan.scans.walk import natural_key, search
@@ -108,8 +109,9 @@ def find_scans(
     as segmentations and reports; named alone, they are refused when they are read.
 
     Args:
-        source: A folder (searched recursively, without hidden files), a file, a glob, or a list
-            of these. 'file.npz:key' names an array inside a .npz.
+        source: A folder (searched recursively, without hidden files), a file, a glob, a list
+            of these, or a `FileList`. 'file.npz:key' names an array inside a .npz. `Sharded`, only
+            those files of it that the shard holds, which may be none.
         groups: None: a file's subject is the first folder below the searched one, or the file
             itself where there is none. A path ending in '.csv': a table with the columns `path`
             (relative to the searched folder) and `subject`. Anything else: a regular expression
@@ -140,6 +142,9 @@ def each_scan(
 
     Arguments and errors are those of `find_scans`; an error further into a folder is raised there.
     """
+    if isinstance(source, Sharded):
+        whole = each_scan(source.source, groups, on_left_out, signals)
+        return (each for each in whole if source.shard.holds(composed(each.name)))
     found = _each_scan(source, groups, on_left_out, signals)
     return chain([next(found)], found)
 
@@ -153,8 +158,11 @@ def _each_scan(
     entries = source if isinstance(source, list | tuple) else [source]
     if not entries:
         raise BadScan(f"nothing in an empty list: give folders, files or globs ({reads(signals)})")
-    is_folder = isinstance(entries[0], str | os.PathLike) and os.path.isdir(entries[0])
     subject = _subject_rule(groups)
+    if isinstance(entries[0], FileList):
+        yield from _each_listed(entries[0], subject if groups else None, signals)
+        return
+    is_folder = isinstance(entries[0], str | os.PathLike) and os.path.isdir(entries[0])
     left_out = LeftOut(signals)
     try:
         if len(entries) == 1 and is_folder:
@@ -170,6 +178,17 @@ def _each_scan(
         logger.warning("skipped: %s", sentence)
         if on_left_out is not None:
             on_left_out(BadScan(sentence))
+
+
+def _each_listed(
+    listed: FileList, subject: Callable[[Found, str], str] | None, signals: bool
+) -> Iterator[ScanSource]:
+    for text, name, named in listed.named():
+        path, key = split_key(Path(text))
+        if named is not None and subject is not None:
+            raise BadScan(f"{listed} names subjects, and so does --groups: give one of them")
+        group = named or (subject(Found(path, name), name) if subject else name)
+        yield ScanSource(path, name, group, key, (), signals)
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:

@@ -24,6 +24,7 @@ from fanogan.scoring.pipeline import (
 from fanogan.scoring.precision import PRECISIONS, BadPrecision, in_precision
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.results_folder import whole_folder
+from fanogan.scoring.shards import Merged, merge
 from fanogan.scoring.table import COLUMNS, Table, read_csv, row_of, write_csv
 from fanogan.scoring.volume_maps import VolumeMaps
 from fanogan.scoring.windows import HALF
@@ -39,6 +40,7 @@ __all__ = [
     "Encoded",
     "FrameScore",
     "Gallery",
+    "Merged",
     "Model",
     "ModelFile",
     "Result",
@@ -53,6 +55,7 @@ __all__ = [
     "frame_name",
     "images_done",
     "in_precision",
+    "merge",
     "read",
     "read_csv",
     "read_model",

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fanogan.scans import FileList, Sharded
 from fanogan.scoring.model import Model, identity_of
 from fanogan.scoring.pipeline import BATCH
 from fanogan.scoring.results_folder import put_results, results_folder
@@ -55,7 +56,10 @@ def images_done(out: Path) -> int:
 
 def job_of(model: Model, images: Any, **settings: Any) -> dict[str, Any]:
     """Return what the results depend on; ``images`` is None where they can't be named."""
-    entries = images if isinstance(images, list | tuple) else [images]
+    source = images.source if isinstance(images, Sharded) else images
+    entries = source if isinstance(source, list | tuple) else [source]
+    if isinstance(source, FileList):
+        entries = [source.label or source.path]
     named = all(isinstance(entry, str | os.PathLike) for entry in entries)
     digest = hashlib.sha256(identity_of(model).encode())
     for network in model.networks.values():
@@ -65,6 +69,7 @@ def job_of(model: Model, images: Any, **settings: Any) -> dict[str, Any]:
         "fanogan": version("fanogan"),
         "journal": FORMAT,
         "images": [os.path.abspath(entry) for entry in entries] if named else None,
+        "shard": str(images.shard) if isinstance(images, Sharded) else None,
         "model": digest.hexdigest(),
         "engine": model.engine,
         "precision": model.precision,
@@ -316,6 +321,22 @@ class Journal:
         """Yield all rows, as they came or the highest score first."""
         for (text,) in self.connection.execute(f"SELECT row FROM rows ORDER BY {order}"):
             yield json.loads(text)
+
+    def copy_to(self, path: Path, most: Mapping[str, int]) -> None:
+        """Write the rows, and of each kind of case the highest, to a database that is whole."""
+        path.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(path)) as copy:
+            self.connection.backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+            copy.execute("DELETE FROM inputs")
+            for kind, count in most.items():
+                highest = "SELECT id FROM cases WHERE kind = ? ORDER BY score DESC, id LIMIT ?"
+                copy.execute(
+                    f"DELETE FROM cases WHERE kind = ? AND id NOT IN ({highest})",
+                    [kind, kind, count],
+                )
+            copy.commit()
+            copy.execute("VACUUM")
 
     def scores(self, unit: str) -> np.ndarray:
         """Return the scores of a kind of unit, (n,), the highest first."""

@@ -71,7 +71,7 @@ def results_folder(out: Path, names: Iterable[str]) -> Iterator[None]:
 
 def _check(out: Path, names: Iterable[str]) -> None:
     """Refuse to write over what no command of ours wrote, or through a link."""
-    ours = {place.split("/")[0] for place, _ in _written(out)}
+    ours = {place.split("/")[0] for place, _ in written(out)}
     for path in (out / name for name in names):
         if not _is_below(path, out):
             raise _leads_out(path, out)
@@ -106,7 +106,12 @@ def list_written(folder: Path, files: Iterable[tuple[str, str]]) -> None:
         file.writelines(json.dumps(each) + "\n" for each in files)
 
 
-def _written(folder: Path) -> Iterator[tuple[str, str]]:
+def written(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the files that a folder's list names, and the SHA-256 of each.
+
+    Raises:
+        BadFolder: the list is damaged.
+    """
     try:
         with (folder / WRITTEN).open(encoding="utf-8") as file:
             for line in file:
@@ -131,7 +136,7 @@ def put_results(source: Path, out: Path) -> None:
     """
     if (source / WRITTEN).exists():
         _check_places(source, out)
-        for place, digest in _written(out):
+        for place, digest in written(out):
             if not (source / place).exists():
                 _remove(out / place, digest, out)
         os.replace(source / WRITTEN, out / WRITTEN)
@@ -142,7 +147,7 @@ def put_results(source: Path, out: Path) -> None:
             raise _leads_out(folder, out)
         folder.mkdir(parents=True, exist_ok=True)
 
-    for place, _ in _written(out):
+    for place, _ in written(out):
         if (source / place).exists():
             make((out / place).parent)
             os.replace(source / place, out / place)
@@ -151,10 +156,10 @@ def put_results(source: Path, out: Path) -> None:
 def _check_places(source: Path, out: Path) -> None:
     """Refuse to write over files that lie among results and aren't: they are known by name now."""
     # Counted, because names of a large archive would take much memory.
-    ours = sum(_lies(source, place) and _lies(out, place) for place, _ in _written(out))
-    if sum(_lies(out, place) for place, _ in _written(source)) > ours:
-        listed = {place for place, _ in _written(out)}
-        new = (place for place, _ in _written(source) if place not in listed)
+    ours = sum(_lies(source, place) and _lies(out, place) for place, _ in written(out))
+    if sum(_lies(out, place) for place, _ in written(source)) > ours:
+        listed = {place for place, _ in written(out)}
+        new = (place for place, _ in written(source) if place not in listed)
         path = next(out / place for place in new if _lies(out, place))
         raise BadFolder(
             f"{path}: would be written over, and is not what the last command wrote there; move "

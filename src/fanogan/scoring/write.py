@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -16,7 +17,7 @@ import numpy as np
 
 from fanogan.report import write_score_report
 from fanogan.retina import FlatVolume, PicturesAs, Region, steps_figure
-from fanogan.scans import BadScan, Spacing
+from fanogan.scans import BadScan, Sharded, Spacing
 from fanogan.scoring.cases import (
     about_model,
     case_of,
@@ -49,9 +50,13 @@ log = logging.getLogger(__name__)
 IN_GALLERY = 60
 VOLUMES_SHOWN = 8
 
-STEPS, PATCHES = "steps.png", "patches.csv"
+PATCHES = "patches.csv"
+SHARD, ROWS = "shard.json", "rows.sqlite"
+"""What a shard's results hold for ``merge``: which shard of which job, and its rows and cases."""
+CASES = {"image": IN_GALLERY, "volume": VOLUMES_SHOWN, "steps": 1}
+"""How many of each kind the page shows at most."""
 ENDS = {"bscans": ("first_bscan", "last_bscan"), "columns": ("first_column", "last_column")}
-TABLES = ("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json")
+TABLES = ("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json", SHARD, ROWS)
 WRITES = (*TABLES, "maps", "overlays", "en_face", "shape")
 """All that may come into the folder of the results."""
 
@@ -84,7 +89,7 @@ def write_results(
 
     Args:
         model: a trained one.
-        images: as for ``results``.
+        images: as for ``results``; of ``Sharded`` also what ``merge`` needs is kept.
         out: the folder.
         alpha: the false-positive rate of the flags.
         groups: how subjects are named.
@@ -119,7 +124,12 @@ def write_results(
                     writer.add(result)
                     on_result(result)
                 writer.end_batch()
-            writer.finish(skip_notes(skipped))
+            about, notes = about_results(model, alpha, scores_only), skip_notes(skipped)
+            if isinstance(images, Sharded):
+                shard = {"job": job, "about": about, "skipped": notes}
+                write_whole(work / "results" / SHARD, json.dumps(shard, indent=1).encode())
+                journal.copy_to(work / "results" / ROWS, CASES)
+            write_tables(work / "results", journal, about, notes)
         count = len(journal)
     return Table(out / "scores.csv", count)
 
@@ -164,8 +174,6 @@ class _Writer:
             patches = row.get("patches", patches)
         if (self.folder / PATCHES).exists():
             os.truncate(self.folder / PATCHES, patches)
-        if not names:
-            (self.work / STEPS).unlink(missing_ok=True)
         if names:
             log.warning("resumes after %s scored before", counted(images, "image"))
         return names
@@ -203,8 +211,8 @@ class _Writer:
     def _add_bscan(self, volume: FlatVolume, result: Result) -> None:
         window = self.model.preprocessing.window
         assert window is not None
-        if not (self.work / STEPS).exists():
-            write_whole(self.work / STEPS, steps_figure(volume, result.frame, window))
+        draw_steps = functools.partial(steps_figure, volume, result.frame, window)
+        self.journal.offer("steps", 0.0, CASES["steps"], draw_steps)
         if volume.is_volume:
             self.maps = self.maps or VolumeMaps(volume, self.calibration.en_face)
             self.maps.add(result)
@@ -245,70 +253,91 @@ class _Writer:
         self.journal.add(self.batch)
         self.batch = []
 
-    def finish(self, skipped: Sequence[str]) -> None:
-        """Write the tables and the page."""
-        volumes: list[dict[str, Any]] = []
-        regions: list[dict[str, Any]] = []
-        warned = 0
-        with open(self.folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            for row in self.journal.rows("score DESC, id"):
-                writer.writerow(as_cells(row))
-                warned += bool(row["warnings"])
-                if row["unit"] == "volume":
-                    volumes.append(row["volume"])
-        volume_cases = [unpack_volume(data) for data in self.journal.cases("volume", VOLUMES_SHOWN)]
-        if volume_cases and not self.scores_only:
-            for row in self.journal.rows():
-                found = map(region_of, row.get("found", ()))
-                regions += [{"volume": row["name"], **vars(region)} for region in found]
-            fields = ["volume", *(field.name for field in dataclasses.fields(Region))]
-            columns = [column for name in fields for column in ENDS.get(name, (name,))]
-            plain = [
-                {column: value for name in fields for column, value in _cells(name, region[name])}
-                for region in regions
-            ]
-            write_csv(self.folder / "regions.csv", columns, plain)
-            write_whole(self.folder / "regions.json", json.dumps(regions, indent=1).encode())
-        if self.model.preprocessing.signal and not self.scores_only:
-            spans = [span for row in self.journal.rows() for span in row["spans"]]
-            write_csv(self.folder / "regions.csv", SPAN_COLUMNS, spans)
-        scores = self.journal.scores("image")
-        held_out = self.calibration.units.get("image")
-        warnings = [*skipped, *self.model.provenance["warnings"]]
-        if warned:
-            looks = "looks" if warned == 1 else "look"
-            unlike = (
-                f"{warned:,} of {len(self.journal):,} {looks} unlike the training normals: see the "
-                "warnings in scores.csv"
-            )
-            warnings = [unlike, *warnings]
-        units = ["image", "volume"] if volumes else ["image"]
-        statements = [statement_of(self.model, self.alpha, unit) for unit in units]
-        steps = self.work / STEPS
-        noun = self.model.preprocessing.noun
-        write_score_report(
-            self.folder / "report.html",
-            noun=noun,
-            title=f"Anomaly scores of {counted(len(scores), noun)}",
-            model=about_model(self.model),
-            scale=self.calibration.map_scale,
-            statement="; ".join(statements),
-            cases=[unpack_case(data) for data in self.journal.cases("image", IN_GALLERY)],
-            total=len(scores),
-            scores=scores,
-            held_out=held_out.scores if held_out else np.array([]),
-            volumes=volumes,
-            volume_cases=volume_cases,
-            steps=steps.read_bytes() if steps.exists() else None,
-            warnings=warnings,
+
+def about_results(model: Model, alpha: float, scores_only: bool) -> dict[str, Any]:
+    """Return what the page says beside the rows, as plain values."""
+    held_out = model.calibration.units.get("image")
+    return {
+        "noun": model.preprocessing.noun,
+        "signal": model.preprocessing.signal is not None,
+        "model": about_model(model),
+        "scale": model.calibration.map_scale,
+        "statements": {unit: statement_of(model, alpha, unit) for unit in ("image", "volume")},
+        "held_out": held_out.scores.tolist() if held_out else [],
+        "warnings": list(model.provenance["warnings"]),
+        "scores_only": scores_only,
+    }
+
+
+def write_tables(
+    folder: Path, journal: Journal, about: Mapping[str, Any], skipped: Sequence[str]
+) -> None:
+    """Write the tables and the page of all rows, and the list of all files.
+
+    Args:
+        folder: where the maps are.
+        journal: the rows.
+        about: as ``about_results`` tells it.
+        skipped: sentences on what was left out.
+    """
+    volumes: list[dict[str, Any]] = []
+    regions: list[dict[str, Any]] = []
+    warned = 0
+    with open(folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in journal.rows("score DESC, id"):
+            writer.writerow(as_cells(row))
+            warned += bool(row["warnings"])
+            if row["unit"] == "volume":
+                volumes.append(row["volume"])
+    volume_cases = [unpack_volume(data) for data in journal.cases("volume", VOLUMES_SHOWN)]
+    if volume_cases and not about["scores_only"]:
+        for row in journal.rows():
+            found = map(region_of, row.get("found", ()))
+            regions += [{"volume": row["name"], **vars(region)} for region in found]
+        fields = ["volume", *(field.name for field in dataclasses.fields(Region))]
+        columns = [column for name in fields for column in ENDS.get(name, (name,))]
+        plain = [
+            {column: value for name in fields for column, value in _cells(name, region[name])}
+            for region in regions
+        ]
+        write_csv(folder / "regions.csv", columns, plain)
+        write_whole(folder / "regions.json", json.dumps(regions, indent=1).encode())
+    if about["signal"] and not about["scores_only"]:
+        spans = [span for row in journal.rows() for span in row["spans"]]
+        write_csv(folder / "regions.csv", SPAN_COLUMNS, spans)
+    scores = journal.scores("image")
+    warnings = [*skipped, *about["warnings"]]
+    if warned:
+        looks = "looks" if warned == 1 else "look"
+        unlike = (
+            f"{warned:,} of {len(journal):,} {looks} unlike the training normals: see the "
+            "warnings in scores.csv"
         )
-        tables = [name for name in TABLES if (self.folder / name).exists()]
-        files = (file for row in self.journal.rows() for file in row.get("files", {}).items())
-        # What images that are gone have left in this folder is not among them.
-        digests = [(name, digest_of(self.folder / name)) for name in tables]
-        list_written(self.folder, itertools.chain(digests, files))
+        warnings = [unlike, *warnings]
+    noun, units = about["noun"], ["image", "volume"] if volumes else ["image"]
+    write_score_report(
+        folder / "report.html",
+        noun=noun,
+        title=f"Anomaly scores of {counted(len(scores), noun)}",
+        model=about["model"],
+        scale=about["scale"],
+        statement="; ".join(about["statements"][unit] for unit in units),
+        cases=[unpack_case(data) for data in journal.cases("image", IN_GALLERY)],
+        total=len(scores),
+        scores=scores,
+        held_out=np.array(about["held_out"]),
+        volumes=volumes,
+        volume_cases=volume_cases,
+        steps=next(journal.cases("steps", 1), None),
+        warnings=warnings,
+    )
+    tables = [name for name in TABLES if (folder / name).exists()]
+    files = (file for row in journal.rows() for file in row.get("files", {}).items())
+    # What images that are gone have left in this folder is not among them.
+    digests = [(name, digest_of(folder / name)) for name in tables]
+    list_written(folder, itertools.chain(digests, files))
 
 
 def _cells(name: str, value: Any) -> Iterator[tuple[str, Any]]:
