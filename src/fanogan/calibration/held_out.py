@@ -110,7 +110,7 @@ class HeldOut:
         return len(set(self.groups))
 
     @cached_property
-    def _ranked(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def ranked(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scores in rising order, and the p-value (n + 1,) of a score that j of them are >= to."""
         order, images = np.argsort(self.scores, kind="stable"), Counter(self.groups)
         weights = np.array([1 / images[group] for group in self.groups])
@@ -143,7 +143,7 @@ class HeldOut:
             raise ValueError(
                 "a score is not a number, so it has no p-value: look at the image it came from"
             )
-        rising, p_values = self._ranked
+        rising, p_values = self.ranked
         return np.asarray(p_values[self.n - np.searchsorted(rising, wanted, side="left")])
 
     def threshold(self, alpha: float) -> float | None:
@@ -163,7 +163,7 @@ class HeldOut:
         """
         if not self._suffices(alpha):
             return None
-        rising, p_values = self._ranked
+        rising, p_values = self.ranked
         return float(rising[self.n - np.searchsorted(p_values, alpha, side="right")])
 
     def flag(self, score: float, alpha: float) -> bool | None:

@@ -137,6 +137,15 @@ class Profile:
     statistics: Statistics | None = None
     grey_ranges: tuple[tuple[float, float], tuple[float, float]] | None = None
 
+    @property
+    def furthest(self) -> float:
+        """How far a histogram may be from the mean one.
+
+        What moves less than one bin is not resolved by it, and training images that are all alike
+        would otherwise leave no room at all.
+        """
+        return max(MARGIN * self.largest_distance, 1 / BINS)
+
     def warnings(self, scan: Scan, frames01: NDArray[Any]) -> Iterator[Note]:
         """Yield each way in which a scan lies outside the training normals.
 
@@ -174,9 +183,7 @@ class Profile:
             ):
                 yield GreyRangeUnseen(*scan.grey_range, lows, highs)
         distances = _distances(_histograms(frames01, scan.name), np.asarray(self.histogram))
-        # What moves less than one bin is not resolved by the histogram, and training images that
-        # are all alike would otherwise leave no room at all.
-        outside = int((distances > max(MARGIN * self.largest_distance, 1 / BINS)).sum())
+        outside = int((distances > self.furthest).sum())
         if outside:
             largest = float(distances.max())
             yield GreyValuesUnseen(outside, len(distances), largest, self.largest_distance)

@@ -46,14 +46,16 @@ def info(path: Path) -> None:
 
 
 def export(model: Path, to: str, out: Path) -> None:
-    """Write a model as one graph that holds preprocessing, score, map and threshold.
+    """Write a model as one graph, alone or in a folder that scores images without PyTorch.
 
     Example: fanogan export runs/retina --to onnx --out retina.onnx
 
     Args:
         model: a run folder or a model folder.
-        to: onnx (for ONNX Runtime and others) or openvino.
-        out: the file to write, .onnx; or .xml, and beside it .bin.
+        to: onnx (for ONNX Runtime and others) or openvino, a file that holds preprocessing, score,
+            map and threshold of a window; folder, which scores whole images with ONNX Runtime; or
+            triton, a folder for the repository of Triton or OpenVINO Model Server.
+        out: the file to write, .onnx, or .xml and beside it .bin; or the folder.
     """
     from fanogan.detectors import Detector
     from fanogan.export import export as export_model

@@ -46,8 +46,8 @@ class ExportedModel:
             raise BadExport(f"{path}: give a file .onnx or .xml that fanogan export wrote")
         if not path.is_file():
             raise BadExport(f"{path}: no such file; write one with fanogan export")
-        opened = _onnxruntime if path.suffix == ".onnx" else _openvino
-        check_installed(opened.__name__.strip("_"))
+        opened = open_onnxruntime if path.suffix == ".onnx" else open_openvino
+        check_installed(opened.__name__.removeprefix("open_"))
         try:
             self._run, metadata = opened(str(path), threads or torch.get_num_threads())
             self.about = json.loads(metadata)
@@ -84,7 +84,7 @@ class ExportedModel:
         return dict(zip(self.about["outputs"], found, strict=True))
 
 
-def _onnxruntime(model: str | bytes, threads: int, precision: str = "fp32") -> tuple[Run, str]:
+def open_onnxruntime(model: str | bytes, threads: int, precision: str = "fp32") -> tuple[Run, str]:
     """Return what runs a file (or its bytes) with ONNX Runtime, and the metadata in it.
 
     Raises:
@@ -111,7 +111,7 @@ def _onnxruntime(model: str | bytes, threads: int, precision: str = "fp32") -> t
     return run, session.get_modelmeta().custom_metadata_map.get(KEY, "")
 
 
-def _openvino(model: str | bytes, threads: int, precision: str = "fp32") -> tuple[Run, str]:
+def open_openvino(model: str | bytes, threads: int, precision: str = "fp32") -> tuple[Run, str]:
     """Return the same with OpenVINO; where the CPU has bfloat16 it would take that unless told."""
     import openvino
 
@@ -191,8 +191,8 @@ def with_engines(model: Model, names: Sequence[str]) -> dict[str, Model]:
     """Return the model with each engine; the graph is made once."""
     if not names:
         return {}
-    graph = to_onnx(graph_of(model), _inputs(model, 2), ("terms", "maps"))
-    openers = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+    graph = to_onnx(graph_of(model), inputs_of(model, 2), ("terms", "maps"))
+    openers = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
     threads, retina = torch.get_num_threads(), model.preprocessing.retina
     return {
         name: model.but(
@@ -205,8 +205,8 @@ def with_engines(model: Model, names: Sequence[str]) -> dict[str, Model]:
     }
 
 
-def _inputs(model: Model, batch: int) -> dict[str, Tensor]:
-    """Random inputs of the score module, by their names."""
+def inputs_of(model: Model, batch: int) -> dict[str, Tensor]:
+    """Return random inputs of the score module, by their names."""
     random = torch.Generator().manual_seed(0)
     shape = model.preprocessing.image_shape
     inputs = {"x": 2 * torch.rand(batch, *shape, generator=random) - 1}
@@ -240,7 +240,7 @@ def images_a_second(
     They take turns, so that what else the machine does affects all of them; the first batch warms
     up.
     """
-    inputs = _inputs(next(iter(models.values())), batch)
+    inputs = inputs_of(next(iter(models.values())), batch)
     seconds: dict[str, list[float]] = {}
     with torch.inference_mode(), precision_of("fp32"):
         for _ in range(1 + repeats):

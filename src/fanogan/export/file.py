@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,12 +17,23 @@ import numpy as np
 import torch
 
 from fanogan.calibration import ALPHA
-from fanogan.export.engines import FORMAT, SUFFIXES, ExportedModel, check_installed
-from fanogan.export.graph import KEY, BadExport, Deployed, to_onnx
+from fanogan.export.engines import (
+    FORMAT,
+    SUFFIXES,
+    EngineScore,
+    ExportedModel,
+    check_installed,
+    inputs_of,
+    open_onnxruntime,
+)
+from fanogan.export.folder import TRITON, about_folder, triton_config
+from fanogan.export.graph import KEY, BadExport, Deployed, graph_of, to_onnx
 from fanogan.scoring import Model, in_precision
-from fanogan.storage import write_whole
+from fanogan.storage import TEMPORARY, put_in_place, write_whole
 from fanogan.training import precision_of
 
+MARKS = {"folder": ("runtime.py", '"""Score images with'), "triton": ("config.pbtxt", TRITON)}
+"""The kinds of folders: a file in it, and how that begins, by which it is known again."""
 TOLERANCE = 1e-4  # of a written file beside PyTorch
 
 
@@ -30,8 +42,10 @@ def export(model: Model, to: str, out: Path) -> float:
 
     Args:
         model: a trained one.
-        to: 'onnx', or 'openvino' (with the weights beside it, in a file .bin).
-        out: a file .onnx or .xml.
+        to: 'onnx', or 'openvino' (with the weights beside it, in a file .bin); 'folder', with a
+            graph of the networks, ``model.json`` and ``runtime.py``, which score images; or
+            'triton', a folder as model servers take it.
+        out: a file .onnx or .xml, or the folder.
 
     Returns:
         The largest difference from PyTorch, relative where values are above 1.
@@ -42,13 +56,15 @@ def export(model: Model, to: str, out: Path) -> float:
         OSError: it can't be written.
     """
     model = in_precision(model, "fp32")[0]
-    if to not in SUFFIXES:
-        raise BadExport(f"--to {to}: give one of {', '.join(SUFFIXES)}")
+    if to not in (*SUFFIXES, *MARKS):
+        raise BadExport(f"--to {to}: give one of {', '.join((*SUFFIXES, *MARKS))}")
+    if to in MARKS:
+        return _export_folder(model, to, out)
     if out.suffix != SUFFIXES[to]:
         raise BadExport(f"{out}: give a file whose name ends with {SUFFIXES[to]}")
     check_installed("onnx", "onnxscript", "onnxruntime" if to == "onnx" else to)
-    files = [out, out.with_suffix(".bin")] if to == "openvino" else [out]
-    if any(map(os.path.lexists, files)):
+    written = [out, out.with_suffix(".bin")] if to == "openvino" else [out]
+    if any(map(os.path.lexists, written)):
         try:
             ExportedModel(out)
         except BadExport:
@@ -59,19 +75,55 @@ def export(model: Model, to: str, out: Path) -> float:
     metadata = json.dumps(about(deployed, model), allow_nan=False)
     graph = to_onnx(deployed, deployed.inputs, deployed.outputs, metadata)
     with TemporaryDirectory() as folder:
-        written = Path(folder) / out.name
+        new = Path(folder) / out.name
         if to == "onnx":
-            written.write_bytes(graph)
+            new.write_bytes(graph)
         else:
-            _write_openvino(graph, metadata, written)
-        difference = _difference(deployed, ExportedModel(written))
-        if difference > TOLERANCE:
-            raise BadExport(
-                f"{out}: not written, it differs from PyTorch by {difference:.2g} where "
-                f"{TOLERANCE:g} is allowed; score this model with PyTorch"
-            )
+            _write_openvino(graph, metadata, new)
+        difference = _difference(deployed, ExportedModel(new))
+        _check(difference, out)
         for file in sorted(Path(folder).iterdir()):  # the weights before what names them
             write_whole(out.with_suffix(file.suffix), file.read_bytes())
+    return difference
+
+
+def _check(difference: float, out: Path) -> None:
+    if difference > TOLERANCE:
+        raise BadExport(
+            f"{out}: not written, it differs from PyTorch by {difference:.2g} where "
+            f"{TOLERANCE:g} is allowed; score this model with PyTorch"
+        )
+
+
+def _export_folder(model: Model, to: str, out: Path) -> float:
+    """Write a folder, in the place of one that was written before; as ``export``."""
+    check_installed("onnx", "onnxscript", "onnxruntime")
+    name, begins = MARKS[to]
+    is_empty = out.is_dir() and not any(out.iterdir())
+    is_ours = (out / name).is_file() and (out / name).read_bytes().startswith(begins.encode())
+    if os.path.lexists(out) and not (is_empty or is_ours):
+        raise BadExport(f"{out}: is there already, and no such export wrote it; give another name")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=TEMPORARY, dir=out.parent) as temporary:
+        folder = Path(temporary) / "folder"
+        if to == "triton":
+            difference = export(model, "onnx", folder / "1" / "model.onnx")
+            write_whole(folder / name, triton_config(Deployed(model), out.name).encode())
+        else:
+            module, inputs = graph_of(model), inputs_of(model, 3)
+            graph = to_onnx(module, inputs, ("terms", "maps"))
+            write_whole(folder / "model.onnx", graph)
+            run, _ = open_onnxruntime(str(folder / "model.onnx"), torch.get_num_threads())
+            with torch.inference_mode(), precision_of("fp32"):
+                expected = module(*inputs.values())
+            found = EngineScore(run, len(inputs) > 1)(*inputs.values())
+            pairs = zip(found, expected, strict=True)
+            difference = max(float((one - other).abs().max()) for one, other in pairs)
+            _check(difference, out)
+            text = json.dumps(about_folder(model), indent=1, allow_nan=False, ensure_ascii=False)
+            write_whole(folder / "model.json", text.encode())
+            write_whole(folder / name, files("fanogan.export").joinpath(name).read_bytes())
+        put_in_place(folder, out)
     return difference
 
 
