@@ -43,6 +43,7 @@ VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "evaluate": (commands.evaluate, ("model",)),
     "compare": (compare.compare, ("models",)),
     "export": (written_commands.export, ("model",)),
+    "serve": (written_commands.serve, ("model",)),
     "info": (written_commands.info, ("path",)),
     "recipes": (recipe_commands.recipes, ("what",)),
     "study": (study_commands.study, ("data",)),

@@ -33,7 +33,14 @@ from fanogan.scans.notes import (
     note_from_json,
     note_to_json,
 )
-from fanogan.scans.read import good_ones, read_scan, read_scans, scans_of, silence_decoders
+from fanogan.scans.read import (
+    format_of,
+    good_ones,
+    read_scan,
+    read_scans,
+    scans_of,
+    silence_decoders,
+)
 from fanogan.scans.scan import (
     UNKNOWN_SPACING,
     Affine,
@@ -42,6 +49,7 @@ from fanogan.scans.scan import (
     Scan,
     Spacing,
     empty_frames_note,
+    limit_pixels,
 )
 from fanogan.scans.signals import Signal
 from fanogan.scans.stack import read_volume, stack_bscans
@@ -91,11 +99,13 @@ __all__ = [
     "extension",
     "filled_margins",
     "find_scans",
+    "format_of",
     "good_ones",
     "identity",
     "is_array_like",
     "is_dicom",
     "is_stack",
+    "limit_pixels",
     "marked",
     "natural_key",
     "note_from_json",

@@ -191,12 +191,26 @@ def check_size(
         raise unusable(f"{label} holds no pixels (size {frames}×{rows}×{columns})")
     if rows * columns > MAX_FRAME_PIXELS:
         raise too_large(label, f"{rows:,}×{columns:,} pixels")
+    if _most_pixels is not None and rows * columns * frames > _most_pixels:
+        raise BadScan(
+            f"{label} has {rows * columns * frames:,} pixels, more than the {_most_pixels:,} that "
+            "are taken here: crop or split it"
+        )
     total = rows * columns * frames * bytes_per_pixel
     if total > MAX_BYTES:
         raise BadScan(
             f"{label} would take {total / 1e9:,.1f} GB once decoded, more than the "
             f"{MAX_BYTES / 1e9:.0f} GB that one file may have: split it into smaller files"
         )
+
+
+_most_pixels: int | None = None
+
+
+def limit_pixels(count: int) -> None:
+    """Refuse in this process what has more pixels, of all frames together, before it is decoded."""
+    global _most_pixels
+    _most_pixels = count
 
 
 def too_large(label: str, size: str) -> BadScan:

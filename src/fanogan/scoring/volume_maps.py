@@ -92,16 +92,16 @@ class VolumeMaps:
     def files(self, case: VolumeCase, scale: float) -> Files:
         """Yield the map as TIFF in the scan's geometry, the en-face map, and the worst B-scans."""
         spacing = self.volume.scan_spacing
-        yield f"maps/{place_of(case.name, '.tif')}", _float_tiff(self.residuals, spacing)
+        yield f"maps/{place_of(case.name, '.tif')}", float_tiff(self.residuals, spacing)
         between, _, across = spacing
         yield (
             f"en_face/{place_of(case.name, '.tif')}",
-            _float_tiff(self.en_face, (None, between, across)),
+            float_tiff(self.en_face, (None, between, across)),
         )
         yield f"en_face/{place_of(case.name, '.png')}", _png(en_face_picture(case))
         if case.of_shape is not None:
             plane = (None, between, across)
-            yield f"shape/{place_of(case.name, '.tif')}", _float_tiff(case.of_shape.en_face, plane)
+            yield f"shape/{place_of(case.name, '.tif')}", float_tiff(case.of_shape.en_face, plane)
             yield f"shape/{place_of(case.name, '.png')}", _png(en_face_picture(case.of_shape))
         worst = np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")
         for frame in worst[: min(BSCANS_DRAWN, int(np.isfinite(self.scores).sum()))]:
@@ -130,7 +130,7 @@ def image_files(result: Result, scale: float) -> Files:
     coloured = overlay(as_picture(result.picture), result.residual, scale)
     if result.shape_line is not None:
         coloured = with_strip(coloured, result.shape_line)
-    yield f"maps/{place_of(result.name, '.tif')}", _float_tiff(result.residual, result.spacing)
+    yield f"maps/{place_of(result.name, '.tif')}", float_tiff(result.residual, result.spacing)
     yield f"overlays/{place_of(result.name, '.png')}", _png(coloured)
 
 
@@ -169,7 +169,7 @@ def write_files(folder: Path, files: Files) -> dict[str, str]:
     return written
 
 
-def _float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:
+def float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:
     """Return a map as TIFF, its axes and its spacing in mm as ImageJ, Fiji and napari read them."""
     import tifffile
 
