@@ -68,17 +68,21 @@ def bare_speed(model: Model, files: list[bytes]) -> float:
 
 async def load(
     url: str, files: list[bytes], seconds: float, rate: float | None, clients: int
-) -> tuple[dict[int, list[float]], float, float]:
+) -> tuple[dict[str, list[float]], float, float]:
     """Ask for so long, at a rate or as fast as answers come; returns delays by status."""
-    delays: dict[int, list[float]] = {}
+    delays: dict[str, list[float]] = {}
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
 
         async def ask(number: int) -> None:
             body = files[number % len(files)]
             begun = time.perf_counter()
-            answer = await client.post("/score", files={"file": ("a.png", body)})
-            delays.setdefault(answer.status_code, []).append(time.perf_counter() - begun)
+            try:
+                answer = await client.post("/score", files={"file": ("a.png", body)})
+                status = str(answer.status_code)
+            except httpx.TransportError as error:
+                status = type(error).__name__
+            delays.setdefault(status, []).append(time.perf_counter() - begun)
 
         begun, number, asked = time.perf_counter(), 0, set[asyncio.Task[None]]()
         while (gone := time.perf_counter() - begun) < seconds:
@@ -130,7 +134,7 @@ def main() -> None:
             ):
                 rate = share and share * capacity
                 delays, offered, took = asyncio.run(load(url, files, given.seconds, rate, clients))
-                good = np.array(delays.get(200, [np.nan]))
+                good = np.array(delays.get("200", [np.nan]))
                 capacity = len(good) / took if share is None else capacity
                 counts = Counter({status: len(each) for status, each in delays.items()})
                 rows.append(

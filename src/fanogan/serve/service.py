@@ -168,6 +168,7 @@ def serve(
             application(model, settings, functools.partial(on_start, address)),
             log_config=None,
             access_log=False,
+            timeout_keep_alive=75,  # shorter than a client's pool it closes on a request
             timeout_graceful_shutdown=int(settings.seconds) + 1,
         )
         with contextlib.suppress(KeyboardInterrupt):
