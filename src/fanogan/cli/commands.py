@@ -22,6 +22,7 @@ from fanogan.cli.arguments import (
     value_errors_as_usage,
 )
 from fanogan.cli.console import say
+from fanogan.cli.several import devices_for, score_in_parts
 from fanogan.text import harmless
 
 if TYPE_CHECKING:
@@ -225,6 +226,7 @@ def score(
     volumes: bool = False,
     spacing: str | None = None,
     device: str = "auto",
+    devices: int = 1,
     engine: str = "torch",
     precision: str = "fp32",
     skip_bad: bool = False,
@@ -248,6 +250,7 @@ def score(
         volumes: the pictures of a folder are a volume of the retina, as for prepare.
         spacing: of retinal OCT, as for prepare; by default the one that the model was trained with.
         device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
+        devices: how many GPUs score at once, each a part of the images; or processes on a CPU.
         engine: torch, onnxruntime, openvino, or auto, the fastest of those that are installed.
         precision: fp32; bf16, faster on processors that have it and slightly less exact; or auto,
             bf16 where this machine and the model have it.
@@ -258,9 +261,13 @@ def score(
     from fanogan.scoring import images_done, in_precision, write_results
 
     check_alpha(alpha)
+    if devices < 1 or (devices > 1 and shard):
+        why = f"--shard {shard} is for one process" if shard else "give a number from 1"
+        raise UsageError(f"--devices {devices}: {why}")
     pictures = pictures_as(bscans, volumes)
     with scans_in(images, list, shard) as source:
         with value_errors_as_usage():
+            several = devices_for(devices, device) if devices > 1 else []
             trained = Detector.load(model, device=device).model
         trained, chosen = in_precision(trained, precision)
         if precision != "fp32":
@@ -271,20 +278,15 @@ def score(
             with console.status("preparing the engine"):
                 trained, chosen = use_engine(trained, engine)
             say(chosen)
-        files = max(count_images(trained, source, groups, pictures) - images_done(out), 0)
-        with console.counting_bar("scoring", files) as on_result:
-            rows = write_results(
-                trained,
-                source,
-                out,
-                alpha=alpha,
-                groups=groups,
-                pictures=pictures,
-                spacing=spacing_in(spacing),
-                skip_bad=skip_bad,
-                scores_only=scores_only,
-                on_result=on_result,
-            )
+        how: dict[str, Any] = {"alpha": alpha, "groups": groups, "pictures": pictures}
+        how |= {"spacing": spacing_in(spacing), "skip_bad": skip_bad, "scores_only": scores_only}
+        files = count_images(trained, source, groups, pictures)
+        if devices > 1:
+            rows = score_in_parts(trained, model, source, out, several, files, **how)
+        else:
+            files = max(files - images_done(out), 0)
+            with console.counting_bar("scoring", files) as on_result:
+                rows = write_results(trained, source, out, **how, on_result=on_result)
     console.say_calibration(trained, alpha)
     say("look first at:")
     console.say_scores(rows, most=3)

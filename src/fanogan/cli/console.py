@@ -212,19 +212,30 @@ def _counter() -> Any:
 
 
 @contextlib.contextmanager
-def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
-    """Show a bar that counts images; files may hold several."""
+def count_bar(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar of how many images are done so far; files may hold several."""
     with _counter() as bars:
         task = bars.add_task(text, total=total, of=f"/{total:,}")
         line = milestones(text)
+
+        def show(count: int) -> None:
+            of = max(total, count)
+            bars.update(task, completed=count, total=of, of=f"/{of:,}")
+            line(count, total)
+
+        yield show
+
+
+@contextlib.contextmanager
+def counting_bar(text: str, total: int) -> Iterator[Callable[[Result], None]]:
+    """Show a bar that counts images."""
+    with count_bar(text, total) as show:
         count = 0
 
         def on_result(result: Result) -> None:
             nonlocal count
             count += result.unit == "image"
-            of = max(total, count)
-            bars.update(task, completed=count, total=of, of=f"/{of:,}")
-            line(count, total)
+            show(count)
 
         yield on_result
 

@@ -1,0 +1,120 @@
+"""Scoring by several processes, each with a shard of the images and a device of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor, wait
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanogan.cli import console
+
+if TYPE_CHECKING:
+    from fanogan.scans import Shard
+    from fanogan.scoring import Model, Result, Table
+
+_done: Synchronized[int]
+"""In a process that scores: how many images all of them have done."""
+
+
+def devices_for(count: int, device: str) -> list[str]:
+    """Return the device of each process: GPUs each their own, a processor the same for all.
+
+    Raises:
+        ValueError: fewer GPUs than processes, or a single one is named.
+    """
+    import torch
+
+    from fanogan.training import device_of
+
+    chosen = device_of(device)
+    if chosen.type == "cpu":
+        return ["cpu"] * count
+    gpus = 1 if ":" in device or chosen.type == "mps" else torch.cuda.device_count()
+    if gpus < count:
+        raise ValueError(
+            f"{count} devices are to score, and --device {device} means {gpus}: give fewer, or "
+            "--device cpu"
+        )
+    return [f"cuda:{number}" for number in range(count)]
+
+
+def score_in_parts(
+    model: Model, path: Path, source: Any, out: Path, devices: list[str], files: int, **options: Any
+) -> Table:
+    """Score a shard on each device, and put them together in ``out``.
+
+    Until then each shard is a job of its own beside ``out``, and resumes as one.
+
+    Args:
+        model: in the engine and precision that all use.
+        path: where each process reads it.
+        source: what is to be read.
+        out: the folder.
+        devices: of the processes.
+        files: how many there are, for the bar.
+        options: as of ``write_results``.
+    """
+    from fanogan.scans import Shard
+    from fanogan.scoring import images_done, merge
+
+    folder, count = out.with_name(f"{out.name}.parts"), len(devices)
+    parts = [folder / f"{number}-of-{count}" for number in range(1, count + 1)]
+    context = multiprocessing.get_context("spawn")  # CUDA can't be forked
+    done = context.Value("q", 0)
+    threads = max(1, (os.cpu_count() or 1) // count)
+    left = max(files - sum(map(images_done, parts)), 0)
+    with (
+        console.count_bar(f"scoring, {count} processes", left) as show,
+        ProcessPoolExecutor(count, context, _share, (done, threads)) as pool,
+    ):
+        how = path, model.engine, model.precision
+        scored = [
+            pool.submit(_score, *how, device, source, Shard(number, count), part, options)
+            for number, (device, part) in enumerate(zip(devices, parts, strict=True), 1)
+        ]
+        while wait(scored, timeout=0.5).not_done:
+            show(done.value)
+        for future in scored:
+            future.result()
+    merged = merge(parts, out)
+    shutil.rmtree(folder)
+    return merged.table
+
+
+def _share(done: Synchronized[int], threads: int) -> None:
+    import torch
+
+    global _done
+    _done = done
+    torch.set_num_threads(threads)
+
+
+def _score(
+    path: Path,
+    engine: str,
+    precision: str,
+    device: str,
+    source: Any,
+    shard: Shard,
+    out: Path,
+    options: dict[str, Any],
+) -> None:
+    from fanogan.detectors import Detector
+    from fanogan.scans import Sharded
+    from fanogan.scoring import in_precision, write_results
+
+    model, _ = in_precision(Detector.load(path, device=device).model, precision)
+    if engine != "torch":
+        from fanogan.export import use_engine
+
+        model, _ = use_engine(model, engine)
+
+    def on_result(result: Result) -> None:
+        with _done.get_lock():
+            _done.value += result.unit == "image"
+
+    write_results(model, Sharded(source, shard), out, on_result=on_result, **options)

@@ -1,0 +1,109 @@
+"""Several processes score as one does."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from stripes import fitted
+
+from fanogan.cli.parser import main
+from fanogan.cli.several import devices_for
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several") / "model"
+    fitted("izi_f").model.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for number in range(12):
+        pixels = random.integers(0, 256, (16, 16), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return folder
+
+
+def scores(folder: Path) -> dict[str, float]:
+    with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
+        return {row["name"]: float(row["score"]) for row in csv.DictReader(file)}
+
+
+def test_two_processes_score_as_one_does(model: Path, images: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    common = ["score", str(model), str(images), "--device", "cpu"]
+    main([*common, "--out", str(one)])
+    main([*common, "--devices", "2", "--out", str(two)])
+    assert scores(two) == pytest.approx(scores(one), rel=1e-5)
+    assert len(scores(one)) == 12
+    assert len([*(two / "maps").rglob("*.tif*")]) == 12
+    assert (two / "report.html").exists()
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["one", "two"]
+
+
+def test_a_bad_file_stops_and_the_same_command_goes_on(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "images"
+    bad.mkdir()
+    for path in images.iterdir():
+        (bad / path.name).write_bytes(path.read_bytes())
+    (bad / "12.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    out = tmp_path / "out"
+    command = [
+        "score",
+        str(model),
+        str(bad),
+        "--device",
+        "cpu",
+        "--devices",
+        "2",
+        "--out",
+        str(out),
+    ]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "12.png" in capsys.readouterr().err
+    assert not out.exists()
+    (bad / "12.png").unlink()
+    main(command)
+    assert len(scores(out)) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--devices", "0"), "--devices 0: give a number from 1"),
+        (("--devices", "2", "--shard", "1/2"), "--shard 1/2 is for one process"),
+    ],
+)
+def test_what_contradicts_is_refused(
+    options: tuple[str, ...],
+    words: str,
+    model: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = ("--out", str(tmp_path / "out"))
+    with pytest.raises(SystemExit):
+        main(["score", str(model), str(images), *options, *out])
+    assert words in capsys.readouterr().err
+
+
+def test_each_gpu_has_a_process_and_none_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices_for(3, "cpu") == ["cpu"] * 3
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert devices_for(2, "auto") == ["cuda:0", "cuda:1"]
+    with pytest.raises(ValueError, match="3 devices are to score, and --device cuda means 2"):
+        devices_for(3, "cuda")
+    with pytest.raises(ValueError, match="--device cuda:1 means 1"):
+        devices_for(2, "cuda:1")
