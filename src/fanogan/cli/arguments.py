@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import shutil
 import sys
@@ -16,6 +17,7 @@ from fanogan.errors import FanoganError
 if TYPE_CHECKING:
     from fanogan.retina import PicturesAs
     from fanogan.scans import Spacing
+    from fanogan.scoring import MapsAs
 
 
 class UsageError(FanoganError):
@@ -27,6 +29,19 @@ def pictures_as(bscans: bool, volumes: bool) -> PicturesAs:
     if bscans and volumes:
         raise UsageError("--bscans and --volumes contradict each other: give one of them")
     return "bscans" if bscans else "volumes" if volumes else "auto"
+
+
+def maps_as(text: str, scores_only: bool) -> MapsAs:
+    """Return in which format maps are to be written."""
+    if text == "tiff":
+        return "tiff"
+    if text != "nifti":
+        raise UsageError(f"--maps {text}: give tiff or nifti, which 3D Slicer and ITK-SNAP read")
+    if scores_only:
+        raise UsageError("--maps and --scores-only contradict each other: give one of them")
+    if importlib.util.find_spec("nibabel") is None:
+        raise UsageError("--maps nifti needs an extra: pip install 'fanogan[nifti]'")
+    return "nifti"
 
 
 def spacing_in(text: str | None) -> Spacing | None:

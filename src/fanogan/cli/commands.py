@@ -15,6 +15,7 @@ from fanogan.cli.arguments import (
     UsageError,
     check_alpha,
     labels_in,
+    maps_as,
     pictures_as,
     scans_in,
     settings_in,
@@ -231,6 +232,7 @@ def score(
     precision: str = "fp32",
     skip_bad: bool = False,
     scores_only: bool = False,
+    maps: str = "tiff",
 ) -> None:
     """Score images: a table, maps, overlays and a page to look at.
 
@@ -256,6 +258,7 @@ def score(
             bf16 where this machine and the model have it.
         skip_bad: leave out files that can't be read, instead of stopping.
         scores_only: write only scores.csv and report.html; maps can take longer than scores.
+        maps: the format of maps/: tiff; or nifti, one file a volume, for 3D Slicer and ITK-SNAP.
     """
     from fanogan.detectors import Detector
     from fanogan.scoring import images_done, in_precision, write_results
@@ -264,7 +267,7 @@ def score(
     if devices < 1 or (devices > 1 and shard):
         why = f"--shard {shard} is for one process" if shard else "give a number from 1"
         raise UsageError(f"--devices {devices}: {why}")
-    pictures = pictures_as(bscans, volumes)
+    pictures, written = pictures_as(bscans, volumes), maps_as(maps, scores_only)
     with scans_in(images, list, shard) as source:
         with value_errors_as_usage():
             several = devices_for(devices, device) if devices > 1 else []
@@ -279,7 +282,8 @@ def score(
                 trained, chosen = use_engine(trained, engine)
             say(chosen)
         how: dict[str, Any] = {"alpha": alpha, "groups": groups, "pictures": pictures}
-        how |= {"spacing": spacing_in(spacing), "skip_bad": skip_bad, "scores_only": scores_only}
+        how |= {"spacing": spacing_in(spacing), "skip_bad": skip_bad}
+        how |= {"scores_only": scores_only, "maps": written}
         files = count_images(trained, source, groups, pictures)
         if devices > 1:
             rows = score_in_parts(trained, model, source, out, several, files, **how)

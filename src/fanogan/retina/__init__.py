@@ -10,7 +10,7 @@ from fanogan.retina.intensity import DepthProfile
 from fanogan.retina.layers import Boundaries, find_boundaries
 from fanogan.retina.pictures import PicturesAs
 from fanogan.retina.preparation import Summary, prepare
-from fanogan.retina.regions import Region, find_regions
+from fanogan.retina.regions import Region, find_regions, region_masks
 from fanogan.retina.shape import SHAPE_RANGE, ShapeNormals
 from fanogan.retina.spacing import (
     THICKNESS_MM,
@@ -49,6 +49,7 @@ __all__ = [
     "prepare",
     "read_store",
     "read_volumes",
+    "region_masks",
     "steps_figure",
     "stored_volumes",
     "straighten",

@@ -117,12 +117,16 @@ class FlatVolume(Scan):
 
         They are (columns,) float32, NaN where nothing in the retina is known.
         """
-        rows = np.arange(len(map))[:, None]
-        inside = (rows >= self.inner[frame]) & (rows <= self.outer[frame]) & np.isfinite(map)
+        inside = self.within_retina(frame, len(map)) & np.isfinite(map)
         counts = inside.sum(axis=0)
         sums = np.where(inside, map, 0).sum(axis=0)
         line = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
         return np.asarray(line, dtype=np.float32)
+
+    def within_retina(self, frame: int, rows: int) -> NDArray[np.bool_]:
+        """Return which pixels of a recorded B-scan lie in the retina: (rows, columns)."""
+        row = np.arange(rows)[:, None]
+        return np.asarray((row >= self.inner[frame]) & (row <= self.outer[frame]))
 
     def forward(self, frame: int, mask: NDArray[Any]) -> NDArray[Any]:
         """Return a mask (rows, columns) of a recorded B-scan in flat space: (flat rows, columns).

@@ -50,14 +50,11 @@ def find_regions(
     Returns:
         Regions of at least `LEAST_PIXELS` pixels, the largest sum first.
     """
-    labels, count = ndimage.label(np.nan_to_num(en_face, nan=-np.inf) > threshold, np.ones((3, 3)))
-    masks = [labels == label for label in range(1, count + 1)]
-    parts = [(np.argwhere(mask), en_face[mask]) for mask in masks if mask.sum() >= LEAST_PIXELS]
-    parts.sort(key=lambda part: -float(part[1].sum()))
     between, _, across = spacing
     centre = (np.array(en_face.shape) - 1) / 2
     regions = []
-    for number, (places, values) in enumerate(parts, start=1):
+    for number, mask in enumerate(region_masks(en_face, threshold), start=1):
+        places, values = np.argwhere(mask), en_face[mask]
         bscan, column = places[values.argmax()].tolist()
         first, last = places.min(axis=0).tolist(), places.max(axis=0).tolist()
         regions.append(
@@ -79,3 +76,11 @@ def find_regions(
             )
         )
     return regions
+
+
+def region_masks(en_face: NDArray[np.float32], threshold: float) -> list[NDArray[np.bool_]]:
+    """Return where on an en-face map each of `find_regions` lies, in the same order."""
+    labels, count = ndimage.label(np.nan_to_num(en_face, nan=-np.inf) > threshold, np.ones((3, 3)))
+    masks = [labels == label for label in range(1, count + 1)]
+    masks = [mask for mask in masks if mask.sum() >= LEAST_PIXELS]
+    return sorted(masks, key=lambda mask: -float(en_face[mask].sum()))

@@ -6,6 +6,7 @@ from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.lists import FileList, Shard, Sharded
 from fanogan.scans.margins import filled_margins
 from fanogan.scans.mask import marked, read_mask
+from fanogan.scans.nifti import as_nifti
 from fanogan.scans.notes import (
     AlphaDropped,
     ColouredMarks,
@@ -93,6 +94,7 @@ __all__ = [
     "Verbatim",
     "WhiteMarks",
     "WindowLeftOut",
+    "as_nifti",
     "composed",
     "each_scan",
     "empty_frames_note",

@@ -7,7 +7,6 @@ content, are not passed on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fanogan.scans.dicom_display import Range, as_shown, declared_range, look_up, window_note
-from fanogan.scans.notes import ConvertedToRGB, Note, UndeclaredFrames, UnevenSlices
+from fanogan.scans.dicom_place import frame_affine, joined, position, spacing_of, uneven_slices
+from fanogan.scans.notes import ConvertedToRGB, Note, UndeclaredFrames
 from fanogan.scans.scan import (
     BadScan,
     EnFace,
     Pixels,
     Scan,
-    Spacing,
     check_size,
     damaged,
-    known_length,
     unusable,
 )
 
@@ -35,12 +33,13 @@ _FRAME_ELEMENTS = [
     *("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept"),
     *("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
-    *("ImagePositionPatient", "FrameLaterality"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "FrameLaterality"),
     *("ReferencedSOPInstanceUID", "ReferenceCoordinates", "OphthalmicImageOrientation"),
 ]
 _FRAME_GROUPS = [
     *("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence"),
-    *("PlanePositionSequence", "FrameAnatomySequence", "OphthalmicFrameLocationSequence"),
+    *("PlanePositionSequence", "PlaneOrientationSequence", "FrameAnatomySequence"),
+    "OphthalmicFrameLocationSequence",
 ]
 _GROUPS = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
 FRAME_TAGS = [*_FRAME_ELEMENTS, *_GROUPS]
@@ -96,7 +95,8 @@ def read_dicom(path: Path, within: Range | None = None) -> Scan:
         sides = map(headers[0].get, ("FrameLaterality", "ImageLaterality", "Laterality"))
         return Scan(
             pixels,
-            spacing=_spacing(headers),
+            spacing=spacing_of(headers),
+            affine=joined([frame_affine(own) for own in headers]),
             is_volume=len(headers) > 1,
             notes=(*notes, *uneven_slices([position(own) for own in headers])),
             eye=next((_EYES[side] for side in sides if side in _EYES), None),
@@ -286,49 +286,6 @@ def frame_header(header: Dataset, index: int) -> Dataset:
     return flat
 
 
-def _spacing(headers: list[Dataset]) -> Spacing:
-    """Return millimetres between frames, rows and columns; None where they are not given."""
-    first = headers[0]
-    between = known_length(first.get("SpacingBetweenSlices"))
-    between = between or distance_between([position(header) for header in headers])
-    between = between or known_length(first.get("SliceThickness"))
-    within = first.get("PixelSpacing") or first.get("ImagerPixelSpacing") or (None, None)
-    rows, columns = map(known_length, within)
-    return between, rows, columns
-
-
-def position(header: Dataset) -> tuple[float, ...] | None:
-    """Return where a frame's first pixel lies, in millimetres; None where it is not given."""
-    place = header.get("ImagePositionPatient")
-    if place is None or len(place) != 3:
-        return None
-    return tuple(float(value) for value in place)
-
-
-def distance_between(positions: Sequence[tuple[float, ...] | None]) -> float | None:
-    """Return the median distance in millimetres from one position to the next, where known."""
-    known = np.array([place for place in positions if place is not None], dtype=np.float64)
-    if len(known) < 2 or len(known) != len(positions):
-        return None
-    return known_length(float(np.median(np.linalg.norm(np.diff(known, axis=0), axis=1))))
-
-
-def uneven_slices(
-    places: Sequence[tuple[float, ...] | None], unit: str = "mm"
-) -> tuple[UnevenSlices, ...]:
-    """Return a note where steps from one place to the next differ by 10 %, or a place comes again.
-
-    Frames that all lie at one place are no stack of slices, and need no note.
-    """
-    if len(places) < 2 or None in places:
-        return ()
-    steps = np.linalg.norm(np.diff(np.array(places, dtype=np.float64), axis=0), axis=1)
-    usual, comes_again = np.median(steps), len(set(places)) < len(places)
-    if not steps.any() or (np.abs(steps - usual).max() <= 0.1 * usual and not comes_again):
-        return ()
-    return (UnevenSlices(0.0 if comes_again else float(steps.min()), float(steps.max()), unit),)
-
-
 def _en_face(path: Path, headers: list[Dataset]) -> EnFace | None:
     """Return the picture that the frames are located on (PS3.3 C.8.17.10.1), with their lines.
 
@@ -350,7 +307,7 @@ def _en_face(path: Path, headers: list[Dataset]) -> EnFace | None:
     except Exception:
         return None
     grey = pixels[0] if pixels.ndim == 3 else pixels[0, ..., 1]  # green shows vessels best
-    return EnFace(grey, _spacing([picture])[1:], np.array(lines, dtype=np.float64))
+    return EnFace(grey, spacing_of([picture])[1:], np.array(lines, dtype=np.float64))
 
 
 def _line(header: Dataset) -> list[list[float]] | None:

@@ -78,7 +78,7 @@ def read_mask(
     mask, note = marked(values, str(path), labels, is_lossy=kind == "JPEG")
     if note is not None:
         on_note(note)
-    if scan.affine is None or image_affine is None:
+    if kind != "NIfTI" or scan.affine is None or image_affine is None:
         return mask
     if isinstance(image_affine, EllipsisType):
         raise BadScan(

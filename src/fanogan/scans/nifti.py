@@ -94,6 +94,38 @@ def read_nifti(path: Path) -> Scan:
     return Scan(frames, spacing=_spacing(image), is_volume=slices > 1, affine=_affine(image))
 
 
+def as_nifti(
+    values: NDArray[np.float32], spacing: Spacing, affine: Affine | None, rows_first: bool
+) -> bytes:
+    """Return (frames, rows, columns) as the bytes of a compressed NIfTI.
+
+    Its axes are columns, rows and frames, as other programs have those of DICOM and of pictures;
+    those of a NIfTI's own map are rows, columns and frames, as `read_nifti` has them.
+
+    Args:
+        values: The map.
+        spacing: Millimetres between frames, rows and columns; a length that isn't known becomes 1.
+        affine: As `Scan.affine`. Without it columns go to the left and rows to the back, as other
+            programs place pictures that say nothing.
+        rows_first: Whether it is the map of a NIfTI.
+    """
+    import nibabel
+
+    lies = np.array(affine if affine is not None else np.eye(4))
+    if affine is None:
+        between, row, column = (length or 1.0 for length in spacing)
+        lies[:3, :3] = [(0, -column, 0), (-row, 0, 0), (0, 0, between)]
+    axes = (1, 2, 0) if rows_first else (2, 1, 0)
+    image = nibabel.Nifti1Image(
+        values.transpose(axes).astype(np.float32), lies if rows_first else lies[:, [1, 0, 2, 3]]
+    )
+    image.header.set_xyzt_units("mm" if any(spacing) or affine else "unknown")
+    # Programs differ in which of the two they read; the second can't hold shear.
+    image.set_sform(image.affine, 1 if affine else 2)
+    image.set_qform(image.affine, 1 if affine else 2)
+    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+
+
 def laid_over(label: str, mask: NDArray[np.bool_], own: Affine, image: Affine) -> NDArray[np.bool_]:
     """Turn a mask (frames, rows, columns) as its image lies, by the affines of both.
 

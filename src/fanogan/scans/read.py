@@ -112,6 +112,7 @@ def read_scan(
             scan = read_series(parts)
         else:
             scan = read_array(path, key) if kind in _ARRAYS else _READERS[kind](path)
+        scan = replace(scan, files=tuple(parts) or (path,))
         if as_stored:
             check(scan, label)
             return replace(scan, name=name, group=group or name)

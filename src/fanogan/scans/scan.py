@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,8 @@ class Scan:
             (C0, N1, N2, S1 …); None where it wrote none.
         is_retina: True where the file itself says that it is optical coherence tomography of an
             eye: Heidelberg's formats, and DICOM ophthalmic tomography.
-        affine: Where the pixels lie in space, where a NIfTI says.
+        affine: Where the pixels lie in space, where a NIfTI or DICOM says.
+        files: Those that it was read from: one, or one for each frame; empty for arrays.
         highest: The largest value of all images of the array, or array file, that this is one of,
             where they are integers; it tells how many bits are in use.
         grey_range: The lowest and highest grey value that were told apart, in the file's own units,
@@ -103,6 +105,7 @@ class Scan:
     is_retina: bool = False
     member: tuple[str, int] | None = None
     affine: Affine | None = None
+    files: tuple[Path, ...] = ()
     highest: int | None = None
     grey_range: tuple[float, float] | None = None
 

@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from fanogan.scans.dicom import (
     FRAME_TAGS,
-    distance_between,
     frame_header,
     object_without_image,
-    position,
     read_dicom,
     read_elements,
-    uneven_slices,
 )
 from fanogan.scans.dicom_display import Range, declared_range
+from fanogan.scans.dicom_place import distance_between, joined, position, uneven_slices
 from fanogan.scans.notes import Note, SlicesByName
 from fanogan.scans.scan import Scan, check_size, unusable
 
@@ -35,7 +33,7 @@ _ROUNDS = (
 )
 _TAGS = [
     *("SOPClassUID", "SeriesInstanceUID", "Modality", "NumberOfFrames", "InstanceNumber"),
-    *("ImageOrientationPatient", "BitsStored", "PixelRepresentation", "EchoTime"),
+    *("BitsStored", "PixelRepresentation", "EchoTime"),
     *(*_SHARED, *_ROUNDS, *FRAME_TAGS),
 ]
 
@@ -198,13 +196,14 @@ def read_series(paths: Sequence[Path]) -> Scan:
     first = read_dicom(paths[0], within)
     frame = first.pixels[0]
     check_size(str(paths[0]), frame.shape[0], frame.shape[1], len(paths), frame[0, 0].nbytes)
-    frames, notes = [frame], [*first.notes]
+    frames, notes, affines = [frame], [*first.notes], [first.affine]
     for path in paths[1:]:
         scan = read_dicom(path, within)
         if scan.pixels.shape != first.pixels.shape:
             problem = f"{path} differs in size from {paths[0].name} of the same series"
             raise unusable(problem, "export the series again")
         frames.append(scan.pixels[0])
+        affines.append(scan.affine)
         notes += scan.notes
     places = [part.place for part in parts]
     between = distance_between(places) or first.spacing[0]
@@ -213,6 +212,7 @@ def read_series(paths: Sequence[Path]) -> Scan:
         first,
         pixels=np.stack(frames),
         spacing=(between, *first.spacing[1:]),
+        affine=joined(affines),
         is_volume=True,
         notes=tuple(notes),
     )

@@ -79,5 +79,7 @@ def stack_bscans(files: Sequence[Path], label: Path, name: str, group: str) -> S
             check_size(str(label), rows, columns, len(files), first[0, 0, 0].nbytes)
     notes = tuple(dict.fromkeys(note for frame in frames for note in frame.notes))
     pixels = np.concatenate([frame.pixels for frame in frames])
-    volume = Scan(pixels, spacing=frames[0].spacing, is_volume=True, notes=notes)
+    volume = Scan(
+        pixels, spacing=frames[0].spacing, is_volume=True, notes=notes, files=tuple(files)
+    )
     return finish(volume, str(label), name, group)

@@ -26,7 +26,7 @@ from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.results_folder import whole_folder
 from fanogan.scoring.shards import Merged, merge
 from fanogan.scoring.table import COLUMNS, Table, read_csv, row_of, write_csv
-from fanogan.scoring.volume_maps import VolumeMaps, float_tiff, image_files
+from fanogan.scoring.volume_maps import MapsAs, VolumeMaps, float_tiff, image_files
 from fanogan.scoring.windows import HALF
 from fanogan.scoring.write import VOLUMES_SHOWN, skip_notes, write_results
 
@@ -40,6 +40,7 @@ __all__ = [
     "Encoded",
     "FrameScore",
     "Gallery",
+    "MapsAs",
     "Merged",
     "Model",
     "ModelFile",

@@ -339,6 +339,8 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         warnings=() if number else encoded.warnings,
         spacing=scan.scan_spacing if isinstance(scan, FlatVolume) else scan.spacing,
         affine=scan.affine,
+        files=scan.files,
+        of_volume=scan.is_volume and number is not None,
         notes=(*scan.notes, seen) if seen else scan.notes,
         hashed=hashes[0] if number is not None and hashes else BLANK,
         volume=scan if isinstance(scan, FlatVolume) else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,8 @@ class Result:
     picture: np.ndarray | None = None  # likewise, the image as the networks' grey scale has it
     spacing: Spacing = UNKNOWN_SPACING  # mm between frames, rows and columns of the scan
     affine: Affine | None = None  # where the image lies in space, where its file says
+    files: tuple[Path, ...] = ()  # of the scan
+    of_volume: bool = False  # a frame of a volume
     # Of retinal OCT, where maps are NaN beyond the flat area:
     volume: FlatVolume | None = None
     patches: np.ndarray | None = None  # (windows, 5): row, column, total, A_R, A_D

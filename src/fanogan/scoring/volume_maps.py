@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from fanogan.report import (
     with_strip,
 )
 from fanogan.retina import FlatVolume, find_regions
-from fanogan.scans import UNKNOWN_SPACING, Spacing
+from fanogan.scans import UNKNOWN_SPACING, Affine, Spacing, as_nifti, extension
 from fanogan.scoring.cases import as_picture
 from fanogan.scoring.result import Result
 from fanogan.scoring.signal_maps import curves_of, in_units
@@ -28,6 +28,9 @@ from fanogan.text import place_of
 
 Files = Iterator[tuple[str, bytes]]
 """Places below the results' folder, and what is to lie there."""
+
+MapsAs = Literal["tiff", "nifti"]
+"""In which format residual maps are written."""
 
 PATCH_COLUMNS = ("volume", "bscan", "row", "column", "score", "image_residual", "feature_residual")
 BSCANS_DRAWN = 3
@@ -89,11 +92,11 @@ class VolumeMaps:
             held_out_subjects=calibration.subjects(result.unit),
         )
 
-    def files(self, case: VolumeCase, scale: float) -> Files:
-        """Yield the map as TIFF in the scan's geometry, the en-face map, and the worst B-scans."""
-        spacing = self.volume.scan_spacing
-        yield f"maps/{place_of(case.name, '.tif')}", float_tiff(self.residuals, spacing)
-        between, _, across = spacing
+    def files(self, case: VolumeCase, scale: float, maps: MapsAs = "tiff") -> Files:
+        """Yield the map in the scan's geometry, the en-face map, and the worst B-scans."""
+        volume = self.volume
+        between, _, across = spacing = volume.scan_spacing
+        yield map_file(case.name, self.residuals, spacing, volume.affine, volume.files, maps)
         yield (
             f"en_face/{place_of(case.name, '.tif')}",
             float_tiff(self.en_face, (None, between, across)),
@@ -124,13 +127,34 @@ def patch_rows(
         yield dict(zip(PATCH_COLUMNS, [*values, *(repr(float(v)) for v in scores)], strict=True))
 
 
-def image_files(result: Result, scale: float) -> Files:
-    """Yield an image's raw map, and the map in colours over the image."""
+def map_file(
+    name: str,
+    residual: np.ndarray,
+    spacing: Spacing,
+    affine: Affine | None,
+    sources: tuple[Path, ...],
+    maps: MapsAs,
+) -> tuple[str, bytes]:
+    """Return the place and the content of a raw map, ([frames,] rows, columns)."""
+    if maps == "tiff":
+        return f"maps/{place_of(name, '.tif')}", float_tiff(residual, spacing)
+    whole = residual.reshape(-1, *residual.shape[-2:])
+    rows_first = bool(sources) and extension(sources[0]) in (".nii", ".nii.gz", ".hdr")
+    return f"maps/{place_of(name, '.nii.gz')}", as_nifti(whole, spacing, affine, rows_first)
+
+
+def image_files(result: Result, scale: float, maps: MapsAs = "tiff") -> Files:
+    """Yield an image's raw map, and the map in colours over the image.
+
+    As NIfTI the maps of a volume's frames are one file, which follows with the volume.
+    """
     assert result.residual is not None and result.picture is not None
     coloured = overlay(as_picture(result.picture), result.residual, scale)
     if result.shape_line is not None:
         coloured = with_strip(coloured, result.shape_line)
-    yield f"maps/{place_of(result.name, '.tif')}", float_tiff(result.residual, result.spacing)
+    if maps == "tiff" or not result.of_volume:
+        place = result.spacing, result.affine, result.files
+        yield map_file(result.name, result.residual, *place, maps)
     yield f"overlays/{place_of(result.name, '.png')}", _png(coloured)
 
 

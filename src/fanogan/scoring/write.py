@@ -36,8 +36,10 @@ from fanogan.scoring.signal_maps import SPAN_COLUMNS, span_row, spans_of
 from fanogan.scoring.table import COLUMNS, Table, row_of, write_csv
 from fanogan.scoring.volume_maps import (
     PATCH_COLUMNS,
+    MapsAs,
     VolumeMaps,
     image_files,
+    map_file,
     patch_rows,
     signal_files,
     write_files,
@@ -72,6 +74,7 @@ def write_results(
     spacing: Spacing | None = None,
     skip_bad: bool = False,
     scores_only: bool = False,
+    maps: MapsAs = "tiff",
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Table:
     """Score images into a folder: ``scores.csv``, ``maps/``, ``overlays/`` and ``report.html``.
@@ -98,6 +101,8 @@ def write_results(
             model's own where None.
         skip_bad: leave out files that can't be read; they are listed in the report.
         scores_only: write ``scores.csv`` and ``report.html`` alone.
+        maps: the format of ``maps/``: 'tiff', or 'nifti', which has a file for each volume, with
+            spacing and direction.
         on_result: called after each image or volume.
 
     Returns:
@@ -111,9 +116,9 @@ def write_results(
     """
     out, skipped = Path(out), list[BadScan]()
     reading: dict[str, Any] = {"groups": groups, "pictures": pictures, "spacing": spacing}
-    job = job_of(model, images, alpha=alpha, scores_only=scores_only, **reading)
+    job = job_of(model, images, alpha=alpha, scores_only=scores_only, maps=maps, **reading)
     with open_job(out, job, WRITES) as (work, journal):
-        writer = _Writer(model, work, journal, alpha, scores_only)
+        writer = _Writer(model, work, journal, alpha, scores_only, maps)
         inputs = () if job["images"] is None else model.preprocessing.find(images, groups, pictures)
         done = writer.restore((each.name, each.identity) for each in inputs)
         if not (work / COMPLETE).exists():  # else all that is left to do is to move it
@@ -137,12 +142,21 @@ def write_results(
 class _Writer:
     """Writes files of each result as it passes, and keeps its row for the table and the page."""
 
-    def __init__(self, model: Model, work: Path, journal: Journal, alpha: float, scores_only: bool):
+    def __init__(
+        self,
+        model: Model,
+        work: Path,
+        journal: Journal,
+        alpha: float,
+        scores_only: bool,
+        maps_as: MapsAs,
+    ):
         self.model, self.calibration, self.alpha = model, model.calibration, alpha
         self.work, self.folder, self.journal = work, work / "results", journal
-        self.scores_only = scores_only
+        self.scores_only, self.maps_as = scores_only, maps_as
         self.batch: list[dict[str, Any]] = []
         self.maps: VolumeMaps | None = None
+        self.frames: list[np.ndarray] = []  # the maps so far of a volume that isn't flattened
 
     def restore(self, inputs: Iterable[tuple[str, str]]) -> Set[str]:
         """Take up what was done before of inputs as they are now; returns the names of it."""
@@ -202,9 +216,11 @@ class _Writer:
             files = (
                 signal_files(result, self.calibration)
                 if result.signal
-                else image_files(result, self.calibration.map_scale)
+                else image_files(result, self.calibration.map_scale, self.maps_as)
             )
             row["files"] = write_files(self.folder, files)
+            if result.of_volume and result.residual is not None and self.maps_as == "nifti":
+                self.frames.append(result.residual.copy())
             if result.volume is not None:
                 row["patches"] = (self.folder / PATCHES).stat().st_size
 
@@ -231,11 +247,15 @@ class _Writer:
             "p_value": float(row["p_value"]) if row["p_value"] else None,
             "flag": {"yes": True, "no": False}.get(row["flag"]),
         }
+        if self.frames:
+            place = result.spacing, result.affine, result.files
+            file = map_file(result.name, np.stack(self.frames), *place, self.maps_as)
+            row["files"], self.frames = write_files(self.folder, iter([file])), []
         if self.maps is None:
             return
         case = self.maps.case(result, self.calibration, self.alpha)
         if not self.scores_only:
-            files = self.maps.files(case, self.calibration.map_scale)
+            files = self.maps.files(case, self.calibration.map_scale, self.maps_as)
             row["files"] = write_files(self.folder, files)
             row["patches"] = (self.folder / PATCHES).stat().st_size
         self.journal.offer("volume", case.score, VOLUMES_SHOWN, lambda: pack(case))
