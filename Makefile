@@ -1,5 +1,6 @@
 # make demo   sets up .venv, trains on pictures that ship with it, and says where the report is
 # make test   sets up .venv with the developers' tools, then lints and tests
+# make test-system  installs programs of the system by apt-get, and runs the tests that need them
 # make docs   builds the site into site/, without a network once its tools are installed
 # make package  builds wheel and sdist into dist/ and checks them
 # make lint   the checks of `make test` without the tests
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo docs lint package test
+.PHONY: demo docs lint package test test-system
 
 demo: $(VENV)/installed
 	$(BIN)/fanogan demo --out demo
@@ -17,6 +18,11 @@ demo: $(VENV)/installed
 
 test: lint
 	$(BIN)/python -m pytest -q
+
+# dicom3tools has dciodvfy, which says whether DICOM objects are as the standard has them.
+test-system: $(VENV)/installed-dev
+	apt-get install --yes --quiet dicom3tools
+	$(BIN)/python -m pytest -q -m system
 
 docs: $(VENV)/installed
 	$(INSTALL) --editable '.[docs,export,oct]'

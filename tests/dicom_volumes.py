@@ -69,4 +69,5 @@ def eye(
             delattr(made, keyword)
         else:
             setattr(made, keyword, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
     return save(path, made)

@@ -105,6 +105,13 @@ def exclusive(path: Path, busy_error: Exception) -> Iterator[None]:
 # --- model folder -------------------------------------------------------------------------------
 
 
+def weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return weights as the content of ``model.safetensors``."""
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
 def write_model_folder(
     folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Any], card: str
 ) -> None:
@@ -114,8 +121,6 @@ def write_model_folder(
         BadFolder: something that isn't a model lies there.
         OSError: it can't be written; a model that was there before is untouched.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
     if folder.is_file():
         raise BadFolder(f"{folder}: is a file, give the path of a folder for the model")
@@ -123,7 +128,7 @@ def write_model_folder(
     if folder.is_dir() and any(folder.iterdir()) and not is_model:
         raise BadFolder(f"{folder}: holds other files, give a new folder for the model")
     folder = folder.resolve()  # a link stays a link
-    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    weights = weights_bytes(tensors)
     body = {"format": FORMAT, **values, "weights_sha256": hashlib.sha256(weights).hexdigest()}
     temporary = _temporary(folder)
     try:

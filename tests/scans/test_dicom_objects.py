@@ -14,6 +14,7 @@ from pydicom.uid import (
     EncapsulatedPDFStorage,
     GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
+    ParametricMapStorage,
     RTImageStorage,
     SegmentationStorage,
 )
@@ -24,6 +25,7 @@ from fanogan.scans import BadScan, find_scans, read_scan, read_scans
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10), dtype=np.uint8)
 MADE = {
     "Segmentation": SegmentationStorage,
+    "Parametric Map": ParametricMapStorage,
     "Grayscale Softcopy Presentation State": GrayscaleSoftcopyPresentationStateStorage,
     "Encapsulated PDF": EncapsulatedPDFStorage,
     "Key Object Selection Document": KeyObjectSelectionDocumentStorage,
@@ -51,7 +53,7 @@ def save_object(path: Path, kind: str) -> Path:
     if kind in PYDICOMS:
         shutil.copy(str(get_testdata_file(PYDICOMS[kind])), path)
         return path
-    return save(path, made(MADE[kind], has_pixels=kind == "Segmentation"))
+    return save(path, made(MADE[kind], has_pixels=kind in ("Segmentation", "Parametric Map")))
 
 
 @pytest.mark.parametrize("kind", [*MADE, *PYDICOMS])

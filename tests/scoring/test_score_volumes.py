@@ -7,10 +7,16 @@ import dataclasses
 import json
 from pathlib import Path
 
+import highdicom
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 import tifffile
+from dicom_files import SECRETS
+from dicom_volumes import eye as save_eye
 from PIL import Image
+from pydicom import dcmread
 from sklearn.metrics import roc_auc_score
 
 from fanogan.calibration import ProfileBuilder
@@ -287,6 +293,60 @@ def test_volumes_out(model: Model, eye: FlatVolume, ill: Phantom, tmp_path: Path
     assert median < threshold and all(one["peak"] > threshold for one in regions)
     line = next(row for row in rows if row["name"] == "eye" and row["unit"] == "volume")
     assert line["regions"] == sum(one["volume"] == "eye" for one in regions)
+
+
+def test_an_eye_from_dicom_sends_back_what_is_found(
+    model: Model, ill: Phantom, tmp_path: Path
+) -> None:
+    path = save_eye(tmp_path / "scans" / "eye.dcm", ill.pixels, SPACING)
+    model.save(tmp_path / "model")
+    write_results(model, tmp_path / "scans", tmp_path / "out", maps="nifti", dicom=True)
+    out = tmp_path / "out" / "dicom"
+    names = {f"eye.dcm.{end}.dcm" for end in ("pm", "seg", "sr")}
+    assert {one.name for one in out.iterdir()} == names
+    parametric, segmentation, report = (dcmread(out / name) for name in sorted(names))
+    weights = json.loads((tmp_path / "model" / "model.json").read_text())["weights_sha256"]
+    for one in (parametric, segmentation, report):
+        assert one.StudyInstanceUID == dcmread(path).StudyInstanceUID
+        assert one.PatientID == SECRETS[2] and one.DeviceSerialNumber == weights
+    # The map is the NIfTI's, and this one lies where the file says.
+    its = SimpleITK.ReadImage(tmp_path / "out" / "maps" / "eye.dcm.nii.gz")
+    np.testing.assert_allclose(its.GetSpacing(), SPACING[::-1], rtol=1e-6)
+    stored = nibabel.load(tmp_path / "out" / "maps" / "eye.dcm.nii.gz")  # ITK reads NaN as 0
+    values = np.nan_to_num(stored.get_fdata(dtype=np.float32).T, nan=-1)
+    frames = [  # of the source, from 1
+        group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
+        for group in parametric.PerFrameFunctionalGroupsSequence
+    ]
+    np.testing.assert_array_equal(parametric.pixel_array, values[np.array(frames) - 1])
+    # Each region's segment covers its B-scans and columns, and pixels as many as its depth has.
+    regions = json.loads((tmp_path / "out" / "regions.json").read_text())
+    assert len(regions) == len(segmentation.SegmentSequence) > 0
+    masks = highdicom.seg.Segmentation.from_dataset(segmentation).get_pixels_by_source_frame(
+        dcmread(path).SOPInstanceUID, [1, 2, 3], assert_missing_frames_are_empty=True
+    )
+    for number, region in enumerate(regions):
+        frames, rows, columns = np.nonzero(masks[..., number])
+        assert [frames.min(), frames.max()] == region["bscans"]
+        assert [columns.min(), columns.max()] == region["columns"]
+        assert len(set(zip(frames.tolist(), columns.tolist(), strict=True))) == region["pixels"]
+        line = ill.boundaries["ILM"][frames, columns]
+        assert np.abs(rows - line).max() < 120  # in the retina, not in the vitreous or below
+        assert (rows > line - 8).all()
+    # Without being asked, nothing of the patient leaves the reader.
+    write_results(model, tmp_path / "scans", tmp_path / "plain")
+    assert not (tmp_path / "plain" / "dicom").exists()
+    written = b"".join(each.read_bytes() for each in (tmp_path / "plain").rglob("*.*"))
+    assert not any(secret.encode() in written for secret in SECRETS)
+
+
+def test_objects_are_of_dicom_alone(model: Model, eye: FlatVolume, tmp_path: Path) -> None:
+    Image.fromarray(np.asarray(eye.bscans[0])).save(tmp_path / "a.png")
+    with pytest.raises(BadScan, match=r"a\.png is no DICOM file, and --dicom writes"):
+        write_results(model, tmp_path / "a.png", tmp_path / "out", dicom=True)
+    with pytest.raises(BadScan, match="--dicom writes objects that refer to DICOM files"):
+        write_results(model, [eye], tmp_path / "out", dicom=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_shape_of_the_retina_has_scores_p_values_and_maps(

@@ -44,6 +44,14 @@ def maps_as(text: str, scores_only: bool) -> MapsAs:
     return "nifti"
 
 
+def check_dicom(dicom: bool, scores_only: bool) -> None:
+    """Refuse objects that can't be written."""
+    if dicom and scores_only:
+        raise UsageError("--dicom and --scores-only contradict each other: give one of them")
+    if dicom and importlib.util.find_spec("highdicom") is None:
+        raise UsageError("--dicom needs an extra: pip install 'fanogan[dicom]'")
+
+
 def spacing_in(text: str | None) -> Spacing | None:
     """Three lengths with commas between them."""
     if text is None:

@@ -14,6 +14,7 @@ from fanogan.cli import console
 from fanogan.cli.arguments import (
     UsageError,
     check_alpha,
+    check_dicom,
     labels_in,
     maps_as,
     pictures_as,
@@ -233,6 +234,7 @@ def score(
     skip_bad: bool = False,
     scores_only: bool = False,
     maps: str = "tiff",
+    dicom: bool = False,
 ) -> None:
     """Score images: a table, maps, overlays and a page to look at.
 
@@ -259,6 +261,8 @@ def score(
         skip_bad: leave out files that can't be read, instead of stopping.
         scores_only: write only scores.csv and report.html; maps can take longer than scores.
         maps: the format of maps/: tiff; or nifti, one file a volume, for 3D Slicer and ITK-SNAP.
+        dicom: write dicom/ too, for an archive: regions, residual and a report of each scan, as
+            objects of its own study with its patient; the scans must be DICOM.
     """
     from fanogan.detectors import Detector
     from fanogan.scoring import images_done, in_precision, write_results
@@ -268,6 +272,7 @@ def score(
         why = f"--shard {shard} is for one process" if shard else "give a number from 1"
         raise UsageError(f"--devices {devices}: {why}")
     pictures, written = pictures_as(bscans, volumes), maps_as(maps, scores_only)
+    check_dicom(dicom, scores_only)
     with scans_in(images, list, shard) as source:
         with value_errors_as_usage():
             several = devices_for(devices, device) if devices > 1 else []
@@ -283,7 +288,7 @@ def score(
             say(chosen)
         how: dict[str, Any] = {"alpha": alpha, "groups": groups, "pictures": pictures}
         how |= {"spacing": spacing_in(spacing), "skip_bad": skip_bad}
-        how |= {"scores_only": scores_only, "maps": written}
+        how |= {"scores_only": scores_only, "maps": written, "dicom": dicom}
         files = count_images(trained, source, groups, pictures)
         if devices > 1:
             rows = score_in_parts(trained, model, source, out, several, files, **how)

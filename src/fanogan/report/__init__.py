@@ -5,6 +5,7 @@ Colours and figures of a page come from here too where other rooms draw.
 
 from fanogan.report.card import model_card
 from fanogan.report.curves import Curves, draw_curves
+from fanogan.report.dicom import Found, Maker, dicom_objects
 from fanogan.report.en_face import VolumeCase, en_face_picture
 from fanogan.report.figures import FIGURE_STYLE, histogram_figure, inline_svg
 from fanogan.report.images import outline, overlay, shrink, with_strip
@@ -17,10 +18,13 @@ __all__ = [
     "FIGURE_STYLE",
     "Case",
     "Curves",
+    "Found",
+    "Maker",
     "SideBySide",
     "VolumeCase",
     "alarms",
     "describe",
+    "dicom_objects",
     "draw_curves",
     "en_face_picture",
     "histogram_figure",

@@ -1,6 +1,7 @@
 """A scan comes in: files are found, named, grouped by subject, and read, whatever their format."""
 
 from fanogan.scans.arrays import is_array_like
+from fanogan.scans.dicom_source import DicomSource, check_source, read_source
 from fanogan.scans.find import ScanSource, composed, each_scan, find_scans, identity
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.lists import FileList, Shard, Sharded
@@ -67,6 +68,7 @@ __all__ = [
     "ColourMapUndone",
     "ColouredMarks",
     "ConvertedToRGB",
+    "DicomSource",
     "EmptyFrames",
     "EnFace",
     "FileList",
@@ -95,6 +97,7 @@ __all__ = [
     "WhiteMarks",
     "WindowLeftOut",
     "as_nifti",
+    "check_source",
     "composed",
     "each_scan",
     "empty_frames_note",
@@ -115,6 +118,7 @@ __all__ = [
     "read_mask",
     "read_scan",
     "read_scans",
+    "read_source",
     "read_volume",
     "scans_of",
     "silence_decoders",

@@ -58,6 +58,7 @@ _PIXELS = ["PixelData", "FloatPixelData", "DoubleFloatPixelData"]
 _OFFSETS = ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
 _OPHTHALMIC_TOMOGRAPHY = "1.2.840.10008.5.1.4.1.1.77.1.5.4"
 _PIXELS_BUT_NO_IMAGE = {
+    "1.2.840.10008.5.1.4.1.1.30": "Parametric Map",
     "1.2.840.10008.5.1.4.1.1.66.4": "Segmentation",
     "1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation",
     "1.2.840.10008.5.1.4.1.1.481.2": "RT Dose",

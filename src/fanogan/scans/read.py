@@ -71,7 +71,7 @@ _EXTRAS = {
     **{"DICOM": "dicom", "NIfTI": "nifti", "vol": "oct", "E2E": "oct"},
     **dict.fromkeys(("sound", "EDF", "WFDB"), "signals"),
 }
-_DECODERS = ("PIL", "eyepy", "nibabel", "pydicom", "tifffile")
+_DECODERS = ("PIL", "eyepy", "highdicom", "nibabel", "pydicom", "tifffile")
 _WITH_PATIENT = ("DICOM", "Heidelberg XML", "vol", "E2E", "EDF", "WFDB")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from fanogan.data import Preprocessing, Seen
 from fanogan.recipes import Recipe
 from fanogan.report import model_card
 from fanogan.scoring.checked import check_type
-from fanogan.storage import BadFolder, read_model_folder, write_model_folder
+from fanogan.storage import BadFolder, read_model_folder, weights_bytes, write_model_folder
 
 if TYPE_CHECKING:
     import torch
@@ -123,15 +124,21 @@ class Model:
             BadFolder: something that isn't a model is there.
             OSError: it can't be written; a model that was there before is untouched.
         """
+        values = self.to_dict()
+        write_model_folder(folder, self._tensors(), values, model_card(values))
+
+    @property
+    def weights_sha256(self) -> str:
+        """What ``model.json`` holds, and ``fanogan info`` shows."""
+        return hashlib.sha256(weights_bytes(self._tensors())).hexdigest()
+
+    def _tensors(self) -> dict[str, Tensor]:
         tensors = {
             f"{name}.{key}": tensor
             for name, network in self.kept_networks.items()
             for key, tensor in network.state_dict().items()
         }
-        if self.seen:
-            tensors |= _as_tensors(self.seen)
-        values = self.to_dict()
-        write_model_folder(folder, tensors, values, model_card(values))
+        return tensors | _as_tensors(self.seen) if self.seen else tensors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fanogan.report import (
     overlay,
     with_strip,
 )
-from fanogan.retina import FlatVolume, find_regions
+from fanogan.retina import FlatVolume, find_regions, region_masks
 from fanogan.scans import UNKNOWN_SPACING, Affine, Spacing, as_nifti, extension
 from fanogan.scoring.cases import as_picture
 from fanogan.scoring.result import Result
@@ -91,6 +91,19 @@ class VolumeMaps:
             masks=self.masks,
             held_out_subjects=calibration.subjects(result.unit),
         )
+
+    def region_labels(self) -> np.ndarray:
+        """Return the number of the region that each pixel of the scan lies in, uint16, or 0.
+
+        A region of the en-face map is what lies in the retina below it.
+        """
+        labels = np.zeros(self.residuals.shape, dtype=np.uint16)
+        masks = region_masks(self.en_face, self.threshold)
+        for number, mask in enumerate(masks, start=1):
+            for frame in np.flatnonzero(mask.any(axis=1)).tolist():
+                inside = self.volume.within_retina(frame, len(labels[frame]))
+                labels[frame][inside & mask[frame]] = number
+        return labels
 
     def files(self, case: VolumeCase, scale: float, maps: MapsAs = "tiff") -> Files:
         """Yield the map in the scan's geometry, the en-face map, and the worst B-scans."""

@@ -10,14 +10,15 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fanogan.report import write_score_report
+from fanogan.report import Found, Maker, dicom_objects, write_score_report
 from fanogan.retina import FlatVolume, PicturesAs, Region, steps_figure
-from fanogan.scans import BadScan, Sharded, Spacing
+from fanogan.scans import BadScan, Sharded, Spacing, check_source
 from fanogan.scoring.cases import (
     about_model,
     case_of,
@@ -36,6 +37,7 @@ from fanogan.scoring.signal_maps import SPAN_COLUMNS, span_row, spans_of
 from fanogan.scoring.table import COLUMNS, Table, row_of, write_csv
 from fanogan.scoring.volume_maps import (
     PATCH_COLUMNS,
+    Files,
     MapsAs,
     VolumeMaps,
     image_files,
@@ -45,7 +47,7 @@ from fanogan.scoring.volume_maps import (
     write_files,
 )
 from fanogan.storage import write_whole
-from fanogan.text import as_cells, counted
+from fanogan.text import as_cells, counted, place_of
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ CASES = {"image": IN_GALLERY, "volume": VOLUMES_SHOWN, "steps": 1}
 """How many of each kind the page shows at most."""
 ENDS = {"bscans": ("first_bscan", "last_bscan"), "columns": ("first_column", "last_column")}
 TABLES = ("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json", SHARD, ROWS)
-WRITES = (*TABLES, "maps", "overlays", "en_face", "shape")
+WRITES = (*TABLES, "maps", "overlays", "en_face", "shape", "dicom")
 """All that may come into the folder of the results."""
 
 
@@ -75,6 +77,7 @@ def write_results(
     skip_bad: bool = False,
     scores_only: bool = False,
     maps: MapsAs = "tiff",
+    dicom: bool = False,
     on_result: Callable[[Result], None] = lambda result: None,
 ) -> Table:
     """Score images into a folder: ``scores.csv``, ``maps/``, ``overlays/`` and ``report.html``.
@@ -103,6 +106,8 @@ def write_results(
         scores_only: write ``scores.csv`` and ``report.html`` alone.
         maps: the format of ``maps/``: 'tiff', or 'nifti', which has a file for each volume, with
             spacing and direction.
+        dicom: write into ``dicom/`` what is found as objects of the scans' own studies; the scans
+            must be DICOM files.
         on_result: called after each image or volume.
 
     Returns:
@@ -116,10 +121,22 @@ def write_results(
     """
     out, skipped = Path(out), list[BadScan]()
     reading: dict[str, Any] = {"groups": groups, "pictures": pictures, "spacing": spacing}
-    job = job_of(model, images, alpha=alpha, scores_only=scores_only, maps=maps, **reading)
+    if maps == "nifti" and model.preprocessing.signal:
+        raise BadScan("--maps nifti is for images, and this model is of signals: leave it out")
+    settings: dict[str, Any] = {
+        "alpha": alpha,
+        "scores_only": scores_only,
+        "maps": maps,
+        "dicom": dicom,
+    }
+    job = job_of(model, images, **settings, **reading)
     with open_job(out, job, WRITES) as (work, journal):
-        writer = _Writer(model, work, journal, alpha, scores_only, maps)
+        writer = _Writer(model, work, journal, **settings)
         inputs = () if job["images"] is None else model.preprocessing.find(images, groups, pictures)
+        if dicom:
+            if job["images"] is None:
+                raise BadScan("--dicom writes objects that refer to DICOM files: give these")
+            inputs = _of_dicom(inputs)
         done = writer.restore((each.name, each.identity) for each in inputs)
         if not (work / COMPLETE).exists():  # else all that is left to do is to move it
             for batch in result_batches(
@@ -139,6 +156,17 @@ def write_results(
     return Table(out / "scores.csv", count)
 
 
+def _of_dicom(inputs: Iterable[Any]) -> Iterator[Any]:
+    """Yield the inputs, each once it is known to be one that DICOM objects can refer to."""
+    for each in inputs:
+        check_source(getattr(each, "parts", ()) or (each.path,))
+        yield each
+
+
+def _maker_of(model: Model) -> Maker:
+    return Maker(model.title, model.recipe.name, version("fanogan"), model.weights_sha256)
+
+
 class _Writer:
     """Writes files of each result as it passes, and keeps its row for the table and the page."""
 
@@ -149,11 +177,13 @@ class _Writer:
         journal: Journal,
         alpha: float,
         scores_only: bool,
-        maps_as: MapsAs,
+        maps: MapsAs,
+        dicom: bool,
     ):
         self.model, self.calibration, self.alpha = model, model.calibration, alpha
         self.work, self.folder, self.journal = work, work / "results", journal
-        self.scores_only, self.maps_as = scores_only, maps_as
+        self.scores_only, self.maps_as = scores_only, maps
+        self.maker = _maker_of(model) if dicom else None
         self.batch: list[dict[str, Any]] = []
         self.maps: VolumeMaps | None = None
         self.frames: list[np.ndarray] = []  # the maps so far of a volume that isn't flattened
@@ -218,9 +248,11 @@ class _Writer:
                 if result.signal
                 else image_files(result, self.calibration.map_scale, self.maps_as)
             )
-            row["files"] = write_files(self.folder, files)
-            if result.of_volume and result.residual is not None and self.maps_as == "nifti":
+            if result.residual is not None and not result.of_volume:
+                files = itertools.chain(files, self._objects(result, result.residual[None]))
+            elif result.residual is not None and (self.maker or self.maps_as == "nifti"):
                 self.frames.append(result.residual.copy())
+            row["files"] = write_files(self.folder, files)
             if result.volume is not None:
                 row["patches"] = (self.folder / PATCHES).stat().st_size
 
@@ -248,14 +280,22 @@ class _Writer:
             "flag": {"yes": True, "no": False}.get(row["flag"]),
         }
         if self.frames:
-            place = result.spacing, result.affine, result.files
-            file = map_file(result.name, np.stack(self.frames), *place, self.maps_as)
-            row["files"], self.frames = write_files(self.folder, iter([file])), []
+            residuals, self.frames = np.stack(self.frames), []
+            files = self._objects(result, residuals)
+            if self.maps_as == "nifti":
+                place = result.spacing, result.affine, result.files
+                file = map_file(result.name, residuals, *place, self.maps_as)
+                files = itertools.chain([file], files)
+            row["files"] = write_files(self.folder, files)
         if self.maps is None:
             return
         case = self.maps.case(result, self.calibration, self.alpha)
         if not self.scores_only:
             files = self.maps.files(case, self.calibration.map_scale, self.maps_as)
+            if self.maker:
+                found = case.regions, self.maps.region_labels()
+                objects = self._objects(result, self.maps.residuals, *found)
+                files = itertools.chain(files, objects)
             row["files"] = write_files(self.folder, files)
             row["patches"] = (self.folder / PATCHES).stat().st_size
         self.journal.offer("volume", case.score, VOLUMES_SHOWN, lambda: pack(case))
@@ -267,6 +307,21 @@ class _Writer:
             if largest.area_mm2 is not None:
                 row["largest_region_mm2"] = f"{largest.area_mm2:.4g}"
         self.maps = None
+
+    def _objects(
+        self,
+        result: Result,
+        residual: np.ndarray,
+        regions: Sequence[Region] = (),
+        labels: np.ndarray | None = None,
+    ) -> Files:
+        """Yield what is found in a scan, as DICOM objects where they are asked for."""
+        if self.maker is None:
+            return
+        p_value, _ = self.calibration.assess(result.unit, result.total, self.alpha)
+        found = Found(residual, self.calibration.map_scale, result.total, p_value, regions, labels)
+        for end, data in dicom_objects(result.files, found, self.maker):
+            yield f"dicom/{place_of(result.name, end)}", data
 
     def end_batch(self) -> None:
         """Let a batch be done: its rows, and the cases that the page may show of it."""
