@@ -208,6 +208,9 @@ def draw(found: Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]) -> N
                 low, high = ([edge(of) for of in aucs] for edge in (min, max))
                 left.fill_between(counts, low, high, color=line.get_color(), alpha=0.15)
     left.set(xscale="log", xlabel="normals to learn from", ylabel="AUC, mean and range of seeds")
+    counts = sorted({kept[0]["normals"] for kept in found.values()})
+    left.set_xticks(counts, labels=map(str, counts))
+    left.minorticks_off()
     left.legend(fontsize=8)
     for (name, _, variant), kept in found.items():
         if name == "kermany" and variant == "as it is":

@@ -25,6 +25,9 @@ NO_NETWORK = (
     "columns not seen clearly",
     "shape",
     "PCA residual",
+    "amplitude",
+    "steepness",
+    "distance to the mean normal beat",
 )
 # The section, which of its tables that have a row of f-AnoGAN, the column (from behind: negative),
 # what was trained on and what was tested.
@@ -39,6 +42,8 @@ ROWS = (
     ("oct, small", 0, 6, "two healthy eyes, flattened", "the same by pixel"),
     ("oct_patches, healthy", 0, 1, "two healthy eyes, not flattened", "any fluid, by patch"),
     ("pneumoniamnist", 0, 1, "normal chests", "pneumonia, by picture"),
+    ("signals", 0, 1, "normal heart beats (MIT-BIH)", "ventricular ones of other people, by beat"),
+    ("signals", 0, 2, "normal heart beats (MIT-BIH)", "other abnormal ones, by beat"),
 )
 
 
