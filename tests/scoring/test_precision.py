@@ -17,7 +17,7 @@ from fanogan.data import Normals
 from fanogan.detectors import Detector, FAnoGAN, seconds_to_fit
 from fanogan.export import BadExport, use_engine
 from fanogan.models import Discriminator, Encoder, Generator
-from fanogan.models.networks import LayerNorm
+from fanogan.models.layers import LayerNorm
 from fanogan.recipes import BadRecipe
 from fanogan.scoring import BadPrecision, Model, in_precision, results, score, score_batch
 from fanogan.training import lacking_bf16
