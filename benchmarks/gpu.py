@@ -45,6 +45,8 @@ def main() -> None:
         tiny = ROOT / "runs" / "tiny"
         tables.RESULTS, tables.RUNS = tiny / "results", tiny / "runs"
         data = few(data, tiny / "data")
+    # A shell starts what runs in its background with this signal ignored, and it would never end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     timer = threading.Timer(
         max(60 * options.minutes - RESERVE, 1), os.kill, (os.getpid(), signal.SIGINT)
     )

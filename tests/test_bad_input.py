@@ -261,7 +261,7 @@ def _(s):
 @row(
     "fit: unknown recipe",
     "no recipe 'big'",
-    "give one of demo, digits, overnight, paper, phantom, small",
+    "give one of demo, digits, overnight, paper, phantom, signal, small",
 )
 def _(s):
     return s.fit(s.images(), recipe="big")

@@ -287,8 +287,12 @@ def _read(
 
     of_bscans = pictures != "auto" or spacing is not None
     if (recipe.geometry == "image" or recipe.is_signal) and of_bscans:
-        given = "is for signals" if recipe.is_signal else "has the geometry image: set it to retina"
-        raise BadScan(f"--bscans, --volumes and --spacing are for retinal OCT; the recipe {given}")
+        given = (
+            "the recipe is for signals"
+            if recipe.is_signal
+            else "the recipe's geometry is image: set it to retina"
+        )
+        raise BadScan(f"--bscans, --volumes and --spacing are for retinal OCT, and {given}")
     if recipe.is_signal:
         return read_scans(source, groups, skip_bad, on_bad, signals=True)
     retinal = recipe.geometry == "retina" or of_bscans
