@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -61,7 +62,7 @@ def score_in_parts(
     from fanogan.scans import Shard
     from fanogan.scoring import images_done, merge
 
-    folder, count = out.with_name(f"{out.name}.parts"), len(devices)
+    folder, count = Path(f"{out.resolve()}.parts"), len(devices)
     parts = [folder / f"{number}-of-{count}" for number in range(1, count + 1)]
     context = multiprocessing.get_context("spawn")  # CUDA can't be forked
     done = context.Value("q", 0)
@@ -81,7 +82,10 @@ def score_in_parts(
         for future in scored:
             future.result()
     merged = merge(parts, out)
-    shutil.rmtree(folder)
+    for part in parts:
+        shutil.rmtree(part)
+    with contextlib.suppress(OSError):  # something else lies there too
+        folder.rmdir()
     return merged.table
 
 

@@ -26,7 +26,7 @@ from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.results_folder import whole_folder
 from fanogan.scoring.shards import Merged, merge
 from fanogan.scoring.table import COLUMNS, Table, read_csv, row_of, write_csv
-from fanogan.scoring.volume_maps import MapsAs, VolumeMaps, float_tiff, image_files
+from fanogan.scoring.volume_maps import MapsAs, VolumeMaps, image_files, map_file
 from fanogan.scoring.windows import HALF
 from fanogan.scoring.write import VOLUMES_SHOWN, skip_notes, write_results
 
@@ -53,11 +53,11 @@ __all__ = [
     "calibrate",
     "case_of",
     "encode",
-    "float_tiff",
     "frame_name",
     "image_files",
     "images_done",
     "in_precision",
+    "map_file",
     "merge",
     "read",
     "read_csv",

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from fanogan.errors import FanoganError
 from fanogan.report import describe
 from fanogan.scans import EXTENSIONS, BadScan, extension, format_of
-from fanogan.scoring import Model, Result, float_tiff, image_files, read, score_encoded
+from fanogan.scoring import Model, Result, image_files, map_file, read, score_encoded
 
 MapFormat = Literal["png", "tiff", "nifti"]
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "npy": ".npy"}
@@ -203,14 +203,9 @@ def _map(
     stack = np.full((count, *first.residual.shape), np.nan, np.float32)
     for each in frames:  # those without a usable window are not among them
         stack[each.frame if is_volume else 0] = each.residual
-    if map_format == "tiff":
-        return float_tiff(stack if is_volume else stack[0], first.spacing)
+    residual = stack if is_volume else stack[0]
     try:
-        from nibabel.nifti1 import Nifti1Image
+        place = first.spacing, first.affine, first.files
+        return map_file("map", residual, *place, map_format)[1]
     except ImportError:
         raise BadScan("this service has no NIfTI: pip install 'fanogan[nifti]'") from None
-    between, row, column = (length or 1.0 for length in first.spacing)
-    affine = np.diag([row, column, between, 1.0]) if first.affine is None else first.affine
-    image = Nifti1Image(np.moveaxis(stack, 0, -1), np.asarray(affine))
-    image.header.set_xyzt_units("mm")
-    return bytes(image.to_bytes())
