@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from small_runs import RECIPE
 from torch import Tensor
 
-from fanogan.data.patches import Patches, seeded
+from fanogan.data.normals import Normals
+from fanogan.data.patches import Patches, augmented, seeded
 from fanogan.data.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")
@@ -175,3 +177,38 @@ def test_patches_lie_only_where_they_may() -> None:
     with pytest.raises(ValueError, match="within the retina"):
         none = [np.zeros_like(mask) for mask in usable]
         Patches(images, seen_through((4, 5)), flip=False, device=CPU, usable=none)
+
+
+def test_normals_that_are_augmented_are_stretched_and_change_their_greys_within_their_limits() -> (
+    None
+):
+    """A step shows the stretch, two grey values what becomes of them; the seed repeats both."""
+    side, low, high = 64, 0.4, 0.6
+    x = torch.full((400, 1, side, side), 2 * low - 1)
+    x[..., 48:] = 2 * high - 1  # a step 16 columns right of the middle
+    found, again = (augmented(x, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(found, again)
+    left, right = ((found[:, 0, 0, at] + 1) / 2 for at in (32, 63))
+    middle = ((left + right) / 2)[:, None]
+    edges = 64 - ((found[:, 0, 0] + 1) / 2 > middle).sum(1) - 32
+    assert 16 / 1.15 - 1 <= float(edges.min()) < 14.6
+    assert 17.4 < float(edges.max()) <= 16 * 1.15 + 1
+    # A dark and a bright value: exponent, then contrast about the mean, then brightness.
+    assert 0.8 * (high**0.6 - low**0.6) - 0.01 <= float((right - left).min()) < 0.15
+    assert 0.22 < float((right - left).max()) <= 1.2 * (high**1.65 - low**1.65) + 0.01
+    assert float(left.min()) >= low**1.65 - 0.09
+    assert float(right.max()) <= high**0.6 + 0.09
+
+
+def test_held_out_normals_are_never_augmented_and_training_ones_only_where_asked() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 32, 32), dtype=np.uint8)
+    recipe = RECIPE.but(horizontal_flip=False)
+    normals = Normals.read(images, recipe, seed=0)
+
+    def drawn(augment: bool) -> list[torch.Tensor]:
+        parts = normals.patches(flip=False, device=torch.device("cpu"), augment=augment)
+        return [part.draw(8, torch.Generator().manual_seed(1)) for part in parts]
+
+    (plain, plain_held), (changed, changed_held) = drawn(False), drawn(True)
+    assert torch.equal(plain_held, changed_held)
+    assert not torch.allclose(plain, changed, atol=0.05)

@@ -400,3 +400,9 @@ def test_the_file_to_start_from_is_the_whole_recipe(tmp_path: Path, name: str) -
 def test_a_recipe_that_is_not_there_is_called_that() -> None:
     with pytest.raises(BadRecipe, match=r"^no recipe 'smal': give one of"):
         load_recipe("smal")
+
+
+@pytest.mark.parametrize(("base", "settings"), [("signal", {}), ("small", {"depth_channel": True})])
+def test_what_has_no_grey_curve_is_not_augmented(base: str, settings: dict[str, bool]) -> None:
+    with pytest.raises(BadRecipe, match="augment_normals is for images without a depth channel"):
+        load_recipe(base).but(augment_normals=True, **settings)

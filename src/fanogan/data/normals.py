@@ -216,10 +216,17 @@ class Normals:
             usable or None,
         )
 
-    def patches(self, *, flip: bool, device: torch.device) -> tuple[Patches, Patches]:
-        """Copy the images to a device: those to learn from, and those held out, never flipped."""
+    def patches(
+        self, *, flip: bool, device: torch.device, augment: bool = False
+    ) -> tuple[Patches, Patches]:
+        """Copy the images to a device: those to learn from, and those held out, never changed."""
         training = Patches(
-            self.training, self.preprocessing, flip=flip, device=device, usable=self.usable
+            self.training,
+            self.preprocessing,
+            flip=flip,
+            device=device,
+            usable=self.usable,
+            augment=augment,
         )
         held_out = Patches.of_scans(self.held_out, self.preprocessing, flip=False, device=device)
         return training, held_out

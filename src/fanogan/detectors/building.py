@@ -64,7 +64,9 @@ def run_of(
 ) -> Run:
     """Put the encoded images on the device, as patches, for a run of these stages."""
     recipe, device = detector.recipe, fabric.device
-    training, held_out = normals.patches(flip=recipe.horizontal_flip, device=device)
+    training, held_out = normals.patches(
+        flip=recipe.horizontal_flip, device=device, augment=recipe.augment_normals
+    )
     return Run(recipe, fabric, detector.seed, training, held_out, steps, folder, progress)
 
 

@@ -80,6 +80,8 @@ class Recipe:
     window: tuple[int, int] = (64, 64)  # of the patch that is cut from an image
     image_size: tuple[int, int] = (64, 64)  # to which that patch is resampled for the networks
     horizontal_flip: bool = True  # flip at random in training; wrong for digits and chests
+    # Not in the paper.
+    augment_normals: bool = False  # change their grey values and stretch them at random in training
 
     # Retinal OCT: flattened, and seen in patches within the retina (section 3, Data).
     geometry: Geometry = "auto"  # auto: 'retina' for what only an OCT device of the eye writes
@@ -149,6 +151,11 @@ class Recipe:
             raise BadRecipe(
                 f"recipe {self.name}: window and image_size are (1, samples) for signals, both; "
                 "for images neither has one row"
+            )
+        if self.augment_normals and (self.is_signal or self.depth_channel):
+            raise BadRecipe(
+                f"recipe {self.name}: augment_normals is for images without a depth channel; "
+                "set it to false"
             )
         for key, value in vars(self).items():
             least = "0 or more" if key in MAY_BE_ZERO else "above 0"
