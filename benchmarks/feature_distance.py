@@ -6,7 +6,7 @@ every residual block of D and E, from those of the training normals. Beside it s
 distance in untrained networks, and three statistics of the image. Intervals resample patients
 (images of PneumoniaMNIST, which names none) and seeds.
 
-It trains nothing: the networks are those that `oct_pictures.py` and `pneumoniamnist.py` keep.
+It trains nothing: the networks are those that `oct_pictures.py` and `chest.py` keep.
 
     python benchmarks/feature_distance.py
 """

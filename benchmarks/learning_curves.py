@@ -162,6 +162,7 @@ def table() -> None:
         apart = [last(each["gan"], "wasserstein_seen") for each in kept]
         held_out = [last(each["gan"], "wasserstein_held_out") for each in kept]
         residuals = [last(each["encoder"], "image_held_out") for each in kept]
+        seen = [last(each["encoder"], "image") for each in kept]
         rows.append(
             [
                 TITLES[name],
@@ -171,11 +172,13 @@ def table() -> None:
                 spread([each["auc"]["total"] for each in kept]),
                 spread([each["auc"]["mean"] for each in kept]) if name == "kermany" else "–",
                 f"{np.mean(residuals):.4f}",
+                f"{np.mean(residuals) / np.mean(seen):.2f}",
                 f"{np.mean(held_out) / np.mean(apart):.2f}",
             ]
         )
     header = ["data", "normals", "recipe", "seeds", "AUC", "mean over windows"]
-    header += ["residual of held-out normals", "critic's distance, held-out over training"]
+    header += ["residual of held-out normals", "the same over that of training normals"]
+    header += ["critic's distance, held-out over training"]
     every = [result for kept in found.values() for result in kept]
     text = (
         f"Half of `small`'s updates; {circumstances(every, 'small', 'run')}.\n\n"

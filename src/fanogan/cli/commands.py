@@ -135,7 +135,7 @@ def fit(
     from fanogan.detectors import new_detector, seconds_to_fit
     from fanogan.recipes import load_recipe
     from fanogan.report import describe
-    from fanogan.training import RunFolder, check_tracker
+    from fanogan.training import RunFolder, check_tracker, read_metrics, standing
 
     if resume:
         given = (normals, out, groups, bscans, volumes, spacing, detector, gan, skip_bad, set)
@@ -191,6 +191,8 @@ def fit(
     with console.training_bars(expected) as progress:
         learner.fit(read, gan=gan, out=out, resume=bool(resume), logger=logger, progress=progress)
     console.say_calibration(learner.model, 0.05)
+    if stands := out and standing(read_metrics(out)):
+        say(stands)
     about = f": {chosen.about}" if chosen.about else ""
     say(f"model: {out}/model · recipe {chosen.name}{about}")
 

@@ -21,6 +21,7 @@ from fanogan.training.run import Progress, Run, no_progress, open_run
 from fanogan.training.run_folder import RunFolder, State
 from fanogan.training.split_batch import ForEachPart, half_batches, whole_batch
 from fanogan.training.stage import Stage, StopRequest, TrainingFailed, shared_threads
+from fanogan.training.standing import standing
 from fanogan.training.trackers import BadTracker, check_tracker, read_metrics
 from fanogan.training.updates import (
     TensorFlowRMSprop,
@@ -66,6 +67,7 @@ __all__ = [
     "read_metrics",
     "share_buffers",
     "shared_threads",
+    "standing",
     "statistics_untouched",
     "steps_within_budget",
     "train_encoder",
