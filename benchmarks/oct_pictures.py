@@ -21,9 +21,9 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from oct import edema
@@ -66,6 +66,7 @@ OCTDL_COLUMNS = 882  # of most of its pictures; others were resized, and show as
 FULL_DEPTH = {"flat_rows": 64, "flat_base": 60, "stretch_retina": True}
 # Of two thumbnails: the same pictures correlate by .988 and more, others by .944 at most.
 SAME_PICTURE = 0.97
+Named = TypeVar("Named", Scan, FlatVolume)
 SCORES = ("total", "mean", "image", "feature", "shape", "combined")
 WITHOUT = "without_network.json"
 SHOWN = {"izi_f": "f-AnoGAN", "ae": "autoencoder of equal cost", "critic": "its critic alone"}
@@ -102,30 +103,36 @@ def main() -> None:
 # --- data ---------------------------------------------------------------------------------------
 
 
+def pictures(name: str, data: Path) -> Iterator[Scan]:
+    """The pictures of a set, named by class and file."""
+    classes, pattern, (between, row, column) = SETS[name]
+    for kind in classes:
+        for file in sorted((data / name / kind).iterdir()):
+            scan = read_scan(file)
+            width = scan.pixels.shape[2]
+            # Kermany's pictures of 1,536 columns were taken twice as densely.
+            share = OCTDL_COLUMNS / width if name == "octdl" else 0.5 if width > 1000 else 1.0
+            rows = row * share if name == "octdl" else row
+            spacing = (between, rows, column * share)
+            yield Scan(scan.pixels, f"{kind}/{file.name}", patient_of(file, pattern), spacing)
+
+
+def by_class(name: str, found: Iterable[Named]) -> dict[str, list[Named]]:
+    """The pictures of a set by class, the healthy ones first."""
+    of: dict[str, list[Named]] = {kind: [] for kind in SETS[name][0]}
+    for picture in found:
+        of[picture.name.split("/")[0]].append(picture)
+    return of
+
+
 def flat(name: str, data: Path, space: FlatSpace) -> dict[str, list[FlatVolume]]:
     """The flattened pictures of a set by class, from its store."""
-    classes, pattern, (between, row, column) = SETS[name]
-
-    def pictures() -> Iterable[Scan]:
-        for kind in classes:
-            for file in sorted((data / name / kind).iterdir()):
-                scan = read_scan(file)
-                width = scan.pixels.shape[2]
-                # Kermany's pictures of 1,536 columns were taken twice as densely.
-                share = OCTDL_COLUMNS / width if name == "octdl" else 0.5 if width > 1000 else 1.0
-                rows = row * share if name == "octdl" else row
-                spacing = (between, rows, column * share)
-                yield Scan(scan.pixels, f"{kind}/{file.name}", patient_of(file, pattern), spacing)
-
     store = RUNS / "oct_pictures" / f"{name}.zarr"
     if not store.exists():
-        summary = prepare(list(pictures()), store, space=space)
+        summary = prepare(list(pictures(name, data)), store, space=space)
         assert not summary.failed, summary.failed  # every picture has a score
         print(f"{name}: {summary}", flush=True)
-    found: dict[str, list[FlatVolume]] = {kind: [] for kind in classes}
-    for volume in read_store(store, space):
-        found[volume.name.split("/")[0]].append(volume)
-    return found
+    return by_class(name, read_store(store, space))
 
 
 def second_numbers(name: str, data: Path) -> dict[str, str]:
@@ -163,8 +170,8 @@ def part_of(patient: str) -> float:
 
 
 def split(
-    found: Mapping[str, Sequence[FlatVolume]], second: Mapping[str, str]
-) -> tuple[list[FlatVolume], ...]:
+    found: Mapping[str, Sequence[Named]], second: Mapping[str, str]
+) -> tuple[list[Named], ...]:
     """Pictures to train on, to calibrate on and to test on; who is ill is tested alone.
 
     Who is trained or calibrated on under another number isn't tested.
@@ -172,12 +179,12 @@ def split(
     healthy, *ill = found.values()
     tested = [volume for kind in ill for volume in kind]
     of_ill = {volume.group for volume in tested}
-    parts: tuple[list[FlatVolume], ...] = [], [], tested
+    parts: tuple[list[Named], ...] = [], [], tested
     for volume in healthy:
         at = 2 if volume.group in of_ill else int(np.digitize(part_of(volume.group), [0.6, 0.75]))
         parts[at].append(volume)
 
-    def person(volume: FlatVolume) -> str:
+    def person(volume: Named) -> str:
         return second.get(volume.group, volume.group)
 
     known = {person(volume) for volume in (*parts[0], *parts[1])}

@@ -24,7 +24,7 @@ WORDS = {"f_score": "F-score", "auc": "AUC"}
 def main() -> None:
     """Write a section of the docs."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("section", choices=["phantom", "phantom_small", "oct"])
+    parser.add_argument("section", choices=["phantom", "phantom_small", "oct", "kermany", "octdl"])
     parser.add_argument("study", type=Path)
     options = parser.parse_args()
     study = Study(options.study)
