@@ -19,9 +19,10 @@ demo: $(VENV)/installed
 test: lint
 	$(BIN)/python -m pytest -q
 
-# dicom3tools has dciodvfy, which says whether DICOM objects are as the standard has them.
+# dicom3tools has dciodvfy, which says whether DICOM objects are as the standard has them; Orthanc is an image archive, and
+# dcmtk another reader.
 test-system: $(VENV)/installed-dev
-	apt-get install --yes --quiet dicom3tools
+	apt-get install --yes --quiet dcmtk dicom3tools orthanc orthanc-dicomweb
 	$(BIN)/python -m pytest -q -m system
 
 docs: $(VENV)/installed

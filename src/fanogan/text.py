@@ -26,7 +26,9 @@ LONGEST_PATH = 2048
 
 
 def plural(noun: str) -> str:
-    """Return the plural of a noun: images, B-scans, patches."""
+    """Return the plural of a noun: images, B-scans, patches, studies."""
+    if noun.endswith("y"):
+        return f"{noun[:-1]}ies"
     return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 

@@ -16,6 +16,7 @@ from fanogan.text import harmless
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fanogan.archive import Series
     from fanogan.report import SideBySide
     from fanogan.retina import FlatVolume, Summary
     from fanogan.scans import BadScan
@@ -361,6 +362,20 @@ def _regions(row: Mapping[str, Any]) -> str:
 def _shortened(name: str) -> str:
     name = harmless(name)
     return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
+
+
+def say_series(found: Sequence[Series]) -> None:
+    """Print what an archive has, studies with a line for each series."""
+    from fanogan.text import counted
+
+    study = ""
+    for one in found:
+        if one.study != study:
+            study = one.study
+            say(f"patient {one.patient or '?'}  {one.date or 'no date'}  study {study}", "bold")
+        files = "files" if one.count is None else counted(one.count, "file")
+        parts = (one.modality or "?", files, one.description, f"series {one.uid}")
+        say("  " + "  ".join(part for part in parts if part))
 
 
 def say_side_by_side(numbers: Sequence[str], table: SideBySide) -> None:

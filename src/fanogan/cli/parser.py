@@ -21,6 +21,7 @@ from typing import Any, get_args, get_origin
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from fanogan.cli import (
+    archive_commands,
     commands,
     compare,
     console,
@@ -39,6 +40,8 @@ VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "prepare": (commands.prepare, ("scans",)),
     "fit": (commands.fit, ("normals",)),
     "score": (commands.score, ("model", "images")),
+    "fetch": (archive_commands.fetch, ("archive",)),
+    "send": (archive_commands.send, ("archive", "results")),
     "merge": (written_commands.merge, ("results",)),
     "evaluate": (commands.evaluate, ("model",)),
     "compare": (compare.compare, ("models",)),
@@ -173,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _stopped(verb: str, given: Mapping[str, Any]) -> str:
     """Say what resumes a command that was stopped."""
-    if verb in ("prepare", "score", "study"):
+    if verb in ("prepare", "score", "study", "fetch", "send"):
         return "stopped; the same command resumes"
     run = (given.get("resume") or given.get("out")) if verb == "fit" else None
     if run and (run / "config.yaml").exists():
