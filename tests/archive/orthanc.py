@@ -56,7 +56,7 @@ class Orthanc:
             "DicomAlwaysAllowFind": False,
             "DicomAlwaysAllowGet": False,
             "DicomModalities": {"fanogan": ["FANOGAN", "127.0.0.1", self.moves]},
-            "StableAge": 1,
+            "MaximumStorageCacheSize": 0,
             **settings,
         }
         self.process: subprocess.Popen[bytes] | None = None

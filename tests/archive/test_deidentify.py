@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,23 @@ def test_what_pixels_or_text_may_tell_is_left_out_or_said(tmp_path: Path) -> Non
     letter = told(tmp_path / "c.dcm", SOPClassUID=EncapsulatedPDFStorage)
     with pytest.raises(LeftOut, match="no image, and its text can name anybody"):
         deidentified(letter, codes, "P2")
+
+
+@pytest.mark.system
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dicom3tools: make test-system")
+def test_no_error_comes_in(tmp_path: Path) -> None:
+    """What is left is as good DICOM as it was, by dciodvfy."""
+    source = eye(tmp_path / "eye.dcm", PIXELS, SPACING)
+    free, _ = deidentified(source.read_bytes(), Codes(tmp_path / "codes.csv"), "P2345678")
+    (tmp_path / "free.dcm").write_bytes(free)
+    before, after = (
+        {line for line in run.stderr.splitlines() if line.startswith("Error")}
+        for run in (
+            subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True)
+            for path in (source, tmp_path / "free.dcm")
+        )
+    )
+    assert after <= before
 
 
 def test_a_damaged_file_is_refused_without_a_word_of_it(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from fanogan.archive.errors import Unreachable
 from fanogan.report import Found, Maker, dicom_objects
 from fanogan.scans import find_scans, read_scan
 
-pytestmark = [pytest.mark.system, needs_orthanc]
+pytestmark = [pytest.mark.slow, pytest.mark.system, needs_orthanc]
 both = pytest.mark.parametrize("way", ["web", "dimse"])
 
 
@@ -86,6 +86,7 @@ def test_c_move_brings_the_same_files(orthanc: Orthanc, typed: Typed, tmp_path: 
         *("--listen", orthanc.moves + 1),  # a port that the archive doesn't know
     )
     assert status == 1 and "whether it knows the port of --listen" in text
+    assert "6 failed, 0 are done" in text
 
 
 @both
@@ -204,7 +205,7 @@ def test_what_belongs_nowhere_or_is_broken_does_not_stop_the_rest(
     assert len(orthanc.instances()) == before + 2
 
 
-# --- an archive that dies -----------------------------------------------------------------------
+# --- an archive that loses files, or dies ---------------------------------------------------------
 
 
 class Dying:
@@ -228,6 +229,21 @@ def mortal(tmp_path: Path) -> Iterator[Orthanc]:
     made = Orthanc(tmp_path / "orthanc").start()
     yield made
     made.kill()
+
+
+@both
+def test_a_file_that_the_archive_has_lost_does_not_stop_the_rest(
+    way: str, mortal: Orthanc, typed: Typed, tmp_path: Path
+) -> None:
+    mortal.put(*ct_series(tmp_path / "ct", PIXELS))
+    stored = [path for path in (tmp_path / "orthanc" / "db").rglob("*") if path.is_file()]
+    next(path for path in stored if path.read_bytes()[128:132] == b"DICM").unlink()
+    mortal.put(eye(tmp_path / "eye.dcm", PIXELS, SPACING, StudyInstanceUID=f"{STUDY}.5"))
+    # Orthanc can't list the series any more that the file was of; the other study comes.
+    words = ("--patient", "PID-4711", "--out", tmp_path / "scans")
+    status, text = typed("fetch", address(mortal, way), *words)
+    assert status == 1 and "1 failed, 1 are done" in text and "see the archive's log" in text, text
+    assert len(files(tmp_path / "scans")) == 1
 
 
 @both
@@ -333,6 +349,6 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
             assert status == 0 and len(files(tmp_path / way)) == 1, text
         monkeypatch.setenv("FANOGAN_ARCHIVE_CA", str(tmp_path / "nothing.pem"))
         status, text = typed("fetch", web, "--modality", "OPT")
-        assert status == 1 and "FANOGAN_ARCHIVE_CA is" in text and "no file is there" in text
+        assert status == 1 and "FANOGAN_ARCHIVE_CA is" in text and "no such file of PEM" in text
     finally:
         made.kill()

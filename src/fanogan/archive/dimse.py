@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import ssl
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -64,13 +63,8 @@ class DimseArchive:
         """Take the address; nothing is asked yet."""
         self.where, self.theirs, self.ours, self.listen = where, theirs, ours, listen
         self.name = f"{theirs}@{where[0]}:{where[1]}"
-        self.timeout, self.context = timeout, None
+        self.timeout, self.context = timeout, certificates()[2] if tls else None
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # it quotes what is sent
-        if tls:
-            trusted, own = certificates()
-            self.context = ssl.create_default_context(cafile=trusted)
-            if own:
-                self.context.load_cert_chain(own)
 
     def find(self, level: Level, keys: Mapping[str, str]) -> list[Dataset]:
         """Ask by C-FIND."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fanogan.archive.codes import Codes
-from fanogan.archive.errors import ArchiveError, patiently
+from fanogan.archive.errors import ArchiveError, Unreachable, patiently
 from fanogan.archive.opened import Archive
 from fanogan.storage import LOCK, exclusive, remove_unfinished, write_whole
 
@@ -62,7 +62,7 @@ class Fetched:
         here: had been written before.
         left_out: how many for which reason, where patients are taken out.
         unclear: were written and don't say whether text is burnt into their pixels.
-        failed: what the archive said of those that it didn't give.
+        failed: a reason for each that can't be had.
     """
 
     fetched: int = 0
@@ -72,13 +72,14 @@ class Fetched:
     failed: list[ArchiveError] = field(default_factory=list)
 
 
-def listed(archive: Archive, chosen: Chosen) -> list[Series]:
-    """Return the series in the archive that are chosen, in the order of patients and dates.
+def listed(archive: Archive, chosen: Chosen) -> tuple[list[Series], list[ArchiveError]]:
+    """Return the series that are chosen, in the order of patients and dates, and what failed.
 
     Raises:
         ArchiveError: there is none, or the archive doesn't say.
     """
     found: dict[str, Series] = {}
+    failed: list[ArchiveError] = []
     one_kind = chosen.modalities[0] if len(chosen.modalities) == 1 else ""
     for patient, number in itertools.product(chosen.patients or [""], chosen.studies or [""]):
         keys = {
@@ -88,17 +89,23 @@ def listed(archive: Archive, chosen: Chosen) -> list[Series]:
             "ModalitiesInStudy": one_kind,
         }
         for study in patiently(lambda keys=keys: archive.find("STUDY", keys)):  # type: ignore[misc]
-            for series in _series_of(archive, study):
-                if chosen.modalities and series.modality not in chosen.modalities:
-                    continue
-                if not chosen.series or series.uid in chosen.series:
-                    found[series.uid] = series
-    if not found:
+            try:
+                for series in _series_of(archive, study):
+                    if chosen.modalities and series.modality not in chosen.modalities:
+                        continue
+                    if not chosen.series or series.uid in chosen.series:
+                        found[series.uid] = series
+            except Unreachable:
+                raise
+            except ArchiveError as error:
+                failed.append(error)
+    if not found and not failed:
         raise ArchiveError(
             "the archive has nothing like that: check ids, modality and dates, and whether this "
             "user may see it"
         )
-    return sorted(found.values(), key=lambda one: (one.patient, one.date, one.study, one.uid))
+    order = sorted(found.values(), key=lambda one: (one.patient, one.date, one.study, one.uid))
+    return order, failed
 
 
 def _series_of(archive: Archive, study: Dataset) -> Iterator[Series]:
@@ -158,7 +165,13 @@ def fetch(
             folder = out / code / codes.digest("study", one.study)[:12]
             folder.mkdir(parents=True, exist_ok=True)
             remove_unfinished(folder.iterdir())
-            _fetch_series(archive, one, _Folder(folder, codes, code, pseudonymise, made, on_file))
+            try:
+                place = _Folder(folder, codes, code, pseudonymise, made, on_file)
+                _fetch_series(archive, one, place)
+            except Unreachable:
+                raise
+            except ArchiveError as error:
+                made.failed.append(error)
     return made
 
 
@@ -190,6 +203,7 @@ class _Folder:
     pseudonymise: bool
     made: Fetched
     on_file: Callable[[int], None]
+    troubles: list[ArchiveError] = field(default_factory=list)
 
     def file(self, uid: str, ending: str = ".dcm") -> Path:
         return self.path / f"{self.codes.digest('instance', uid)[:16]}{ending}"
@@ -210,7 +224,7 @@ class _Folder:
         except LeftOut as reason:
             self.leave_out(uid, str(reason))
         except ArchiveError as error:
-            self.made.failed.append(error)
+            self.troubles.append(error)
         self.tell()
 
     def leave_out(self, uid: str, reason: str) -> None:
@@ -239,4 +253,8 @@ def _fetch_series(archive: Archive, series: Series, folder: _Folder) -> None:
         lacking = {uid: sop_class for uid, sop_class in wanted.items() if not folder.has(uid)}
         return archive.retrieve(series.study, series.uid, lacking, folder.keep) if lacking else []
 
-    folder.made.failed += patiently(rest)
+    reasons = patiently(rest) + folder.troubles
+    if not reasons:
+        reasons = [ArchiveError("the archive lists files that it doesn't give: see its log")]
+    lacking = sum(not folder.has(uid) for uid in wanted)
+    folder.made.failed += (reasons * lacking)[:lacking]

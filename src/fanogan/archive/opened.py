@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -89,16 +90,21 @@ def open_archive(address: str, title: str, listen: int | None, timeout: float) -
     raise ArchiveError(f"{address} is no address of an archive: {FORMS}")
 
 
-def certificates() -> tuple[str | None, str | None]:
-    """Return the file of who is trusted, and that of our own certificate with its key.
+def certificates() -> tuple[str | None, str | None, ssl.SSLContext]:
+    """Return the file of who is trusted, that of our own certificate with its key, and both in one.
 
     Raises:
-        ArchiveError: one of them isn't there.
+        ArchiveError: one of them can't be read.
     """
-    found = []
-    for name in ("FANOGAN_ARCHIVE_CA", "FANOGAN_ARCHIVE_CERTIFICATE"):
-        path = os.environ.get(name) or None
-        if path and not os.path.isfile(path):
-            raise ArchiveError(f"{name} is {path}, and no file is there: correct it")
-        found.append(path)
-    return found[0], found[1]
+    names = ("FANOGAN_ARCHIVE_CA", "FANOGAN_ARCHIVE_CERTIFICATE")
+    trusted, own = (os.environ.get(name) or None for name in names)
+    try:
+        name = names[0]
+        context = ssl.create_default_context(cafile=trusted)
+        name = names[1]
+        if own:
+            context.load_cert_chain(own)
+    except OSError:
+        path = os.environ.get(name)
+        raise ArchiveError(f"{name} is {path}, and no such file of PEM is there") from None
+    return trusted, own, context

@@ -43,7 +43,7 @@ class WebArchive:
         elif user := os.environ.get("FANOGAN_ARCHIVE_USER"):
             password = os.environ.get("FANOGAN_ARCHIVE_PASSWORD", "")
             session.auth = (user, password)
-        trusted, own = certificates()
+        trusted, own, _ = certificates()
         session.cert = own
         for scheme in ("http://", "https://"):
             session.mount(scheme, _Adapter(trusted))

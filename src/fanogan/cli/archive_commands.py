@@ -65,13 +65,14 @@ def fetch(
         raise UsageError(f"--codes {table} lies among the scans, and tells who is who: move it")
     opened = open_archive(archive, aet, listen, timeout)
     with console.status("asking the archive"):
-        found = listed(opened, chosen)
+        found, failed = listed(opened, chosen)
     total = sum(one.count or 0 for one in found)
     studies = len({one.study for one in found})
     summary = f"{counted(studies, 'study')}, {len(found):,} series, {counted(total, 'file')}"
     if dry_run:
         console.say_series(found)
         say(summary)
+        _raise_failed(failed, len(found))
         return
     with console.count_bar("fetching", total) as show:
         made = fetch_series(
@@ -88,7 +89,7 @@ def fetch(
             "yellow",
         )
     say(f"{out}/ · who is who: {table}")
-    _raise_failed(made.failed, made.fetched + made.here)
+    _raise_failed([*failed, *made.failed], made.fetched + made.here)
 
 
 def send(
