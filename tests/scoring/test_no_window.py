@@ -28,6 +28,6 @@ def test_a_volume_whose_windows_all_miss_the_usable_corners_is_refused_in_a_sent
     assert usable is not None
     usable = np.zeros_like(usable)
     usable[0, 1, 1] = True  # windows are half a window apart, so none begins here
-    encoded = Encoded(eyes[0], seen.encode(eyes[0]), usable, ())
+    encoded = Encoded(eyes[0], seen.encode(eyes[0]), usable, (), grey=[(0.5, 0.1)] * len(usable))
     with pytest.raises(BadScan, match="has no place where 64×64 flat pixels hold"):
         [result for batch in score_encoded(model, [encoded]) for result in batch]

@@ -1,6 +1,19 @@
 """What held-out normals say: p-values, thresholds, colour scales; what normals looked like."""
 
 from fanogan.calibration.combination import Combination
+from fanogan.calibration.drift import (
+    ALPHA_DRIFT,
+    LEAST,
+    MEASURES,
+    DriftRecord,
+    Period,
+    Reference,
+    Shift,
+    Tally,
+    grey_measures,
+    periods,
+    resolution,
+)
 from fanogan.calibration.held_out import (
     ALPHA,
     EN_FACE_QUANTILE,
@@ -27,24 +40,35 @@ from fanogan.calibration.statistics import Statistics, plain_statistics
 
 __all__ = [
     "ALPHA",
+    "ALPHA_DRIFT",
     "EN_FACE_QUANTILE",
+    "LEAST",
     "MAP_QUANTILE",
+    "MEASURES",
     "UNCALIBRATED",
     "BitDepthUnseen",
     "Calibration",
     "ChannelsUnseen",
     "Combination",
+    "DriftRecord",
     "GreyRangeUnseen",
     "GreyValuesUnseen",
     "HeldOut",
+    "Period",
     "Profile",
     "ProfileBuilder",
+    "Reference",
     "ResidualHistogram",
+    "Shift",
     "SizeUnseen",
     "SpacingUnseen",
     "Statistics",
+    "Tally",
     "TermScale",
+    "grey_measures",
     "held_out_needed",
+    "periods",
     "plain_statistics",
+    "resolution",
     "split_subjects",
 ]

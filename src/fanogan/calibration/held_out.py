@@ -12,6 +12,7 @@ World*, 2005; Bates et al., *Testing for Outliers with Conformal p-values*, Anna
 2023). No anomaly is needed, and none is used.
 """
 
+import dataclasses
 import hashlib
 import math
 from collections import Counter
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fanogan.calibration.combination import Combination
+from fanogan.calibration.drift import Reference
 from fanogan.text import counted, plural
 
 ALPHA = 0.05
@@ -244,6 +246,7 @@ class Calibration:
         shapes: Held-out shape scores of images and volumes; empty where shape isn't scored.
         combined: Likewise of both scores combined.
         combination: How they are combined, or None.
+        reference: What images in use are held against (see `drift`); None in older models.
 
     Raises:
         ValueError: map_scale is not a positive number.
@@ -256,6 +259,7 @@ class Calibration:
     shapes: dict[str, HeldOut] = field(default_factory=dict)
     combined: dict[str, HeldOut] = field(default_factory=dict)
     combination: Combination | None = None
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         """Check that the colour scale can be divided by."""
@@ -290,6 +294,7 @@ class Calibration:
             "map_scale": float(self.map_scale),
             "en_face": self.en_face,
             "term_scale": self.term_scale,
+            "reference": dataclasses.asdict(self.reference) if self.reference else None,
         }
 
     @classmethod
@@ -300,6 +305,7 @@ class Calibration:
             for of in (values["units"], values.get("shapes", {}), values.get("combined", {}))
         )
         combination = values.get("combination")
+        reference = values.get("reference")
         scale, en_face = values.get("term_scale"), values.get("en_face")
         return cls(
             units,
@@ -309,6 +315,7 @@ class Calibration:
             shapes,
             combined,
             Combination.from_dict(combination) if combination else None,
+            Reference.from_dict(reference) if reference else None,
         )
 
 

@@ -27,6 +27,7 @@ from fanogan.cli import (
     console,
     recipe_commands,
     study_commands,
+    watch_commands,
     written_commands,
 )
 from fanogan.errors import FanoganError
@@ -47,6 +48,8 @@ VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "compare": (compare.compare, ("models",)),
     "export": (written_commands.export, ("model",)),
     "serve": (written_commands.serve, ("model",)),
+    "drift": (watch_commands.drift, ("records",)),
+    "calibrate": (watch_commands.calibrate, ("model", "normals")),
     "info": (written_commands.info, ("path",)),
     "recipes": (recipe_commands.recipes, ("what",)),
     "study": (study_commands.study, ("data",)),

@@ -6,6 +6,7 @@ Colours and figures of a page come from here too where other rooms draw.
 from fanogan.report.card import model_card
 from fanogan.report.curves import Curves, draw_curves
 from fanogan.report.dicom import Found, Maker, dicom_objects
+from fanogan.report.drift_page import drift_sentences, write_drift_page
 from fanogan.report.en_face import VolumeCase, en_face_picture
 from fanogan.report.figures import FIGURE_STYLE, histogram_figure, inline_svg
 from fanogan.report.images import outline, overlay, shrink, with_strip
@@ -26,6 +27,7 @@ __all__ = [
     "describe",
     "dicom_objects",
     "draw_curves",
+    "drift_sentences",
     "en_face_picture",
     "histogram_figure",
     "inline_svg",
@@ -37,6 +39,7 @@ __all__ = [
     "shrink",
     "with_strip",
     "write_comparison",
+    "write_drift_page",
     "write_evaluation_report",
     "write_score_report",
 ]

@@ -60,7 +60,7 @@ def score_figures(scores: np.ndarray, held_out: np.ndarray, noun: str) -> list[d
     """
     series = [("held-out normals", held_out, NORMAL), (f"scored {plural(noun)}", scores, ANOMALOUS)]
     caption = f"Scores of the {plural(noun)} of this report beside those of the held-out normals."
-    return [_figure("scores", caption, histogram_figure(series, None))]
+    return [figure_of("scores", caption, histogram_figure(series, None))]
 
 
 def evaluation_figures(
@@ -91,7 +91,7 @@ def evaluation_figures(
         caption = "Pixel by pixel: the residual map against the ground-truth masks."
         roc = roc_figure(evaluation["pixel_roc"], pixel["auc"], pixel.get("youden"), None)
         figures.append(("pixels", caption, roc))
-    return [_figure(*figure) for figure in figures]
+    return [figure_of(*figure) for figure in figures]
 
 
 def roc_figure(
@@ -112,7 +112,7 @@ def roc_figure(
     from matplotlib import rc_context
 
     with rc_context(FIGURE_STYLE):
-        drawing, axes = _new_figure()
+        drawing, axes = new_figure()
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         label = f"AUC {share(auc)}"
         axes.plot(curve["fpr"], curve["tpr"], color=ANOMALOUS, linewidth=1.8, label=label)
@@ -147,7 +147,7 @@ def histogram_figure(
     present = [(name, values, colour) for name, values, colour in series if len(values)]
     edges, logarithmic = _bins(np.concatenate([values for _, values, _ in present]))
     with rc_context(FIGURE_STYLE):
-        drawing, axes = _new_figure()
+        drawing, axes = new_figure()
         for name, values, colour in present:
             weights = np.full(len(values), 1 / len(values))
             style: dict[str, Any] = {"bins": edges, "weights": weights, "color": colour}
@@ -186,7 +186,7 @@ def training_figures(
     for stage, key in wanted:
         quantity = key.removesuffix(HELD_OUT)
         with rc_context(FIGURE_STYLE):
-            drawing, axes = _new_figure()
+            drawing, axes = new_figure()
             for place, (name, lines) in enumerate(runs.items()):
                 colour = SEVERAL[place % len(SEVERAL)]
                 ours = [line for line in lines if line["stage"] == stage and key in line]
@@ -206,7 +206,7 @@ def training_figures(
         caption = f"{stage}: {quantity} on held-out normals; dotted, on training normals."
         if key == quantity:
             caption = f"{stage}: diversity of samples, as a fraction of that of real images."
-        figures.append(_figure(f"{stage}-{key}", caption, drawing))
+        figures.append(figure_of(f"{stage}-{key}", caption, drawing))
     return figures
 
 
@@ -239,11 +239,13 @@ def inline_svg(name: str, description: str, drawing: Figure) -> str:
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(description)}"', 1))
 
 
-def _figure(name: str, caption: str, drawing: Figure) -> dict[str, str]:
+def figure_of(name: str, caption: str, drawing: Figure) -> dict[str, str]:
+    """Return a figure of a page: its caption, and its SVG."""
     return {"caption": caption, "svg": inline_svg(name, caption, drawing)}
 
 
-def _new_figure() -> tuple[Figure, Axes]:
+def new_figure() -> tuple[Figure, Axes]:
+    """Return a figure of the usual size and its axes."""
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(4.4, 3.3), layout="constrained")

@@ -4,8 +4,9 @@ Read → encode → windows → networks → fuse → Result; calibration by hel
 ``score`` writes, resumed after a kill. A ``Model`` is what it scores with: a value.
 """
 
-from fanogan.scoring.calibrating import calibrate
+from fanogan.scoring.calibrating import calibrate, recalibrate
 from fanogan.scoring.cases import Gallery, about_model, as_picture, case_of, statement_of
+from fanogan.scoring.drift import drift_record, read_drift, today
 from fanogan.scoring.job import images_done
 from fanogan.scoring.model import Model, ModelFile, read_model, unreadable
 from fanogan.scoring.pipeline import (
@@ -52,6 +53,7 @@ __all__ = [
     "as_picture",
     "calibrate",
     "case_of",
+    "drift_record",
     "encode",
     "frame_name",
     "image_files",
@@ -61,7 +63,9 @@ __all__ = [
     "merge",
     "read",
     "read_csv",
+    "read_drift",
     "read_model",
+    "recalibrate",
     "result_batches",
     "result_of",
     "results",
@@ -71,6 +75,7 @@ __all__ = [
     "score_encoded",
     "skip_notes",
     "statement_of",
+    "today",
     "totals_of",
     "unreadable",
     "whole_folder",

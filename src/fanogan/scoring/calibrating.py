@@ -13,10 +13,12 @@ from fanogan.calibration import (
     Calibration,
     Combination,
     HeldOut,
+    Reference,
     ResidualHistogram,
     TermScale,
 )
-from fanogan.scans import Scan
+from fanogan.data import Seen
+from fanogan.scans import BadScan, Scan
 from fanogan.scoring.model import Model
 from fanogan.scoring.pipeline import encode, score_encoded, score_frames
 from fanogan.scoring.result import Result
@@ -40,12 +42,15 @@ def calibrate(
     shapes: dict[str, list[float]] = {}
     groups: dict[str, list[str]] = {}
     numbers: dict[str, str] = {}
+    measures: list[tuple[float, ...]] = []
     has_en_face = False
     for batch in score_encoded(model, encode(model, held_out)):
         for result in batch:
             on_result(result)
             number = numbers.setdefault(result.group, f"subject {len(numbers) + 1}")
             totals = {result.unit: [result.total]}
+            if result.unit == "image":
+                measures.append(result.measures)
             if result.patches is not None:
                 totals["patch"] = result.patches[:, 2].tolist()
             for unit, values in totals.items():
@@ -83,6 +88,7 @@ def calibrate(
             held_out_of(shapes),
             held_out_of(combined),
             combination,
+            Reference.of(measures, groups["image"]),
         )
     )
 
@@ -94,3 +100,33 @@ def _term_scale(model: Model, held_out: Sequence[Scan]) -> TermScale:
     )
     spreads = np.maximum(terms.std(0), 1e-12)
     return tuple(terms.mean(0).tolist()), tuple(spreads.tolist())
+
+
+def recalibrate(model: Model, normals: Sequence[Scan]) -> Model:
+    """Return the model calibrated with other normals, in place of those that fit held out.
+
+    Raises:
+        BadScan: the model was trained on one of them, or can't take it.
+    """
+    hashes: list[int] = []
+    for encoded in encode(model, normals):
+        notes = model.seen.note(encoded.hashes) if model.seen else None
+        if notes and notes.trained:
+            raise BadScan(
+                f"{encoded.scan.name}: the model was trained on it, so that it says nothing of new "
+                "normals; give others"
+            )
+        hashes.extend(encoded.hashes)
+    groups = [scan.group for scan in normals]
+    counts = {
+        "held_out_images": sum(len(scan.pixels) for scan in normals),
+        "held_out_subjects": len(set(groups)),
+    }
+    fingerprint = {**model.provenance["fingerprint"], **counts}
+    seen = model.seen and Seen(model.seen.trained, np.unique(np.array(hashes, dtype=np.uint64)))
+    others = {
+        name: calibrate(model.but(precision=name), normals).calibration for name in model.others
+    }
+    return calibrate(model, normals).but(
+        provenance={**model.provenance, "fingerprint": fingerprint}, seen=seen, others=others
+    )

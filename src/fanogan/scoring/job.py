@@ -34,7 +34,7 @@ from fanogan.storage import write_whole
 log = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
-FORMAT = 2
+FORMAT = 3
 JOB, DATABASE, COMPLETE = "job.json", "rows.sqlite", "complete"
 
 
@@ -337,6 +337,15 @@ class Journal:
                 )
             copy.commit()
             copy.execute("VACUUM")
+
+    def squares(self) -> dict[str, int]:
+        """Return by day the sum over subjects of their squared numbers of images."""
+        counted = """
+            SELECT json_extract(row, '$.measures[0]') AS day, COUNT(*) AS images
+            FROM rows WHERE unit = 'image' GROUP BY day, json_extract(row, '$.subject')
+        """
+        query = f"SELECT day, SUM(images * images) FROM ({counted}) GROUP BY day"
+        return dict(self.connection.execute(query))
 
     def scores(self, unit: str) -> np.ndarray:
         """Return the scores of a kind of unit, (n,), the highest first."""

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fanogan.calibration import grey_measures
 from fanogan.data import BLANK, short_hashes
 from fanogan.report import describe
 from fanogan.retina import FlatVolume
@@ -127,7 +128,8 @@ def encode(model: Model, scans: Iterable[Scan], skips: Skips | None = None) -> I
             usable = preprocessing.usable(scan, to_learn=False)
             if usable is not None and not usable.any():
                 raise preprocessing.no_window(scan)
-            unlike = model.profile.warnings(scan, preprocessing.grey_values(pixels))
+            frames01 = preprocessing.grey_values(pixels)
+            unlike = model.profile.warnings(scan, frames01)
             hashes = short_hashes(pixels)
             if not told and model.seen and (seen := model.seen.note(hashes)):
                 told = True
@@ -135,7 +137,8 @@ def encode(model: Model, scans: Iterable[Scan], skips: Skips | None = None) -> I
                 log.warning("%s: %s; each such image has this in its notes", scan.name, what)
             warnings = (*preprocessing.doubts(scan), *unlike)
             shape = preprocessing.shape_lines(scan)
-            yield Encoded(scan, pixels, usable, warnings, hashes, shape)
+            grey = grey_measures(frames01, scan.recorded)
+            yield Encoded(scan, pixels, usable, warnings, hashes, shape, grey)
     skips.check()
 
 
@@ -337,6 +340,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         windows=len(totals),
         precision=model.precision,
         warnings=() if number else encoded.warnings,
+        grey=encoded.grey[number or 0],
         spacing=scan.scan_spacing if isinstance(scan, FlatVolume) else scan.spacing,
         affine=scan.affine,
         files=scan.files,

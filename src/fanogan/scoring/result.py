@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ class Encoded:
         warnings: In what way it is unlike the training normals.
         hashes: Of each frame (see ``data.short_hashes``).
         shape: How far each column's boundaries are from normals, (frames, columns), or None.
+        grey: Brightness and contrast of each frame, in shares of the model's grey range.
     """
 
     scan: Scan
@@ -33,6 +36,7 @@ class Encoded:
     warnings: tuple[Note, ...]
     hashes: tuple[int, ...] = ()
     shape: np.ndarray | None = None
+    grey: Sequence[tuple[float, float]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Result:
     residual: np.ndarray | None = None  # (H, W) float32, |x − x̂| in [0, 2] (Eq. 5)
     reconstruction: np.ndarray | None = None  # (H, W) or (H, W, C) float32 in [−1, 1]
     picture: np.ndarray | None = None  # likewise, the image as the networks' grey scale has it
+    grey: tuple[float, float] = (0.0, 0.0)  # an image's, as of ``Encoded``
     spacing: Spacing = UNKNOWN_SPACING  # mm between frames, rows and columns of the scan
     affine: Affine | None = None  # where the image lies in space, where its file says
     files: tuple[Path, ...] = ()  # of the scan
@@ -93,6 +98,14 @@ class Result:
     # Of a signal: its channels, their range and its own rate; and its residual smoothed, (W,).
     signal: SignalView | None = None
     line: np.ndarray | None = None
+
+    @property
+    def measures(self) -> tuple[float, ...]:
+        """What drift is told by (``calibration.MEASURES``); a spacing that isn't known is 0."""
+        known = (
+            float(f"{side:.3g}") if side and 0 < side < math.inf else 0.0 for side in self.spacing
+        )
+        return (self.total, *self.grey, *known)
 
     def without_arrays(self) -> Result:
         """Return the scores alone, which keep no image in memory."""

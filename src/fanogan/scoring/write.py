@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from fanogan.calibration import DriftRecord
 from fanogan.report import Found, Maker, dicom_objects, write_score_report
 from fanogan.retina import FlatVolume, PicturesAs, Region, steps_figure
 from fanogan.scans import BadScan, Sharded, Spacing, check_source
@@ -28,6 +29,7 @@ from fanogan.scoring.cases import (
     unpack_case,
     unpack_volume,
 )
+from fanogan.scoring.drift import RECORD, drift_record, today
 from fanogan.scoring.job import COMPLETE, Journal, job_of, open_job
 from fanogan.scoring.model import Model
 from fanogan.scoring.pipeline import result_batches
@@ -60,7 +62,7 @@ SHARD, ROWS = "shard.json", "rows.sqlite"
 CASES = {"image": IN_GALLERY, "volume": VOLUMES_SHOWN, "steps": 1}
 """How many of each kind the page shows at most."""
 ENDS = {"bscans": ("first_bscan", "last_bscan"), "columns": ("first_column", "last_column")}
-TABLES = ("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json", SHARD, ROWS)
+TABLES = ("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json", RECORD, SHARD, ROWS)
 WRITES = (*TABLES, "maps", "overlays", "en_face", "shape", "dicom")
 """All that may come into the folder of the results."""
 
@@ -232,6 +234,7 @@ class _Writer:
         if result.unit == "volume":
             self._add_volume(row, result)
             return
+        row["measures"] = [today(), *result.measures]
 
         def packed() -> bytes:
             return pack(case_of(result, self.calibration, self.alpha))
@@ -341,6 +344,7 @@ def about_results(model: Model, alpha: float, scores_only: bool) -> dict[str, An
         "held_out": held_out.scores.tolist() if held_out else [],
         "warnings": list(model.provenance["warnings"]),
         "scores_only": scores_only,
+        "drift": record.to_dict() if (record := drift_record(model)) else None,
     }
 
 
@@ -356,6 +360,7 @@ def write_tables(
         skipped: sentences on what was left out.
     """
     volumes: list[dict[str, Any]] = []
+    drift = DriftRecord.from_dict(about["drift"]) if about["drift"] else None
     regions: list[dict[str, Any]] = []
     warned = 0
     with open(folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
@@ -366,6 +371,14 @@ def write_tables(
             warned += bool(row["warnings"])
             if row["unit"] == "volume":
                 volumes.append(row["volume"])
+            elif drift:
+                day, *measures = row["measures"]
+                drift.add(day, [measures])
+    if drift:
+        for day, squares in journal.squares().items():
+            if day in drift.days:
+                drift.days[day].squares = squares
+        write_whole(folder / RECORD, json.dumps(drift.to_dict()).encode())
     volume_cases = [unpack_volume(data) for data in journal.cases("volume", VOLUMES_SHOWN)]
     if volume_cases and not about["scores_only"]:
         for row in journal.rows():
