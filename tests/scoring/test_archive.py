@@ -264,7 +264,7 @@ def test_scores_only(model, archive, expected, tmp_path):
     out = tmp_path / "out"
     assert stopped(model, archive, out, 70, scores_only=True) == 64
     write_results(model, archive, out, scores_only=True)
-    names = ("scores.csv", "report.html")
+    names = ("scores.csv", "report.html", "drift.json")
     written = contents(out)
     listed = [json.loads(line) for line in written.pop(WRITTEN).splitlines()]
     assert written == {name: expected[name] for name in names}

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from fanogan import FAnoGAN
 from fanogan.cli import main
 from fanogan.recipes import load_recipe
-from fanogan.scoring import Model, write_results
+from fanogan.scoring import Model, read_drift, write_results
 
 httpx = pytest.importorskip("httpx", reason="needs pip install 'fanogan[dev]'")
 pytest.importorskip("fastapi", reason="the extra 'serve' isn't installed")
@@ -81,9 +81,9 @@ def folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def service(folder: Path, *options: str) -> Iterator[tuple[Any, subprocess.Popen[str]]]:
+def service(*arguments: Path | str) -> Iterator[tuple[Any, subprocess.Popen[str]]]:
     """A running service: a client of it, and the process."""
-    command = [sys.executable, "-m", "fanogan", "serve", str(folder), "--port", "0", *options]
+    command = [sys.executable, "-m", "fanogan", "serve", *map(str, arguments), "--port", "0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
     )
@@ -234,12 +234,14 @@ def test_a_retinal_model_takes_a_store_in_a_zip(tmp_path: Path) -> None:
 def test_the_pages_beside_it(client: Any) -> None:
     assert client.get("/health").json() == {"status": "alive"}
     assert client.get("/ready").json() == {
-        **{"ready": True, "detector": "izi_f", "recipe": client.get("/ready").json()["recipe"]},
-        "device": "cpu",
+        "ready": True,
+        "models": ["model"],
     }
     post(client, png(images_of(1)[0]))
     text = client.get("/metrics").text
-    assert re.search(r'^fanogan_requests_total{path="/score",status="200"} \d', text, re.MULTILINE)
+    assert re.search(
+        r'^fanogan_requests_total{model="model",path="/score",status="200"} \d', text, re.MULTILINE
+    )
     assert "fanogan_batch_windows_bucket" in text
     api = client.get("/openapi.json").json()
     schema = api["components"]["schemas"]["Answer"]
@@ -393,7 +395,8 @@ def test_what_is_in_is_answered_before_it_ends_and_logs_hold_no_names(folder: Pa
         ("other", 404),
         *[("/score", 200)] * 3,
     ]
-    assert set(lines[0]) == {"time", "request", "method", "path", "status", "bytes", "ms"}
+    fields = {"time", "request", "method", "path", "model", "status", "bytes", "ms"}
+    assert set(lines[0]) == fields and lines[0]["model"] == "model"
 
 
 def test_what_can_t_be_served_is_a_sentence(
@@ -406,12 +409,94 @@ def test_what_can_t_be_served_is_a_sentence(
         (["--port", "70000"], "nothing can listen at 127.0.0.1:70000 ("),
         (["--token-file", str(tmp_path / "empty")], f"{tmp_path}/empty: holds no token"),
         (["--queue", "0"], "a limit is 0 or below"),
+        ([str(folder)], f"{folder}: of several models each has a name, as NAME={folder}"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(["serve", str(folder), *options])
         error = capsys.readouterr().err
         assert ended.value.code == 1 and error.startswith(f"fanogan: {said}"), error
         assert error.count("\n") == 1
+
+
+def loaded_anew(client: Any, process: Any, name: str, since: str) -> dict[str, Any]:
+    """Send SIGHUP, and wait until it has been seen to."""
+    process.send_signal(signal.SIGHUP)
+    for _ in range(1200):
+        found: dict[str, Any] = client.get("/models").json()[name]
+        if found["error"] or found["version"] != since:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(found)
+
+
+def test_a_model_is_loaded_anew_while_requests_go_on(
+    model: Model, folder: Path, tmp_path: Path
+) -> None:
+    other = FAnoGAN(TINY, device="cpu", seed=1).fit(images_of(40, seed=9)).model
+    mine, drift = tmp_path / "mine", tmp_path / "drift"
+    model.save(mine)
+    body = png(images_of(1, seed=3)[0])
+    with service(f"a={mine}", f"b={folder}", "--drift", drift) as (client, process):
+        first = post(client, body).json()
+        assert first["model"]["name"] == "a" and post(client, body, model="a").json() == first
+        assert post(client, body, model="b").json()["score"] == first["score"]
+        unknown = post(client, body, model="../c")
+        assert unknown.status_code == 404 and unknown.json()["detail"].endswith("there are: a, b")
+        answers: list[Any] = []
+        stop = threading.Event()
+
+        def ask() -> None:
+            with httpx.Client(base_url=client.base_url, timeout=60) as another:
+                while not stop.is_set():
+                    answers.append(post(another, body))
+
+        with ThreadPoolExecutor(3) as threads:
+            asking = [threads.submit(ask) for _ in range(3)]
+            try:
+                other.save(mine)
+                new = loaded_anew(client, process, "a", first["model"]["version"])
+                second = post(client, body).json()
+                (mine / "model.json").write_text("{}")
+                broken = loaded_anew(client, process, "a", new["version"])
+            finally:
+                stop.set()
+            for each in asking:
+                each.result()
+        assert new["error"] is None and second["score"] != first["score"]
+        assert broken["version"] == new["version"] == second["model"]["version"]
+        assert str(mine) in broken["error"] and "\n" not in broken["error"]
+        assert post(client, body).json()["model"] == second["model"]
+        assert {each.status_code for each in answers} == {200}
+        expected = {row["model"]["version"]: row["score"] for row in (first, second)}
+        for row in (each.json() for each in answers):
+            assert_allclose(row["score"], expected[row["model"]["version"]], rtol=1e-5)
+        metrics = client.get("/metrics").text
+        for line in (
+            'fanogan_reloads_total{model="a",result="done"} 1.0',
+            'fanogan_reloads_total{model="a",result="failed"} 1.0',
+            'fanogan_requests_total{model="b",path="/score",status="200"} 1.0',
+            'fanogan_batch_windows_count{model="b"}',
+            'fanogan_request_seconds_count{model="a"}',
+        ):
+            assert line in metrics, line
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    # Each version has a record of its own, and no answer is missing in them.
+    counts = [read_drift([path]).everything.images for path in drift.glob("a-*.json")]
+    assert len(counts) == 2 and sum(counts) == len(answers) + 4
+
+
+def test_a_record_of_drift_goes_on_where_it_was(folder: Path, tmp_path: Path) -> None:
+    for seed in range(2):
+        with service(folder, "--drift", tmp_path / "drift") as (client, process):
+            assert post(client, png(images_of(1, seed=seed)[0]), "Jane Doe.png").status_code == 200
+            assert post(client, stack(), "Jane Doe.tif").status_code == 200
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+    (path,) = (tmp_path / "drift").iterdir()
+    assert "Jane" not in path.read_text()
+    everything = read_drift([path]).everything
+    assert (everything.images, everything.squares) == (8, 2 * (1 + 9))
 
 
 # --- batches --------------------------------------------------------------------------------------

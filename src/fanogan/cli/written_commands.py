@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fanogan.cli import console
-from fanogan.cli.arguments import UsageError, check_alpha, value_errors_as_usage
+from fanogan.cli.arguments import UsageError
 from fanogan.cli.commands import RESEARCH_ONLY
 from fanogan.cli.console import say
 from fanogan.text import counted, plural
@@ -86,64 +86,6 @@ def merge(results: Sequence[Path], out: Path) -> None:
     say(f"{shards} · {files} of maps under a second name (hard links), {merged.copied:,} copied")
     say(f"{out}/report.html · {out}/scores.csv")
     say(RESEARCH_ONLY)
-
-
-def serve(
-    model: Path,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    alpha: float = 0.05,
-    token_file: Path | None = None,
-    megabytes: float = 200.0,
-    megapixels: float = 100.0,
-    seconds: float = 60.0,
-    queue: int = 64,
-    device: str = "auto",
-    engine: str = "torch",
-) -> None:
-    """Score scans that come over HTTP, POST /score.
-
-    Example: fanogan serve runs/retina --port 8000
-
-    Args:
-        model: a run folder or a model folder.
-        host: the address to listen at; 0.0.0.0 is all of this machine's.
-        port: where to listen; 0 takes a free one.
-        alpha: the false-positive rate wanted of the flags.
-        token_file: a file with the token that clients have to send as a bearer token.
-        megabytes: the largest body that is taken.
-        megapixels: the largest scan that is decoded, all its frames together.
-        seconds: for how long a request may take.
-        queue: how many requests are taken at a time; others are told when to come again.
-        device: auto, cpu, cuda or mps.
-        engine: torch, onnxruntime, openvino or auto, as for score.
-    """
-    from fanogan.detectors import Detector
-
-    check_alpha(alpha)
-    if min(megabytes, megapixels, seconds, queue) <= 0:
-        raise UsageError("a limit is 0 or below, so that nothing is taken: give one above 0")
-    try:
-        from fanogan.serve import Settings
-        from fanogan.serve import serve as serve_model
-    except ImportError as error:
-        raise UsageError(f"{error.name} is missing: pip install 'fanogan[serve]'") from None
-    token = None
-    if token_file is not None:
-        token = token_file.read_text("utf-8").strip()
-        if not token:
-            raise UsageError(f"{token_file}: holds no token; write one into it")
-    settings = Settings(alpha, megabytes, megapixels, seconds, queue, token=token)
-    with value_errors_as_usage():
-        trained = Detector.load(model, device=device).model
-    if engine != "torch":
-        from fanogan.export import use_engine
-
-        trained, chosen = use_engine(trained, engine)
-        say(chosen)
-    if token is None and host not in ("127.0.0.1", "::1", "localhost"):
-        say(f"anyone who reaches {host} can send scans: --token-file asks for a token", "yellow")
-    serve_model(trained, settings, host, port, on_start=lambda at: say(f"POST {at}/score"))
 
 
 def _model(path: Path) -> None:

@@ -18,12 +18,20 @@ from fanogan.errors import FanoganError
 from fanogan.report import describe
 from fanogan.scans import EXTENSIONS, BadScan, extension, format_of
 from fanogan.scoring import Model, Result, image_files, map_file, read, score_encoded
+from fanogan.serve.served import Served
 
 MapFormat = Literal["png", "tiff", "nifti"]
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "TIFF": ".tif", "npy": ".npy"}
 """Of files that come without a name; a zip is seen to, and DICOM has none."""
 MOST_MEMBERS = 10_000
 """Files in a zip."""
+
+
+class Version(BaseModel):
+    """Which model has scored."""
+
+    name: str
+    version: str = Field(description="the beginning of the SHA-256 of its weights")
 
 
 class Row(BaseModel):
@@ -49,6 +57,7 @@ class Row(BaseModel):
 
 
 EXAMPLE: dict[str, Any] = {
+    "model": {"name": "retina", "version": "5f0c1c9d2a77"},
     "unit": "image",
     "frame": 0,
     "score": 0.2231,
@@ -75,6 +84,7 @@ EXAMPLE: dict[str, Any] = {
 class Answer(Row):
     """A scan's score, of a volume also those of its frames, and the map where it was asked for."""
 
+    model: Version
     frames: list[Row] = Field(description="of a volume, its images")
     map: str | None = Field(description="the file of the map, in base64")
     research_use: str = "Research use only, not a medical device."
@@ -82,7 +92,7 @@ class Answer(Row):
 
 
 def answer(
-    model: Model,
+    served: Served,
     upload: BinaryIO,
     name: str,
     alpha: float,
@@ -92,7 +102,7 @@ def answer(
     """Score a scan that was uploaded; nothing of it stays on the disk.
 
     Args:
-        model: a trained one.
+        served: the model.
         upload: its bytes.
         name: the client's name of it, of which nothing but a known extension is used.
         alpha: the false-positive rate of the flag.
@@ -110,7 +120,7 @@ def answer(
         try:
             if not path.suffix:  # readers of folders go by the name
                 path = path.rename(path.with_suffix(SUFFIXES.get(format_of(path), "")))
-            return _answer(model, _unpacked(path, most_bytes), alpha, map_format)
+            return _answer(served, _unpacked(path, most_bytes), alpha, map_format)
         except FanoganError as error:
             text = str(error).replace(f"{temporary}/", "").replace(temporary, "the scan")
             raise BadScan(text.replace(", or leave it out with --skip-bad", "")) from None
@@ -142,7 +152,8 @@ def _unpacked(path: Path, most_bytes: int) -> Path:
     return inside[0] if len(inside) == 1 else folder
 
 
-def _answer(model: Model, path: Path, alpha: float, map_format: MapFormat | None) -> Answer:
+def _answer(served: Served, path: Path, alpha: float, map_format: MapFormat | None) -> Answer:
+    model = served.model
     scans = read(model, [str(path)])
     encoded = next(scans)
     if next(scans, None) is not None:
@@ -157,7 +168,13 @@ def _answer(model: Model, path: Path, alpha: float, map_format: MapFormat | None
         count = len(encoded.pixels)
         data = _map(frames, count, is_volume, map_format, model.calibration.map_scale)
         picture = base64.b64encode(data).decode()
-    return Answer(**first.model_dump(), frames=rows if is_volume else [], map=picture)
+    served.count([result.measures for result in frames])
+    return Answer(
+        **first.model_dump(),
+        model=Version(name=served.name, version=served.version),
+        frames=rows if is_volume else [],
+        map=picture,
+    )
 
 
 def _row(model: Model, result: Result, alpha: float) -> Row:

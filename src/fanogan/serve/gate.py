@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -21,9 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("fanogan.serve")
 
-GUARDED = ("/score", "/metrics")
+GUARDED = ("/score", "/metrics", "/models")
 """Where a token is asked for; whether the service lives may be asked by anyone."""
 KNOWN = (*GUARDED, "/health", "/ready", "/openapi.json")
+
+MODEL = "fanogan.model"
+"""Where the application puts the name of the model that a request was for, in its scope."""
 
 DRAIN_BYTES, DRAIN_SECONDS = 1 << 20, 1.0
 """What is read, and for how long, of the body of a request that is refused."""
@@ -41,6 +45,7 @@ class Settings:
         queue: Requests for a score that are taken at a time; others are told to come again.
         milliseconds: For which windows wait for those of other requests.
         token: That a client has to send; None: anyone may come.
+        drift: The folder of records of drift; None: none is kept.
     """
 
     alpha: float = 0.05
@@ -50,6 +55,7 @@ class Settings:
     queue: int = 64
     milliseconds: float = 3.0
     token: str | None = None
+    drift: Path | None = None
 
 
 class Metrics:
@@ -60,13 +66,22 @@ class Metrics:
         self.registry = CollectorRegistry()
         known = self.registry
         self.requests = Counter(
-            "fanogan_requests", "Requests by path and status", ["path", "status"], registry=known
+            "fanogan_requests",
+            "Requests by path, status and model",
+            ["path", "status", "model"],
+            registry=known,
         )
-        self.seconds = Histogram("fanogan_request_seconds", "Seconds of a request", registry=known)
+        self.seconds = Histogram(
+            "fanogan_request_seconds", "Seconds of a request", ["model"], registry=known
+        )
+        self.reloads = Counter(
+            "fanogan_reloads", "Models that were loaded anew", ["model", "result"], registry=known
+        )
         self.waiting = Gauge("fanogan_requests_now", "Requests for a score, now", registry=known)
         self.windows = Histogram(
             "fanogan_batch_windows",
             "Windows that the networks saw together",
+            ["model"],
             buckets=(1, 2, 4, 8, 16, 32, 64, 128),
             registry=known,
         )
@@ -154,17 +169,19 @@ class Gate:
             await refuse(_Refused(500, "an error of the service, which is in its log"))
         finally:
             seconds = time.monotonic() - begun
+            model = scope.get(MODEL, "")
             if is_in:
                 self.taken -= 1
                 self.metrics.waiting.dec()
                 self.usual_seconds += 0.1 * (seconds - self.usual_seconds)
-                self.metrics.seconds.observe(seconds)
-            self.metrics.requests.labels(path, str(status)).inc()
+                self.metrics.seconds.labels(model).observe(seconds)
+            self.metrics.requests.labels(path, str(status), model).inc()
             record = {
                 "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "request": secrets.token_hex(4),
                 "method": scope["method"],
                 "path": path,
+                "model": model,
                 "status": status,
                 "bytes": size,
                 "ms": round(1000 * seconds),

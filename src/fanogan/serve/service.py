@@ -9,25 +9,26 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Annotated, Any
 
-import torch
 import uvicorn
-from fastapi import FastAPI, File, HTTPException, Query, Response, UploadFile
+from fastapi import FastAPI, File, HTTPException, Query, Request, Response, UploadFile
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from fanogan.errors import FanoganError
 from fanogan.scans import limit_pixels
-from fanogan.scoring import Model
 from fanogan.serve.answer import Answer, MapFormat, answer
-from fanogan.serve.fused import FusedScore, fused
-from fanogan.serve.gate import Gate, Metrics, Settings
+from fanogan.serve.gate import MODEL, Gate, Metrics, Settings
+from fanogan.serve.served import Load, Models
 
 THREADS = 2 * (os.cpu_count() or 1) + 2
 """Requests that are read and fused at a time: some wait for the networks, others work."""
+
+WRITE_SECONDS = 60
+"""Between two writings of the records of drift."""
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {
@@ -35,6 +36,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         "content": {"application/json": {"example": {"detail": example}}},
     }
     for status, text, example in (
+        (404, "no such model", "no model of this name is served; there are: retina, brain"),
         (401, "no token, or another", "give the token"),
         (413, "too large a body", "the body has more than 200 MB"),
         (
@@ -53,27 +55,37 @@ class CannotListen(FanoganError):
 
 
 def application(
-    model: Model, settings: Settings, on_ready: Callable[[], None] = lambda: None
+    models: Models, settings: Settings, on_ready: Callable[[], None] = lambda: None
 ) -> Gate:
     """Return the service as an ASGI application; ``on_ready`` is called when it takes scans."""
-    metrics = Metrics()
-    together = fused(model, settings.milliseconds, metrics.windows.observe)
-    assert isinstance(together.score, FusedScore)
-    networks = together.score
+    metrics = models.metrics
     threads = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
     state = {"ready": False}
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        shape = model.preprocessing.image_shape
-        with torch.inference_mode():  # the first batch takes longer
-            networks(torch.zeros(1, *shape, device=model.device))
+        loop, reloads = asyncio.get_running_loop(), set[asyncio.Future[None]]()
+
+        def reload() -> None:
+            reloads.add(task := loop.run_in_executor(None, models.reload))
+            task.add_done_callback(reloads.discard)
+
+        async def write() -> None:
+            while True:
+                await asyncio.sleep(WRITE_SECONDS)
+                await loop.run_in_executor(None, models.write)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        writing = asyncio.create_task(write())
         state["ready"] = True
         on_ready()
         yield
         state["ready"] = False
+        loop.remove_signal_handler(signal.SIGHUP)
+        writing.cancel()
+        await asyncio.gather(*reloads)
         threads.shutdown()
-        networks.close()
+        models.close()
 
     app = FastAPI(
         title="fanogan",
@@ -87,17 +99,26 @@ def application(
 
     @app.post("/score", responses=REFUSALS)
     async def score(
+        request: Request,
         file: Annotated[
             UploadFile, File(description="PNG, TIFF, DICOM, NIfTI, …, or a zip of one volume")
         ],
         map: Annotated[
             MapFormat | None, Query(description="the format of the map; without it none is made")
         ] = None,
+        model: Annotated[
+            str | None, Query(description="its name, as of /models; without it the first")
+        ] = None,
     ) -> Answer:
         """Score one image or one volume."""
+        served = models.take(model)
+        if served is None:
+            known = ", ".join(models.served)
+            raise HTTPException(404, f"no model of this name is served; there are: {known}")
+        request.scope[MODEL] = served.name
         work = functools.partial(
             answer,
-            together,
+            served,
             file.file,
             file.filename or "",
             settings.alpha,
@@ -105,7 +126,8 @@ def application(
             map,
         )
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, work)
+            scored: Answer = await asyncio.wrap_future(served.submit(threads, work))
+            return scored
         except FanoganError as error:
             raise HTTPException(422, str(error)) from None
 
@@ -116,14 +138,14 @@ def application(
 
     @app.get("/ready", responses={503: {"description": "not yet, or no longer"}})
     async def ready(response: Response) -> dict[str, Any]:
-        """Tell whether scans are taken, and by which model."""
+        """Tell whether scans are taken, and by which models."""
         response.status_code = 200 if state["ready"] else 503
-        return {
-            "ready": state["ready"],
-            "detector": model.detector,
-            "recipe": model.recipe.name,
-            "device": model.device.type,
-        }
+        return {"ready": state["ready"], "models": list(models.served)}
+
+    @app.get("/models")
+    async def known_models() -> dict[str, Any]:
+        """Tell of each model what it is, since when, and why it couldn't be loaded anew."""
+        return models.about()
 
     @app.get("/metrics")
     async def metrics_page() -> Response:
@@ -134,7 +156,7 @@ def application(
 
 
 def serve(
-    model: Model,
+    sources: Mapping[str, Load],
     settings: Settings,
     host: str,
     port: int,
@@ -142,8 +164,10 @@ def serve(
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C; those that are in by then are answered first.
 
+    SIGHUP loads the models anew.
+
     Args:
-        model: a trained one.
+        sources: how each model is loaded, by its name.
         settings: the limits.
         host: the address to listen at.
         port: where; 0 takes a free one.
@@ -151,8 +175,10 @@ def serve(
 
     Raises:
         CannotListen: there.
+        FanoganError: a model can't be loaded.
     """
     with contextlib.closing(_listening(host, port)) as listening:
+        models = Models(sources, settings, Metrics())
         limit_pixels(int(settings.megapixels * 1e6))
         # Other loggers name files, such as members of a zip.
         logging.getLogger("fanogan").setLevel(logging.CRITICAL)
@@ -165,7 +191,7 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}"
         config = uvicorn.Config(
-            application(model, settings, functools.partial(on_start, address)),
+            application(models, settings, functools.partial(on_start, address)),
             log_config=None,
             access_log=False,
             timeout_keep_alive=75,  # shorter than a client's pool it closes on a request
