@@ -126,7 +126,8 @@ def fit(
         spacing: of retinal OCT, as for prepare; the model keeps it.
         seed: of the split, the weights and all of training.
         device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
-        devices: how many GPUs (or processes) train together.
+        devices: how many GPUs (or processes) train together; torchrun's, where that starts them,
+            on one machine or several.
         logger: where figures go besides metrics.jsonl: tensorboard, csv, mlflow or wandb.
         skip_bad: leave out files that can't be read, instead of stopping.
         dry_run: only say what would be done and how long it would take.
@@ -135,7 +136,15 @@ def fit(
     from fanogan.detectors import new_detector, seconds_to_fit
     from fanogan.recipes import load_recipe
     from fanogan.report import describe
-    from fanogan.training import RunFolder, check_tracker, read_metrics, standing
+    from fanogan.training import (
+        RunFolder,
+        by_each,
+        check_tracker,
+        fabric_of,
+        launched,
+        read_metrics,
+        standing,
+    )
 
     if resume:
         given = (normals, out, groups, bscans, volumes, spacing, detector, gan, skip_bad, set)
@@ -169,11 +178,25 @@ def fit(
         check_tracker(logger)
         if out:
             RunFolder(out)  # refused now, not after the images are read
+    started = launched()
+    if started and devices not in (1, started):
+        raise UsageError(
+            f"--devices {devices}: torchrun has started {started} processes; leave --devices out"
+        )
     with value_errors_as_usage():
         name = detector or chosen.encoder_loss
-        learner = new_detector(name, chosen, seed=seed, device=device, devices=devices)
-    with console.reading_bar("reading") as on_scan:
-        read = Normals.read(list(normals), chosen, seed=seed, on_scan=on_scan, **reading)
+        learner = new_detector(name, chosen, seed=seed, device=device, devices=started or devices)
+
+    def read_normals() -> Normals:
+        with console.reading_bar("reading") as on_scan:
+            return Normals.read(list(normals), chosen, seed=seed, on_scan=on_scan, **reading)
+
+    # Of processes that wait for each other already, none ends alone.
+    read = (
+        by_each(fabric_of(learner.device, chosen, started), read_normals)
+        if started
+        else read_normals()
+    )
     for line in read.summary.splitlines():
         say(line)
     for note in read.notes:

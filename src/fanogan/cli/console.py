@@ -35,7 +35,8 @@ def console() -> Any:
     """
     from rich.console import Console
 
-    silent = os.environ.get("LOCAL_RANK", "0") != "0"
+    number = "RANK" if "TORCHELASTIC_RUN_ID" in os.environ else "LOCAL_RANK"
+    silent = os.environ.get(number, "0") != "0"
     return Console(highlight=False, emoji=False, quiet=silent)
 
 

@@ -44,9 +44,11 @@ from fanogan.training import (
     Progress,
     RunFolder,
     by_first,
+    check_agreement,
     fabric_of,
     no_progress,
     open_run,
+    others_there,
     precision_of,
 )
 
@@ -166,8 +168,9 @@ class Detector(Definition, BaseEstimator):  # type: ignore[misc]  # scikit-learn
             "gan": given.identity if given else None,
             "gan_path": str(Path(gan).absolute()) if isinstance(gan, (str, Path)) else None,
         }
-        folder = open_run(out, config, resume=resume, fabric=fabric) if out else None
-        with contextlib.ExitStack() as held:
+        with others_there(fabric), contextlib.ExitStack() as held:
+            check_agreement(fabric, config)
+            folder = open_run(out, config, resume=resume, fabric=fabric) if out else None
             if folder:
                 held.callback(folder.close)
                 busy = BadFolder(f"{folder.path}: another process is training it; wait for its end")

@@ -10,14 +10,17 @@ from fanogan.training.cost import (
 )
 from fanogan.training.encoder import ENCODER, train_encoder
 from fanogan.training.fabric import (
+    by_each,
     by_first,
     device_of,
     fabric_of,
     lacking_bf16,
+    launched,
+    others_there,
     precision_of,
 )
 from fanogan.training.reconstruction import ReconstructionHealth, finish_autoencoder
-from fanogan.training.run import Progress, Run, no_progress, open_run
+from fanogan.training.run import Progress, Run, check_agreement, no_progress, open_run
 from fanogan.training.run_folder import RunFolder, State
 from fanogan.training.split_batch import ForEachPart, half_batches, whole_batch
 from fanogan.training.stage import Stage, StopRequest, TrainingFailed, shared_threads
@@ -48,7 +51,9 @@ __all__ = [
     "TensorFlowRMSprop",
     "TrainingFailed",
     "backward",
+    "by_each",
     "by_first",
+    "check_agreement",
     "check_tracker",
     "critic_update",
     "descend",
@@ -60,9 +65,11 @@ __all__ = [
     "gan_cost",
     "half_batches",
     "lacking_bf16",
+    "launched",
     "multiply_adds",
     "no_progress",
     "open_run",
+    "others_there",
     "precision_of",
     "read_metrics",
     "share_buffers",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -65,8 +67,15 @@ def lacking_bf16(device: torch.device) -> str:
     return ""
 
 
+def launched() -> int:
+    """Return how many processes torchrun has started, on all machines; 0 where it hasn't."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
 def fabric_of(device: torch.device, recipe: Recipe, devices: int) -> Fabric:
     """Start the processes that train together, in the recipe's precision.
+
+    Where torchrun has started them already, they meet.
 
     Raises:
         BadRecipe: a precision that the device doesn't have.
@@ -76,9 +85,11 @@ def fabric_of(device: torch.device, recipe: Recipe, devices: int) -> Fabric:
     if recipe.precision == "bf16" and (has := lacking_bf16(device)):
         raise BadRecipe(f"recipe {recipe.name}: precision is bf16, but {has}; give precision: fp32")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    here = int(os.environ["LOCAL_WORLD_SIZE"]) if devices > 1 and launched() else devices
     fabric = Fabric(
         accelerator=device.type,
-        devices=devices if device.index is None or device.type == "cpu" else [device.index],
+        devices=here if device.index is None or device.type == "cpu" else [device.index],
+        num_nodes=devices // here,
         strategy="ddp" if devices > 1 else "auto",
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
     )
@@ -101,19 +112,52 @@ def _end_communication() -> None:
 def by_first(fabric: Fabric, step: Callable[[], T]) -> T | None:
     """Let the first process do something alone; return its result there, None in the others.
 
-    Where it fails, the others, which would wait for it, end without a word.
+    Where it fails, the others, which would wait for it, end too, as of ``by_each``.
     """
-    done = failed = None
-    if fabric.is_global_zero:
-        try:
-            done = step()
-        except (FanoganError, OSError) as error:
-            failed = error
-    if fabric.broadcast(failed is not None):
-        if failed:
-            raise failed
-        sys.exit(0)
+    return by_each(fabric, step if fabric.is_global_zero else lambda: None)
+
+
+def by_each(fabric: Fabric, step: Callable[[], T]) -> T:
+    """Let each process do something, and return its result.
+
+    Where one fails, all end: the first of each machine with the sentence, others without a word.
+    """
+    failed: Exception | None = None
+    try:
+        done = step()
+    except (FanoganError, OSError) as error:
+        if fabric.world_size == 1:
+            raise
+        failed = error
+    if fabric.world_size > 1:
+        sentences: list[str | None] = [None] * fabric.world_size
+        ours = f"{socket.gethostname()}: {failed}" if failed else None
+        torch.distributed.all_gather_object(sentences, ours)
+        said = [sentence for sentence in sentences if sentence]
+        if said and fabric.local_rank:
+            sys.exit(0)
+        if said:
+            raise failed or FanoganError(said[0])
     return done
+
+
+@contextlib.contextmanager
+def others_there(fabric: Fabric) -> Iterator[None]:
+    """Say in a sentence that a process which trained along is gone.
+
+    Raises:
+        FanoganError: it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # What Gloo raises has no class of its own.
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            raise
+        raise FanoganError(
+            f"one of the {fabric.world_size} processes that train together is gone, or can't be "
+            "reached: look at what it said, and resume in all of them with fanogan fit --resume RUN"
+        ) from error
 
 
 @contextlib.contextmanager

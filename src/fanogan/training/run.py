@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,13 +16,24 @@ import torch
 from fanogan.data import Patches, seeded
 from fanogan.recipes import BadRecipe, Recipe
 from fanogan.storage import BadFolder
-from fanogan.training.fabric import by_first
+from fanogan.training.fabric import by_each, by_first
 from fanogan.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
+
+WORDS = {
+    "detector": "another detector",
+    "seed": "another seed",
+    "data": "other normals",
+    "recipe": "another recipe",
+    "gan": "another GAN",
+}
+"""What makes another run of it, and how it is called."""
+SHARED_WITHIN = 60
+"""Seconds within which a network file system shows a new file to every machine."""
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
@@ -81,6 +94,26 @@ class Run:
         return self.random(stage, step, self.fabric.global_rank)
 
 
+def check_agreement(fabric: Fabric, config: Mapping[str, Any]) -> None:
+    """Refuse to train together with a process that was started with something else.
+
+    Raises:
+        BadFolder: one was.
+    """
+    first = fabric.broadcast(dict(config))
+
+    def check() -> None:
+        words = {**WORDS, "fanogan": "another version of fanogan"}
+        differing = [word for key, word in words.items() if first[key] != config[key]]
+        if differing:
+            raise BadFolder(
+                f"process {fabric.global_rank} on {socket.gethostname()} was started with "
+                f"{' and '.join(differing)} than the first; give all of them the same"
+            )
+
+    by_each(fabric, check)
+
+
 def open_run(
     out: str | Path, config: Mapping[str, Any], *, resume: bool, fabric: Fabric
 ) -> RunFolder:
@@ -97,17 +130,10 @@ def open_run(
             folder.begin(config)
             return folder
         begun = folder.config
-        words = {
-            "detector": "another detector",
-            "seed": "another seed",
-            "data": "other normals",
-            "recipe": "another recipe",
-            "gan": "another GAN",
-        }
-        same = {key: begun.get(key) == config[key] for key in words}
+        same = {key: begun.get(key) == config[key] for key in WORDS}
         with contextlib.suppress(BadRecipe, TypeError, KeyError):  # fields that were added since
             same["recipe"] = Recipe.from_dict(begun["recipe"]).to_dict() == config["recipe"]
-        differing = [word for key, word in words.items() if not same[key]]
+        differing = [word for key, word in WORDS.items() if not same[key]]
         if differing:
             raise BadFolder(
                 f"{folder.path}: can't be resumed, it was begun with {' and '.join(differing)}; "
@@ -121,4 +147,15 @@ def open_run(
             )
         return folder
 
-    return by_first(fabric, begin) or RunFolder(out, resume=True)
+    def seen() -> RunFolder:
+        for _ in range(SHARED_WITHIN):
+            if (Path(out) / "config.yaml").exists():
+                return RunFolder(out, resume=True)
+            time.sleep(1)
+        raise BadFolder(
+            f"{out}: {socket.gethostname()} doesn't see the run that the first process has begun; "
+            "give a folder on a file system that all machines share"
+        )
+
+    begun = by_first(fabric, begin)
+    return by_each(fabric, lambda: begun or seen())

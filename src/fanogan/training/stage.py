@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fanogan.errors import FanoganError
+from fanogan.storage import BadFolder
+from fanogan.training.fabric import by_each
 from fanogan.training.run import Run, no_progress
 from fanogan.training.run_folder import State
 
@@ -94,7 +97,10 @@ class Stage:
         losses: dict[str, list[Tensor]] = {}
         self.first = 0
         if run.folder:
-            self.first, losses = run.folder.load_checkpoint(name, state)
+            folder = run.folder
+            self.first, losses = by_each(run.fabric, lambda: folder.load_checkpoint(name, state))
+            first = run.fabric.broadcast(self.first)
+            by_each(run.fabric, lambda: self._check_first(first))
         self.collected = {
             name: [loss.to(run.device) for loss in each] for name, each in losses.items()
         }
@@ -103,6 +109,13 @@ class Stage:
         self.warned: set[str] = set()
         self.stop = StopRequest()
         self.saved = self.started = time.monotonic()
+
+    def _check_first(self, first: int) -> None:
+        if self.folder and self.first != first:
+            raise BadFolder(
+                f"{self.folder.path}: {socket.gethostname()} sees another checkpoint there than "
+                "the first process; give a folder on a file system that all machines share"
+            )
 
     def __enter__(self) -> Stage:
         """From here on a signal is a request."""
