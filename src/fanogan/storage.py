@@ -38,6 +38,10 @@ class BadFolder(FanoganError):
     """A run or model folder that is missing, damaged or of another version, in one sentence."""
 
 
+class BusyFolder(BadFolder):
+    """Another process is writing there."""
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file whole or not at all.
 

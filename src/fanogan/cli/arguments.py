@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanogan.errors import FanoganError
+from fanogan.remote import fetch, is_url
 
 if TYPE_CHECKING:
     from fanogan.retina import PicturesAs
@@ -69,7 +70,7 @@ def spacing_in(text: str | None) -> Spacing | None:
 
 
 @contextlib.contextmanager
-def scans_in(images: Sequence[str], listed: Path | None, shard: str | None) -> Iterator[Any]:
+def scans_in(images: Sequence[str], listed: str | None, shard: str | None) -> Iterator[Any]:
     """Give what is to be read: IMAGES or the list, and the shard of it."""
     from fanogan.scans import FileList, Shard, Sharded
 
@@ -80,8 +81,11 @@ def scans_in(images: Sequence[str], listed: Path | None, shard: str | None) -> I
     with value_errors_as_usage():
         part = Shard.parse(shard) if shard else None
     with tempfile.NamedTemporaryFile(prefix="fanogan-list-") as copy:
-        source: Any = FileList(listed) if listed else list(images)
-        if str(listed) == "-":  # it is read more than once
+        source: Any = FileList(Path(listed)) if listed else list(images)
+        if listed and is_url(listed):
+            fetch(listed, Path(copy.name))
+            source = FileList(Path(copy.name), listed)
+        if listed == "-":  # it is read more than once
             shutil.copyfileobj(sys.stdin.buffer, copy)
             copy.flush()
             source = FileList(Path(copy.name), "standard input")

@@ -23,6 +23,7 @@ from fanogan.cli.arguments import (
     spacing_in,
     value_errors_as_usage,
 )
+from fanogan.cli.cluster import check_cluster, score_on_ray
 from fanogan.cli.console import say
 from fanogan.cli.several import devices_for, score_in_parts
 from fanogan.text import harmless
@@ -242,10 +243,10 @@ def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | N
 
 
 def score(
-    model: Path,
+    model: str,
     images: Sequence[str] = (),
-    out: Path = Path("results"),
-    list: Path | None = None,
+    out: str = "results",
+    list: str | None = None,
     shard: str | None = None,
     alpha: float = 0.05,
     groups: str | None = None,
@@ -254,6 +255,7 @@ def score(
     spacing: str | None = None,
     device: str = "auto",
     devices: int = 1,
+    on: str | None = None,
     engine: str = "torch",
     precision: str = "fp32",
     skip_bad: bool = False,
@@ -266,9 +268,9 @@ def score(
     Example: fanogan score runs/retina scans/new --out results
 
     Args:
-        model: a run folder or a model folder.
-        images: folders, files or globs of images.
-        out: the folder for scores.csv, maps/, overlays/ and report.html.
+        model: a run folder or a model folder, or the URL of one.
+        images: folders, files or globs of images, or URLs of these, such as s3://bucket/scans.
+        out: the folder for scores.csv, maps/, overlays/ and report.html, or a URL.
         list: a file that lists the images in place of IMAGES, or - for standard input; a path a
             line, paths with NULs between them, or a CSV file with the columns path and subject.
         shard: score only a part of the images, such as 3/100, the third of a hundred; merge puts
@@ -280,6 +282,8 @@ def score(
         spacing: of retinal OCT, as for prepare; by default the one that the model was trained with.
         device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
         devices: how many GPUs score at once, each a part of the images; or processes on a CPU.
+        on: ray, to score by all processors of a Ray cluster, one on this machine; or ray: and the
+            address of a cluster. Tables are written in Parquet too.
         engine: torch, onnxruntime, openvino, or auto, the fastest of those that are installed.
         precision: fp32; bf16, faster on processors that have it and slightly less exact; or auto,
             bf16 where this machine and the model have it.
@@ -290,18 +294,26 @@ def score(
             objects of its own study with its patient; the scans must be DICOM.
     """
     from fanogan.detectors import Detector
-    from fanogan.scoring import images_done, in_precision, write_results
+    from fanogan.remote import model_at, results_at
+    from fanogan.scoring import WRITTEN, images_done, in_precision, write_results
 
     check_alpha(alpha)
     if devices < 1 or (devices > 1 and shard):
         why = f"--shard {shard} is for one process" if shard else "give a number from 1"
         raise UsageError(f"--devices {devices}: {why}")
+    if on:
+        check_cluster(on, devices, shard, list)
     pictures, written = pictures_as(bscans, volumes), maps_as(maps, scores_only)
     check_dicom(dicom, scores_only)
-    with scans_in(images, list, shard) as source:
+    with (
+        scans_in(images, list, shard) as source,
+        model_at(model) as path,
+        results_at(out, WRITTEN) as target,
+    ):
+        folder = target.folder
         with value_errors_as_usage():
             several = devices_for(devices, device) if devices > 1 else []
-            trained = Detector.load(model, device=device).model
+            trained = Detector.load(path, device=device).model
         trained, chosen = in_precision(trained, precision)
         if precision != "fp32":
             say(chosen)
@@ -315,18 +327,21 @@ def score(
         how |= {"spacing": spacing_in(spacing), "skip_bad": skip_bad}
         how |= {"scores_only": scores_only, "maps": written, "dicom": dicom}
         files = count_images(trained, source, groups, pictures)
-        if devices > 1:
-            rows = score_in_parts(trained, model, source, out, several, files, **how)
+        if on:
+            rows = score_on_ray(trained, path, source, folder, on, files, **how)
+        elif devices > 1:
+            rows = score_in_parts(trained, path, source, folder, several, files, **how)
         else:
-            files = max(files - images_done(out), 0)
+            files = max(files - images_done(folder), 0)
             with console.counting_bar("scoring", files) as on_result:
-                rows = write_results(trained, source, out, **how, on_result=on_result)
-    console.say_calibration(trained, alpha)
-    say("look first at:")
-    console.say_scores(rows, most=3)
-    drawn = "" if scores_only else f" · {out}/maps/ · {out}/overlays/"
-    say(f"the page: {out}/report.html · {out}/scores.csv{drawn}")
-    say(RESEARCH_ONLY)
+                rows = write_results(trained, source, folder, **how, on_result=on_result)
+        target.put()
+        console.say_calibration(trained, alpha)
+        say("look first at:")
+        console.say_scores(rows, most=3)
+        drawn = "" if scores_only else f" · {target}/maps/ · {target}/overlays/"
+        say(f"the page: {target}/report.html · {target}/scores.csv{drawn}")
+        say(RESEARCH_ONLY)
 
 
 def evaluate(

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import json
 import multiprocessing
 import os
 import shutil
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanogan.cli import console
+from fanogan.storage import write_whole
 
 if TYPE_CHECKING:
     from fanogan.scans import Shard
     from fanogan.scoring import Model, Result, Table
 
+DONE = ".done"
 _done: Synchronized[int]
 """In a process that scores: how many images all of them have done."""
 
@@ -60,10 +66,11 @@ def score_in_parts(
         options: as of ``write_results``.
     """
     from fanogan.scans import Shard
-    from fanogan.scoring import images_done, merge
+    from fanogan.scoring import images_done
 
     folder, count = Path(f"{out.resolve()}.parts"), len(devices)
     parts = [folder / f"{number}-of-{count}" for number in range(1, count + 1)]
+    how = path, model.engine, model.precision
     context = multiprocessing.get_context("spawn")  # CUDA can't be forked
     done = context.Value("q", 0)
     threads = max(1, (os.cpu_count() or 1) // count)
@@ -72,7 +79,6 @@ def score_in_parts(
         console.count_bar(f"scoring, {count} processes", left) as show,
         ProcessPoolExecutor(count, context, _share, (done, threads)) as pool,
     ):
-        how = path, model.engine, model.precision
         scored = [
             pool.submit(_score, *how, device, source, Shard(number, count), part, options)
             for number, (device, part) in enumerate(zip(devices, parts, strict=True), 1)
@@ -81,12 +87,19 @@ def score_in_parts(
             show(done.value)
         for future in scored:
             future.result()
-    merged = merge(parts, out)
+    return merged_parts(parts, out)
+
+
+def merged_parts(parts: Sequence[Path], out: Path, *, parquet: bool = False) -> Table:
+    """Put the parts together in ``out``, and remove them."""
+    from fanogan.scoring import merge
+
+    table = merge(parts, out, parquet=parquet).table
     for part in parts:
         shutil.rmtree(part)
     with contextlib.suppress(OSError):  # something else lies there too
-        folder.rmdir()
-    return merged.table
+        parts[0].parent.rmdir()
+    return table
 
 
 def _share(done: Synchronized[int], threads: int) -> None:
@@ -107,18 +120,50 @@ def _score(
     out: Path,
     options: dict[str, Any],
 ) -> None:
+    def on_result(result: Result) -> None:
+        with _done.get_lock():
+            _done.value += result.unit == "image"
+
+    model = loaded(path, engine, precision, device)
+    score_part(model, source, shard, out, options, on_result)
+
+
+@functools.cache
+def loaded(path: Path, engine: str, precision: str, device: str) -> Model:
+    """Return a model, read once in a process."""
     from fanogan.detectors import Detector
-    from fanogan.scans import Sharded
-    from fanogan.scoring import in_precision, write_results
+    from fanogan.scoring import in_precision
 
     model, _ = in_precision(Detector.load(path, device=device).model, precision)
     if engine != "torch":
         from fanogan.export import use_engine
 
         model, _ = use_engine(model, engine)
+    return model
 
-    def on_result(result: Result) -> None:
-        with _done.get_lock():
-            _done.value += result.unit == "image"
 
-    write_results(model, Sharded(source, shard), out, on_result=on_result, **options)
+def score_part(
+    model: Model,
+    source: Any,
+    shard: Shard,
+    out: Path,
+    options: dict[str, Any],
+    on_result: Callable[[Result], None] = lambda result: None,
+) -> int:
+    """Score a shard into a folder of its own, unless that is done; returns how many files it has.
+
+    A mark in the folder tells of which job, and of which files, it holds the results.
+    """
+    from fanogan.scans import Sharded
+    from fanogan.scoring import job_of, write_results
+
+    part, count = Sharded(source, shard), 0
+    digest = hashlib.sha256(json.dumps(job_of(model, part, **options)).encode())
+    for each in model.preprocessing.find(part, options["groups"], options["pictures"]):
+        digest.update(repr((each.name, each.identity)).encode())
+        count += 1
+    mark, found = out / DONE, digest.hexdigest().encode()
+    if not (mark.exists() and mark.read_bytes() == found):
+        write_results(model, part, out, on_result=on_result, **options)
+        write_whole(mark, found)
+    return count

@@ -137,6 +137,11 @@ def find_volumes(
         else:
             paths = list(run)
             files = find_scans(paths, groups, on_left_out)
+            if remote := next((file.url for file in files if file.url), None):
+                raise BadScan(
+                    f"{remote}: retinal OCT is read from this machine alone, since a volume may be "
+                    "of many files; copy its folder here"
+                )
             # Of a list whose own column names the subjects.
             has_subjects = isinstance(paths[0], FileList) and files[0].group != files[0].name
             by_subject = groups is not None or has_subjects

@@ -18,6 +18,7 @@ from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
+from fanogan.remote import is_url, stamp
 from fanogan.scans.dicom import photograph_of
 from fanogan.scans.gather import (
     EXTENSIONS,
@@ -30,6 +31,7 @@ from fanogan.scans.gather import (
 )
 from fanogan.scans.left_out import DEMO, STORE, LeftOut, own_in
 from fanogan.scans.lists import FileList, Sharded
+from fanogan.scans.remote import named_at
 from fanogan.scans.scan import BadScan
 from fanogan.scans.signals import SIGNAL_EXTENSIONS, SIGNAL_FORMATS
 from fanogan.scans.walk import natural_key, search
@@ -57,6 +59,7 @@ class ScanSource:
         key: The array's name inside a .npz, where one was given.
         parts: The files of a DICOM series in order; empty where `path` is the whole scan.
         is_signal: Whether an array file holds signals.
+        url: Where the file lies, if not on this machine; then `path` is its name alone.
     """
 
     path: Path
@@ -65,6 +68,7 @@ class ScanSource:
     key: str | None = None
     parts: tuple[Path, ...] = ()
     is_signal: bool = False
+    url: str | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -82,6 +86,8 @@ class ScanSource:
     @property
     def identity(self) -> str:
         """Digest that differs where it has another subject, or a file that has changed."""
+        if self.url:
+            return identity((), self.group, self.key, stamp(self.url))
         return identity(self.files, self.group, self.key)
 
 
@@ -109,9 +115,10 @@ def find_scans(
     as segmentations and reports; named alone, they are refused when they are read.
 
     Args:
-        source: A folder (searched recursively, without hidden files), a file, a glob, a list
-            of these, or a `FileList`. 'file.npz:key' names an array inside a .npz. `Sharded`, only
-            those files of it that the shard holds, which may be none.
+        source: A folder (searched recursively, without hidden files), a file, a glob, a URL of one
+            of these as fsspec has it, a list of these, or a `FileList`. 'file.npz:key' names an
+            array inside a .npz. `Sharded`, only those files of it that the shard holds, which may
+            be none.
         groups: None: a file's subject is the first folder below the searched one, or the file
             itself where there is none. A path ending in '.csv': a table with the columns `path`
             (relative to the searched folder) and `subject`. Anything else: a regular expression
@@ -162,6 +169,13 @@ def _each_scan(
     if isinstance(entries[0], FileList):
         yield from _each_listed(entries[0], subject if groups else None, signals)
         return
+    if any(map(is_url, entries)):
+        for url, name in named_at(entries, signals, on_left_out):
+            path = Path(name.rpartition("/")[2])
+            yield ScanSource(
+                path, name, subject(Found(path, name), name), is_signal=signals, url=url
+            )
+        return
     is_folder = isinstance(entries[0], str | os.PathLike) and os.path.isdir(entries[0])
     left_out = LeftOut(signals)
     try:
@@ -184,11 +198,12 @@ def _each_listed(
     listed: FileList, subject: Callable[[Found, str], str] | None, signals: bool
 ) -> Iterator[ScanSource]:
     for text, name, named in listed.named():
-        path, key = split_key(Path(text))
+        url = text if is_url(text) else None
+        path, key = (Path(name.rpartition("/")[2]), None) if url else split_key(Path(text))
         if named is not None and subject is not None:
             raise BadScan(f"{listed} names subjects, and so does --groups: give one of them")
         group = named or (subject(Found(path, name), name) if subject else name)
-        yield ScanSource(path, name, group, key, (), signals)
+        yield ScanSource(path, name, group, key, (), signals, url)
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:

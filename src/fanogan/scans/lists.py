@@ -13,6 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from fanogan.remote import is_url
 from fanogan.scans.scan import BadScan
 from fanogan.text import place_of
 
@@ -88,7 +89,7 @@ class FileList:
         """
         places = set[int]()  # digests: an archive's names would take much memory
         for path, subject in self.entries():
-            name = Path(path).as_posix()
+            name = path if is_url(path) else Path(path).as_posix()
             digest = _digest(place_of(name))
             if digest in places:
                 raise BadScan(

@@ -14,6 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from fanogan.remote import BadRemote, fetched
 from fanogan.scans.arrays import array_images, array_scans, is_array_like, read_array
 from fanogan.scans.dicom import read_dicom
 from fanogan.scans.find import ScanSource, each_scan, split_key
@@ -130,6 +131,17 @@ def scans_of(source: ScanSource, done: Set[str] = frozenset()) -> Iterator[Scan]
     Raises:
         BadScan: The file cannot be used.
     """
+    if source.url:
+        try:
+            with fetched(source.url) as copy:
+                try:
+                    for scan in scans_of(replace(source, path=copy, url=None), done):
+                        yield replace(scan, files=())
+                except BadScan as error:
+                    raise BadScan(str(error).replace(str(copy), source.url)) from error
+        except BadRemote as error:
+            raise BadScan(str(error)) from error
+        return
     path, key, name, group = source.path, source.key, source.name, source.group
     with _explained(str(path), "an image"):
         kind = format_of(path)

@@ -7,7 +7,7 @@ Read → encode → windows → networks → fuse → Result; calibration by hel
 from fanogan.scoring.calibrating import calibrate, recalibrate
 from fanogan.scoring.cases import Gallery, about_model, as_picture, case_of, statement_of
 from fanogan.scoring.drift import drift_record, read_drift, today
-from fanogan.scoring.job import images_done
+from fanogan.scoring.job import images_done, job_of
 from fanogan.scoring.model import Model, ModelFile, read_model, unreadable
 from fanogan.scoring.pipeline import (
     BATCH,
@@ -24,7 +24,7 @@ from fanogan.scoring.pipeline import (
 )
 from fanogan.scoring.precision import PRECISIONS, BadPrecision, in_precision
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
-from fanogan.scoring.results_folder import whole_folder
+from fanogan.scoring.results_folder import WRITTEN, whole_folder
 from fanogan.scoring.shards import Merged, merge
 from fanogan.scoring.table import COLUMNS, Table, read_csv, row_of, write_csv
 from fanogan.scoring.volume_maps import MapsAs, VolumeMaps, image_files, map_file
@@ -37,6 +37,7 @@ __all__ = [
     "HALF",
     "PRECISIONS",
     "VOLUMES_SHOWN",
+    "WRITTEN",
     "BadPrecision",
     "Encoded",
     "FrameScore",
@@ -59,6 +60,7 @@ __all__ = [
     "image_files",
     "images_done",
     "in_precision",
+    "job_of",
     "map_file",
     "merge",
     "read",

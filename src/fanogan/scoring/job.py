@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fanogan.remote import is_url
 from fanogan.scans import FileList, Sharded
 from fanogan.scoring.model import Model, identity_of
 from fanogan.scoring.pipeline import BATCH
@@ -68,7 +69,9 @@ def job_of(model: Model, images: Any, **settings: Any) -> dict[str, Any]:
     return {
         "fanogan": version("fanogan"),
         "journal": FORMAT,
-        "images": [os.path.abspath(entry) for entry in entries] if named else None,
+        "images": [entry if is_url(entry) else os.path.abspath(entry) for entry in entries]
+        if named
+        else None,
         "shard": str(images.shard) if isinstance(images, Sharded) else None,
         "model": digest.hexdigest(),
         "engine": model.engine,

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fanogan.storage import LOCK, TEMPORARY, BadFolder, exclusive, remove_unfinished
+from fanogan.storage import LOCK, TEMPORARY, BadFolder, BusyFolder, exclusive, remove_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def whole_folder(out: Path, names: Iterable[str]) -> Iterator[Path]:
 def results_folder(out: Path, names: Iterable[str]) -> Iterator[None]:
     """Hold the folder of the results, and remove it where nothing has come into it."""
     is_new = not out.exists()
-    busy = BadFolder(
+    busy = BusyFolder(
         f"{out}: another process is writing into it; wait for it, or give --out another folder"
     )
     try:

@@ -55,12 +55,13 @@ class _Part:
     skipped: Sequence[str]
 
 
-def merge(folders: Sequence[Path], out: Path) -> Merged:
+def merge(folders: Sequence[Path], out: Path, *, parquet: bool = False) -> Merged:
     """Put the results of all shards together: one table and page, and all maps.
 
     Args:
         folders: the results of each shard, in any order.
         out: the folder to write, whole or not at all.
+        parquet: write each table in Parquet too.
 
     Raises:
         BadFolder: a shard is missing, there twice, unfinished, damaged or of another job; an image
@@ -89,7 +90,7 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
                 links[_put(part.folder / place, folder / place)] += 1
             journal.add(rows)
         _join_patches(parts, folder / PATCHES)
-        write_tables(folder, journal, about, skipped)
+        write_tables(folder, journal, about, skipped, parquet)
         put_results(folder, out)
         count = len(journal)
     return Merged(Table(out / "scores.csv", count), *links)

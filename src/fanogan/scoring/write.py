@@ -36,7 +36,7 @@ from fanogan.scoring.pipeline import result_batches
 from fanogan.scoring.result import Result
 from fanogan.scoring.results_folder import digest_of, list_written
 from fanogan.scoring.signal_maps import SPAN_COLUMNS, span_row, spans_of
-from fanogan.scoring.table import COLUMNS, Table, row_of, write_csv
+from fanogan.scoring.table import COLUMNS, Table, row_of, to_parquet, write_csv
 from fanogan.scoring.volume_maps import (
     PATCH_COLUMNS,
     Files,
@@ -62,7 +62,11 @@ SHARD, ROWS = "shard.json", "rows.sqlite"
 CASES = {"image": IN_GALLERY, "volume": VOLUMES_SHOWN, "steps": 1}
 """How many of each kind the page shows at most."""
 ENDS = {"bscans": ("first_bscan", "last_bscan"), "columns": ("first_column", "last_column")}
-TABLES = ("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json", RECORD, SHARD, ROWS)
+IN_PARQUET = ("scores.csv", PATCHES, "regions.csv")
+TABLES = (
+    *("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json", RECORD, SHARD, ROWS),
+    *(table.replace(".csv", ".parquet") for table in IN_PARQUET),
+)
 WRITES = (*TABLES, "maps", "overlays", "en_face", "shape", "dicom")
 """All that may come into the folder of the results."""
 
@@ -349,7 +353,11 @@ def about_results(model: Model, alpha: float, scores_only: bool) -> dict[str, An
 
 
 def write_tables(
-    folder: Path, journal: Journal, about: Mapping[str, Any], skipped: Sequence[str]
+    folder: Path,
+    journal: Journal,
+    about: Mapping[str, Any],
+    skipped: Sequence[str],
+    parquet: bool = False,
 ) -> None:
     """Write the tables and the page of all rows, and the list of all files.
 
@@ -358,6 +366,7 @@ def write_tables(
         journal: the rows.
         about: as ``about_results`` tells it.
         skipped: sentences on what was left out.
+        parquet: write each table in Parquet too.
     """
     volumes: list[dict[str, Any]] = []
     drift = DriftRecord.from_dict(about["drift"]) if about["drift"] else None
@@ -421,6 +430,9 @@ def write_tables(
         steps=next(journal.cases("steps", 1), None),
         warnings=warnings,
     )
+    if parquet:
+        for table in (folder / name for name in IN_PARQUET if (folder / name).exists()):
+            to_parquet(table)
     tables = [name for name in TABLES if (folder / name).exists()]
     files = (file for row in journal.rows() for file in row.get("files", {}).items())
     # What images that are gone have left in this folder is not among them.
