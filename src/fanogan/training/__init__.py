@@ -24,7 +24,6 @@ from fanogan.training.run import Progress, Run, check_agreement, no_progress, op
 from fanogan.training.run_folder import RunFolder, State
 from fanogan.training.split_batch import ForEachPart, half_batches, whole_batch
 from fanogan.training.stage import Stage, StopRequest, TrainingFailed, shared_threads
-from fanogan.training.standing import standing
 from fanogan.training.trackers import BadTracker, check_tracker, read_metrics
 from fanogan.training.updates import (
     TensorFlowRMSprop,
@@ -35,6 +34,7 @@ from fanogan.training.updates import (
     update,
 )
 from fanogan.training.wgan import GAN, train_gan, update_critic
+from fanogan.training.where_it_stands import standing
 
 __all__ = [
     "ENCODER",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fanogan.training.standing import standing
+from fanogan.training.where_it_stands import standing
 
 
 def lines(held_out: np.ndarray, ratio: float, seen: str = "image") -> list[dict[str, Any]]:
