@@ -146,7 +146,7 @@ def table(folder: Path, recipe: str) -> None:
     """Write the table of all results that are there."""
     results = kept_results(folder)
     middle = {
-        name: spread([result["middle"]["auc"][name] for result in results])
+        name.replace("_", " "): spread([result["middle"]["auc"][name] for result in results])
         for name in results[0]["middle"]["auc"]
     }
     rows = [
