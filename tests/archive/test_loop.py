@@ -104,6 +104,10 @@ def test_what_arrives_is_scored_and_comes_back(way: str, model: Path, tmp_path: 
         expected = masks.pixel_array if masks.NumberOfFrames == 1 else masks.pixel_array[0]
         picture = np.asarray(Image.open(BytesIO(drawn.content)))
         np.testing.assert_array_equal(picture > 0, expected > 0)
+        picture_file = tmp_path / "mask.png"
+        subprocess.run(["dcm2pnm", "+on", str(objects[".seg"]), picture_file], check=True)
+        picture = np.asarray(Image.open(picture_file).convert("L"))
+        np.testing.assert_array_equal(picture > 0, expected > 0)
 
         # Without the objects nothing of the patient leaves: no name of a file, no byte in it.
         results = [path for path in (work / "results").rglob("*") if path.is_file()]
