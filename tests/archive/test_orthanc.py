@@ -59,7 +59,7 @@ def test_a_selection_is_listed_fetched_and_not_fetched_twice(
     assert status == 0 and "1 study, 2 series, 7 files" in text and STUDY in text
     assert "CT 6 files" in text and not out.exists()
     assert typed("fetch", where, "--modality", "OPT", "--out", out)[0] == 0
-    assert len(files(out)) == 1
+    assert len(files(out)) == 1 and out.stat().st_mode & 0o777 == 0o700
     status, text = typed("fetch", where, "--patient", "PID-*", "--out", out)
     assert status == 0 and "6 files fetched of 1 study, 2 series" in text and "1 were here" in text
     before = {path: path.stat().st_mtime_ns for path in files(out)}

@@ -157,7 +157,7 @@ def fetch(
         OSError: a file can't be written.
     """
     made = Fetched()
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
     with exclusive(out / LOCK, ArchiveError(f"{out}: another process is fetching into it")):
         _mark(out, codes, pseudonymise)
         for one in series:
