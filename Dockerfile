@@ -5,7 +5,7 @@ ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build
 ARG TORCH_INDEX=
-ARG EXTRAS=oct,dicom,nifti
+ARG EXTRAS=oct,dicom,nifti,serve
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
@@ -20,5 +20,9 @@ RUN useradd --create-home --uid 1000 fanogan && install --directory --owner fano
 ENV PATH=/opt/fanogan/bin:$PATH MPLCONFIGDIR=/tmp/matplotlib
 USER 1000
 WORKDIR /work
+EXPOSE 8000
+# Of the service; other commands have none.
+HEALTHCHECK --start-period=60s --timeout=5s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health', timeout=4)"]
 ENTRYPOINT ["fanogan"]
-CMD ["--help"]
+CMD ["serve", "/model", "--host", "0.0.0.0"]

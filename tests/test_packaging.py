@@ -1,5 +1,6 @@
 """The wheel installs into a fresh environment and works there; the container's recipe is sound."""
 
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from fanogan.cli.parser import parser
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 EXTRAS = tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))["project"][
@@ -49,6 +52,13 @@ def test_the_container_takes_what_exists_and_runs_as_no_root() -> None:
     assert set(extras) <= set(EXTRAS)
     assert re.findall(r"^USER (\d+)$", text, re.MULTILINE)[-1] != "0"
     assert text.index("USER 1000") < text.index("ENTRYPOINT")
+    words = [*json.loads(re.findall(r"^CMD (\[.+\])$", text, re.MULTILINE)[-1])]
+    given = parser().parse_args(words)
+    assert given.subcommand == "serve" and given.serve.models == ["/model"]
+    (check,) = re.findall(r"^HEALTHCHECK .+\\\n +CMD (\[.+\])$", text, re.MULTILINE)
+    code = json.loads(check)[2]
+    assert f"127.0.0.1:{given.serve.port}/health" in code
+    compile(code, "the check of health", "exec")
 
 
 def test_a_shell_completes_verbs_as_the_page_says() -> None:

@@ -302,6 +302,37 @@ def test_an_empty_shard_is_a_result_too(model, scans, tmp_path):
     assert [row["name"] for row in read(tmp_path / "out/scores.csv")] == ["0.png"]
 
 
+def test_a_shard_of_bad_files_alone_is_empty_and_says_so(model, tmp_path):
+    names = [f"{number}.png" for number in range(12)]
+    holds = [name for name in names if Shard(1, 2).holds(name)]
+    (tmp_path / "scans").mkdir()
+    for name, image in zip(names, images_of(12), strict=True):
+        Image.fromarray(image).save(tmp_path / "scans" / name)
+    for name in holds:
+        (tmp_path / "scans" / name).write_bytes(b"\x89PNG damaged")
+    sources = [Sharded(str(tmp_path / "scans"), Shard(number, 2)) for number in (1, 2)]
+    with pytest.raises(BadScan):
+        write_results(model, sources[0], tmp_path / "1")
+    for number, source in enumerate(sources, 1):
+        rows = write_results(model, source, tmp_path / str(number), skip_bad=True)
+        assert len(rows) == (0 if number == 1 else 12 - len(holds))
+    assert f"scans/{holds[0]} is not an image" in (tmp_path / "1" / "report.html").read_text()
+    merge([tmp_path / "1", tmp_path / "2"], tmp_path / "out")
+    found = {row["name"] for row in read(tmp_path / "out" / "scores.csv")}
+    assert found == {*names} - {*holds}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f"scans/{name} is not an image" in page for name in holds)
+    for name in names:
+        (tmp_path / "scans" / name).write_bytes(b"\x89PNG damaged")
+    for number, source in enumerate(sources, 1):
+        write_results(model, source, tmp_path / f"bad-{number}", skip_bad=True)
+    with pytest.raises(BadFolder, match=r"^none of the images could be scored; the first skipped:"):
+        merge([tmp_path / "bad-1", tmp_path / "bad-2"], tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+    with pytest.raises(BadScan, match=r"^none of"):  # without shards nothing has been scored
+        write_results(model, str(tmp_path / "scans"), tmp_path / "whole", skip_bad=True)
+
+
 def test_what_can_t_be_merged_is_refused_by_name(model, detector, scans, mine, tmp_path):
     first, second, third = mine
     out = tmp_path / "out"

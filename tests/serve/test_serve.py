@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -287,6 +288,87 @@ def test_hostile_bodies_are_never_an_error_of_the_service(client: Any) -> None:
             assert client.post("/score", content=body, headers=headers).status_code in (400, 422)
     assert client.get("/ready").status_code == 200
     assert 'status="500"' not in client.get("/metrics").text
+
+
+def hostile(random: np.random.Generator) -> tuple[bytes, str, dict[str, str], dict[str, str]]:
+    """A body, a name, a query and headers that no honest client would send."""
+
+    def numpy_file(pixels: np.ndarray, **how: Any) -> bytes:
+        buffer = io.BytesIO()
+        np.save(buffer, pixels, **how)
+        return buffer.getvalue()
+
+    def tiff(pixels: np.ndarray, **how: Any) -> bytes:
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, pixels, **how)
+        return buffer.getvalue()
+
+    size = tuple(int(side) for side in random.integers(1, 40, random.integers(1, 6)))
+    kinds = ["u1", "i8", "f2", "f4", "f8", "c8", "?", "S3", "U2", "M8[s]"]
+    kind = kinds[random.integers(len(kinds))]
+    not_numbers = np.full((20, 24), [np.nan, np.inf, -np.inf, 1e38][random.integers(4)], "f4")
+    head = b"\x93NUMPY\x01\x00v\x00"
+    claims = f"{{'descr': '<f8', 'fortran_order': False, 'shape': ({10**12}, {10**9}), }}"
+    header = bytearray(png(images_of(1)[0]))
+    header[16:24] = random.bytes(8)  # width and height
+    bodies = [
+        numpy_file(np.zeros(size, kind)),
+        numpy_file(not_numbers),
+        numpy_file(np.array([{"a": 1}], object), allow_pickle=True),
+        head + claims.ljust(117).encode() + b"\n" + bytes(64),
+        tiff(not_numbers),
+        tiff(random.integers(0, 9, (20, 24)).astype("u2"), compression="zlib")[
+            : random.integers(400)
+        ],
+        bytes(header),
+        gzip.compress(bytes(int(random.integers(1, 4_000_000)))),
+        zipped(**{"a.png": zipped(**{"b.png": bytes(2_000_000)})}),
+        zipped(**{f"{'../' * int(random.integers(9))}{at}.png": b"" for at in range(500)}),
+        zipped(**{".zarray": b"[" * 100_000, "zarr.json": b'{"zarr_format": 3}'}),
+        zipped(**{"a.npy": numpy_file(not_numbers), "b.npy": b"\x93NUMPY"}),
+        b"\0" * 128 + b"DICM" + random.bytes(int(random.integers(3000))),
+        b"\x5c\x01\0\0" + random.bytes(int(random.integers(900))),
+        b"<HEDX><BODY>" + b"<a>" * int(random.integers(30_000)),
+        random.bytes(int(random.integers(5000))),
+    ]
+    body = bodies[random.integers(len(bodies))]
+    if random.random() < 0.3 and body:
+        changed = bytearray(body)
+        for at in random.integers(len(body), size=9):
+            changed[at] = random.integers(256)
+        body = bytes(changed)
+    names = [".png", ".tif", ".zip", ".dcm", ".nii", ".nii.gz", ".npy", ".npz", ".xml", ".vol", ""]
+    name = ["a", "\u202e", "../" * 9, "a" * 4000, "%00", "\x7f"][random.integers(6)]
+    query = [{}, {}, {"map": "tiff"}, {"map": "\0"}, {"model": "x" * 3000}, {"map": "png"}]
+    headers = [{}, {}, {}, {"x-large": "y" * 30_000}, {"accept": "\x7f"}, {"content-length": "7"}]
+    return (
+        body,
+        name + names[random.integers(len(names))],
+        query[random.integers(len(query))],
+        headers[random.integers(len(headers))],
+    )
+
+
+@pytest.mark.slow
+def test_a_thousand_hostile_requests(folder: Path) -> None:
+    random, statuses = np.random.default_rng(7), Counter[int]()
+    with service(folder, "--megapixels", "1", "--megabytes", "4", "--seconds", "20") as (client, _):
+        for _ in range(1000):
+            body, name, query, headers = hostile(random)
+            try:
+                answer = client.post(
+                    "/score", files={"file": (name, body)}, params=query, headers=headers
+                )
+            except httpx.TransportError:  # closed on a length that was a lie, or too long a header
+                statuses[0] += 1
+                continue
+            statuses[answer.status_code] += 1
+            assert answer.status_code < 500, (name, query, body[:40], answer.text)
+            assert "fanogan-serve-" not in answer.text and "Traceback" not in answer.text
+        assert client.get("/ready").status_code == 200
+        assert 'status="500"' not in client.get("/metrics").text
+        assert post(client, png(images_of(1)[0])).status_code == 200
+    assert statuses[422] > 300 and statuses[0] < 400, statuses
 
 
 def test_bombs_are_refused_before_they_are_decoded(client: Any) -> None:

@@ -23,7 +23,7 @@ from fanogan.scans.heidelberg import read_heidelberg
 from fanogan.scans.heyex import read_e2e, read_vol
 from fanogan.scans.nifti import read_nifti
 from fanogan.scans.raster import read_raster
-from fanogan.scans.scan import BadScan, Scan, check, damaged, finish, unusable
+from fanogan.scans.scan import BadScan, NoneUsable, Scan, check, damaged, finish, unusable
 from fanogan.scans.series import read_series
 from fanogan.scans.signals import (
     SIGNAL_FORMATS,
@@ -317,4 +317,4 @@ def good_ones(
         if on_bad is not None:
             on_bad(result)
     if bad and not good:
-        raise BadScan(f"none of {len(bad)} {noun} could be used; the first: {bad[0]}")
+        raise NoneUsable(f"none of {len(bad)} {noun} could be used; the first: {bad[0]}")

@@ -40,6 +40,10 @@ class BadScan(FanoganError):
     """A scan that cannot be used; one sentence says which file, what is wrong, what to do."""
 
 
+class NoneUsable(BadScan):
+    """All scans were left out, as bad ones."""
+
+
 @dataclass(frozen=True)
 class EnFace:
     """The device's picture of the fundus, and where on it the B-scans lie.

@@ -90,6 +90,8 @@ def merge(folders: Sequence[Path], out: Path, *, parquet: bool = False) -> Merge
                 links[_put(part.folder / place, folder / place)] += 1
             journal.add(rows)
         _join_patches(parts, folder / PATCHES)
+        if skipped and not len(journal):
+            raise BadFolder(f"none of the images could be scored; the first {skipped[0]}")
         write_tables(folder, journal, about, skipped, parquet)
         put_results(folder, out)
         count = len(journal)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from fanogan.scans import BadScan
+from fanogan.scans import BadScan, NoneUsable
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,6 @@ class Skips:
         self.first = self.first or bad
 
     def check(self) -> None:
-        """Raise BadScan where all was left out."""
+        """Raise NoneUsable where all was left out."""
         if self.first is not None and not self.good:
-            raise BadScan(f"none of the images could be scored; the first: {self.first}")
+            raise NoneUsable(f"none of the images could be scored; the first: {self.first}")

@@ -19,7 +19,7 @@ import numpy as np
 from fanogan.calibration import DriftRecord
 from fanogan.report import Found, Maker, dicom_objects, write_score_report
 from fanogan.retina import FlatVolume, PicturesAs, Region, steps_figure
-from fanogan.scans import BadScan, Sharded, Spacing, check_source
+from fanogan.scans import BadScan, NoneUsable, Sharded, Spacing, check_source
 from fanogan.scoring.cases import (
     about_model,
     case_of,
@@ -145,13 +145,17 @@ def write_results(
             inputs = _of_dicom(inputs)
         done = writer.restore((each.name, each.identity) for each in inputs)
         if not (work / COMPLETE).exists():  # else all that is left to do is to move it
-            for batch in result_batches(
-                model, images, skip_bad=skip_bad, on_bad=skipped.append, done=done, **reading
-            ):
-                for result in batch:
-                    writer.add(result)
-                    on_result(result)
-                writer.end_batch()
+            try:
+                for batch in result_batches(
+                    model, images, skip_bad=skip_bad, on_bad=skipped.append, done=done, **reading
+                ):
+                    for result in batch:
+                        writer.add(result)
+                        on_result(result)
+                    writer.end_batch()
+            except NoneUsable:
+                if not isinstance(images, Sharded):  # other shards may hold what can be used
+                    raise
             about, notes = about_results(model, alpha, scores_only), skip_notes(skipped)
             if isinstance(images, Sharded):
                 shard = {"job": job, "about": about, "skipped": notes}
