@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from dicom_volumes import ct_series, eye
-from orthanc import Orthanc
+from orthanc import PIXELS, SPACING, Orthanc, Typed
 
 from fanogan.archive import errors, sending
 from fanogan.cli.parser import main
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (6, 16, 22), dtype=np.uint8)
-SPACING = (0.24, 0.0039, 0.0117)
-
-Typed = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,19 @@ import ssl
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 16, 22), dtype=np.uint8)
+SPACING = (0.24, 0.0039, 0.0117)
+
+Typed = Callable[..., tuple[int, str]]
+"""Types a command; returns its exit status and what it said."""
 
 PROGRAM = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
 PLUGINS = [

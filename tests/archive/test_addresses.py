@@ -8,8 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import Typed
-from orthanc import free_port
+from orthanc import Typed, free_port
 
 from fanogan.cli.archive_commands import dates_in
 from fanogan.cli.arguments import UsageError

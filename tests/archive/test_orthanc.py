@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import PIXELS, SPACING, Typed
 from dicom_files import SECRETS, save
 from dicom_volumes import STUDY, ct_series, eye, of_study
-from orthanc import Orthanc, https_in_front, needs_orthanc
+from orthanc import PIXELS, SPACING, Orthanc, Typed, https_in_front, needs_orthanc
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import CTImageStorage, EncapsulatedPDFStorage
