@@ -39,7 +39,7 @@ def fetch(
             DICOM's own protocol. Who asks is told by the environment (FANOGAN_ARCHIVE_USER and
             FANOGAN_ARCHIVE_PASSWORD, or FANOGAN_ARCHIVE_TOKEN) or by ~/.netrc.
         out: the folder of scans to make, or to add to; what is there isn't fetched again.
-        patient: ids of patients; * and ? stand for any letters.
+        patient: ids of patients; * stands for any letters.
         study: UIDs of studies.
         series: UIDs of series; --study, --patient or --date must find them.
         modality: such as OPT (tomography of the eye) and OP (photographs).
