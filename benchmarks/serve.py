@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import io
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -104,6 +106,37 @@ def resident(process: int) -> float:
     return int(text.partition("VmRSS:")[2].split()[0]) / 1000
 
 
+ALONE = """
+import sys
+import fanogan.serve.fused
+from fanogan.__main__ import main
+fanogan.serve.fused.BATCH = 1
+sys.argv = ["fanogan", *sys.argv[1:]]
+main()
+"""
+"""The service without fused batches: the windows of each request go through the networks alone."""
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *, alone: bool = False) -> Iterator[tuple[str, int]]:
+    """Give the address and the number of a process that serves a model."""
+    how = ["-c", ALONE] if alone else ["-m", "fanogan"]
+    process = subprocess.Popen(
+        [sys.executable, *how, "serve", str(folder), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        url = process.stdout.readline().split()[1].removesuffix("/score")
+        asyncio.run(load(url, bodies(50), 2, None, 32))
+        yield url, process.pid
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def main() -> None:
     """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -114,50 +147,42 @@ def main() -> None:
     files = bodies(given.images)
     rows = []
     with TemporaryDirectory() as temporary:
-        model = make_model(Path(temporary) / "model")
+        folder = Path(temporary) / "model"
+        model = make_model(folder)
         bare_speed(model, files[:20])
         bare = bare_speed(model, files)
-        command = [sys.executable, "-m", "fanogan", "serve", f"{temporary}/model", "--port", "0"]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        try:
-            assert process.stdout
-            url = process.stdout.readline().split()[1].removesuffix("/score")
-            asyncio.run(load(url, files, 2, None, 32))
-            capacity = 0.0
-            for name, share, clients in (
-                ("as fast as one client asks", None, 1),
-                ("as fast as 32 ask", None, 32),
-                ("half of that", 0.5, 500),
-                ("three times that", 3.0, 500),
-            ):
-                rate = share and share * capacity
-                delays, offered, took = asyncio.run(load(url, files, given.seconds, rate, clients))
-                good = np.array(delays.get("200", [np.nan]))
-                capacity = len(good) / took if share is None else capacity
-                counts = Counter({status: len(each) for status, each in delays.items()})
-                rows.append(
-                    [
-                        name,
-                        f"{offered:.0f}",
-                        f"{len(good) / took:.0f} ({len(good) / took / bare:.2f}×)",
-                        f"{1000 * np.percentile(good, 50):.0f}",
-                        f"{1000 * np.percentile(good, 99):.0f}",
-                        ", ".join(
-                            f"{count} × {status}" for status, count in sorted(counts.items())
-                        ),
-                        f"{resident(process.pid):.0f}",
-                    ]
-                )
-                print(rows[-1])
-        finally:
-            process.terminate()
-            process.wait()
+
+        def measured(name: str, url: str, process: int, rate: float | None, clients: int) -> float:
+            before = resident(process)
+            delays, offered, took = asyncio.run(load(url, files, given.seconds, rate, clients))
+            good = np.array(delays.get("200", [np.nan]))
+            counts = Counter({status: len(each) for status, each in delays.items()})
+            rows.append(
+                [
+                    name,
+                    f"{offered:.0f}",
+                    f"{len(good) / took:.0f} ({len(good) / took / bare:.2f}×)",
+                    f"{1000 * np.percentile(good, 50):.0f}",
+                    f"{1000 * np.percentile(good, 99):.0f}",
+                    ", ".join(f"{count} × {status}" for status, count in sorted(counts.items())),
+                    f"{before:.0f} → {resident(process):.0f}",
+                ]
+            )
+            print(rows[-1], flush=True)
+            return len(good) / took
+
+        with serving(folder, alone=True) as (url, process):
+            alone = measured("32 ask, batches not fused", url, process, None, 32)
+        with serving(folder) as (url, process):
+            measured("one client asks", url, process, None, 1)
+            capacity = measured("32 ask", url, process, None, 32)
+            measured("half of that", url, process, 0.5 * capacity, 500)
+            measured("three times that", url, process, 3 * capacity, 500)
     header = ["requests", "asked a second", "scored a second", "p50 in ms", "p99 in ms"]
     lines = markdown([*header, "answers", "memory in MB"], rows)
     text = (
-        f"Images of {SIDE}×{SIDE} as PNG, each a request, for {given.seconds:g} s; in brackets the "
+        f"Fused batches make {capacity / alone:.2f} times the throughput of 32 clients. Images of "
+        f"{SIDE}×{SIDE} as PNG, each a request, for {given.seconds:g} s; in brackets the "
         f"ratio to the model alone, {bare:.0f} a second in one process. {machine()}, torch "
         f"{torch.__version__}, commit {commit()}.\n\n{lines}"
     )

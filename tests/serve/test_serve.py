@@ -340,7 +340,14 @@ def hostile(random: np.random.Generator) -> tuple[bytes, str, dict[str, str], di
     names = [".png", ".tif", ".zip", ".dcm", ".nii", ".nii.gz", ".npy", ".npz", ".xml", ".vol", ""]
     name = ["a", "\u202e", "../" * 9, "a" * 4000, "%00", "\x7f"][random.integers(6)]
     query = [{}, {}, {"map": "tiff"}, {"map": "\0"}, {"model": "x" * 3000}, {"map": "png"}]
-    headers = [{}, {}, {}, {"x-large": "y" * 30_000}, {"accept": "\x7f"}, {"content-length": "7"}]
+    headers = [
+        {},
+        {},
+        {},
+        {"x-large": "y" * 30_000},
+        {"accept": "\x7f"},
+        {"content-type": "multipart/form-data; boundary=" + "x" * 5000},
+    ]
     return (
         body,
         name + names[random.integers(len(names))],
@@ -359,7 +366,7 @@ def test_a_thousand_hostile_requests(folder: Path) -> None:
                 answer = client.post(
                     "/score", files={"file": (name, body)}, params=query, headers=headers
                 )
-            except httpx.TransportError:  # closed on a length that was a lie, or too long a header
+            except httpx.TransportError:  # closed on too long a header
                 statuses[0] += 1
                 continue
             statuses[answer.status_code] += 1
