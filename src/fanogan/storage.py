@@ -12,17 +12,22 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fanogan.errors import FanoganError
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
     from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -104,6 +109,24 @@ def exclusive(path: Path, busy_error: Exception) -> Iterator[None]:
         if sys.platform != "win32":  # there filelock removes it, since no open file can be
             path.unlink(missing_ok=True)  # before the release: afterwards it may be another's
         lock.release()
+
+
+# --- arrays too large for memory ------------------------------------------------------------------
+
+IN_MEMORY = 1 << 28
+"""Bytes of an array from which on it lies in a temporary file."""
+
+
+def room(shape: Sequence[int], dtype: DTypeLike) -> NDArray[Any]:
+    """Return an array of zeros: in memory, or if it is large in a temporary file that is mapped.
+
+    The system keeps of the file what memory has room for. It lies where ``TMPDIR`` says, and is
+    gone with the array.
+    """
+    if math.prod(shape) * np.dtype(dtype).itemsize < IN_MEMORY:
+        return np.zeros(shape, dtype)
+    with tempfile.TemporaryFile(prefix=TEMPORARY) as file:
+        return np.memmap(file, dtype, "w+", shape=tuple(shape))
 
 
 # --- model folder -------------------------------------------------------------------------------

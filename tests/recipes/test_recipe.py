@@ -14,7 +14,10 @@ from fanogan.recipes.commented import commented_yaml
 from fanogan.recipes.recipe import FORMER_NAMES, BadRecipe, Recipe, load_recipe, recipe_names
 from fanogan.retina.resample import PERCENTILES
 
-SHIPPED = ["demo", "digits", "overnight", "paper", "phantom", "signal", "small", "smoke"]
+SHIPPED = [
+    *("demo", "digits", "overnight", "paper", "phantom", "signal", "signal_overnight", "small"),
+    *("smoke", "volume", "volume_overnight"),
+]
 
 
 def source(name: str) -> str:
@@ -284,7 +287,8 @@ REFUSED = [
     ("image_size: 6.4", rf"image_size is 6\.4, it must be {PAIR}"),
     ("image_size: true", rf"image_size is True, it must be {PAIR}"),
     ("image_size: [64, true]", rf"image_size is \[64, True\], it must be {PAIR}"),
-    ("image_size: [64, 64, 64]", f"it must be {PAIR}"),
+    ("image_size: [64, 64, 64]", "window is 64×64 and image_size 64×64×64"),
+    ("image_size: [64, 64, 64, 64]", f"it must be {PAIR}"),
     ("image_size: 30", r"mine: image_size 30×30 doesn't fit"),
     ("image_size: [-64, 64]", r"image_size -64×64 doesn't fit"),
     ("window: 0", r"window is 0, it must be a number above 0"),

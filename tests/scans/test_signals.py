@@ -21,7 +21,7 @@ def waves(channels: int = 2, samples: int = 200, seed: int = 0) -> np.ndarray:
 
 
 def signals_in(source, **reading) -> list[Signal]:
-    found = list(read_scans(source, signals=True, **reading))
+    found = list(read_scans(source, kind="signal", **reading))
     assert all(isinstance(each, Signal) for each in found)
     return found
 
@@ -144,7 +144,7 @@ def test_a_wfdb_record_is_read_by_its_header_and_known_by_its_samples(tmp_path: 
     (signal,) = signals_in(tmp_path)
     assert np.abs(values_of(signal) - values).max() < 1e-3
     assert (signal.name, signal.rate, signal.channel_names) == ("100.hea", 360, ("I", "II"))
-    (source,) = find_scans(header, signals=True)
+    (source,) = find_scans(header, kind="signal")
     before = source.identity
     (tmp_path / "100.dat").write_bytes(b"x")
     assert source.identity != before
@@ -154,20 +154,20 @@ def test_a_folder_is_searched_for_signals_or_for_images(tmp_path: Path) -> None:
     save_wav(tmp_path / "a.wav", waves() * 1000)
     (tmp_path / "b.csv").write_text("1\n2\n3\n")
     np.save(tmp_path / "c.npy", waves())
-    assert [s.name for s in find_scans(tmp_path, signals=True)] == ["a.wav", "b.csv", "c.npy"]
+    assert [s.name for s in find_scans(tmp_path, kind="signal")] == ["a.wav", "b.csv", "c.npy"]
     assert [s.name for s in find_scans(tmp_path)] == ["c.npy"]
     with pytest.raises(BadScan, match=r"a.wav is a signal: give a recipe for signals"):
         find_scans(tmp_path / "a.wav")
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadScan, match=r"no signals in .*empty: fanogan reads signals as .npy, .*"):
-        find_scans(tmp_path / "empty", signals=True)
+        find_scans(tmp_path / "empty", kind="signal")
 
 
 def test_what_fanogan_wrote_is_no_signal(tmp_path: Path) -> None:
     save_wav(tmp_path / "a.wav", waves() * 1000)
     for name in ("scores.csv", "regions.csv", "report.html"):
         (tmp_path / name).write_text("1\n2\n")
-    assert [s.name for s in find_scans(tmp_path, signals=True)] == ["a.wav"]
+    assert [s.name for s in find_scans(tmp_path, kind="signal")] == ["a.wav"]
 
 
 # --- bad input ------------------------------------------------------------------------------------

@@ -68,6 +68,11 @@ def prepare(
     if not scans:
         raise UsageError("no scans: fanogan prepare SCANS --out STORE")
     chosen = load_recipe(recipe)
+    if chosen.is_signal or chosen.is_volume:
+        raise UsageError(
+            f"recipe {chosen.name}: only retinal OCT is prepared, and this recipe takes signals or "
+            "volumes as they are; give them to fit"
+        )
     pictures, known = pictures_as(bscans, volumes), spacing_in(spacing)
     with console.status("looking for volumes"):
         count = len(find_volumes(list(scans), groups, pictures=pictures))

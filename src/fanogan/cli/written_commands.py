@@ -95,7 +95,7 @@ def _model(path: Path) -> None:
     data, seen = model.provenance["fingerprint"], model.preprocessing
     say(f"model of the detector {model.detector}, made by fanogan {model.fanogan}")
     say(f"recipe {_recipe(model.recipe)}")
-    images, subjects = counted(data["images"], "image"), counted(data["subjects"], "subject")
+    images, subjects = counted(data["images"], seen.kind), counted(data["subjects"], "subject")
     sides = " and ".join(
         f"{low:,} to {high:,} {name}" if low < high else f"{low:,} {name}"
         for name, (low, high) in (("rows", model.profile.rows), ("columns", model.profile.columns))
@@ -104,7 +104,8 @@ def _model(path: Path) -> None:
         f"learned from {images} of {subjects}: {sides}, {counted(seen.channels, 'channel')}, "
         f"{seen.depth}, grey values from {seen.low:g} to {seen.high:g}"
     )
-    through = f"windows of {_size(seen.window)} pixels" if seen.window else "whole images"
+    unit = "voxels" if seen.is_volume else "pixels"
+    through = f"windows of {_size(seen.window)} {unit}" if seen.window else "whole images"
     flat = ", the retina flattened" if seen.retina else ""
     say(f"sees {through}{flat}, at {_size(seen.image_size)}")
     every = {"fp32": model.calibration, **model.calibrations}
@@ -139,7 +140,7 @@ def _recipe(recipe: Recipe) -> str:
     return f"{base}, {', '.join(changed) or 'as it is shipped'}"
 
 
-def _size(sides: tuple[int, int]) -> str:
+def _size(sides: Sequence[int]) -> str:
     return "×".join(map(str, sides))
 
 

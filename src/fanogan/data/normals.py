@@ -27,6 +27,7 @@ from fanogan.retina import (
 )
 from fanogan.scans import (
     BadScan,
+    Kind,
     Note,
     Scan,
     Spacing,
@@ -99,7 +100,7 @@ class Normals:
 
     preprocessing: Preprocessing
     profile: Profile
-    training: list[np.ndarray]  # encoded frames (C, H, W), uint8 or uint16
+    training: list[np.ndarray]  # encoded frames (C, *sides), uint8 or uint16
     held_out: list[Scan]
     fingerprint: dict[str, Any]
     seen: Seen
@@ -246,14 +247,13 @@ class Normals:
             kind = {1: "grey", 3: "RGB"}.get(p.channels, f"{p.channels} channels")
             channels = f"{kind}, {p.depth}"
         if p.window is None:
-            size = f"{self.training[0].shape[1]}×{self.training[0].shape[2]}"
-            seen = f"whole {p.noun}s of {size}"
+            seen = f"whole {p.noun}s of {'×'.join(map(str, self.training[0].shape[1:]))}"
         else:
-            seen = f"patches of {p.window[0]}×{p.window[1]}"
+            seen = f"patches of {'×'.join(map(str, p.window))}"
         return (
             f"{volumes}{counted(f['images'] + f['held_out_images'], p.noun)} of "
             f"{counted(f['subjects'] + f['held_out_subjects'], 'subject')} · {channels} · "
-            f"{seen}, seen at {p.image_size[0]}×{p.image_size[1]}\nheld out for calibration: "
+            f"{seen}, seen at {'×'.join(map(str, p.image_size))}\nheld out for calibration: "
             f"{counted(f['held_out_images'], p.noun)} of "
             f"{counted(f['held_out_subjects'], 'subject')}"
         )
@@ -293,15 +293,14 @@ def _read(
         bad.append(str(error))
 
     of_bscans = pictures != "auto" or spacing is not None
-    if (recipe.geometry == "image" or recipe.is_signal) and of_bscans:
-        given = (
-            "the recipe is for signals"
-            if recipe.is_signal
-            else "the recipe's geometry is image: set it to retina"
-        )
+    if (recipe.geometry == "image" or recipe.is_signal or recipe.is_volume) and of_bscans:
+        given = "the recipe's geometry is image: set it to retina"
+        given = "the recipe is for signals" if recipe.is_signal else given
+        given = "the recipe is for volumes in three dimensions" if recipe.is_volume else given
         raise BadScan(f"--bscans, --volumes and --spacing are for retinal OCT, and {given}")
-    if recipe.is_signal:
-        return read_scans(source, groups, skip_bad, on_bad, signals=True)
+    if recipe.is_signal or recipe.is_volume:
+        kind: Kind = "signal" if recipe.is_signal else "volume"
+        return read_scans(source, groups, skip_bad, on_bad, kind=kind)
     retinal = recipe.geometry == "retina" or of_bscans
     if retinal or (recipe.geometry == "auto" and is_retina(source, groups)):
         from fanogan.retina import read_volumes

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fanogan.data.preprocessing import Preprocessing
 from fanogan.scans import Scan
+from fanogan.storage import room
 
 
 def seeded(device: torch.device, *key: object) -> torch.Generator:
@@ -69,7 +70,7 @@ class Patches:
         """Copy the images to the device.
 
         Args:
-            images: encoded images (C, H, W), uint8 or uint16; sizes may differ.
+            images: encoded images (C, *sides), uint8 or uint16; sizes may differ.
             preprocessing: what gave them; its window is the patch, and None the whole image.
             flip: mirror each patch left to right with probability ½.
             device: where the buffer lies and patches are cut.
@@ -85,35 +86,41 @@ class Patches:
         self.flip = flip
         self.augment = augment
         self.device = device
-        rows, columns = preprocessing.window or images[0].shape[1:]
-        self.rows, self.columns = rows, columns
-        for _, height, width in {image.shape for image in images}:
-            fits = height >= rows and width >= columns
-            if not fits or (preprocessing.window is None and (height, width) != (rows, columns)):
-                raise ValueError(f"no patches of {rows}×{columns} in an image of {height}×{width}")
+        window = preprocessing.window or images[0].shape[1:]
+        for _, *sides in {image.shape for image in images}:
+            fits = all(side >= of for side, of in zip(sides, window, strict=True))
+            if not fits or (preprocessing.window is None and tuple(sides) != window):
+                patch, whole = ("×".join(map(str, size)) for size in (window, sides))
+                raise ValueError(f"no patches of {patch} in an image of {whole}")
         sizes = torch.tensor([image.shape for image in images], dtype=torch.int64, device=device)
-        self.heights, self.widths = sizes[:, 1], sizes[:, 2]
         self.starts = sizes.prod(1).cumsum(0) - sizes.prod(1)
-        positions = (self.heights - rows + 1) * (self.widths - columns + 1)
-        self.ends = positions.cumsum(0)
+        self.sides = sizes[:, 1:]
+        # Places of a corner along each side.
+        self.free = self.sides - torch.tensor(window, device=device) + 1
+        self.ends = self.free.prod(1).cumsum(0)
         self.total = int(self.ends[-1])
         self.corners = None
         if usable is not None:
             corners = np.flatnonzero(np.concatenate([mask.reshape(-1) for mask in usable]))
             if not len(corners):
-                raise ValueError(f"no patch of {rows}×{columns} lies within the retina")
+                patch = "×".join(map(str, window))
+                raise ValueError(f"no patch of {patch} lies within the retina")
             few = self.total <= np.iinfo(np.int32).max
             corners = corners.astype(np.int32 if few else np.int64)
             self.corners = torch.from_numpy(corners).to(device)
             self.total = len(corners)
-        flat = np.concatenate([image.reshape(-1) for image in images])
+        flat = room([sum(image.size for image in images)], images[0].dtype)
+        for image, start in zip(images, self.starts.tolist(), strict=True):
+            flat[start : start + image.size].reshape(image.shape)[:] = image
         # uint16 has no indexing in torch: the same bits as int16, put right after the gather.
         signed = flat.view(np.int16) if flat.dtype == np.uint16 else flat
         self.buffer = torch.from_numpy(signed).to(device)
         self.channels = images[0].shape[0]
-        self.column_offsets = torch.arange(columns, device=device)
-        self.row_offsets = torch.arange(rows, device=device)[:, None]
-        self.channel_offsets = torch.arange(self.channels, device=device)[:, None, None]
+        # Of a patch: channel, row and column.
+        self.inside = [
+            torch.arange(side, device=device).reshape(-1, *[1] * (len(window) - axis))
+            for axis, side in enumerate((self.channels, *window))
+        ]
 
     @classmethod
     def of_scans(
@@ -139,7 +146,7 @@ class Patches:
 
         None where patches are drawn of larger images, or where there are more than ``at_most``.
         """
-        count = len(self.heights)
+        count = len(self.sides)
         if self.preprocessing.window is not None or count > at_most:
             return None
         return (
@@ -155,23 +162,25 @@ class Patches:
         x = self._gather(at)
         if self.flip:
             mirrored = torch.rand(count, generator=generator, device=self.device) < 0.5
-            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+            x = torch.where(mirrored.reshape(-1, *[1] * (x.dim() - 1)), x.flip(-1), x)
         return augmented(x, generator) if self.augment else x
 
     def _gather(self, at: Tensor) -> Tensor:
         """Return what the networks see of the patches at these places, of all places in order."""
         image = torch.searchsorted(self.ends, at, right=True)
         place = at - torch.where(image > 0, self.ends[image - 1], 0)
-        across = self.widths[image] - self.columns + 1
-        width = self.widths[image][:, None, None, None]
-        corner = self.starts[image] + place // across * self.widths[image] + place % across
-        index = (
-            corner[:, None, None, None]
-            + self.channel_offsets * (self.heights[image][:, None, None, None] * width)
-            + self.row_offsets * width
-            + self.column_offsets
-        )
-        stored = self.buffer[index]
+        channel, *sides = self.inside
+
+        def of_each(values: Tensor) -> Tensor:
+            return values.reshape(-1, *[1] * len(self.inside))
+
+        # From the last side to the first; neighbours along a side lie so far apart.
+        index, apart = of_each(self.starts[image]), torch.ones_like(place)
+        for axis in reversed(range(len(sides))):
+            free = self.free[image, axis]
+            index = index + (of_each(place % free) + sides[axis]) * of_each(apart)
+            place, apart = place // free, apart * self.sides[image, axis]
+        stored = self.buffer[index + channel * of_each(apart)]
         if stored.dtype == torch.int16:
             stored = stored.to(torch.int32) & 0xFFFF
         return self.preprocessing.resize(self.preprocessing.normalise(stored))

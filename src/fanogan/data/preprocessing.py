@@ -3,12 +3,14 @@
 A scan of 8 bits is taken as it is: x = 2·(x/255 − ½). More bits are mapped by the training normals'
 0.1 and 99.9 percentiles and kept as 16 bits. A piece of the image, the window, is then resampled
 to the sides of the networks; small images of one size are seen whole. Of retinal OCT the flat
-volume is what is taken, and only windows within the retina; of signals, windows of one row.
+volume is what is taken, and only windows within the retina; of signals, windows of one row; of
+volumes that are seen in three dimensions, windows of several slices.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fanogan.data.signal_view import SignalView
-from fanogan.recipes import Recipe, blocks_of
+from fanogan.recipes import Recipe, Sides, blocks_of
 from fanogan.retina import (
     DepthProfile,
     FlatSpace,
@@ -28,7 +30,17 @@ from fanogan.retina import (
     ShapeNormals,
     median_thickness,
 )
-from fanogan.scans import BadScan, GreyStoredAsColour, Note, Scan, Spacing, each_scan, read_scans
+from fanogan.scans import (
+    BadScan,
+    GreyStoredAsColour,
+    Kind,
+    Note,
+    Scan,
+    Spacing,
+    each_scan,
+    read_scans,
+)
+from fanogan.storage import room
 from fanogan.text import counted
 
 UNLIKE_RANGE = 8
@@ -45,6 +57,9 @@ class GreyRangeDoubtful(Note):
     white: int
 
 
+MOST_GREY_VALUES = 1 << 24
+"""Of a volume, from which its histogram and statistics are made."""
+
 MOST_CHANNELS = 512
 """More than any image or signal that is read here has."""
 
@@ -57,8 +72,9 @@ class Preprocessing:
     low: float  # grey value that becomes −1
     high: float  # grey value that becomes +1
     channels: int
-    window: tuple[int, int] | None  # rows, columns of a piece; None: images are seen whole
-    image_size: tuple[int, int]  # rows, columns that the networks see
+    # [Slices,] rows, columns of a piece; None: images are seen whole.
+    window: Sides | None
+    image_size: Sides  # [slices,] rows, columns that the networks see
     retina: RetinalView | None = None  # None: scans are images as they are
     signal: SignalView | None = None  # of signals
 
@@ -138,7 +154,7 @@ class Preprocessing:
         """Yield what ``read`` would read, each with its ``name``; errors as of ``find_scans``."""
         if self.retina:
             return iter(self.retina.find(source, groups, pictures))
-        return each_scan(source, groups, signals=self.signal is not None)
+        return each_scan(source, groups, kind=self.kind)
 
     def read(
         self,
@@ -174,11 +190,12 @@ class Preprocessing:
                 "this model takes images as they are: --bscans, --volumes and --spacing are for "
                 "models of retinal OCT"
             )
-        of_signals = self.signal is not None
-        return read_scans(source, groups, skip_bad, on_bad, workers, done, of_signals)
+        return read_scans(source, groups, skip_bad, on_bad, workers, done, self.kind)
 
     def encode(self, scan: Scan) -> np.ndarray:
-        """Encode a scan as it is kept in memory: (frames, C, H, W), uint8 or uint16.
+        """Encode a scan as it is kept: (frames, C, *sides), uint8 or uint16.
+
+        A volume that is seen in three dimensions is one frame.
 
         Raises:
             BadScan: other channels than the model's, a bit depth that can't be compared, or an
@@ -201,7 +218,7 @@ class Preprocessing:
                 f"{_kind(self.channels)} images: convert it, or train on images of its kind"
             )
         rows, columns = pixels.shape[1:3]
-        if min(rows, columns) < 2:
+        if min(rows, columns) < 2 and not self.is_volume:
             raise BadScan(
                 f"{scan.name} has {rows}×{columns} pixels, which is no image: replace it, or leave "
                 "it out with --skip-bad"
@@ -216,11 +233,13 @@ class Preprocessing:
                     f"{scan.name} is {depth}, the model was trained on {self.depth}: their grey "
                     f"values can't be compared; convert it to {self.depth}"
                 )
-            values = pixels.astype(np.float64) * self._factor(scan)
-            share = np.clip((values - self.low) / (self.high - self.low), 0, 1)
-            stored = np.round(share * self.levels).astype(
-                np.uint8 if self.levels == 255 else np.uint16
-            )
+            factor, dtype = self._factor(scan), np.uint8 if self.levels == 255 else np.uint16
+            stored = room(pixels.shape, dtype)
+            for frame, values in zip(stored, pixels, strict=True):
+                share = (values.astype(np.float64) * factor - self.low) / (self.high - self.low)
+                frame[:] = np.round(np.clip(share, 0, 1) * self.levels)
+        if self.is_volume:
+            return np.moveaxis(stored, -1, 0)[None]
         return np.ascontiguousarray(np.moveaxis(stored, -1, 1))
 
     def _factor(self, scan: Scan) -> float:
@@ -254,11 +273,11 @@ class Preprocessing:
             yield GreyRangeDoubtful(highest, white)
 
     def _check_size(self, scan: Scan) -> None:
-        rows, columns = scan.pixels.shape[1:3]
-        if self.window and (rows < self.window[0] or columns < self.window[1]):
+        sides = _sides(scan, self.is_volume)
+        if self.window and any(side < of for side, of in zip(sides, self.window, strict=True)):
             raise BadScan(
-                f"{scan.name} has {_extent(rows, columns)}, fewer than the window that the model "
-                f"looks through ({_extent(*self.window)}): give the {self.noun} in the size that "
+                f"{scan.name} has {_extent(sides)}, fewer than the window that the model "
+                f"looks through ({_extent(self.window)}): give the {self.noun} in the size that "
                 "it was taken in"
             )
 
@@ -294,14 +313,30 @@ class Preprocessing:
         )
 
     def grey_values(self, encoded: np.ndarray) -> np.ndarray:
-        """Turn encoded frames (frames, C, H, W) into grey values in [0, 1], channels last."""
+        """Turn encoded frames (frames, C, H, W) into grey values in [0, 1], channels last.
+
+        Of a volume's slices some hundred lie below each other.
+        """
         if self.retina:  # a second channel would be the depth
             encoded = encoded[:, :1]
+        if self.is_volume:
+            some = encoded[:, :, :: -(-encoded.size // MOST_GREY_VALUES)]
+            encoded = some.reshape(*some.shape[:2], -1, some.shape[-1])
         return np.moveaxis(encoded, 1, -1).astype(np.float32) / self.levels
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, rows and columns of what the networks see."""
+    def is_volume(self) -> bool:
+        """Whether volumes are seen in three dimensions."""
+        return len(self.image_size) == 3
+
+    @property
+    def kind(self) -> Kind:
+        """What files are taken for."""
+        return "signal" if self.signal else "volume" if self.is_volume else "image"
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels and sides of what the networks see."""
         return (self.channels, *self.image_size)
 
     @property
@@ -312,7 +347,7 @@ class Preprocessing:
     @property
     def noun(self) -> str:
         """What a reader calls one of the images."""
-        return "B-scan" if self.retina else "signal" if self.signal else "image"
+        return "B-scan" if self.retina else self.kind
 
     @property
     def tissue_only(self) -> bool:
@@ -320,26 +355,22 @@ class Preprocessing:
         return self.retina is not None and self.retina.score_retina_only
 
     def normalise(self, stored: Tensor) -> Tensor:
-        """Turn stored pixels (…, H, W) of any integer type into float32 in [−1, 1]."""
+        """Turn stored pixels of any integer type into float32 in [−1, 1]."""
         return stored.to(torch.float32).mul_(2 / self.levels).sub_(1)
 
     def to_device(self, stored: np.ndarray, device: torch.device) -> Tensor:
-        """Turn encoded pixels (…, H, W) into float32 in [−1, 1] on a device."""
+        """Turn encoded pixels into float32 in [−1, 1] on a device."""
         # torch has few functions for uint16, and none for arrays that may not be written to.
         copied = stored.astype(np.uint8 if stored.dtype == np.uint8 else np.int32)
         return self.normalise(torch.from_numpy(copied).to(device))
 
     def resize(self, x: Tensor) -> Tensor:
-        """Resize windows or whole images (B, C, h, w) to (B, C, *image_size)."""
-        if x.shape[-2:] == self.image_size:
-            return x
-        return F.interpolate(x, size=self.image_size, mode="bilinear", antialias=True)
+        """Resize windows or whole images (B, C, *sides) to (B, C, *image_size)."""
+        return resized(x, self.image_size)
 
     def resize_back(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Resize what the networks give, (B, C, *image_size), to (B, C, *size)."""
-        if x.shape[-2:] == tuple(size):
-            return x
-        return F.interpolate(x, size=tuple(size), mode="bilinear", antialias=True)
+        return resized(x, size)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -369,6 +400,19 @@ class Preprocessing:
         return cls(**{**values, **found})
 
 
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resample (B, C, *sides) to (B, C, *size): linear along each side, antialiased."""
+    size = tuple(size)
+    if x.shape[2:] == size:
+        return x
+    if len(size) == 2:
+        return F.interpolate(x, size=size, mode="bilinear", antialias=True)
+    # torch has it of two sides only: rows and columns of each slice, then the slices.
+    slices, *plane = size
+    within = resized(x.flatten(1, 2), plane).reshape(*x.shape[:3], math.prod(plane))
+    return resized(within, (slices, math.prod(plane))).reshape(*x.shape[:2], *size)
+
+
 def _highest(scan: Scan) -> int:
     return int(scan.pixels.max()) if scan.highest is None else scan.highest
 
@@ -382,33 +426,41 @@ def was_colour(scan: Scan) -> bool:
     return GreyStoredAsColour() in scan.notes
 
 
-def _geometry(
-    scans: Sequence[Scan], recipe: Recipe
-) -> tuple[tuple[int, int] | None, tuple[int, int]]:
-    sizes = {scan.pixels.shape[1:3] for scan in scans}
-    rows, columns = next(iter(sizes))
-    if len(sizes) == 1 and rows <= recipe.window[0] and columns <= recipe.window[1]:
+def _geometry(scans: Sequence[Scan], recipe: Recipe) -> tuple[Sides | None, Sides]:
+    sizes = {_sides(scan, recipe.is_volume) for scan in scans}
+    size = next(iter(sizes))
+    if len(sizes) == 1 and all(side <= of for side, of in zip(size, recipe.window, strict=True)):
+        # A volume isn't resized to another's size, as images are.
+        window = size if recipe.is_volume else None
         try:
-            blocks_of((rows, columns))
+            blocks_of(size)
         except ValueError:
-            return None, recipe.image_size
-        as_they_are = rows <= recipe.image_size[0] and columns <= recipe.image_size[1]
-        return None, (rows, columns) if as_they_are else recipe.image_size
+            return window, recipe.image_size
+        as_it_is = all(side <= of for side, of in zip(size, recipe.image_size, strict=True))
+        return window, size if as_it_is else recipe.image_size
     for scan in scans:
         _check_window(scan, recipe)
     return recipe.window, recipe.image_size
 
 
-def _extent(rows: int, columns: int) -> str:
-    return counted(columns, "sample") if rows == 1 else f"{rows}×{columns} pixels"
+def _sides(scan: Scan, is_volume: bool) -> Sides:
+    """Return [slices,] rows and columns of what windows are cut from."""
+    return tuple(scan.pixels.shape[0 if is_volume else 1 : 3])
+
+
+def _extent(sides: Sides) -> str:
+    if sides[0] == 1 and len(sides) == 2:
+        return counted(sides[1], "sample")
+    return f"{'×'.join(map(str, sides))} {'voxels' if len(sides) == 3 else 'pixels'}"
 
 
 def _check_window(scan: Scan, recipe: Recipe) -> None:
-    rows, columns = scan.pixels.shape[1:3]
-    if rows < recipe.window[0] or columns < recipe.window[1]:
+    sides = _sides(scan, recipe.is_volume)
+    if any(side < of for side, of in zip(sides, recipe.window, strict=True)):
+        what = "signals" if recipe.is_signal else "volumes" if recipe.is_volume else "images"
         raise BadScan(
-            f"{scan.name} has {_extent(rows, columns)}, fewer than the window of the recipe "
-            f"({_extent(*recipe.window)}), and the {'signals' if recipe.is_signal else 'images'} "
+            f"{scan.name} has {_extent(sides)}, fewer than the window of the recipe "
+            f"({_extent(recipe.window)}), and the {what} "
             "differ in size or are too large to be seen whole: give a recipe with a smaller window"
         )
 

@@ -30,9 +30,11 @@ class SeenBefore(Note):
 
 
 def digest_of(image: np.ndarray) -> str:
-    """Return the SHA-256 of an encoded image, (C, H, W)."""
+    """Return the SHA-256 of an encoded image, (C, *sides)."""
     digest = hashlib.sha256(f"{image.dtype} {image.shape}".encode())
-    digest.update(np.ascontiguousarray(image).data)
+    # A volume slice by slice: it may not fit into memory.
+    for part in image if image.ndim == 3 else (each for channel in image for each in channel):
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 

@@ -50,7 +50,11 @@ def seconds_to_fit(
         seconds = _seconds_of_steps(detector, normals, given, batch)
     if detector.exportable:
         steps[calibrating(detector)] = calibration_passes(detector, detector.device) * sum(
-            _windows(scan.pixels.shape, normals.preprocessing.window) for scan in normals.held_out
+            _windows(
+                (1, *scan.pixels.shape) if normals.preprocessing.is_volume else scan.pixels.shape,
+                normals.preprocessing.window,
+            )
+            for scan in normals.held_out
         )
         seconds[calibrating(detector)] /= most
     return {stage: most / batch * steps[stage] * each for stage, each in seconds.items()}

@@ -199,6 +199,7 @@ class _Evaluation:
         self.window, self.statistics = model.preprocessing.window, model.profile.statistics
         by_patch = with_pixels and model.preprocessing.has_patches
         self.unit = "patch" if by_patch else "image"
+        self.noun = self.unit if by_patch else model.preprocessing.kind
         # By unit, and where the model scores the retina's shape, by unit and score.
         self.larger: dict[str, list[tuple[int, float, str]]] = {}
         self.maps: VolumeMaps | None = None
@@ -229,7 +230,7 @@ class _Evaluation:
         picture = result.picture
         assert picture is not None and result.residual is not None
         if self.pixels:
-            marked_pixels = np.zeros(picture.shape[:2], dtype=bool) if mask is None else mask
+            marked_pixels = np.zeros(result.residual.shape, bool) if mask is None else mask
             maps = plain_maps(self.statistics, result)
             self.pixels.update(result.residual, maps, marked_pixels, subject)
         if self.unit == "patch":
@@ -337,6 +338,7 @@ class _Evaluation:
         honest = honest_scores(totals, untrained, trivial)
         return {
             "unit": self.unit,
+            "noun": self.noun,
             "n": len(labels),
             "n_anomalous": int(labels.sum()),
             "prevalence": float(labels.mean()),
@@ -364,7 +366,7 @@ class _Evaluation:
         cases = {id(case): case for gallery in galleries for case in gallery.cases}
         write_evaluation_report(
             folder / "report.html",
-            title=f"Evaluation on {len(self.rows):,} {plural(self.unit)}",
+            title=f"Evaluation on {len(self.rows):,} {plural(self.noun)}",
             model=about_model(self.model),
             scale=self.calibration.map_scale,
             statement=statement_of(self.model, self.alpha, self.unit),

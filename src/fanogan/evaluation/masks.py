@@ -77,7 +77,7 @@ def masks_of(
         return lambda result: of_array(source[result.frame], result)
     flat = preprocessing.has_patches
     found = preprocessing.find(source, groups, pictures) if flat else find_scans(source)
-    return _masks_by_name(found, labels, on_note)
+    return _masks_by_name(found, labels, on_note, preprocessing.is_volume)
 
 
 def are_scans(source: Any) -> TypeGuard[Sequence[Scan]]:
@@ -89,6 +89,7 @@ def _masks_by_name(
     sources: Iterable[ScanSource],
     labels: Collection[int] | None,
     on_note: Callable[[str, Note], None],
+    is_volume: bool,
 ) -> Callable[[Result], np.ndarray]:
     files: dict[str, ScanSource] = {}
     for file in sources:
@@ -113,12 +114,12 @@ def _masks_by_name(
                 "where nothing is anomalous"
             )
         frames = frames_of(file, result.affine)
-        if result.frame >= len(frames):
+        if not is_volume and result.frame >= len(frames):
             raise BadScan(
                 f"{file.path} has {len(frames):,} frames and no mask of {result.name}: give one "
                 "for each frame"
             )
-        return _fitting(frames[result.frame], result)
+        return _fitting(frames if is_volume else frames[result.frame], result)
 
     return by_name
 
@@ -132,8 +133,8 @@ def _without_extension(name: str) -> str:
 
 
 def _fitting(mask: np.ndarray, result: Result) -> np.ndarray:
-    assert result.picture is not None
-    size = result.picture.shape[:2]
+    assert result.residual is not None
+    size = result.residual.shape
     if mask.shape != size:
         raise BadScan(
             f"the mask of {result.name} has {'×'.join(map(str, mask.shape))} pixels and the image "

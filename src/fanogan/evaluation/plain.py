@@ -23,6 +23,8 @@ def plain_scores(statistics: Statistics | None, result: Result) -> dict[str, flo
     """Return the trivial scores of an image, and its distances from the training normals."""
     assert result.picture is not None
     picture, volume = (result.picture + 1) / 2, result.volume
+    if result.residual is not None and result.residual.ndim == 3:  # slices below each other
+        picture = picture.reshape(-1, *picture.shape[2:])
     found = trivial_scores(picture)
     if statistics is None:
         return found
@@ -47,10 +49,10 @@ def plain_scores_of_patch(
 
 
 def plain_maps(statistics: Statistics | None, result: Result) -> dict[str, NDArray[Any]]:
-    """Return trivial maps of an image, (rows, columns) each, NaN where flat space doesn't reach."""
-    assert result.picture is not None
+    """Return trivial maps of an image, as its residual, NaN where flat space doesn't reach."""
+    assert result.picture is not None and result.residual is not None
     picture, volume = result.picture, result.volume
-    grey = picture if picture.ndim == 2 else picture.mean(2)
+    grey = picture if picture.ndim == result.residual.ndim else picture.mean(-1)
     found = {"brightness": grey, "gradient": np.abs(np.gradient(grey)).mean(0)}
     if statistics is not None and statistics.rows is not None and volume is not None:
         away = np.abs(statistics.z_scores(volume.pixels[result.frame] / np.float32(255)))

@@ -98,8 +98,9 @@ def _check(difference: float, out: Path) -> None:
 def _export_folder(model: Model, to: str, out: Path) -> float:
     """Write a folder, in the place of one that was written before; as ``export``."""
     check_installed("onnx", "onnxscript", "onnxruntime")
-    if to == "folder" and model.preprocessing.signal is not None:
-        raise BadExport("runtime.py reads images, and this model takes signals: give --to onnx")
+    kind = model.preprocessing.kind
+    if to == "folder" and kind != "image":
+        raise BadExport(f"runtime.py reads images, and this model takes {kind}s: give --to onnx")
     name, begins = MARKS[to]
     is_empty = out.is_dir() and not any(out.iterdir())
     is_ours = (out / name).is_file() and (out / name).read_bytes().startswith(begins.encode())

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fanogan.calibration import ALPHA
 from fanogan.errors import FanoganError
+from fanogan.recipes import Sides
 from fanogan.scoring import HALF, Model
 
 KEY = "fanogan"  # of the metadata in a file
@@ -43,22 +44,28 @@ def graph_of(model: Model) -> nn.Module:
 
 
 class Resample(nn.Module):
-    """Antialiased bilinear resampling as the two matrices that it is: (…, H, W) → (…, h, w)."""
+    """Antialiased linear resampling as the matrices that it is: (B, C, *sides) → (B, C, *after)."""
 
+    slices: Tensor  # (d, D), of volumes
     rows: Tensor  # (h, H)
     columns: Tensor  # (W, w)
 
-    def __init__(self, before: tuple[int, int], after: tuple[int, int]):
+    def __init__(self, before: Sides, after: Sides):
         """Read the matrices off: each is what becomes of an identity."""
         super().__init__()
-        for name, old, new in zip(("rows", "columns"), before, after, strict=True):
+        self.after = after
+        names = ("slices", "rows", "columns")[-len(after) :]
+        for name, old, new in zip(names, before, after, strict=True):
             identity = torch.eye(old)[None, None]
             matrix = F.interpolate(identity, (new, old), mode="bilinear", antialias=True)[0, 0]
-            self.register_buffer(name, matrix if name == "rows" else matrix.T.contiguous())
+            self.register_buffer(name, matrix.T.contiguous() if name == "columns" else matrix)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rows and columns one after the other."""
-        return self.rows @ x @ self.columns
+        """Rows and columns one after the other, and then slices."""
+        x = self.rows @ x @ self.columns
+        if len(self.after) == 3:
+            x = (self.slices @ x.flatten(3)).reshape(*x.shape[:2], *self.after)
+        return x
 
 
 class Deployed(nn.Module):

@@ -10,6 +10,7 @@ from fanogan.recipes.recipe import (
     EncoderLoss,
     Precision,
     Recipe,
+    Sides,
     load_recipe,
     recipe_names,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "EncoderLoss",
     "Precision",
     "Recipe",
+    "Sides",
     "blocks_of",
     "commented_yaml",
     "load_recipe",

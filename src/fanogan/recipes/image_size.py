@@ -22,7 +22,8 @@ def blocks_of(image_size: Sequence[int]) -> int:
     Raises:
         ValueError: no b fits, or a side is below 16 or too long (see ``LARGEST_SIDES``).
     """
-    sides = [side for side in image_size if side != 1]
+    # A side of 1 is that of a signal.
+    sides = image_size[1:] if len(image_size) == 2 and image_size[0] == 1 else image_size
     largest = LARGEST_SIDES.get(len(sides), 0)
     if sides and 16 <= min(sides) <= largest and max(sides) <= LONGER * largest:
         blocks = (min(sides) // 4).bit_length() - 1
@@ -33,5 +34,6 @@ def blocks_of(image_size: Sequence[int]) -> int:
         f"image_size {size} doesn't fit: the shorter side must be c·2^b pixels with c in 4…7, from "
         f"16 to {LARGEST_SIDES[2]} (such as 28, 32, 64, 96, 128 or 224), the longer a multiple of "
         f"2^b, up to {LONGER * LARGEST_SIDES[2]} (such as 64×512); or a signal's, 1×c·2^b samples, "
-        f"up to 1×{LARGEST_SIDES[1]}"
+        f"up to 1×{LARGEST_SIDES[1]}; or a volume's, such as 16×32×32 voxels, up to "
+        f"{'×'.join([str(LARGEST_SIDES[3])] * 3)}"
     )

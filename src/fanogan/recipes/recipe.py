@@ -26,6 +26,8 @@ EncoderLoss = Literal["izi_f", "izi", "ziz"]
 EncoderOutput = Literal["tanh", "linear"]
 Geometry = Literal["auto", "image", "retina"]
 Precision = Literal["fp32", "tf32", "bf16"]
+Sides = tuple[int, ...]
+"""Two numbers, (rows, columns), or three, (slices, rows, columns)."""
 
 MAY_BE_ZERO = (
     "checkpoint_minutes",
@@ -68,17 +70,17 @@ class BadRecipe(FanoganError):
 class Recipe:
     """Every setting of a run. The defaults are the paper's (recipe ``paper``).
 
-    Sizes are (rows, columns) in pixels, (1, samples) for signals. Training length is counted in
-    updates: ``critic_updates`` is what the paper calls iterations. ``docs/recipes.md`` gives the
-    source of each value.
+    Sizes are (rows, columns) in pixels, (1, samples) for signals, (slices, rows, columns) for
+    volumes in three dimensions. Training length is counted in updates: ``critic_updates`` is what
+    the paper calls iterations. ``docs/recipes.md`` gives the source of each value.
     """
 
     name: str = "paper"
     about: str = ""
 
     # What the networks see.
-    window: tuple[int, int] = (64, 64)  # of the patch that is cut from an image
-    image_size: tuple[int, int] = (64, 64)  # to which that patch is resampled for the networks
+    window: Sides = (64, 64)  # of the patch that is cut from an image
+    image_size: Sides = (64, 64)  # to which that patch is resampled for the networks
     horizontal_flip: bool = True  # flip at random in training; wrong for digits and chests
     # Not in the paper.
     augment_normals: bool = False  # change their grey values and stretch them at random in training
@@ -147,6 +149,17 @@ class Recipe:
             blocks_of(self.image_size)
         except ValueError as error:
             raise BadRecipe(f"recipe {self.name}: {error}") from None
+        if len(self.window) != len(self.image_size):
+            window, size = ("×".join(map(str, sides)) for sides in (self.window, self.image_size))
+            raise BadRecipe(
+                f"recipe {self.name}: window is {window} and image_size {size}: give two numbers "
+                "for images, or three for volumes, in both"
+            )
+        if self.is_volume and self.geometry == "retina":
+            raise BadRecipe(
+                f"recipe {self.name}: geometry is retina, which is flattened B-scan by B-scan, and "
+                "the window has three sides: give it two"
+            )
         if (self.window[0] == 1) != self.is_signal:
             raise BadRecipe(
                 f"recipe {self.name}: window and image_size are (1, samples) for signals, both; "
@@ -182,6 +195,11 @@ class Recipe:
     def is_signal(self) -> bool:
         """Whether it is for signals, which are images of one row."""
         return self.image_size[0] == 1
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it is for volumes, seen in three dimensions."""
+        return len(self.image_size) == 3
 
     @property
     def rounds(self) -> int:
@@ -316,7 +334,7 @@ def _parsed(name: str, values: dict[str, Any]) -> dict[str, Any]:
         float: "a number",
         bool: "true or false",
         str: "text",
-        tuple[int, int]: "one whole number or two",
+        Sides: "one whole number, two, or three",
     }
     parsed: dict[str, Any] = {}
     for given, value in values.items():
@@ -325,12 +343,14 @@ def _parsed(name: str, values: dict[str, Any]) -> dict[str, Any]:
             raise BadRecipe(
                 f"recipe {name}: {given} is now called {key}, and both are given; delete {given}"
             )
-        is_side = types[key] == tuple[int, int] and not isinstance(value, (list, tuple))
+        is_side = types[key] == Sides and not isinstance(value, (list, tuple))
         found = None
         # One field at a time, to know which one is refused. The parser lets None pass.
         with contextlib.suppress(ArgumentError, OverflowError):
             fields = {key: [value, value] if is_side else value}
             found = _parser().parse_object(fields, defaults=False)[key]
+        if types[key] == Sides and found is not None and len(found) not in (2, 3):
+            found = None
         if found is None:
             kind = wanted.get(types[key]) or f"one of {', '.join(get_args(types[key]))}"
             raise BadRecipe(f"recipe {name}: {key} is {value!r}, it must be {kind}")

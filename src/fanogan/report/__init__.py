@@ -9,7 +9,7 @@ from fanogan.report.dicom import Found, Maker, dicom_objects
 from fanogan.report.drift_page import drift_sentences, write_drift_page
 from fanogan.report.en_face import VolumeCase, en_face_picture
 from fanogan.report.figures import FIGURE_STYLE, histogram_figure, inline_svg
-from fanogan.report.images import outline, overlay, shrink, with_strip
+from fanogan.report.images import as_rgb, outline, overlay, shrink, with_strip
 from fanogan.report.page import Case, write_evaluation_report, write_score_report
 from fanogan.report.side_by_side import SideBySide, write_comparison
 from fanogan.report.verdict import alarms, lead
@@ -24,6 +24,7 @@ __all__ = [
     "SideBySide",
     "VolumeCase",
     "alarms",
+    "as_rgb",
     "describe",
     "dicom_objects",
     "draw_curves",

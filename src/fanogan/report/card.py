@@ -13,7 +13,10 @@ def model_card(facts: Mapping[str, Any]) -> str:
     """Return the card as Markdown, from what ``model.json`` holds."""
     data, recipe, seen = facts["fingerprint"], facts["recipe"], facts["preprocessing"]
     window, noun = seen["window"], "signal" if seen.get("signal") else "image"
-    through = f"windows of {window[0]}×{window[1]} pixels" if window else f"whole {noun}s"
+    unit = "pixels"
+    if len(seen["image_size"]) == 3:
+        noun, unit = "volume", "voxels"
+    through = f"windows of {'×'.join(map(str, window))} {unit}" if window else f"whole {noun}s"
     held_out = "\n".join(
         f"- {plural(unit)}{scored}: {HeldOut.from_dict(values).describe(ALPHA, unit)}"
         for scored, calibration in (
@@ -39,7 +42,7 @@ Research use only, not a medical device.
 
 ## How
 
-- {through}, seen at {seen["image_size"][0]}×{seen["image_size"][1]}; base width \
+- {through}, seen at {"×".join(map(str, seen["image_size"]))}; base width \
 {recipe["base_width"]}, latent size {recipe["latent_size"]}
 {training}
 - fanogan {facts["fanogan"]}, torch {facts["libraries"]["torch"]}

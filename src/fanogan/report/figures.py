@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanogan.report.verdict import noun_of
 from fanogan.text import number, percent, plural, share
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def evaluation_figures(
         ("anomalous", scores[labels == 1], ANOMALOUS),
     ]
     histogram = histogram_figure(series, calibrated["threshold"])
-    shown = f"normal and anomalous {plural(evaluation['unit'])}"
+    shown = f"normal and anomalous {plural(noun_of(evaluation))}"
     figures = [
         (
             "roc",

@@ -26,7 +26,7 @@ from fanogan.report.images import (
     scale_bar,
     with_strip,
 )
-from fanogan.report.verdict import alarms, interval, lead
+from fanogan.report.verdict import alarms, interval, lead, noun_of
 from fanogan.report.volume_view import volume_panels
 from fanogan.report.wording import least_p_value, p_value_text
 from fanogan.storage import write_whole
@@ -61,6 +61,7 @@ class Case:
         held_out_subjects: Of how many subjects the held-out normals are.
         shape_line: (columns of the scan,) as `ShapeNormals.lines`, or None.
         curves: Of a signal, what is drawn in the place of pictures.
+        place: Which slice of a volume the pictures show; '' of an image.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Case:
     held_out_subjects: int = 0
     shape_line: np.ndarray | None = None
     curves: Curves | None = None
+    place: str = ""
 
 
 def write_score_report(
@@ -174,7 +176,7 @@ def write_evaluation_report(
     if unit == "patch":  # Patches are cut from B-scans, and those are what the gallery shows.
         gallery = _gallery(cases, scale, "B-scan", None, None)
     else:
-        gallery = _gallery(cases, scale, unit, scores, len(held_out))
+        gallery = _gallery(cases, scale, noun_of(evaluation), scores, len(held_out))
     _write_page(
         path,
         title=title,
@@ -330,6 +332,7 @@ def _gallery(
     return {
         "heading": f"{noun[0].upper()}{plural(noun)[1:]}",
         "extent": extent,
+        "nouns": plural(noun),
         "cards": [_card(case, scale, n_held_out) for case in ordered],
         "flagged": sum(case.flag is True for case in ordered),
         "warned": sum(bool(case.warnings) for case in ordered),
@@ -345,7 +348,8 @@ def _card(case: Case, scale: float, n_held_out: int | None) -> dict[str, Any]:
         shown = {"caption": caption, "alt": alt, "uri": data_uri(drawn), "shape": drawn.shape}
         p = _p_value(case, n_held_out)
         return {"case": case, "p": p, "pixelated": False, "pictures": [shown]}
-    pictures = [(f"image {rows} × {columns}", f"image {case.name}", case.picture)]
+    caption = f"{case.place or 'image'} {rows} × {columns}"
+    pictures = [(caption, f"image {case.name}", case.picture)]
     if case.reconstruction is not None:
         pictures.append(("reconstruction", f"reconstruction of {case.name}", case.reconstruction))
     if case.residual is not None:

@@ -15,6 +15,12 @@ OF_UNIT = {
 """What a score of each kind of unit says."""
 
 
+def noun_of(evaluation: Mapping[str, Any]) -> str:
+    """Return what one of what was evaluated is called."""
+    noun: str = evaluation.get("noun", evaluation["unit"])
+    return noun
+
+
 def lead(evaluation: Mapping[str, Any]) -> list[str]:
     """Say what the method reaches, and whether it is ahead of all that needs no trained network.
 
@@ -22,19 +28,22 @@ def lead(evaluation: Mapping[str, Any]) -> list[str]:
     """
     method, n, subjects = evaluation["rows"][0], evaluation["n"], evaluation["n_subjects"]
     unit, larger, pixel = evaluation["unit"], evaluation.get("larger", {}), evaluation["pixel"]
+    noun = noun_of(evaluation)
     sentences = [
         f"{OF_UNIT[name]}: AUC {share(larger[name]['auc'])} (95 % interval "
-        f"{interval(larger[name]['auc_interval'])}) on {counted(larger[name]['n'], noun)}."
-        for name, noun in (("volume", "volume"), ("image", "B-scan"))
+        f"{interval(larger[name]['auc_interval'])}) on {counted(larger[name]['n'], of)}."
+        for name, of in (("volume", "volume"), ("image", "B-scan"))
         if name in larger and name != unit
     ]
     # Without groups each image counts as a subject of its own, which says nothing about people.
     of_subjects = f" of {counted(subjects, 'subject')}" if subjects < n else ""
-    of_unit = "Per image, whether it is anomalous" if unit == "image" else OF_UNIT[unit]
+    of_unit = OF_UNIT[unit]
+    if unit == "image":
+        of_unit = f"Per {noun}, whether it is anomalous"
     sentences.append(
         f"{of_unit}: {method['name']} reaches AUC {share(method['auc'])} "
         f"(95 % interval {interval(method['auc_interval'])}) on "
-        f"{counted(n, unit)}{of_subjects}; {evaluation['n_anomalous']:,} "
+        f"{counted(n, noun)}{of_subjects}; {evaluation['n_anomalous']:,} "
         f"({percent(evaluation['prevalence'])}) are anomalous."
     )
     if pixel:
@@ -75,7 +84,7 @@ def alarms(evaluation: Mapping[str, Any]) -> list[str]:
         )
     if method["auc"] < 0.5:
         found.append(
-            f"The AUC is below 0.5 ({share(method['auc'])}): normal {plural(evaluation['unit'])} "
+            f"The AUC is below 0.5 ({share(method['auc'])}): normal {plural(noun_of(evaluation))} "
             "are mostly scored as more anomalous than the anomalous ones; look at the labels, "
             "which may be swapped."
         )

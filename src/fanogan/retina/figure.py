@@ -19,7 +19,7 @@ _LEAST_RETINA = 0.5
 _STEP = 4
 
 
-def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, int]) -> bytes:
+def steps_figure(volume: FlatVolume, frame: int, window: tuple[int, ...]) -> bytes:
     """Draw the steps for one B-scan (section 3, Data, and Fig. 4).
 
     Args:

@@ -57,7 +57,7 @@ class FlatVolume(Scan):
         return np.asarray((self.flat.region == RETINA) & self.recorded)
 
     def usable_windows(
-        self, window: tuple[int, int], min_fraction: float, to_learn: bool
+        self, window: tuple[int, ...], min_fraction: float, to_learn: bool
     ) -> NDArray[np.bool_]:
         """Return the corners of windows with `min_fraction` of retina in what was recorded of them.
 

@@ -2,7 +2,7 @@
 
 from fanogan.scans.arrays import is_array_like
 from fanogan.scans.dicom_source import DicomSource, check_source, read_source
-from fanogan.scans.find import ScanSource, composed, each_scan, find_scans, identity
+from fanogan.scans.find import Kind, ScanSource, composed, each_scan, find_scans, identity
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.lists import FileList, Shard, Sharded
 from fanogan.scans.margins import filled_margins
@@ -76,6 +76,7 @@ __all__ = [
     "FirstFrameOnly",
     "FirstVolumeOnly",
     "GreyStoredAsColour",
+    "Kind",
     "LabelsBelowWhite",
     "MaskInAlpha",
     "NoneUsable",

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeGuard
+from typing import IO, Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -24,13 +24,16 @@ from fanogan.scans.scan import (
     convert,
     damaged,
     drop_alpha,
+    finish,
+    mapped,
     wide_range,
 )
 
 _CHANNELS = (1, 3, 4)
 
-Layout = Callable[[str, tuple[int, ...]], tuple[int, int, int, int]]
-"""What a file of a label and an array of a shape hold: frames, rows, columns and channels."""
+Layout = Callable[[str, tuple[int, ...]], tuple[int, int, int, int, int]]
+"""What a file of a label and an array of a shape hold: images or volumes, the frames of each, rows,
+columns and channels."""
 
 PIECE_BYTES = 32_000_000
 """Bytes of an array file that are decoded at a time, or else one image."""
@@ -46,6 +49,8 @@ class ArrayFile:
     Attributes:
         label: What messages call it.
         shape: Frames, rows, columns and channels.
+        each: How many frames belong together.
+        mapped: A volume that is too large for memory, as `mapped` gives it.
     """
 
     def __init__(self, path: Path, key: str | None = None, layout: Layout | None = None):
@@ -71,10 +76,17 @@ class ArrayFile:
             else:
                 raise BadScan(f"{self.label} holds named fields: save plain integers or floats")
             check_dtype(self.label, self.dtype)
-            self.shape = frames, rows, columns, channels = (layout or _layout)(self.label, shape)
+            count, self.each, *sides = (layout or image_layout)(self.label, shape)
+            rows, columns, channels = sides
+            self.shape = frames, *_ = count * self.each, rows, columns, channels
             self.frame_bytes = rows * columns * channels * self.dtype.itemsize
-            check_size(self.label, rows, columns, frames, channels * self.dtype.itemsize)
             self.offset = file.tell()
+            self.mapped = None
+            if count == 1 < self.each and self.label == str(path):  # one volume, uncompressed
+                order: Literal["F", "C"] = "F" if self.is_fortran else "C"
+                self.mapped = mapped(path, self.dtype, self.offset, shape, order)
+            if self.mapped is None:
+                check_size(self.label, rows, columns, frames, channels * self.dtype.itemsize)
             if size - self.offset < frames * self.frame_bytes:
                 raise damaged(self.label, "an array")
 
@@ -108,7 +120,8 @@ class ArrayFile:
         """How many frames are a piece."""
         step = max(1, PIECE_BYTES // self.frame_bytes)
         # In Fortran's order each piece takes the whole file's length to read.
-        return max(step, -(-self.shape[0] // _PASSES)) if self.is_fortran else step
+        step = max(step, -(-self.shape[0] // _PASSES)) if self.is_fortran else step
+        return -(-step // self.each) * self.each
 
     def pieces(self, step: int, start: int = 0) -> Iterator[Pixels]:
         """Yield (frames, rows, columns[, channels]), up to `step` frames at a time.
@@ -196,44 +209,59 @@ def array_images(
         BadScan: As `ArrayFile` and `Whole.of`.
     """
     array = ArrayFile(path, key, layout)
-    frames, step = array.shape[0], array.step
+    frames, each, step = array.shape[0], array.each, array.step
+    count = frames // each
+    if array.mapped is not None:
+        yield finish(Scan(array.mapped), array.label, name, group)
+        return
 
-    def member(of: str, frame: int) -> str:
-        return f"{of}#{frame}" if frames > 1 else of
+    def member(of: str, number: int) -> str:
+        return f"{of}#{number}" if count > 1 else of
 
-    start = next((frame for frame in range(frames) if member(name, frame) not in done), None)
-    if start is None:
+    first = next((number for number in range(count) if member(name, number) not in done), None)
+    if first is None:
         return
     kept = [*array.pieces(step)] if frames <= step else None
     whole = Whole.of(array.label, kept or array.pieces(step))
-    start = 0 if kept else start
-    for piece in kept or array.pieces(step, start):
+    first = 0 if kept else first
+    for piece in kept or array.pieces(step, first * each):
         pixels, notes = whole.finish(array.label, piece)
-        for frame, image in enumerate(pixels, start):
-            if member(name, frame) not in done:
+        for number, image in enumerate(pixels.reshape(-1, each, *pixels.shape[1:]), first):
+            if member(name, number) not in done:
                 yield Scan(
-                    image[np.newaxis],
-                    name=member(name, frame),
-                    group=member(group, frame) if group == name else group,
+                    image,
+                    name=member(name, number),
+                    group=member(group, number) if group == name else group,
                     notes=notes,
                     highest=whole.highest,
-                    member=(name, frame) if frames > 1 else None,
+                    member=(name, number) if count > 1 else None,
                 )
-        start += len(pixels)
+        first += len(pixels) // each
 
 
-def _layout(label: str, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Return what a file's shape means: frames, rows, columns and channels."""
+def image_layout(label: str, shape: tuple[int, ...]) -> tuple[int, int, int, int, int]:
+    """Return what a file's shape means: images, frame by frame, rows, columns and channels."""
     if len(shape) == 2:
-        return 1, *shape, 1
+        return 1, 1, *shape, 1
     # No image is four columns wide: a short last axis holds channels.
     if len(shape) == 3 and shape[-1] in _CHANNELS:
-        return 1, *shape
+        return 1, 1, *shape
     if len(shape) == 3:
-        return *shape, 1
+        return shape[0], 1, *shape[1:], 1
     if len(shape) == 4 and shape[-1] in _CHANNELS:
-        return shape
+        return shape[0], 1, *shape[1:]
     raise _bad_shape(label, shape, "(rows, columns), (N, rows, columns) or (N, rows, columns, C)")
+
+
+def volume_layout(label: str, shape: tuple[int, ...]) -> tuple[int, int, int, int, int]:
+    """Return the same of volumes that are seen in three dimensions: each of several slices."""
+    has_channels = len(shape) in (4, 5) and shape[-1] in _CHANNELS
+    count, *sides = (1, *shape) if len(shape) - has_channels == 3 else shape
+    if len(sides) - has_channels != 3:
+        wanted = "(slices, rows, columns), or (N, slices, rows, columns) for N volumes"
+        raise BadScan(f"{label} has shape {shape}: give {wanted}, channels last")
+    slices, rows, columns, channels = (*sides, 1)[:4]
+    return count, slices, rows, columns, channels
 
 
 def _bad_shape(label: str, shape: tuple[int, ...], wanted: str) -> BadScan:

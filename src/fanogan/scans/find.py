@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fanogan.remote import is_url, stamp
 from fanogan.scans.dicom import photograph_of
@@ -38,6 +38,9 @@ from fanogan.scans.walk import natural_key, search
 
 logger = logging.getLogger(__name__)
 
+Kind = Literal["image", "signal", "volume"]
+"""What files are taken for: a volume is seen in three dimensions, not slice by slice."""
+
 _WILDCARD = re.compile(r"[*?[]")
 
 
@@ -58,7 +61,7 @@ class ScanSource:
         group: The subject.
         key: The array's name inside a .npz, where one was given.
         parts: The files of a DICOM series in order; empty where `path` is the whole scan.
-        is_signal: Whether an array file holds signals.
+        kind: What an array file holds.
         url: Where the file lies, if not on this machine; then `path` is its name alone.
     """
 
@@ -67,7 +70,7 @@ class ScanSource:
     group: str
     key: str | None = None
     parts: tuple[Path, ...] = ()
-    is_signal: bool = False
+    kind: Kind = "image"
     url: str | None = None
 
     @property
@@ -105,7 +108,7 @@ def find_scans(
     source: Any,
     groups: str | None = None,
     on_left_out: Callable[[BadScan], None] | None = None,
-    signals: bool = False,
+    kind: Kind = "image",
 ) -> list[ScanSource]:
     """Find the files to read, name them, and say whose they are.
 
@@ -126,8 +129,8 @@ def find_scans(
         on_left_out: Called at the end of the search with each sentence on what it left out: files
             without an image, formats that aren't read, what fanogan itself wrote. They are logged
             too.
-        signals: Whether signals are meant, and no images: arrays of channels × samples, CSV, WAV,
-            FLAC, EDF, and WFDB records by their headers.
+        kind: What is meant: signals are arrays of channels × samples, CSV, WAV, FLAC, EDF, and WFDB
+            records by their headers; volumes are what holds several slices.
 
     Returns:
         The sources in natural order (2 before 10) within each entry of a list, the entries in
@@ -136,23 +139,23 @@ def find_scans(
     Raises:
         BadScan: Nothing there, nothing of a known format, or a file without a subject.
     """
-    return list(each_scan(source, groups, on_left_out, signals))
+    return list(each_scan(source, groups, on_left_out, kind))
 
 
 def each_scan(
     source: Any,
     groups: str | None = None,
     on_left_out: Callable[[BadScan], None] | None = None,
-    signals: bool = False,
+    kind: Kind = "image",
 ) -> Iterator[ScanSource]:
     """Yield what `find_scans` lists; those of a single folder as the search comes to them.
 
     Arguments and errors are those of `find_scans`; an error further into a folder is raised there.
     """
     if isinstance(source, Sharded):
-        whole = each_scan(source.source, groups, on_left_out, signals)
+        whole = each_scan(source.source, groups, on_left_out, kind)
         return (each for each in whole if source.shard.holds(composed(each.name)))
-    found = _each_scan(source, groups, on_left_out, signals)
+    found = _each_scan(source, groups, on_left_out, kind)
     return chain([next(found)], found)
 
 
@@ -160,31 +163,31 @@ def _each_scan(
     source: Any,
     groups: str | None,
     on_left_out: Callable[[BadScan], None] | None,
-    signals: bool,
+    kind: Kind,
 ) -> Iterator[ScanSource]:
     entries = source if isinstance(source, list | tuple) else [source]
     if not entries:
-        raise BadScan(f"nothing in an empty list: give folders, files or globs ({reads(signals)})")
+        raise BadScan(
+            f"nothing in an empty list: give folders, files or globs ({reads(kind == 'signal')})"
+        )
     subject = _subject_rule(groups)
     if isinstance(entries[0], FileList):
-        yield from _each_listed(entries[0], subject if groups else None, signals)
+        yield from _each_listed(entries[0], subject if groups else None, kind)
         return
     if any(map(is_url, entries)):
-        for url, name in named_at(entries, signals, on_left_out):
+        for url, name in named_at(entries, kind == "signal", on_left_out):
             path = Path(name.rpartition("/")[2])
-            yield ScanSource(
-                path, name, subject(Found(path, name), name), is_signal=signals, url=url
-            )
+            yield ScanSource(path, name, subject(Found(path, name), name), kind=kind, url=url)
         return
     is_folder = isinstance(entries[0], str | os.PathLike) and os.path.isdir(entries[0])
-    left_out = LeftOut(signals)
+    left_out = LeftOut(kind == "signal")
     try:
         if len(entries) == 1 and is_folder:
             named = _named_in_folder(_expand(entries[0], left_out))
         else:
             named = _named_in_list(item for entry in entries for item in _expand(entry, left_out))
         for item, name in named:
-            yield ScanSource(item.path, name, subject(item, name), item.key, item.parts, signals)
+            yield ScanSource(item.path, name, subject(item, name), item.key, item.parts, kind)
     except OSError as error:
         problem = f"{error.filename} cannot be searched ({error.strerror})"
         raise BadScan(f"{problem}: check its permissions") from error
@@ -195,7 +198,7 @@ def _each_scan(
 
 
 def _each_listed(
-    listed: FileList, subject: Callable[[Found, str], str] | None, signals: bool
+    listed: FileList, subject: Callable[[Found, str], str] | None, kind: Kind
 ) -> Iterator[ScanSource]:
     for text, name, named in listed.named():
         url = text if is_url(text) else None
@@ -203,7 +206,7 @@ def _each_listed(
         if named is not None and subject is not None:
             raise BadScan(f"{listed} names subjects, and so does --groups: give one of them")
         group = named or (subject(Found(path, name), name) if subject else name)
-        yield ScanSource(path, name, group, key, (), signals, url)
+        yield ScanSource(path, name, group, key, (), kind, url)
 
 
 def split_key(path: Path) -> tuple[Path, str | None]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import tempfile
 from contextlib import nullcontext
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from fanogan.scans.scan import (
     check_size,
     damaged,
     known_length,
+    mapped,
 )
+from fanogan.storage import IN_MEMORY
 
 _BYTES_AFTER_PIXELS = 1 << 20
 _GZIP = b"\x1f\x8b"
@@ -42,13 +46,18 @@ def is_nifti_header(path: Path | str) -> bool:
     return head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0"
 
 
-def read_nifti(path: Path) -> Scan:
+def read_nifti(path: Path, *, in_parts: bool = False) -> Scan:
     """Read a two- or three-dimensional NIfTI; slices along its last axis become frames.
 
     The content says whether it is compressed, whatever the name. Of a pair the header is given.
 
     Array axis 0 becomes rows and axis 1 columns, with nothing turned or flipped, so that a map
     goes back to the file's own geometry by moving the frames to the last axis again.
+
+    Args:
+        path: The file.
+        in_parts: Whether one too large for memory may stay where it lies (see `mapped`), if it is
+            a single file that is neither compressed nor scaled.
 
     Returns:
         (slices, rows, columns), scaled by the header's slope and intercept, and the spacing in
@@ -76,12 +85,24 @@ def read_nifti(path: Path) -> Scan:
         else:
             pixels = None
             image = (Nifti2Image if is_second else Nifti1Image).from_stream(file)
-        rows, columns, slices = _sides(str(path), image)
+        rows, columns, slices = sides = _sides(str(path), image)
+        stored, is_scaled = (
+            image.get_data_dtype(),
+            (image.dataobj.slope, image.dataobj.inter) != (1, 0),
+        )
+        if in_parts and not (is_compressed or is_scaled or pixels):
+            lying = mapped(path, stored, image.dataobj.offset, sides, "F")
+            if lying is not None:
+                frames = np.moveaxis(lying, -1, 0)
+                return Scan(frames, spacing=_spacing(image), is_volume=True, affine=_affine(image))
+        # Scaling gives float64.
+        each = 8 if is_scaled else max(stored.itemsize, 4)
+        check_size(str(path), rows, columns, slices, each)
         # Else nibabel makes room for all that is declared. Seeking decompresses piece by piece.
-        with pixels.open("rb") if pixels else nullcontext(file) as stored:
-            count = rows * columns * slices * image.get_data_dtype().itemsize
-            stored.seek(image.dataobj.offset + count - 1)
-            if not stored.read(1):
+        with pixels.open("rb") if pixels else nullcontext(file) as opened:
+            count = rows * columns * slices * stored.itemsize
+            opened.seek(image.dataobj.offset + count - 1)
+            if not opened.read(1):
                 raise damaged(str(path), "a NIfTI image")
         values: Pixels = np.asarray(image.dataobj)
         # gzip compares its checksum when it meets the end, which the pixels alone do not reach.
@@ -96,8 +117,8 @@ def read_nifti(path: Path) -> Scan:
 
 def as_nifti(
     values: NDArray[np.float32], spacing: Spacing, affine: Affine | None, rows_first: bool
-) -> bytes:
-    """Return (frames, rows, columns) as the bytes of a compressed NIfTI.
+) -> bytes | mmap:
+    """Return (frames, rows, columns) as the bytes of a compressed NIfTI, large ones in a file.
 
     Its axes are columns, rows and frames, as other programs have those of DICOM and of pictures;
     those of a NIfTI's own map are rows, columns and frames, as `read_nifti` has them.
@@ -117,13 +138,20 @@ def as_nifti(
         lies[:3, :3] = [(0, -column, 0), (-row, 0, 0), (0, 0, between)]
     axes = (1, 2, 0) if rows_first else (2, 1, 0)
     image = nibabel.Nifti1Image(
-        values.transpose(axes).astype(np.float32), lies if rows_first else lies[:, [1, 0, 2, 3]]
+        values.transpose(axes).astype(np.float32, copy=False),
+        lies if rows_first else lies[:, [1, 0, 2, 3]],
     )
     image.header.set_xyzt_units("mm" if any(spacing) or affine else "unknown")
     # Programs differ in which of the two they read; the second can't hold shear.
     image.set_sform(image.affine, 1 if affine else 2)
     image.set_qform(image.affine, 1 if affine else 2)
-    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+    if values.nbytes < IN_MEMORY:
+        return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+    with tempfile.TemporaryFile() as file:
+        with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1, mtime=0) as packed:
+            image.to_stream(packed)
+        file.flush()
+        return mmap(file.fileno(), 0, access=ACCESS_READ)
 
 
 def laid_over(label: str, mask: NDArray[np.bool_], own: Affine, image: Affine) -> NDArray[np.bool_]:
@@ -163,7 +191,7 @@ def _affine(image: Any) -> Affine | None:
 
 
 def _sides(label: str, image: Any) -> tuple[int, int, int]:
-    """Check the header, and return rows, columns and slices."""
+    """Return rows, columns and slices of plain numbers."""
     shape = tuple(int(side) for side in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
@@ -172,10 +200,7 @@ def _sides(label: str, image: Any) -> tuple[int, int, int]:
             f"{label} has {len(shape)} dimensions {shape}: save each volume of it as a file"
         )
     rows, columns, slices = (*shape, 1)[:3]
-    stored = image.header.get_data_dtype()
-    check_dtype(label, stored)
-    is_scaled = (image.dataobj.slope, image.dataobj.inter) != (1, 0)  # into float64
-    check_size(label, rows, columns, slices, 8 if is_scaled else max(stored.itemsize, 4))
+    check_dtype(label, image.header.get_data_dtype())
     return rows, columns, slices
 
 

@@ -15,9 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from fanogan.remote import BadRemote, fetched
-from fanogan.scans.arrays import array_images, array_scans, is_array_like, read_array
+from fanogan.scans.arrays import (
+    Layout,
+    array_images,
+    array_scans,
+    image_layout,
+    is_array_like,
+    read_array,
+    volume_layout,
+)
 from fanogan.scans.dicom import read_dicom
-from fanogan.scans.find import ScanSource, each_scan, split_key
+from fanogan.scans.find import Kind, ScanSource, each_scan, split_key
 from fanogan.scans.gather import extension
 from fanogan.scans.heidelberg import read_heidelberg
 from fanogan.scans.heyex import read_e2e, read_vol
@@ -34,6 +42,7 @@ from fanogan.scans.signals import (
     signal_layout,
 )
 from fanogan.scans.tiff import read_tiff
+from fanogan.scans.volumes import as_volume, volume_scans
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +64,6 @@ _READERS: dict[str, Callable[[Path], Scan]] = {
     "BMP": read_raster,
     "TIFF": read_tiff,
     "DICOM": read_dicom,
-    "NIfTI": read_nifti,
     "Heidelberg XML": read_heidelberg,
     "vol": read_vol,
     "E2E": read_e2e,
@@ -68,6 +76,9 @@ _BY_EXTENSION = {
     **SIGNAL_FORMATS,
 }
 _ARRAYS = ("npy", "npz")
+_LAYOUTS: dict[Kind, Layout] = {
+    **{"image": image_layout, "signal": signal_layout, "volume": volume_layout}
+}
 _EXTRAS = {
     **{"DICOM": "dicom", "NIfTI": "nifti", "vol": "oct", "E2E": "oct"},
     **dict.fromkeys(("sound", "EDF", "WFDB"), "signals"),
@@ -85,6 +96,7 @@ def read_scan(
     may_be_constant: bool = False,
     as_stored: bool = False,
     parts: Sequence[Path] = (),
+    in_parts: bool = False,
 ) -> Scan:
     """Read one file; its content decides the format.
 
@@ -97,6 +109,7 @@ def read_scan(
         as_stored: Whether dtype and channels stay as stored, as in a mask.
         parts: The files of a DICOM series in order, as `find_scans` gives them; `path` is the
             first of them.
+        in_parts: Whether a NIfTI too large for memory may stay where it lies, as `read_nifti` says.
 
     Raises:
         BadScan: The file cannot be used; the message says why, and what to do.
@@ -111,6 +124,8 @@ def read_scan(
     with _explained(label, kind):
         if parts:
             scan = read_series(parts)
+        elif kind == "NIfTI":
+            scan = read_nifti(path, in_parts=in_parts)
         else:
             scan = read_array(path, key) if kind in _ARRAYS else _READERS[kind](path)
         scan = replace(scan, files=tuple(parts) or (path,))
@@ -147,13 +162,12 @@ def scans_of(source: ScanSource, done: Set[str] = frozenset()) -> Iterator[Scan]
         kind = format_of(path)
     if kind in _ARRAYS:
         with _explained(str(path) if key is None else f"{path}:{key}", kind):
-            if source.is_signal:
-                found = array_images(path, key, name, group, done, signal_layout)
-                yield from map(as_signal, found)
-            else:
-                yield from array_images(path, key, name, group, done)
+            found = array_images(path, key, name, group, done, _LAYOUTS[source.kind])
+            yield from map(as_signal, found) if source.kind == "signal" else found
     else:
-        yield read_scan(path, name, group, key, parts=source.parts)
+        is_whole = source.kind == "volume"
+        scan = read_scan(path, name, group, key, parts=source.parts, in_parts=is_whole)
+        yield as_volume(scan) if is_whole else scan
 
 
 @contextmanager
@@ -183,7 +197,7 @@ def read_scans(
     on_bad: Callable[[BadScan], None] | None = None,
     workers: int = 2,
     done: Set[str] = frozenset(),
-    signals: bool = False,
+    kind: Kind = "image",
 ) -> Iterator[Scan]:
     """Read many scans, in order, a few files ahead; each image of an array file is a scan.
 
@@ -197,7 +211,8 @@ def read_scans(
         workers: Threads that read ahead; at most `workers` + 1 files wait in memory, array files
             by their first pieces.
         done: Names of scans to leave out, since they were used before.
-        signals: Whether signals are meant, as `find_scans` says; in memory, as `signal_arrays`.
+        kind: What is meant, as `find_scans` says; in memory, as `signal_arrays` and
+            `volume_arrays`.
 
     Raises:
         BadScan: Nothing found; a bad file, unless `skip_bad`; or nothing but bad files.
@@ -205,11 +220,15 @@ def read_scans(
     if is_array_like(source):
         if groups is not None:
             raise BadScan("groups name the subjects of files: leave them out for arrays")
-        scans = array_scans(signal_arrays(source) if signals else source)
+        scans = (
+            volume_scans(source)
+            if kind == "volume"
+            else array_scans(signal_arrays(source) if kind == "signal" else source)
+        )
         images = good_ones(scans, skip_bad, on_bad)
         kept = (image for image in images if image.name not in done)
-        return map(as_signal, kept) if signals else kept
-    sources = each_scan(source, groups, on_bad, signals)
+        return map(as_signal, kept) if kind == "signal" else kept
+    sources = each_scan(source, groups, on_bad, kind)
     found = (each for each in sources if each.name not in done)
     read = _read_ahead(found, max(workers, 1), done)
     return good_ones(read, skip_bad, on_bad, before=len(done))

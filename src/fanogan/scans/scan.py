@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +125,7 @@ class Scan:
         return True
 
     def usable_windows(
-        self, window: tuple[int, int], min_fraction: float, to_learn: bool
+        self, window: tuple[int, ...], min_fraction: float, to_learn: bool
     ) -> NDArray[np.bool_] | None:
         """Return the corners that a window may have.
 
@@ -209,6 +210,31 @@ def check_size(
             f"{label} would take {total / 1e9:,.1f} GB once decoded, more than the "
             f"{MAX_BYTES / 1e9:.0f} GB that one file may have: split it into smaller files"
         )
+
+
+def mapped(
+    path: Path,
+    dtype: np.dtype[Any],
+    offset: int,
+    shape: tuple[int, ...],
+    order: Literal["C", "F"] = "C",
+) -> Pixels | None:
+    """Return a volume too large to be decoded where it lies, to be read part by part.
+
+    None of one that is no larger than `MAX_BYTES`.
+
+    Raises:
+        BadScan: It is larger, and holds numbers that would have to be converted as a whole.
+    """
+    total = math.prod(shape) * dtype.itemsize
+    if total <= MAX_BYTES:
+        return None
+    if dtype not in _KEPT_DTYPES:
+        raise BadScan(
+            f"{path} takes {total / 1e9:,.1f} GB, and is read part by part only as uint8, uint16, "
+            f"int16 or float32, not as {dtype}: save it as one of them"
+        )
+    return np.memmap(path, dtype, "r", offset, shape, order)
 
 
 _most_pixels: int | None = None
@@ -329,7 +355,8 @@ def drop_alpha(label: str, pixels: Pixels, axis_count: int = 4) -> tuple[Pixels,
 def check(scan: Scan, label: str) -> None:
     """Raise BadScan where what a reader returned has no pixels or no plain numbers."""
     frames, rows, columns = scan.pixels.shape[:3]
-    check_size(label, rows, columns, frames)
+    # What is mapped may be larger than memory.
+    check_size(label, rows, columns, frames, 0 if isinstance(scan.pixels, np.memmap) else 1)
     check_dtype(label, scan.pixels.dtype)
 
 
@@ -380,7 +407,10 @@ class Whole:
         pixels, notes = drop_alpha(label, piece)
         if self.is_grey:
             pixels, notes = pixels[..., 0], (*notes, GreyStoredAsColour())
-        return np.ascontiguousarray(convert(pixels, self.low, self.high)), notes
+        converted = convert(pixels, self.low, self.high)
+        # What is mapped stays where it lies.
+        is_mapped = isinstance(converted, np.memmap)
+        return converted if is_mapped else np.ascontiguousarray(converted), notes
 
 
 def finish(scan: Scan, label: str, name: str, group: str, *, may_be_constant: bool = False) -> Scan:

@@ -59,8 +59,8 @@ def as_signal(scan: Scan) -> Signal:
     return replace(scan, pixels=np.ascontiguousarray(pixels))
 
 
-def signal_layout(label: str, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Return what an array file's shape means: signals, channels, samples, and 1.
+def signal_layout(label: str, shape: tuple[int, ...]) -> tuple[int, int, int, int, int]:
+    """Return what an array file's shape means: signals, 1, channels, samples, and 1.
 
     Raises:
         BadScan: Another number of axes than one to three.
@@ -74,7 +74,7 @@ def signal_layout(label: str, shape: tuple[int, ...]) -> tuple[int, int, int, in
             f"{label} holds {channels:,} channels of {counted(samples, 'sample')}: save channels × "
             "samples, by numpy.swapaxes(array, -1, -2)"
         )
-    return signals, channels, samples, 1
+    return signals, 1, channels, samples, 1
 
 
 def signal_arrays(source: Any) -> Any:

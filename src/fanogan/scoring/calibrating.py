@@ -60,14 +60,18 @@ def calibrate(
                 shapes.setdefault(result.unit, []).append(result.shape)
             if result.residual is None:
                 continue
-            residuals.update(result.residual[np.isfinite(result.residual)])
+            residual = result.residual
+            # Slice by slice, as a volume may not fit into memory.
+            for part in residual if residual.ndim == 3 else residual[None]:
+                residuals.update(part[np.isfinite(part)])
             if result.volume is not None:
                 has_en_face = True
                 line = result.volume.en_face_line(result.frame, result.residual)
                 en_face.update(line[np.isfinite(line)])
-            elif result.line is not None:
+            elif result.smoothed is not None:
                 has_en_face = True
-                en_face.update(result.line)
+                for part in np.atleast_2d(result.smoothed):
+                    en_face.update(part)
     combination = None
     if shapes:
         positive = model.averages_pixels and not model.recipe.standardise_terms

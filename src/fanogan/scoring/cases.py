@@ -18,6 +18,7 @@ from fanogan.scans import EnFace
 from fanogan.scoring.model import Model
 from fanogan.scoring.result import Result
 from fanogan.scoring.signal_maps import curves_of
+from fanogan.scoring.voxel_maps import shown_slice
 from fanogan.text import counted, plural
 
 
@@ -40,6 +41,13 @@ def case_of(
     """Return an image as the page's gallery shows it."""
     assert result.picture is not None and result.reconstruction is not None
     curves = curves_of(result, calibration) if result.signal else None
+    place = ""
+    if result.residual is not None and result.residual.ndim == 3:
+        number = shown_slice(result)
+        place = f"slice {number:,} of 0 to {len(result.residual) - 1:,},"
+        result = of_slice(result, number)
+        mask = None if mask is None else mask[number]
+    assert result.picture is not None and result.reconstruction is not None
     p_value, flag = calibration.assess(result.unit, result.total, alpha)
     return Case(
         name=result.name,
@@ -60,7 +68,16 @@ def case_of(
         held_out_subjects=calibration.subjects(result.unit),
         shape_line=result.shape_line,
         curves=curves,
+        place=place,
     )
+
+
+def of_slice(result: Result, number: int) -> Result:
+    """Return a volume's result with the arrays of one slice, as an image's."""
+    arrays = {
+        name: getattr(result, name)[number] for name in ("residual", "reconstruction", "picture")
+    }
+    return dataclasses.replace(result, **arrays)
 
 
 def statement_of(model: Model, alpha: float, unit: str = "image") -> str:
@@ -75,16 +92,17 @@ def statement_of(model: Model, alpha: float, unit: str = "image") -> str:
 def about_model(model: Model) -> dict[str, str]:
     """Say on a page what the model is."""
     data, seen = model.provenance["fingerprint"], model.preprocessing
-    noun, unit = ("signal", "samples") if seen.signal else ("image", "pixels")
+    noun = seen.kind
+    unit = {"image": "pixels", "signal": "samples", "volume": "voxels"}[noun]
     window = f"whole {plural(noun)}"
     if seen.window:
-        window = f"windows of {seen.window[0]}×{seen.window[1]}"
+        window = f"windows of {'×'.join(map(str, seen.window))}"
     return {
         "detector": model.title,
         "recipe": " · ".join(filter(None, (model.recipe.name, model.recipe.about))),
         "trained on": f"{counted(data['images'], f'normal {noun}')} of "
         f"{counted(data['subjects'], 'subject')}",
-        "sees": f"{window} at {seen.image_size[0]}×{seen.image_size[1]} {unit}",
+        "sees": f"{window} at {'×'.join(map(str, seen.image_size))} {unit}",
         "scores in": model.precision,
         "seed": str(model.provenance["seed"]),
     }

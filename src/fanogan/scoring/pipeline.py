@@ -27,7 +27,9 @@ from fanogan.scoring.model import Model
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.signal_maps import of_signal
 from fanogan.scoring.skips import Skips
+from fanogan.scoring.voxel_maps import smoothed
 from fanogan.scoring.windows import score_windows
+from fanogan.storage import room
 from fanogan.text import counted
 from fanogan.training import precision_of
 
@@ -181,8 +183,8 @@ def score_encoded(
 
 
 def _together(pixels: np.ndarray) -> int:
-    """Return how many frames like these, (frames, C, H, W), are computed at once."""
-    return max(1, min(BATCH, BATCH_PIXELS // math.prod(pixels.shape[-2:])))
+    """Return how many frames like these, (frames, C, *sides), are computed at once."""
+    return max(1, min(BATCH, BATCH_PIXELS // math.prod(pixels.shape[2:])))
 
 
 def _score_alone(model: Model, encoded: Encoded) -> Iterator[Result]:
@@ -201,7 +203,7 @@ def _score_alone(model: Model, encoded: Encoded) -> Iterator[Result]:
 
 def _is_whole(model: Model, encoded: Encoded) -> bool:
     """Tell whether frames are seen whole, or are no larger than one window."""
-    fits = model.preprocessing.window in (None, encoded.pixels.shape[-2:])
+    fits = model.preprocessing.window in (None, encoded.pixels.shape[2:])
     return fits and encoded.usable is None
 
 
@@ -212,6 +214,10 @@ def score_frames(model: Model, encoded: Encoded) -> Iterator[FrameScore]:
         together = _together(pixels)
         for start in range(0, len(pixels), together):
             yield from _score_whole(model, pixels[start : start + together])
+        return
+    if model.preprocessing.is_volume:
+        for stored in pixels:
+            yield _score_voxels(model, stored)
         return
     tissue = encoded.scan.tissue if model.preprocessing.tissue_only else None
     recorded = encoded.scan.recorded
@@ -242,6 +248,40 @@ def score_frames(model: Model, encoded: Encoded) -> Iterator[FrameScore]:
         )
 
 
+def _score_voxels(model: Model, stored: np.ndarray) -> FrameScore:
+    """Score a volume (C, slices, rows, columns) through windows, of which a batch is in memory.
+
+    They overlap and are fused as those of an image are, by MONAI's places and weights.
+    """
+    from monai.data.utils import compute_importance_map, dense_patch_slices
+
+    window = model.preprocessing.window
+    assert window is not None
+    channels, *sides = stored.shape
+    weights = compute_importance_map(window, "gaussian", 0.125).numpy()
+    total = room(sides, np.float32)
+    maps, x = (room((count, *sides), np.float32) for count in (1 + channels, channels))
+    places = dense_patch_slices(sides, window, [max(1, side // 2) for side in window])
+    terms = list[np.ndarray]()
+    for start in range(0, len(places), BATCH):
+        some = places[start : start + BATCH]
+        with torch.inference_mode(), precision_of("fp32"):
+            windows = model.preprocessing.to_device(
+                np.stack([stored[:, *place] for place in some]), model.device
+            )
+            found, seen = score_batch(model, model.preprocessing.resize(windows))
+            seen = model.preprocessing.resize_back(seen, window).cpu()
+        terms.append(found.cpu().double().numpy())
+        for place, given, of_window in zip(some, windows.cpu().numpy(), seen.numpy(), strict=True):
+            maps[:, *place] += of_window * weights
+            total[place] += weights
+            x[:, *place] = given
+    for number in range(sides[0]):
+        maps[:, number] /= total[number]
+    corners = np.array([[side.start for side in place] for place in places])
+    return FrameScore(np.concatenate(terms), maps, x, corners)
+
+
 def _filled(stored: np.ndarray, recorded: np.ndarray) -> np.ndarray:
     """Return a frame (C, H, W) with what is next to it in place of what wasn't recorded."""
     from scipy import ndimage
@@ -253,12 +293,12 @@ def _filled(stored: np.ndarray, recorded: np.ndarray) -> np.ndarray:
 
 
 def _score_whole(model: Model, stored: np.ndarray) -> Iterator[FrameScore]:
-    """Images (B, C, H, W) seen whole."""
+    """Images (B, C, *sides) seen whole."""
     preprocessing = model.preprocessing
     with torch.inference_mode(), precision_of("fp32"):
         x = preprocessing.to_device(stored, model.device)
         terms, maps = score_batch(model, preprocessing.resize(x))
-        maps = preprocessing.resize_back(maps, x.shape[-2:])
+        maps = preprocessing.resize_back(maps, x.shape[2:])
     columns = terms.cpu().double().numpy()[:, None], maps.cpu().numpy(), x.cpu().numpy()
     for frame in zip(*columns, strict=True):
         yield FrameScore(*frame)
@@ -364,7 +404,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
     patches = None
     if result.volume is not None and frame.corners is not None:
         patches = np.column_stack([frame.corners, totals, terms])
-    return dataclasses.replace(
+    result = dataclasses.replace(
         result,
         residual=residual,
         reconstruction=reconstruction,
@@ -372,6 +412,9 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         patches=patches,
         **of_signal(model.preprocessing, scan, residual),
     )
+    if model.preprocessing.is_volume:
+        result = dataclasses.replace(result, smoothed=smoothed(residual))
+    return result
 
 
 def _top(scores: np.ndarray, share: float) -> np.ndarray:

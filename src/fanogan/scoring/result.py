@@ -22,7 +22,7 @@ class Encoded:
 
     Attributes:
         scan: As it was read.
-        pixels: As they are kept in memory, (frames, C, H, W) uint8 or uint16.
+        pixels: As they are kept, (frames, C, *sides) uint8 or uint16.
         usable: The corners that a window may have, (frames, H − h + 1, W − w + 1) bool; None: all.
         warnings: In what way it is unlike the training normals.
         hashes: Of each frame (see ``data.short_hashes``).
@@ -43,8 +43,8 @@ class Encoded:
 class FrameScore:
     """What the networks made of one frame.
 
-    ``terms`` (windows, 2) float64, ``maps`` (1 + C, H, W), ``x`` (C, H, W), and where the image was
-    seen through windows their ``corners`` (windows, 2).
+    ``terms`` (windows, 2) float64, ``maps`` (1 + C, *sides), ``x`` (C, *sides), and where the image
+    was seen through windows their ``corners`` (windows, sides).
     """
 
     terms: np.ndarray
@@ -78,8 +78,10 @@ class Result:
     warnings: tuple[Note, ...] = ()  # how it is unlike the training normals
     notes: tuple[Note, ...] = ()  # of its reading, and whether it was seen in training
     hashed: int = BLANK  # the short hash of an image
-    residual: np.ndarray | None = None  # (H, W) float32, |x − x̂| in [0, 2] (Eq. 5)
-    reconstruction: np.ndarray | None = None  # (H, W) or (H, W, C) float32 in [−1, 1]
+    # ([slices,] H, W) float32, |x − x̂| in [0, 2] (Eq. 5); of a volume only if it is seen in three
+    # dimensions.
+    residual: np.ndarray | None = None
+    reconstruction: np.ndarray | None = None  # likewise, or with C last, float32 in [−1, 1]
     picture: np.ndarray | None = None  # likewise, the image as the networks' grey scale has it
     grey: tuple[float, float] = (0.0, 0.0)  # an image's, as of ``Encoded``
     spacing: Spacing = UNKNOWN_SPACING  # mm between frames, rows and columns of the scan
@@ -95,9 +97,10 @@ class Result:
     shape: float | None = None
     shape_line: np.ndarray | None = None
     combined: float | None = None
-    # Of a signal: its channels, their range and its own rate; and its residual smoothed, (W,).
-    signal: SignalView | None = None
-    line: np.ndarray | None = None
+    signal: SignalView | None = None  # of a signal: its channels, their range and its own rate
+    # The residual averaged over neighbours: of a signal (W,), of a volume seen in three dimensions
+    # (slices, H, W).
+    smoothed: np.ndarray | None = None
 
     @property
     def measures(self) -> tuple[float, ...]:
@@ -117,7 +120,7 @@ class Result:
             volume=None,
             patches=None,
             shape_line=None,
-            line=None,
+            smoothed=None,
         )
 
 

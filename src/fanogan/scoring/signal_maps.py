@@ -33,15 +33,16 @@ def of_signal(preprocessing: Preprocessing, scan: Scan, residual: np.ndarray) ->
         return {}
     over = max(1, (window[1] if window else residual.shape[1]) // SMOOTHED)
     line = uniform_filter1d(residual[0], over, mode="nearest")
-    return {"signal": dataclasses.replace(view, rate=scan.rate or view.rate), "line": line}
+    return {"signal": dataclasses.replace(view, rate=scan.rate or view.rate), "smoothed": line}
 
 
 def spans_of(result: Result, calibration: Calibration) -> list[Region]:
     """Return the spans whose smoothed residual is above the held-out normals', largest first."""
-    if result.line is None or calibration.en_face is None:
+    line = result.smoothed
+    if line is None or calibration.en_face is None:
         return []
-    deepest = np.zeros((1, len(result.line)), np.intp)
-    return find_regions(result.line[None], deepest, calibration.en_face[1], UNKNOWN_SPACING)
+    deepest = np.zeros((1, len(line)), np.intp)
+    return find_regions(line[None], deepest, calibration.en_face[1], UNKNOWN_SPACING)
 
 
 def span_row(result: Result, span: Region) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def span_row(result: Result, span: Region) -> dict[str, Any]:
 
 def curves_of(result: Result, calibration: Calibration) -> Curves:
     """Return what is drawn of a signal: where it differs most, the channel that differs most."""
-    signal, line = result.signal, result.line
+    signal, line = result.signal, result.smoothed
     assert signal is not None and line is not None
     values, normal = in_units(result)
     count = len(line)

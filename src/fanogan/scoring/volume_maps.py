@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
+from mmap import mmap
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from fanogan.calibration import Calibration
+from fanogan.recipes import Sides
 from fanogan.report import (
     VolumeCase,
+    as_rgb,
     describe,
     draw_curves,
     en_face_picture,
@@ -21,16 +24,21 @@ from fanogan.report import (
 )
 from fanogan.retina import FlatVolume, find_regions, region_masks
 from fanogan.scans import UNKNOWN_SPACING, Affine, Spacing, as_nifti, extension
-from fanogan.scoring.cases import as_picture
+from fanogan.scoring.cases import as_picture, of_slice
 from fanogan.scoring.result import Result
 from fanogan.scoring.signal_maps import curves_of, in_units
+from fanogan.scoring.voxel_maps import shown_slice
 from fanogan.text import place_of
 
-Files = Iterator[tuple[str, bytes]]
+Files = Iterator[tuple[str, bytes | mmap]]
 """Places below the results' folder, and what is to lie there."""
 
 MapsAs = Literal["tiff", "nifti"]
 """In which format residual maps are written."""
+
+MOST_TIFF_BYTES = 1 << 32
+DRAWN_ROWS = 192
+"""Of a picture of a slice, at least: smaller ones are enlarged."""
 
 PATCH_COLUMNS = ("volume", "bscan", "row", "column", "score", "image_residual", "feature_residual")
 BSCANS_DRAWN = 3
@@ -128,9 +136,7 @@ class VolumeMaps:
             yield f"overlays/{place_of(case.name, f'#{frame}.png')}", _png(coloured)
 
 
-def patch_rows(
-    volume: FlatVolume, result: Result, window: tuple[int, int]
-) -> Iterator[dict[str, Any]]:
+def patch_rows(volume: FlatVolume, result: Result, window: Sides) -> Iterator[dict[str, Any]]:
     """Lines of ``patches.csv``: the middle of each patch in the scan's own rows and columns."""
     assert result.patches is not None
     for row, column, *scores in result.patches:
@@ -147,7 +153,7 @@ def map_file(
     affine: Affine | None,
     sources: tuple[Path, ...],
     maps: MapsAs,
-) -> tuple[str, bytes]:
+) -> tuple[str, bytes | mmap]:
     """Return the place and the content of a raw map, ([frames,] rows, columns)."""
     if maps == "tiff":
         return f"maps/{place_of(name, '.tif')}", float_tiff(residual, spacing)
@@ -169,6 +175,29 @@ def image_files(result: Result, scale: float, maps: MapsAs = "tiff") -> Files:
         place = result.spacing, result.affine, result.files
         yield map_file(result.name, result.residual, *place, maps)
     yield f"overlays/{place_of(result.name, '.png')}", _png(coloured)
+
+
+def voxel_files(result: Result, scale: float, maps: MapsAs) -> Files:
+    """Yield the map of a volume that is seen in three dimensions, and a picture of one slice.
+
+    The picture has side by side the slice that differs most, its nearest normal version, and the
+    map in colours over the slice. A map that is too large for TIFF's 4 GB is NIfTI all the same.
+    """
+    residual = result.residual
+    assert residual is not None
+    if residual.nbytes >= MOST_TIFF_BYTES:
+        maps = "nifti"
+    yield map_file(result.name, residual, result.spacing, result.affine, result.files, maps)
+    shown = of_slice(result, shown_slice(result))
+    assert shown.residual is not None and shown.picture is not None
+    assert shown.reconstruction is not None
+    picture, normal = as_picture(shown.picture), as_picture(shown.reconstruction)
+    drawn = [as_rgb(picture), as_rgb(normal), overlay(picture, shown.residual, scale)]
+    larger = max(1, -(-DRAWN_ROWS // len(picture)))
+    panels = [one.repeat(larger, axis=0).repeat(larger, axis=1) for one in drawn]
+    gap = np.zeros((larger * len(picture), 4, 3), np.uint8)
+    side_by_side = np.hstack([panels[0], gap, panels[1], gap, panels[2]])
+    yield f"overlays/{place_of(result.name, '.png')}", _png(side_by_side)
 
 
 def signal_files(result: Result, calibration: Calibration) -> Files:

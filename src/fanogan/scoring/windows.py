@@ -27,7 +27,7 @@ def score_windows(
     Stride half a window, Gaussian weights: MONAI's sliding-window inference.
 
     Args:
-        x: the image (1, C, H, W) in [−1, 1].
+        x: the image (1, C, *sides) in [−1, 1].
         preprocessing: its window and image size.
         score: what windows (B, C, *image_size), as the networks see them, give: terms (B, 2) and
             maps (B, 1 + C, *image_size). Its second argument is ``inside`` in them, (B, 1,
@@ -38,8 +38,8 @@ def score_windows(
         recorded: (H, W) bool, where x is known; the terms of a window become means over that.
 
     Returns:
-        The terms of every window that counts, (windows, 2), their corners (windows, 2), and the
-        fused maps (1 + C, H, W), NaN where no window counts.
+        The terms of every window that counts, (windows, 2), their corners (windows, sides), and
+        the fused maps (1 + C, *sides), NaN where no window counts.
     """
     from monai.inferers.utils import sliding_window_inference
 
@@ -66,7 +66,7 @@ def score_windows(
             if "recorded" in within:
                 found = found / within["recorded"].float().mean((1, 2, 3))[:, None]
             terms.append(found)
-            maps[chosen, :-1] = preprocessing.resize_back(given, windows.shape[-2:])
+            maps[chosen, :-1] = preprocessing.resize_back(given, windows.shape[2:])
             maps[chosen, -1] = 1
         return maps
 

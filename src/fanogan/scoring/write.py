@@ -46,8 +46,10 @@ from fanogan.scoring.volume_maps import (
     map_file,
     patch_rows,
     signal_files,
+    voxel_files,
     write_files,
 )
+from fanogan.scoring.voxel_maps import REGION_COLUMNS, regions_of
 from fanogan.storage import write_whole
 from fanogan.text import as_cells, counted, place_of
 
@@ -253,14 +255,20 @@ class _Writer:
         if result.signal:
             spans = [span_row(result, span) for span in spans_of(result, self.calibration)]
             row["spans"], row["regions"] = spans, len(spans)
+        elif result.smoothed is not None:
+            regions = regions_of(result, self.calibration)
+            lines = [region.row(result.name, n) for n, region in enumerate(regions, start=1)]
+            row["spans"], row["regions"] = lines, len(lines)
         if not (self.scores_only or (result.volume and result.volume.is_volume)):
-            files = (
-                signal_files(result, self.calibration)
-                if result.signal
-                else image_files(result, self.calibration.map_scale, self.maps_as)
-            )
+            if result.signal:
+                files = signal_files(result, self.calibration)
+            elif result.smoothed is not None:
+                files = voxel_files(result, self.calibration.map_scale, self.maps_as)
+            else:
+                files = image_files(result, self.calibration.map_scale, self.maps_as)
             if result.residual is not None and not result.of_volume:
-                files = itertools.chain(files, self._objects(result, result.residual[None]))
+                frames = result.residual.reshape(-1, *result.residual.shape[-2:])
+                files = itertools.chain(files, self._objects(result, frames))
             elif result.residual is not None and (self.maker or self.maps_as == "nifti"):
                 self.frames.append(result.residual.copy())
             row["files"] = write_files(self.folder, files)
@@ -345,7 +353,7 @@ def about_results(model: Model, alpha: float, scores_only: bool) -> dict[str, An
     held_out = model.calibration.units.get("image")
     return {
         "noun": model.preprocessing.noun,
-        "signal": model.preprocessing.signal is not None,
+        "kind": model.preprocessing.kind,
         "model": about_model(model),
         "scale": model.calibration.map_scale,
         "statements": {unit: statement_of(model, alpha, unit) for unit in ("image", "volume")},
@@ -405,9 +413,10 @@ def write_tables(
         ]
         write_csv(folder / "regions.csv", columns, plain)
         write_whole(folder / "regions.json", json.dumps(regions, indent=1).encode())
-    if about["signal"] and not about["scores_only"]:
+    if about["kind"] != "image" and not about["scores_only"]:
         spans = [span for row in journal.rows() for span in row["spans"]]
-        write_csv(folder / "regions.csv", SPAN_COLUMNS, spans)
+        of_kind = SPAN_COLUMNS if about["kind"] == "signal" else REGION_COLUMNS
+        write_csv(folder / "regions.csv", of_kind, spans)
     scores = journal.scores("image")
     warnings = [*skipped, *about["warnings"]]
     if warned:

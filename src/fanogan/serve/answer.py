@@ -213,16 +213,16 @@ def _map(
     first = frames[0]
     assert first.residual is not None
     if map_format == "png":
-        if is_volume:
+        if is_volume or first.residual.ndim == 3:
             raise BadScan("a picture shows one image: ask for map=tiff or map=nifti of a volume")
         *_, (_, coloured) = image_files(first, scale)
-        return coloured
+        return bytes(coloured)
     stack = np.full((count, *first.residual.shape), np.nan, np.float32)
     for each in frames:  # those without a usable window are not among them
         stack[each.frame if is_volume else 0] = each.residual
     residual = stack if is_volume else stack[0]
     try:
         place = first.spacing, first.affine, first.files
-        return map_file("map", residual, *place, map_format)[1]
+        return bytes(map_file("map", residual, *place, map_format)[1])
     except ImportError:
         raise BadScan("this service has no NIfTI: pip install 'fanogan[nifti]'") from None

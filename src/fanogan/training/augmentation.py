@@ -33,7 +33,7 @@ class CriticAugmentation(nn.Module):
         self.register_buffer("probability", torch.zeros(()))
 
     def forward(self, x: Tensor, random: torch.Generator) -> Tensor:
-        """Return images (B, C, H, W) in [−1, 1], changed by numbers from ``random``."""
+        """Return images (B, C, *sides) in [−1, 1], changed by numbers from ``random``."""
         n, _, *sides = x.shape
 
         def drawn(low: float, high: float, *shape: int) -> Tensor:
@@ -48,17 +48,24 @@ class CriticAugmentation(nn.Module):
             index.append((at + shift[:, None]).clamp(0, side - 1))
             middle = drawn(0, side, n)[:, None]
             without.append((at + 0.5 - middle).abs() < max(side / 6, 0.5))  # a signal has one row
-        rows, columns = index
-        moved = x[
-            torch.arange(n, device=x.device)[:, None, None], :, rows[..., None], columns[:, None]
+        # What belongs to each image, and along one side, beside (B, *sides).
+        of_each = [n, *[1] * len(sides)]
+        along = [
+            [n, *(side if other == axis else 1 for other, side in enumerate(sides))]
+            for axis in range(len(sides))
         ]
-        moved = moved.permute(0, 3, 1, 2)
+        at = torch.arange(n, device=x.device).reshape(of_each)
+        places = (each.reshape(shape) for each, shape in zip(index, along, strict=True))
+        moved = x.movedim(1, -1)[at, *places].movedim(-1, 1)
         contrast, brightness = (
-            (changed * drawn(-most, most, n))[:, None, None, None] for most in (0.3, 0.2)
+            (changed * drawn(-most, most, n)).reshape(n, *[1] * (1 + len(sides)))
+            for most in (0.3, 0.2)
         )
-        mean = moved.mean((1, 2, 3), keepdim=True)
+        mean = moved.mean(tuple(range(1, moved.dim())), keepdim=True)
         adjusted = moved + contrast * (moved - mean) + brightness
-        cut = without[0][:, :, None] & without[1][:, None] & changed[:, None, None]
+        cut = changed.reshape(of_each)
+        for each, shape in zip(without, along, strict=True):
+            cut = cut & each.reshape(shape)
         return adjusted.masked_fill(cut[:, None], 0)
 
     def adapt(self, seen: float, held_out: float, share: float) -> None:

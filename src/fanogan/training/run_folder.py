@@ -141,7 +141,12 @@ class RunFolder:
         write_whole(path, b"".join(kept))
 
     def sample_grid(self, name: str, images: np.ndarray) -> None:
-        """Write images (n, C, H, W) in [−1, 1] as one PNG, eight a row, unused places grey."""
+        """Write images (n, C, H, W) in [−1, 1] as one PNG, eight a row, unused places grey.
+
+        Of volumes it is the middle slice of each.
+        """
+        if images.ndim == 5:
+            images = images[:, :, images.shape[2] // 2]
         grey = np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
         n, channels, rows, columns = grey.shape
         across = min(n, 8)

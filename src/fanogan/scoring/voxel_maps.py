@@ -1,0 +1,112 @@
+"""What is made of the residual of a volume that is seen in three dimensions.
+
+Its map is on the scan's own voxels; beside it stand regions of voxels, and the slice to look at.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from fanogan.calibration import Calibration
+from fanogan.scoring.result import Result
+from fanogan.storage import room
+
+SMOOTHED = 3
+"""Voxels a side over which the residual is averaged before regions are looked for."""
+
+LEAST_VOXELS = SMOOTHED**3
+"""Of a region: fewer are no more than one voxel makes when it is smoothed."""
+
+REGION_COLUMNS = (
+    *("volume", "number", "first_slice", "last_slice", "first_row", "last_row", "first_column"),
+    *("last_column", "peak_slice", "peak_row", "peak_column", "x_mm", "y_mm", "z_mm", "voxels"),
+    *("mm3", "mean", "peak"),
+)
+
+
+@dataclass(frozen=True)
+class VoxelRegion:
+    """Voxels that touch, at sides, edges or corners, and differ more than normals do.
+
+    Attributes:
+        box: First and last slice, row and column.
+        peak_at: Slice, row and column of the strongest voxel.
+        place: Where that lies in the scanner's space, in mm; None where the file doesn't say.
+        voxels: How many there are.
+        mm3: Their volume; None where the spacing isn't known.
+        mean: Of the smoothed residual.
+        peak: Likewise.
+    """
+
+    box: tuple[tuple[int, int], ...]
+    peak_at: tuple[int, ...]
+    place: tuple[float, float, float] | None
+    voxels: int
+    mm3: float | None
+    mean: float
+    peak: float
+
+    def row(self, volume: str, number: int) -> dict[str, object]:
+        """Return it as a line of ``regions.csv``; what isn't known is empty."""
+        ends = [end for side in self.box for end in side]
+        place = [f"{mm:.5g}" for mm in self.place] if self.place else [""] * 3
+        mm3 = "" if self.mm3 is None else f"{self.mm3:.4g}"
+        strength = repr(self.mean), repr(self.peak)
+        values = volume, number, *ends, *self.peak_at, *place, self.voxels, mm3, *strength
+        return dict(zip(REGION_COLUMNS, values, strict=True))
+
+
+def smoothed(residual: np.ndarray) -> np.ndarray:
+    """Return a residual (slices, rows, columns) averaged over ``SMOOTHED`` voxels a side."""
+    found = room(residual.shape, np.float32)
+    ndimage.uniform_filter(residual, SMOOTHED, found, mode="nearest")
+    return found
+
+
+def regions_of(result: Result, calibration: Calibration) -> list[VoxelRegion]:
+    """Return the regions above the held-out normals' quantile, the largest sum first."""
+    values = result.smoothed
+    if values is None or calibration.en_face is None:
+        return []
+    above, labels = room(values.shape, np.bool_), room(values.shape, np.int32)
+    for number, part in enumerate(values):
+        above[number] = part > calibration.en_face[1]
+    ndimage.label(above, np.ones((3, 3, 3)), labels)
+    found = []
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
+        inside = labels[box] == number
+        count = int(inside.sum())
+        if count < LEAST_VOXELS:
+            continue
+        strengths = np.where(inside, values[box], -np.inf)
+        peak = np.unravel_index(int(strengths.argmax()), inside.shape)
+        starts = [side.start for side in box]
+        at = tuple(int(start + inner) for start, inner in zip(starts, peak, strict=True))
+        place = None
+        if result.affine is not None:
+            slice_, row, column = at
+            x, y, z, _ = np.array(result.affine) @ (row, column, slice_, 1)
+            place = (float(x), float(y), float(z))
+        voxel = math.prod(mm for mm in result.spacing if mm is not None)
+        found.append(
+            VoxelRegion(
+                box=tuple((side.start, side.stop - 1) for side in box),
+                peak_at=at,
+                place=place,
+                voxels=count,
+                mm3=count * voxel if all(result.spacing) else None,
+                mean=float(values[box][inside].mean()),
+                peak=float(strengths.max()),
+            )
+        )
+    return sorted(found, key=lambda region: -region.mean * region.voxels)
+
+
+def shown_slice(result: Result) -> int:
+    """Return the slice in which the smoothed residual is strongest."""
+    assert result.smoothed is not None
+    return int(np.unravel_index(int(result.smoothed.argmax()), result.smoothed.shape)[0])
