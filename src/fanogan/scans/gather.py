@@ -17,7 +17,7 @@ from fanogan.scans.signals import SIGNAL_EXTENSIONS
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _DICOM = (".dcm", ".dicom")
-ALONE = (*PICTURES, ".npy", ".npz", ".nii", ".nii.gz", ".hdr", ".vol", ".e2e")
+ALONE = (*PICTURES, ".npy", ".npz", ".nii", ".nii.gz", ".hdr", ".vol", ".e2e", ".fcs")
 """Files that are never one scan with others beside them."""
 EXTENSIONS = (*ALONE, *_DICOM, ".xml")
 

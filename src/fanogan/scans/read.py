@@ -24,6 +24,7 @@ from fanogan.scans.arrays import (
     read_array,
     volume_layout,
 )
+from fanogan.scans.cytometry import read_fcs
 from fanogan.scans.dicom import read_dicom
 from fanogan.scans.find import Kind, ScanSource, each_scan, split_key
 from fanogan.scans.gather import extension
@@ -57,6 +58,7 @@ _SIGNATURES = {
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
     b"HSF-OCT-": "vol",
     b"CMDb": "E2E",
+    b"FCS": "FCS",
 }
 _READERS: dict[str, Callable[[Path], Scan]] = {
     "PNG": read_raster,
@@ -67,6 +69,7 @@ _READERS: dict[str, Callable[[Path], Scan]] = {
     "Heidelberg XML": read_heidelberg,
     "vol": read_vol,
     "E2E": read_e2e,
+    "FCS": read_fcs,
     **SIGNAL_READERS,
 }
 _BY_EXTENSION = {
@@ -81,10 +84,10 @@ _LAYOUTS: dict[Kind, Layout] = {
 }
 _EXTRAS = {
     **{"DICOM": "dicom", "NIfTI": "nifti", "vol": "oct", "E2E": "oct"},
-    **dict.fromkeys(("sound", "EDF", "WFDB"), "signals"),
+    **dict.fromkeys(("sound", "EDF", "WFDB", "FCS"), "signals"),
 }
 _DECODERS = ("PIL", "eyepy", "highdicom", "nibabel", "pydicom", "tifffile")
-_WITH_PATIENT = ("DICOM", "Heidelberg XML", "vol", "E2E", "EDF", "WFDB")
+_WITH_PATIENT = ("DICOM", "Heidelberg XML", "vol", "E2E", "EDF", "WFDB", "FCS")
 
 
 def read_scan(
