@@ -258,7 +258,7 @@ def test_a_former_key_with_a_bad_value_is_refused_by_its_new_name(tmp_path: Path
 NUMBER, COUNT, PAIR = (
     "it must be a number$",
     "it must be a whole number$",
-    "one whole number or two",
+    "one whole number, two, or three",
 )
 REFUSED = [
     ("with: 8", r"no such field as with; the fields are name, about, .*image_size.*base_width"),
@@ -316,7 +316,7 @@ REFUSED = [
     ("[" * 1200, "not a YAML file"),
     (
         "base: tiny",
-        r"no recipe 'tiny': give one of demo, digits, overnight, paper, phantom, signal, small, ",
+        r"no recipe 'tiny': give one of demo, digits, overnight, paper, phantom, signal, ",
     ),
     ("base: [small]", r"no recipe \"\['small'\]\""),
     ("base: ''", "no recipe ''"),
@@ -352,7 +352,7 @@ def test_a_file_that_names_itself_is_refused(tmp_path: Path) -> None:
 def test_what_is_not_there_or_not_text(tmp_path: Path) -> None:
     for missing in ("huge", tmp_path / "none.yaml", tmp_path, "", "small.yml"):
         with pytest.raises(
-            BadRecipe, match="give one of demo, digits, overnight, paper, phantom, signal, small"
+            BadRecipe, match="give one of demo, digits, overnight, paper, phantom, signal, "
         ):
             load_recipe(missing)
     (tmp_path / "picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\xff")
@@ -378,7 +378,7 @@ def test_settings_change_a_recipe_which_says_so() -> None:
         ({"base_widht": 16}, "no such field as base_widht; .*; did you mean base_width\\?"),
         ({"widht": 16}, "did you mean base_width\\?"),  # the former name is nearest
         ({"base_width": "wide"}, "base_width is 'wide', it must be a whole number"),
-        ({"window": None}, "window is None, it must be one whole number or two"),
+        ({"window": None}, "window is None, it must be one whole number, two, or three"),
         ({"image_size": 33}, "image_size 33×33 doesn't fit"),
         ({"recipe": "small"}, "no such field as recipe"),
     ],

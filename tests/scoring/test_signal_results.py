@@ -95,7 +95,7 @@ def with_line(line: np.ndarray, rate: float | None) -> Result:
     x[0, :, 1] = line
     zero = np.zeros_like(x)
     residual = line[None].astype(np.float32)
-    known = {"residual": residual, "picture": x, "reconstruction": zero, "line": residual[0]}
+    known = {"residual": residual, "picture": x, "reconstruction": zero, "smoothed": residual[0]}
     return Result("a.csv", "a.csv", "a", "image", 0, 1, 1, 0, 1, 1, 1, signal=view, **known)
 
 

@@ -1,7 +1,16 @@
-"""Made-up data with exact truth: OCT volumes of retinas, and electrocardiograms."""
+"""Made-up data with exact truth: OCT volumes of retinas, electrocardiograms, volumes of vessels."""
 
 from fanogan.phantom.ecg import MadeUpECG, make_ecg
 from fanogan.phantom.eye import Phantom, make_phantom
 from fanogan.phantom.lesions import LESIONS
+from fanogan.phantom.vessels import MadeUpVessels, make_vessels
 
-__all__ = ["LESIONS", "MadeUpECG", "Phantom", "make_ecg", "make_phantom"]
+__all__ = [
+    "LESIONS",
+    "MadeUpECG",
+    "MadeUpVessels",
+    "Phantom",
+    "make_ecg",
+    "make_phantom",
+    "make_vessels",
+]

@@ -74,7 +74,8 @@ def _share(name: str, values: NDArray[np.float64], full: float) -> NDArray[np.fl
     if _SCATTER.match(name):
         return np.clip(values / full, 0, 1)
     spread = np.arcsinh(values / _COFACTOR) / np.arcsinh(full / _COFACTOR)
-    return np.clip((spread + _BELOW) / (1 + _BELOW), 0, 1)
+    shares: NDArray[np.float64] = np.clip((spread + _BELOW) / (1 + _BELOW), 0, 1)
+    return shares
 
 
 def _plot(rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.uint8]:
