@@ -65,9 +65,10 @@ class HeldOutDuplicates(Note):
 
 @dataclasses.dataclass(frozen=True)
 class FewImages(Note):
-    """Fewer training images than ``FEW_IMAGES``."""
+    """Fewer training images, or signals or volumes, than ``FEW_IMAGES``."""
 
     count: int
+    noun: Kind = "image"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,7 +393,8 @@ def _notes(scans: Sequence[Scan], fingerprint: dict[str, Any], recipe: Recipe) -
     if fingerprint["held_out_duplicates"]:
         yield HeldOutDuplicates(fingerprint["held_out_duplicates"], fingerprint["held_out_images"])
     if images < FEW_IMAGES:
-        yield FewImages(images)
+        noun: Kind = "signal" if recipe.is_signal else "volume" if recipe.is_volume else "image"
+        yield FewImages(images, noun)
     if subjects < FEW_SUBJECTS:
         yield FewSubjects(subjects)
     held_out, needed = fingerprint["held_out_subjects"], held_out_needed(ALPHA)

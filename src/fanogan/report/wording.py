@@ -155,8 +155,8 @@ def describe(note: Note) -> str:
                 f"{count:,} of {of:,} held-out images are among the training images too: "
                 "thresholds come out too low"
             )
-        case FewImages(count):
-            return f"only {counted(count, 'training image')}: the model may learn them by heart"
+        case FewImages(count, noun):
+            return f"only {counted(count, f'training {noun}')}: the model may learn them by heart"
         case FewSubjects(count):
             subjects = counted(count, "training subject")
             return f"only {subjects}: others may look different and yet be normal"
