@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -211,6 +212,17 @@ def test_archives_and_memory(tmp_path: Path) -> None:
     (tmp_path / "list").write_text(f"{archive}\nmemory://those/scans/1.png\n")
     names = [name for _, name, _ in FileList(tmp_path / "list").named()]
     assert names == [archive.as_posix(), "memory://those/scans/1.png"]
+
+
+def test_a_run_on_normals_at_a_url_resumes(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for number in range(20):
+        memory.pipe_file(f"/normals/{number}.png", picture(number))
+    run, few = tmp_path / "run", ["critic_updates=2", "encoder_updates=2"]
+    main(["fit", "memory://normals", "--recipe", "smoke", "--set", *few, "--out", str(run)])
+    shutil.rmtree(run / "model")
+    main(["fit", "--resume", str(run)])
+    assert (run / "model" / "model.json").exists()
 
 
 def test_paths_and_urls_are_not_mixed(tmp_path: Path) -> None:

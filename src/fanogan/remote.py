@@ -23,9 +23,8 @@ from fanogan.errors import FanoganError
 
 T = TypeVar("T")
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[a-z0-9]+::")
-PROTOCOLS = ("http", "https", "zip", "tar")
-"""Where paths may hold '*' and '?' that are no wildcards, or nothing is written."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+WITHOUT_GLOBS = ("http", "https")
 WAITS = (0.5, 2.0, 5.0)
 """Seconds before each further attempt; a library's own attempts come before these."""
 
@@ -67,11 +66,9 @@ def _tried(url: str, step: Callable[[], T], doing: str = "read") -> T:
     for wait in (*WAITS, None):
         try:
             return step()
-        except (FileNotFoundError, PermissionError, BadRemote) as error:
-            if isinstance(error, BadRemote):
-                raise
-            if isinstance(error, FileNotFoundError):
-                raise BadRemote(f"{url} does not exist: check bucket and path") from error
+        except FileNotFoundError as error:
+            raise BadRemote(f"{url} does not exist: check bucket and path") from error
+        except PermissionError as error:
             raise BadRemote(
                 f"{url} may not be {doing} ({_said(error)}): check credentials and permissions"
             ) from error
@@ -103,7 +100,7 @@ def files_at(url: str) -> dict[str, str]:
     protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
 
     def found() -> dict[str, str]:
-        if "*" in path and protocol not in PROTOCOLS:
+        if "*" in path and protocol not in WITHOUT_GLOBS:
             root = path.partition("*")[0].rpartition("/")[0]
             paths = [each for each in fs.glob(path) if fs.isfile(each)]
         elif fs.isfile(path):

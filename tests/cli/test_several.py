@@ -12,6 +12,7 @@ from stripes import fitted
 
 from fanogan.cli.parser import main
 from fanogan.cli.several import devices_for
+from fanogan.scans import Shard
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,18 @@ def test_each_gpu_has_a_process_and_none_too_few(monkeypatch: pytest.MonkeyPatch
         devices_for(3, "cuda")
     with pytest.raises(ValueError, match="--device cuda:1 means 1"):
         devices_for(2, "cuda:1")
+
+
+def test_a_part_of_bad_files_alone_is_a_part(model: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(images / "good.png")
+    here = Shard(1, 2).holds("good.png")
+    names = (f"bad{number}.png" for number in range(100))
+    bad = next(name for name in names if Shard(1, 2).holds(name) != here)
+    (images / bad).write_bytes(b"\x89PNG\r\n\x1a\n")
+    out = tmp_path / "out"
+    command = ["score", str(model), str(images), "--device", "cpu", "--skip-bad"]
+    main([*command, "--devices", "2", "--out", str(out)])
+    assert [*scores(out)] == ["good.png"]
+    assert bad in (out / "report.html").read_text(encoding="utf-8")

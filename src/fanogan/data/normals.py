@@ -17,6 +17,7 @@ from fanogan.data.patches import Patches
 from fanogan.data.preprocessing import Preprocessing
 from fanogan.data.seen import Seen, digest_of
 from fanogan.recipes import Recipe
+from fanogan.remote import is_url
 from fanogan.retina import (
     FlatSpace,
     FlatVolume,
@@ -347,7 +348,7 @@ def _origin(
     paths = source if isinstance(source, list | tuple) else [source]
     if not all(isinstance(path, str | Path) for path in paths):
         return None
-    normals = [str(Path(path).absolute()) for path in paths]
+    normals = [path if is_url(path) else str(Path(path).absolute()) for path in paths]
     if groups is not None and groups.lower().endswith(".csv"):
         groups = str(Path(groups).absolute())
     return {
