@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import tifffile
@@ -316,3 +317,20 @@ def test_real_pictures_are_grouped_by_subject(data_folder: Path) -> None:
     assert sum(len(v.parts) for v in found) == len(find_scans(folder)) == 66
     volume = next(iter(read_volumes(folder, SPACE, groups=r"(subject\d+)")))
     assert volume.pixels.shape[:2] == (11, 128) and volume.found > 0.9
+
+
+def test_volumes_at_a_url_are_those_of_this_machine(eyes: list[Scan], tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    folder = tmp_path / "eyes"
+    (folder / "ill").mkdir(parents=True)
+    np.save(folder / "ill" / "eye.npy", eyes[0].pixels)
+    memory.pipe_file("/eyes/ill/eye.npy", (folder / "ill" / "eye.npy").read_bytes())
+    here, there = (one(source, spacing=SPACING) for source in (str(folder), "memory://eyes"))
+    assert (here.name, here.group) == (there.name, there.group)
+    assert_equal(here, there)
+    store = tmp_path / "prepared.zarr"
+    assert prepare("memory://eyes", store, spacing=SPACING).kept == 0
+    assert prepare("memory://eyes", store, spacing=SPACING).kept == 1
+    memory.pipe_file("/eyes/0.png", b"")
+    with pytest.raises(BadScan, match=r"eyes/0\.png: pictures of retinal OCT are read from this"):
+        find_volumes("memory://eyes")

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fanogan.remote import stamp
 from fanogan.retina.flat_volume import FlatVolume
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.pictures import PicturesAs
@@ -192,9 +193,10 @@ def _fingerprint(source: VolumeSource) -> str:
         digest.update(np.ascontiguousarray(source.pixels).data)
         digest.update(repr((source.pixels.shape, source.spacing)).encode())
     elif isinstance(source, ScanSource):
-        for path in source.files:
+        for path in () if source.url else source.files:
             digest.update(path.name.encode(errors="surrogateescape"))
             digest.update(path.read_bytes())
+        digest.update(stamp(source.url).encode() if source.url else b"")
         digest.update((source.key or "").encode(errors="surrogateescape"))
     else:
         digest.update(str(source.attributes["source"]).encode())

@@ -23,6 +23,7 @@ from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.pictures import PicturesAs, join_pictures
 from fanogan.retina.store import StoredVolume, is_store, stored_volumes
 from fanogan.scans import (
+    PICTURES,
     BadScan,
     FileList,
     Scan,
@@ -31,10 +32,12 @@ from fanogan.scans import (
     Spacing,
     composed,
     empty_frames_note,
+    extension,
     find_scans,
     good_ones,
     is_array_like,
     is_dicom,
+    on_this_machine,
     read_scan,
     silence_decoders,
     stack_bscans,
@@ -137,15 +140,16 @@ def find_volumes(
         else:
             paths = list(run)
             files = find_scans(paths, groups, on_left_out)
-            if remote := next((file.url for file in files if file.url), None):
+            remote = [file for file in files if file.url]
+            if picture := next((f.url for f in remote if extension(f.path) in PICTURES), None):
                 raise BadScan(
-                    f"{remote}: retinal OCT is read from this machine alone, since a volume may be "
-                    "of many files; copy its folder here"
+                    f"{picture}: pictures of retinal OCT are read from this machine alone, since "
+                    "those of a folder may be a volume; copy their folder here"
                 )
             # Of a list whose own column names the subjects.
             has_subjects = isinstance(paths[0], FileList) and files[0].group != files[0].name
             by_subject = groups is not None or has_subjects
-            found += join_pictures(files, pictures, by_subject, on_left_out)
+            found += remote or join_pictures(files, pictures, by_subject, on_left_out)
     return found
 
 
@@ -220,6 +224,9 @@ def _flat_or_error(
 
 
 def _read(source: ScanSource) -> Scan:
+    if source.url:
+        with on_this_machine(source) as here:
+            return replace(_read(here), files=())
     if source.path.is_dir():
         # The current folder is '.', which says little.
         folder = source.path if source.path.name else Path(source.name)

@@ -38,6 +38,7 @@ from fanogan.scans.notes import (
 from fanogan.scans.read import (
     format_of,
     good_ones,
+    on_this_machine,
     read_scan,
     read_scans,
     scans_of,
@@ -118,6 +119,7 @@ __all__ = [
     "natural_key",
     "note_from_json",
     "note_to_json",
+    "on_this_machine",
     "read_mask",
     "read_scan",
     "read_scans",

@@ -150,15 +150,8 @@ def scans_of(source: ScanSource, done: Set[str] = frozenset()) -> Iterator[Scan]
         BadScan: The file cannot be used.
     """
     if source.url:
-        try:
-            with fetched(source.url) as copy:
-                try:
-                    for scan in scans_of(replace(source, path=copy, url=None), done):
-                        yield replace(scan, files=())
-                except BadScan as error:
-                    raise BadScan(str(error).replace(str(copy), source.url)) from error
-        except BadRemote as error:
-            raise BadScan(str(error)) from error
+        with on_this_machine(source) as here:
+            yield from (replace(scan, files=()) for scan in scans_of(here, done))
         return
     path, key, name, group = source.path, source.key, source.name, source.group
     with _explained(str(path), "an image"):
@@ -171,6 +164,20 @@ def scans_of(source: ScanSource, done: Set[str] = frozenset()) -> Iterator[Scan]
         is_whole = source.kind == "volume"
         scan = read_scan(path, name, group, key, parts=source.parts, in_parts=is_whole)
         yield as_volume(scan) if is_whole else scan
+
+
+@contextmanager
+def on_this_machine(source: ScanSource) -> Iterator[ScanSource]:
+    """Give a source at a URL as a copy of its file, which goes afterwards; errors name the URL."""
+    assert source.url
+    try:
+        with fetched(source.url) as copy:
+            try:
+                yield replace(source, path=copy, url=None)
+            except BadScan as error:
+                raise BadScan(str(error).replace(str(copy), source.url)) from error
+    except BadRemote as error:
+        raise BadScan(str(error)) from error
 
 
 @contextmanager

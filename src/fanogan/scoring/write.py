@@ -171,6 +171,8 @@ def write_results(
 def _of_dicom(inputs: Iterable[Any]) -> Iterator[Any]:
     """Yield the inputs, each once it is known to be one that DICOM objects can refer to."""
     for each in inputs:
+        if getattr(each, "url", None):
+            raise BadScan(f"{each.url}: --dicom needs files of this machine; copy them here")
         check_source(getattr(each, "parts", ()) or (each.path,))
         yield each
 
