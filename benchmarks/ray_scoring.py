@@ -40,10 +40,11 @@ def make(place: Path, count: int) -> None:
     """Write model and images, once."""
     if (place / "made").exists():
         return
-    images = np.random.default_rng(0).integers(0, 256, (1000, SIDE, SIDE), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (1064, SIDE, SIDE), dtype=np.uint8)
+    normals, images = noise[:64], noise[64:]
     short = {"critic_updates": 2, "encoder_updates": 1, "reestimate_batch_norm": False}
     detector = FAnoGAN("small", device="cpu", batch_size=8, window=SIDE, image_size=SIDE, **short)
-    detector.fit(images[:64]).save(place / "model")
+    detector.fit(normals).save(place / "model")
     save(images, count, place / "images")
     (place / "made").touch()
 

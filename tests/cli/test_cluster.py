@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from stripes import fitted
 
+from fanogan.cli.cluster import shards_of
 from fanogan.cli.parser import main
 from fanogan.scans import Shard
 from fanogan.scoring import write_csv
@@ -63,6 +64,12 @@ def test_what_contradicts_is_refused(
     with pytest.raises(SystemExit):
         main(["score", "model", "images", *options, "--out", str(tmp_path / "out")])
     assert words in capsys.readouterr().err
+
+
+def test_shards_are_of_a_thousand_files_and_stay_as_they_were_begun(tmp_path: Path) -> None:
+    assert [shards_of(tmp_path, files) for files in (3, 9000, 100_000)] == [8, 16, 128]
+    (tmp_path / "3-of-16").mkdir()
+    assert shards_of(tmp_path, 100_000) == 16
 
 
 def test_a_table_is_the_same_in_parquet(tmp_path: Path) -> None:

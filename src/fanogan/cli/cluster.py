@@ -72,7 +72,7 @@ def score_on_ray(
     from fanogan.scans import Shard
 
     folder = Path(f"{out.resolve()}.parts")
-    count = _shards(folder, files)
+    count = shards_of(folder, files)
     parts = [folder / f"{number}-of-{count}" for number in range(1, count + 1)]
     _, _, address = on.partition(":")
     dashboard = None if address else False  # of a cluster that is there already, none can be said
@@ -109,7 +109,7 @@ def score_on_ray(
     return merged_parts(parts, out, parquet=True)
 
 
-def _shards(folder: Path, files: int) -> int:
+def shards_of(folder: Path, files: int) -> int:
     """Return how many shards there are: as many as were begun, else by the number of files."""
     begun = {path.name.partition("-of-")[2] for path in folder.glob("*-of-*")}
     if len(begun) == 1 and (count := begun.pop()).isdecimal():
