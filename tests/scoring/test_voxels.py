@@ -6,8 +6,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
+from dicom_volumes import STUDY, ct_series
 from monai.inferers.utils import sliding_window_inference
 
 from fanogan import FAnoGAN, load_recipe, storage
@@ -19,7 +21,7 @@ from fanogan.evaluation import evaluate
 from fanogan.export import BadExport, ExportedModel, export
 from fanogan.export.graph import Resample
 from fanogan.recipes import BadRecipe
-from fanogan.scans import BadScan
+from fanogan.scans import BadScan, read_scans
 from fanogan.scoring import Model, results, write_results
 from fanogan.scoring.table import read_csv
 from fanogan.scoring.voxel_maps import regions_of, smoothed
@@ -184,6 +186,20 @@ def test_results_lie_on_the_scans_own_voxels(model: Model, tmp_path: Path) -> No
     )
 
 
+def test_a_dicom_series_is_one_volume_and_has_objects_of_its_study(
+    model: Model, tmp_path: Path
+) -> None:
+    ct_series(tmp_path / "scans" / "ct", waves(1, first=60)[0])
+    write_results(model, [tmp_path / "scans"], tmp_path / "out", maps="nifti", dicom=True)
+    (scan,) = read_scans([tmp_path / "scans"], kind="volume")
+    written = nibabel.load(tmp_path / "out" / "maps" / "ct.nii.gz")
+    assert written.shape == (18, 24, 20) and scan.affine is not None  # columns, rows, slices
+    corner = np.array(scan.affine) @ (3, 7, 11, 1)  # row, column, slice
+    assert np.allclose(written.affine @ (7, 3, 11, 1), corner, atol=1e-4)
+    found = pydicom.dcmread(tmp_path / "out" / "dicom" / "ct.pm.dcm")
+    assert int(found.NumberOfFrames) == 20 and found.StudyInstanceUID == STUDY
+
+
 def test_a_stopped_scoring_is_resumed_with_the_same_end(model: Model, tmp_path: Path) -> None:
     scans = write_niftis(tmp_path / "scans", waves(3, first=70))
     write_results(model, [scans], tmp_path / "whole")
@@ -249,6 +265,8 @@ def test_what_is_refused(model: Model, tmp_path: Path, capsys: pytest.CaptureFix
         TINY.but(image_size=(16, 16))
     with pytest.raises(BadRecipe, match="which is flattened B-scan by B-scan"):
         TINY.but(geometry="retina")
+    with pytest.raises(BadRecipe, match="augment_normals is for images"):
+        TINY.but(augment_normals=True)
     with pytest.raises(BadRecipe, match="volume's, such as 16×32×32"):
         TINY.but(image_size=(15, 16, 16))
     with pytest.raises(SystemExit):

@@ -165,7 +165,7 @@ class Recipe:
                 f"recipe {self.name}: window and image_size are (1, samples) for signals, both; "
                 "for images neither has one row"
             )
-        if self.augment_normals and (self.is_signal or self.depth_channel):
+        if self.augment_normals and (self.is_signal or self.is_volume or self.depth_channel):
             raise BadRecipe(
                 f"recipe {self.name}: augment_normals is for images without a depth channel; "
                 "set it to false"
