@@ -19,10 +19,10 @@ demo: $(VENV)/installed
 test: lint
 	$(BIN)/python -m pytest -q
 
-# dicom3tools has dciodvfy, which says whether DICOM objects are as the standard has them; Orthanc is an image archive, and
-# dcmtk another reader.
+# dicom3tools has dciodvfy, which says whether DICOM objects are as the standard has them; Orthanc is an image archive,
+# dcmtk another reader, and the pages of `review` are tested in Chromium.
 test-system: $(VENV)/installed-dev
-	apt-get install --yes --quiet dcmtk dicom3tools orthanc orthanc-dicomweb
+	apt-get install --yes --quiet chromium dcmtk dicom3tools orthanc orthanc-dicomweb
 	$(BIN)/python -m pytest -q -m system
 
 docs: $(VENV)/installed

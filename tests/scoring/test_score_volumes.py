@@ -28,6 +28,8 @@ from fanogan.phantom import Phantom, make_phantom
 from fanogan.recipes import load_recipe
 from fanogan.retina import Boundaries, DepthProfile, FlatSpace, FlatVolume, find_regions, make_flat
 from fanogan.retina.intensity import DEPTHS
+from fanogan.review import Database, import_results
+from fanogan.review.opened import Opened
 from fanogan.scans import BadScan, Scan
 from fanogan.scoring import Model, Result, results, score, score_batch, write_results
 
@@ -319,12 +321,25 @@ def test_an_eye_from_dicom_sends_back_what_is_found(
         for group in parametric.PerFrameFunctionalGroupsSequence
     ]
     np.testing.assert_array_equal(parametric.pixel_array, values[np.array(frames) - 1])
+    # What review needs: where the scan lies, which eye it is, and what lies below a region.
+    [scan] = table_of(tmp_path / "out" / "scans.csv")
+    assert (scan["folder"], json.loads(scan["files"])) == (str(path.parent), ["eye.dcm"])
+    assert (scan["eye"], float(scan["row_mm"])) == ("right", SPACING[1])
+    database = Database(tmp_path / "review.sqlite")
+    assert import_results(database, tmp_path / "out") == 1
+    case = database.case(1)
+    assert case is not None and len(case["frames"]) == 3
+    reviewed = Opened(case)
+    np.testing.assert_array_equal(reviewed.scan.pixels, ill.pixels)
+    np.testing.assert_array_equal(reviewed.residual(1), stored.get_fdata(dtype=np.float32).T[1])
     # Each region's segment covers its B-scans and columns, and pixels as many as its depth has.
     regions = json.loads((tmp_path / "out" / "regions.json").read_text())
     assert len(regions) == len(segmentation.SegmentSequence) > 0
     masks = highdicom.seg.Segmentation.from_dataset(segmentation).get_pixels_by_source_frame(
         dcmread(path).SOPInstanceUID, [1, 2, 3], assert_missing_frames_are_empty=True
     )
+    for number, (key, _) in enumerate(reviewed.regions):
+        np.testing.assert_array_equal(reviewed.region_volume(key), masks[..., number] > 0)
     for number, region in enumerate(regions):
         frames, rows, columns = np.nonzero(masks[..., number])
         assert [frames.min(), frames.max()] == region["bscans"]

@@ -91,6 +91,8 @@ def test_writes_a_table_maps_overlays_and_a_page(model, folder, tmp_path):
         ".fanogan-results",
         "scores.csv",
         "report.html",
+        "scans.csv",
+        "about.json",
         *(f"maps/{name}.tif" for name in names),
         *(f"overlays/{name}.png" for name in names),
     }

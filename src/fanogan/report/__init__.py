@@ -7,9 +7,16 @@ from fanogan.report.card import model_card
 from fanogan.report.curves import Curves, draw_curves
 from fanogan.report.dicom import Found, Maker, dicom_objects
 from fanogan.report.drift_page import drift_sentences, write_drift_page
-from fanogan.report.en_face import VolumeCase, en_face_picture
+from fanogan.report.en_face import Ground, VolumeCase, en_face_picture, region_mask
 from fanogan.report.figures import FIGURE_STYLE, histogram_figure, inline_svg
-from fanogan.report.images import as_rgb, outline, overlay, shrink, with_strip
+from fanogan.report.images import (
+    as_rgb,
+    outline,
+    overlay,
+    residual_layer,
+    shrink,
+    with_strip,
+)
 from fanogan.report.page import Case, write_evaluation_report, write_score_report
 from fanogan.report.side_by_side import SideBySide, write_comparison
 from fanogan.report.verdict import alarms, lead
@@ -20,6 +27,7 @@ __all__ = [
     "Case",
     "Curves",
     "Found",
+    "Ground",
     "Maker",
     "SideBySide",
     "VolumeCase",
@@ -37,6 +45,8 @@ __all__ = [
     "model_card",
     "outline",
     "overlay",
+    "region_mask",
+    "residual_layer",
     "shrink",
     "with_strip",
     "write_comparison",

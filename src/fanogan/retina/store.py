@@ -134,6 +134,7 @@ class StoredVolume:
             affine=None if affine is None else tuple(map(tuple, affine)),
             grey_range=None if grey_range is None else (grey_range[0], grey_range[1]),
             en_face=en_face,
+            files=(self.path,),
             **{key: known[key] for key in ("eye", "device", "thickness", "is_retina")},
         )
 

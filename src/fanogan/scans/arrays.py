@@ -234,6 +234,7 @@ def array_images(
                     group=member(group, number) if group == name else group,
                     notes=notes,
                     highest=whole.highest,
+                    files=(path,),
                     member=(name, number) if count > 1 else None,
                 )
         first += len(pixels) // each

@@ -65,7 +65,9 @@ def own_names(folder: str | Path, marks: Collection[str]) -> re.Pattern[str]:
     """
     own = ["(?!)"]  # matches nothing
     if {"report.html", "scores.csv"} <= set(marks) or ".unfinished" in marks:
-        own.append(r"maps|overlays|en_face|shape|dicom|pixels\.npz|(scores|patches|regions)\.csv")
+        own.append(
+            r"maps|overlays|en_face|shape|layers|dicom|pixels\.npz|(scores|scans|patches|regions)\.csv"
+        )
     if "config.yaml" in marks and _begins(folder, "config.yaml", b"fanogan:"):
         own.append("samples")
     if "study.json" in marks and _begins(folder, "study.json", b'{\n "data":'):

@@ -88,7 +88,8 @@ class Scan:
         is_retina: True where the file itself says that it is optical coherence tomography of an
             eye: Heidelberg's formats, and DICOM ophthalmic tomography.
         affine: Where the pixels lie in space, where a NIfTI or DICOM says.
-        files: Those that it was read from: one, or one for each frame; empty for arrays.
+        files: Those that it was read from: one, or one for each frame; the group of a prepared
+            store; empty for arrays in memory.
         highest: The largest value of all images of the array, or array file, that this is one of,
             where they are integers; it tells how many bits are in use.
         grey_range: The lowest and highest grey value that were told apart, in the file's own units,

@@ -27,7 +27,7 @@ from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.results_folder import WRITTEN, whole_folder
 from fanogan.scoring.shards import Merged, merge
 from fanogan.scoring.table import COLUMNS, Table, read_csv, row_of, write_csv
-from fanogan.scoring.volume_maps import MapsAs, VolumeMaps, image_files, map_file
+from fanogan.scoring.volume_maps import MapsAs, VolumeMaps, float_tiff, image_files, map_file
 from fanogan.scoring.windows import HALF
 from fanogan.scoring.write import VOLUMES_SHOWN, skip_notes, write_results
 
@@ -56,6 +56,7 @@ __all__ = [
     "case_of",
     "drift_record",
     "encode",
+    "float_tiff",
     "frame_name",
     "image_files",
     "images_done",

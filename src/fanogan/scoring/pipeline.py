@@ -384,6 +384,7 @@ def result_of(model: Model, encoded: Encoded, number: int | None, frame: FrameSc
         spacing=scan.scan_spacing if isinstance(scan, FlatVolume) else scan.spacing,
         affine=scan.affine,
         files=scan.files,
+        eye=scan.eye,
         of_volume=scan.is_volume and number is not None,
         notes=(*scan.notes, seen) if seen else scan.notes,
         hashed=hashes[0] if number is not None and hashes else BLANK,

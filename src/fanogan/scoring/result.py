@@ -87,6 +87,7 @@ class Result:
     spacing: Spacing = UNKNOWN_SPACING  # mm between frames, rows and columns of the scan
     affine: Affine | None = None  # where the image lies in space, where its file says
     files: tuple[Path, ...] = ()  # of the scan
+    eye: str | None = None  # 'left' or 'right', where its file says
     of_volume: bool = False  # a frame of a volume
     # Of retinal OCT, where maps are NaN beyond the flat area:
     volume: FlatVolume | None = None

@@ -114,7 +114,10 @@ class VolumeMaps:
         return labels
 
     def files(self, case: VolumeCase, scale: float, maps: MapsAs = "tiff") -> Files:
-        """Yield the map in the scan's geometry, the en-face map, and the worst B-scans."""
+        """Yield the map in the scan's geometry, the en-face map, the layers, the worst B-scans.
+
+        `layers/` has the retina's inner and outer line, (2, B-scans, columns), in rows of the scan.
+        """
         volume = self.volume
         between, _, across = spacing = volume.scan_spacing
         yield map_file(case.name, self.residuals, spacing, volume.affine, volume.files, maps)
@@ -123,6 +126,10 @@ class VolumeMaps:
             float_tiff(self.en_face, (None, between, across)),
         )
         yield f"en_face/{place_of(case.name, '.png')}", _png(en_face_picture(case))
+        yield (
+            f"layers/{place_of(case.name, '.tif')}",
+            float_tiff(np.stack([volume.inner, volume.outer])),
+        )
         if case.of_shape is not None:
             plane = (None, between, across)
             yield f"shape/{place_of(case.name, '.tif')}", float_tiff(case.of_shape.en_face, plane)

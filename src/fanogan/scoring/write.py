@@ -65,11 +65,15 @@ CASES = {"image": IN_GALLERY, "volume": VOLUMES_SHOWN, "steps": 1}
 """How many of each kind the page shows at most."""
 ENDS = {"bscans": ("first_bscan", "last_bscan"), "columns": ("first_column", "last_column")}
 IN_PARQUET = ("scores.csv", PATCHES, "regions.csv")
+SCANS, ABOUT = "scans.csv", "about.json"
+"""What ``review`` opens scans with: where each lies, and how the model's maps are coloured."""
+SCAN_COLUMNS = ("name", "folder", "files", "eye", "bscan_mm", "row_mm", "column_mm")
 TABLES = (
-    *("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json", RECORD, SHARD, ROWS),
+    *("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json", RECORD, SCANS, ABOUT),
+    *(SHARD, ROWS),
     *(table.replace(".csv", ".parquet") for table in IN_PARQUET),
 )
-WRITES = (*TABLES, "maps", "overlays", "en_face", "shape", "dicom")
+WRITES = (*TABLES, "maps", "overlays", "en_face", "shape", "layers", "dicom")
 """All that may come into the folder of the results."""
 
 
@@ -242,6 +246,8 @@ class _Writer:
             **row_of(result, self.calibration, self.alpha),
             "input": result.scan_name or result.name,
         }
+        if not result.of_volume:
+            row["scan"] = _scan_row(result)
         self.batch.append(row)
         if result.unit == "volume":
             self._add_volume(row, result)
@@ -350,6 +356,15 @@ class _Writer:
         self.batch = []
 
 
+def _scan_row(result: Result) -> dict[str, Any]:
+    """Return a line of ``scans.csv``: the files' names are a list in JSON."""
+    files = [os.path.abspath(path) for path in result.files]
+    folder = os.path.commonpath([os.path.dirname(path) for path in files]) if files else ""
+    names = json.dumps([os.path.relpath(path, folder) for path in files])
+    values = (result.name, folder, names, result.eye, *result.spacing)
+    return dict(zip(SCAN_COLUMNS, values, strict=True))
+
+
 def about_results(model: Model, alpha: float, scores_only: bool) -> dict[str, Any]:
     """Return what the page says beside the rows, as plain values."""
     held_out = model.calibration.units.get("image")
@@ -358,6 +373,8 @@ def about_results(model: Model, alpha: float, scores_only: bool) -> dict[str, An
         "kind": model.preprocessing.kind,
         "model": about_model(model),
         "scale": model.calibration.map_scale,
+        "en_face": model.calibration.en_face,
+        "maker": vars(_maker_of(model)),
         "statements": {unit: statement_of(model, alpha, unit) for unit in ("image", "volume")},
         "held_out": held_out.scores.tolist() if held_out else [],
         "warnings": list(model.provenance["warnings"]),
@@ -386,6 +403,11 @@ def write_tables(
     drift = DriftRecord.from_dict(about["drift"]) if about["drift"] else None
     regions: list[dict[str, Any]] = []
     warned = 0
+    write_whole(folder / ABOUT, json.dumps(about, indent=1).encode())
+    with open(folder / SCANS, "w", newline="", encoding="utf-8") as file:
+        scans = csv.DictWriter(file, SCAN_COLUMNS, lineterminator="\n")
+        scans.writeheader()
+        scans.writerows(as_cells(row["scan"]) for row in journal.rows() if "scan" in row)
     with open(folder / "scores.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

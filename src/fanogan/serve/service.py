@@ -8,7 +8,6 @@ import functools
 import logging
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from fanogan.errors import FanoganError
 from fanogan.scans import limit_pixels
+from fanogan.serve.address import address_of, listening
 from fanogan.serve.answer import Answer, MapFormat, answer
 from fanogan.serve.gate import MODEL, Gate, Metrics, Settings
 from fanogan.serve.served import Load, Models
@@ -48,10 +48,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         (503, "took too long", "took longer than 60 seconds"),
     )
 }
-
-
-class CannotListen(FanoganError):
-    """An address or port that can't be had, in one sentence."""
 
 
 def application(
@@ -177,7 +173,7 @@ def serve(
         CannotListen: there.
         FanoganError: a model can't be loaded.
     """
-    with contextlib.closing(_listening(host, port)) as listening:
+    with contextlib.closing(listening(host, port)) as taken:
         models = Models(sources, settings, Metrics())
         limit_pixels(int(settings.megapixels * 1e6))
         # Other loggers name files, such as members of a zip.
@@ -188,8 +184,7 @@ def serve(
         log.addHandler(logging.StreamHandler())
         # uvicorn raises the signal again when all is done; it has been answered by then.
         signal.signal(signal.SIGTERM, lambda *_: None)
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listening.getsockname()[1]}"
+        address = address_of(taken, host)
         config = uvicorn.Config(
             application(models, settings, functools.partial(on_start, address)),
             log_config=None,
@@ -198,15 +193,4 @@ def serve(
             timeout_graceful_shutdown=int(settings.seconds) + 1,
         )
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run([listening])
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CannotListen(
-            f"nothing can listen at {host}:{port} ({reason}): give another"
-        ) from None
+            uvicorn.Server(config).run([taken])
