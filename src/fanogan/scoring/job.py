@@ -35,7 +35,7 @@ from fanogan.storage import write_whole
 log = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
-FORMAT = 3
+FORMAT = 4
 JOB, DATABASE, COMPLETE = "job.json", "rows.sqlite", "complete"
 
 
