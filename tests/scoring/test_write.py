@@ -279,7 +279,7 @@ def test_another_result_takes_the_place_of_the_one_before_and_of_nothing_else(
     # And one without maps, from memory, leaves none.
     write_results(model, images_of(2, 20, 24), out, scores_only=True)
     assert {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()} == {
-        *(".fanogan-results", "scores.csv", "report.html"),
+        *(".fanogan-results", "scores.csv", "report.html", "scans.csv", "about.json", "drift.json"),
         *("maps/mine.txt", "notes.txt", "overlays/changed.png.png"),
     }
 
