@@ -155,7 +155,7 @@ def _mask_file(case: Opened, mask: NDArray[np.bool_]) -> tuple[str, bytes]:
     if extension(files[0]) in (".nii", ".nii.gz", ".hdr") and case.scan is not None:
         values = mask.astype(np.float32)
         data = as_nifti(values, case.spacing, case.scan.affine, rows_first=True)
-        return place_of(name, ".nii.gz"), data
+        return place_of(name, ".nii.gz"), bytes(data)
     whole = mask if len(mask) > 1 else mask[0]
     return place_of(name, ".tif"), float_tiff(whole * np.float32(1), case.spacing)
 
