@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from oct_pictures import part_of
 from PIL import Image
 from tables import (
     RESULTS,
@@ -40,7 +41,8 @@ from tables import (
     write_section,
 )
 
-from fanogan import FAnoGAN, Scan, load_recipe
+from fanogan import FAnoGAN, Recipe, Scan, load_recipe
+from fanogan.data import Normals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,28 +50,28 @@ class Data:
     """What is learnt and what is tested."""
 
     normals: Any  # as a detector takes them
+    recipe: Recipe
     images: np.ndarray  # (n, H, W) uint8
     labels: np.ndarray  # (n,) 1: pneumonia
     patients: list[str] | None  # (n,); None: unknown
-    changes: dict[str, Any]  # in the recipe
     about: str
 
 
-def pneumoniamnist(data: Path) -> Data:
+def pneumoniamnist(data: Path, recipe: Recipe) -> Data:
     """MedMNIST's counts and splits."""
     file = np.load(data / "pneumoniamnist.npz")
     return Data(
         file["train_images"][file["train_labels"].ravel() == 0],
+        recipe,
         file["test_images"],
         file["test_labels"].ravel().astype(int),
         None,
-        {},
         "28×28 pixels; trained on the normals of the training split, a tenth of them held out for "
         "calibration; intervals resample images, since the file names no patients",
     )
 
 
-def larger(data: Path) -> Data:
+def larger(data: Path, recipe: Recipe) -> Data:
     """The split of the manifest, by patient."""
     with (data / "chest_xray" / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -81,18 +83,26 @@ def larger(data: Path) -> Data:
     learnt, tested = (
         [row for row in rows if row["suggested_split"] == part] for part in ("train", "test")
     )
+    recipe = recipe.but(window=(224, 224))
+    parts: tuple[list[Scan], list[Scan]] = [], []
+    for row in learnt:
+        scan = Scan(read(row)[None], row["path"], row["patient_key"])
+        parts[part_of(scan.group) < 0.2].append(scan)
     return Data(
-        [Scan(read(row)[None], row["path"], row["patient_key"]) for row in learnt],
+        Normals.of(*parts, recipe),
+        recipe,
         np.stack([read(row) for row in tested]),
         np.array([int(row["label"]) for row in tested]),
         [row["patient_key"] for row in tested],
-        {"window": (224, 224), "held_out_fraction": 0.2},
         f"224×224 pixels, seen whole; trained on {len(learnt)} normals, a fifth of whose patients "
         "are held out for calibration; intervals resample patients",
     )
 
 
-SETS: dict[str, Callable[[Path], Data]] = {"pneumoniamnist": pneumoniamnist, "larger": larger}
+SETS: dict[str, Callable[[Path, Recipe], Data]] = {
+    "pneumoniamnist": pneumoniamnist,
+    "larger": larger,
+}
 
 
 def main() -> None:
@@ -104,20 +114,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # A mirrored chest has its heart on the wrong side.
+    recipe = load_recipe(options.recipe).but(horizontal_flip=False)
     for name in options.sets:
-        data = SETS[name](data_folder(options.data))
+        data = SETS[name](data_folder(options.data), recipe)
         folder = RESULTS / name / options.recipe
         for seed in range(options.seeds):
-            one(data, seed, options.recipe, folder / f"seed{seed}.json")
+            one(data, seed, folder / f"seed{seed}.json")
         table(name, data, folder, options.recipe)
 
 
-def one(data: Data, seed: int, recipe: str, path: Path) -> None:
+def one(data: Data, seed: int, path: Path) -> None:
     """One seed."""
     if done(path):
         return
-    # A mirrored chest has its heart on the wrong side.
-    detector = FAnoGAN(load_recipe(recipe).but(horizontal_flip=False, **data.changes), seed=seed)
+    detector = FAnoGAN(data.recipe, seed=seed)
     minutes = trained(detector, data.normals, path)
     result = evaluated(detector.model, data.images, data.labels, data.patients)
     keep(path, {**result, **conditions(seed=seed, minutes=minutes)})

@@ -261,7 +261,7 @@ def _(s):
 @row(
     "fit: unknown recipe",
     "no recipe 'big'",
-    "give one of demo, digits, overnight, paper, phantom, signal, small",
+    "give one of demo, digits, overnight, paper, phantom, signal, signal_overnight, small",
 )
 def _(s):
     return s.fit(s.images(), recipe="big")

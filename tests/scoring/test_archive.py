@@ -264,11 +264,16 @@ def test_scores_only(model, archive, expected, tmp_path):
     out = tmp_path / "out"
     assert stopped(model, archive, out, 70, scores_only=True) == 64
     write_results(model, archive, out, scores_only=True)
-    names = ("scores.csv", "report.html", "drift.json")
+    names = ("scores.csv", "report.html", "drift.json", "scans.csv")
     written = contents(out)
     listed = [json.loads(line) for line in written.pop(WRITTEN).splitlines()]
-    assert written == {name: expected[name] for name in names}
-    assert listed == [[name, hashlib.sha256(expected[name]).hexdigest()] for name in names]
+    about = json.loads(written["about.json"])
+    assert about == json.loads(expected["about.json"]) | {"scores_only": True}
+    same = {name: expected[name] for name in names} | {"about.json": written["about.json"]}
+    assert written == same
+    assert {name: hashed for name, hashed in listed} == {
+        name: hashlib.sha256(content).hexdigest() for name, content in same.items()
+    }
 
 
 def test_two_at_a_time_are_refused(model, archive, tmp_path):

@@ -276,7 +276,9 @@ def windows_of(model: Model, data: StudyData, unit: str, keys: Sequence[str]) ->
         if label:
             picture = encoded.scan.original(number)
             picture = np.moveaxis(pixels, 0, -1) if picture is None else picture
-            marked = mask_of(dataclasses.replace(result, picture=picture))
+            # Of the map that a mask is laid on its size alone is asked for.
+            laid_on = np.empty(picture.shape[: mask.ndim], dtype=np.float32)
+            marked = mask_of(dataclasses.replace(result, residual=laid_on))
             if marked is not None:
                 mask = result.volume.forward(number, marked) if result.volume else marked
         if is_patch and seen.tissue_only:
