@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +125,21 @@ def test_a_part_of_bad_files_alone_is_a_part(model: Path, tmp_path: Path) -> Non
     main([*command, "--devices", "2", "--out", str(out)])
     assert [*scores(out)] == ["good.png"]
     assert bad in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_one_search_has_found_is_scored_and_what_it_left_out_is_said_once(
+    model: Path, images: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "images"
+    (odd / "ward b").mkdir(parents=True)
+    names = ["a,b.png", "ward b/ä\n2.png", os.fsdecode(b"ward b/\xff.png"), "ward b/10.png"]
+    for name, path in zip(names, sorted(images.iterdir()), strict=False):
+        shutil.copy(path, odd / name)
+    (odd / "scan.jp2").write_bytes(b"of no format that is read")
+    one, two = tmp_path / "one", tmp_path / "two"
+    common = ["score", str(model), str(odd), "--device", "cpu", "--scores-only"]
+    main([*common, "--out", str(one)])
+    main([*common, "--devices", "2", "--out", str(two)])
+    assert scores(two) == pytest.approx(scores(one), rel=1e-5)
+    pages = [(folder / "report.html").read_text(encoding="utf-8") for folder in (one, two)]
+    assert [page.count("skipped: ") for page in pages] == [1, 1]

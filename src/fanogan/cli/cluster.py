@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from fanogan.cli import console
 from fanogan.cli.arguments import UsageError
-from fanogan.cli.several import loaded, merged_parts, score_part
+from fanogan.cli.several import divided, loaded, merged_parts, score_part
 from fanogan.errors import FanoganError
 from fanogan.remote import is_url
 from fanogan.storage import BusyFolder
 
 if TYPE_CHECKING:
-    from fanogan.scans import Shard
+    from fanogan.scans import Sharded
     from fanogan.scoring import Model, Table
 
 FILES = 1000
@@ -69,8 +69,6 @@ def score_on_ray(
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    from fanogan.scans import Shard
-
     folder = Path(f"{out.resolve()}.parts")
     count = shards_of(folder, files)
     parts = [folder / f"{number}-of-{count}" for number in range(1, count + 1)]
@@ -87,8 +85,8 @@ def score_on_ray(
         work = ray.remote(max_retries=RETRIES, num_cpus=1, num_gpus=gpus)(_score)
         how = path.resolve(), model.engine, model.precision, model.device.type
         waiting = [
-            work.remote(Path.cwd(), how, source, Shard(number, count), part, options)
-            for number, part in enumerate(parts, 1)
+            work.remote(Path.cwd(), how, shard, part, options)
+            for shard, part in zip(divided(model, source, parts, options), parts, strict=True)
         ]
         done = 0
         with console.count_bar(f"scoring, {count} shards", files) as show:
@@ -120,8 +118,7 @@ def shards_of(folder: Path, files: int) -> int:
 def _score(
     folder: Path,
     how: tuple[Path, str, str, str],
-    source: Any,
-    shard: Shard,
+    source: Sharded,
     out: Path,
     options: dict[str, Any],
 ) -> int:
@@ -134,7 +131,7 @@ def _score(
     begun = time.monotonic()
     while True:
         try:
-            return score_part(loaded(*how), source, shard, out, options)
+            return score_part(loaded(*how), source, out, options)
         except BusyFolder:
             if time.monotonic() - begun > LET_GO:
                 raise

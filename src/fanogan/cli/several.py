@@ -9,8 +9,9 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from dataclasses import replace
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,11 @@ from fanogan.cli import console
 from fanogan.storage import write_whole
 
 if TYPE_CHECKING:
-    from fanogan.scans import Shard
+    from fanogan.scans import Sharded
     from fanogan.scoring import Model, Result, Table
 
 DONE = ".done"
+FOUND = ".found"
 _done: Synchronized[int]
 """In a process that scores: how many images all of them have done."""
 
@@ -65,12 +67,12 @@ def score_in_parts(
         files: how many there are, for the bar.
         options: as of ``write_results``.
     """
-    from fanogan.scans import Shard
     from fanogan.scoring import images_done
 
     folder, count = Path(f"{out.resolve()}.parts"), len(devices)
     parts = [folder / f"{number}-of-{count}" for number in range(1, count + 1)]
     how = path, model.engine, model.precision
+    sources = divided(model, source, parts, options)
     context = multiprocessing.get_context("spawn")  # CUDA can't be forked
     done = context.Value("q", 0)
     threads = max(1, (os.cpu_count() or 1) // count)
@@ -80,14 +82,42 @@ def score_in_parts(
         ProcessPoolExecutor(count, context, _share, (done, threads)) as pool,
     ):
         scored = [
-            pool.submit(_score, *how, device, source, Shard(number, count), part, options)
-            for number, (device, part) in enumerate(zip(devices, parts, strict=True), 1)
+            pool.submit(_score, *how, device, shard, part, options)
+            for device, shard, part in zip(devices, sources, parts, strict=True)
         ]
         while wait(scored, timeout=0.5).not_done:
             show(done.value)
         for future in scored:
             future.result()
     return merged_parts(parts, out)
+
+
+def divided(
+    model: Model, source: Any, parts: Sequence[Path], options: dict[str, Any]
+) -> list[Sharded]:
+    """Search once for all shards, and keep in the folder of each what it is to read.
+
+    A prepared store says itself what it holds, and each shard looks it up there.
+    """
+    from fanogan.scans import ScanSource, Shard, Sharded, composed, keep_sources
+
+    count, left_out = len(parts), list[str]()
+    found: Iterable[Any] = model.preprocessing.find(
+        source,
+        options["groups"],
+        options["pictures"],
+        lambda sentence: left_out.append(str(sentence)),
+    )
+    shards = [Sharded(source, Shard(number, count)) for number in range(1, count + 1)]
+    if model.preprocessing.retina:
+        found = list(found)
+        if not all(isinstance(each, ScanSource) for each in found):
+            return shards
+    files = [part / FOUND for part in parts]
+    keep_sources(
+        ((Shard.index_of(composed(each.name), count), each) for each in found), left_out, files
+    )
+    return [replace(shard, found=file) for shard, file in zip(shards, files, strict=True)]
 
 
 def merged_parts(parts: Sequence[Path], out: Path, *, parquet: bool = False) -> Table:
@@ -115,8 +145,7 @@ def _score(
     engine: str,
     precision: str,
     device: str,
-    source: Any,
-    shard: Shard,
+    source: Sharded,
     out: Path,
     options: dict[str, Any],
 ) -> None:
@@ -125,7 +154,7 @@ def _score(
             _done.value += result.unit == "image"
 
     model = loaded(path, engine, precision, device)
-    score_part(model, source, shard, out, options, on_result)
+    score_part(model, source, out, options, on_result)
 
 
 @functools.cache
@@ -144,8 +173,7 @@ def loaded(path: Path, engine: str, precision: str, device: str) -> Model:
 
 def score_part(
     model: Model,
-    source: Any,
-    shard: Shard,
+    part: Sharded,
     out: Path,
     options: dict[str, Any],
     on_result: Callable[[Result], None] = lambda result: None,
@@ -154,10 +182,9 @@ def score_part(
 
     A mark in the folder tells of which job, and of which files, it holds the results.
     """
-    from fanogan.scans import Sharded
     from fanogan.scoring import job_of, write_results
 
-    part, count = Sharded(source, shard), 0
+    count = 0
     digest = hashlib.sha256(json.dumps(job_of(model, part, **options)).encode())
     for each in model.preprocessing.find(part, options["groups"], options["pictures"]):
         digest.update(repr((each.name, each.identity)).encode())

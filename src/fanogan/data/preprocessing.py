@@ -149,12 +149,16 @@ class Preprocessing:
         return 255 if self.depth == "uint8" else 65535
 
     def find(
-        self, source: Any, groups: str | None = None, pictures: PicturesAs = "auto"
+        self,
+        source: Any,
+        groups: str | None = None,
+        pictures: PicturesAs = "auto",
+        on_left_out: Callable[[BadScan], None] | None = None,
     ) -> Iterator[Any]:
         """Yield what ``read`` would read, each with its ``name``; errors as of ``find_scans``."""
         if self.retina:
-            return iter(self.retina.find(source, groups, pictures))
-        return each_scan(source, groups, kind=self.kind)
+            return iter(self.retina.find(source, groups, pictures, on_left_out))
+        return each_scan(source, groups, on_left_out, self.kind)
 
     def read(
         self,

@@ -38,10 +38,14 @@ class RetinalView:
     thickness: tuple[float, float] | None = None
 
     def find(
-        self, images: Any, groups: str | None = None, pictures: PicturesAs = "auto"
+        self,
+        images: Any,
+        groups: str | None = None,
+        pictures: PicturesAs = "auto",
+        on_left_out: Callable[[BadScan], None] | None = None,
     ) -> list[VolumeSource]:
         """Find the volumes to read; arguments and errors as for `find_volumes`."""
-        return find_volumes(images, groups, pictures=pictures)
+        return find_volumes(images, groups, on_left_out, pictures)
 
     def read(
         self,

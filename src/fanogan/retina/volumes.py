@@ -37,6 +37,7 @@ from fanogan.scans import (
     good_ones,
     is_array_like,
     is_dicom,
+    kept_sources,
     on_this_machine,
     read_scan,
     silence_decoders,
@@ -115,6 +116,8 @@ def find_volumes(
         BadScan: As `find_scans`; arrays; or a store that is damaged or of another kind.
     """
     if isinstance(source, Sharded):
+        if source.found:
+            return list(kept_sources(source.found, on_left_out))
         whole = find_volumes(source.source, groups, on_left_out, pictures)
         return [each for each in whole if source.shard.holds(composed(each.name))]
 

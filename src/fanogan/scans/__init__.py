@@ -2,7 +2,7 @@
 
 from fanogan.scans.arrays import is_array_like
 from fanogan.scans.dicom_source import DicomSource, check_source, read_source
-from fanogan.scans.find import Kind, ScanSource, composed, each_scan, find_scans, identity
+from fanogan.scans.find import composed, each_scan, find_scans
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
 from fanogan.scans.lists import FileList, Shard, Sharded
 from fanogan.scans.margins import filled_margins
@@ -56,6 +56,7 @@ from fanogan.scans.scan import (
     limit_pixels,
 )
 from fanogan.scans.signals import Signal
+from fanogan.scans.source import Kind, ScanSource, identity, keep_sources, kept_sources
 from fanogan.scans.stack import read_volume, stack_bscans
 from fanogan.scans.tiff import is_stack
 from fanogan.scans.walk import natural_key
@@ -114,6 +115,8 @@ __all__ = [
     "is_array_like",
     "is_dicom",
     "is_stack",
+    "keep_sources",
+    "kept_sources",
     "limit_pixels",
     "marked",
     "natural_key",

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import glob
-import hashlib
 import logging
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from fanogan.remote import is_url, stamp
-from fanogan.scans.dicom import photograph_of
+from fanogan.remote import is_url
 from fanogan.scans.gather import (
     EXTENSIONS,
-    PICTURES,
     Found,
     extension,
     gather,
-    is_dicom,
     is_scan,
 )
 from fanogan.scans.left_out import DEMO, STORE, LeftOut, own_in
@@ -34,12 +29,10 @@ from fanogan.scans.lists import FileList, Sharded
 from fanogan.scans.remote import named_at
 from fanogan.scans.scan import BadScan
 from fanogan.scans.signals import SIGNAL_EXTENSIONS, SIGNAL_FORMATS
+from fanogan.scans.source import Kind, ScanSource, kept_sources
 from fanogan.scans.walk import natural_key, search
 
 logger = logging.getLogger(__name__)
-
-Kind = Literal["image", "signal", "volume"]
-"""What files are taken for: a volume is seen in three dimensions, not slice by slice."""
 
 _WILDCARD = re.compile(r"[*?[]")
 
@@ -49,59 +42,6 @@ def reads(signals: bool) -> str:
     if signals:
         return f"reads signals as {', '.join(SIGNAL_EXTENSIONS)}"
     return f"reads {', '.join(EXTENSIONS)}, and DICOM of any name"
-
-
-@dataclass(frozen=True, slots=True)
-class ScanSource:
-    """A file that can be read as a scan, or several files that make one together.
-
-    Attributes:
-        path: The file; of several, the first.
-        name: Posix path relative to the searched folder, and ':key'; unique within a source.
-        group: The subject.
-        key: The array's name inside a .npz, where one was given.
-        parts: The files of a DICOM series in order; empty where `path` is the whole scan.
-        kind: What an array file holds.
-        url: Where the file lies, if not on this machine; then `path` is its name alone.
-    """
-
-    path: Path
-    name: str
-    group: str
-    key: str | None = None
-    parts: tuple[Path, ...] = ()
-    kind: Kind = "image"
-    url: str | None = None
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All files that it is read from, those beside it too that it leads to."""
-        if self.parts:
-            return self.parts
-        if extension(self.path) == ".hea":  # and so do the samples of a WFDB record
-            return tuple(sorted(self.path.parent.glob(f"{glob.escape(self.path.stem)}.*")))
-        if extension(self.path) == ".xml":  # the pictures of a Heidelberg export lie beside it
-            beside = self.path.parent.iterdir()
-            return (self.path, *sorted(path for path in beside if extension(path) in PICTURES))
-        photograph = photograph_of(self.path) if is_dicom(self.path) else None
-        return (self.path, photograph) if photograph else (self.path,)
-
-    @property
-    def identity(self) -> str:
-        """Digest that differs where it has another subject, or a file that has changed."""
-        if self.url:
-            return identity((), self.group, self.key, stamp(self.url))
-        return identity(self.files, self.group, self.key)
-
-
-def identity(files: Iterable[Path], *known: Any) -> str:
-    """Return a digest of each file's name, size and time of change, and of what else is known."""
-    digest = hashlib.sha256(repr(known).encode())
-    for path in files:
-        with contextlib.suppress(OSError):  # reading it says what is wrong
-            found = path.stat()
-            digest.update(repr((path.name, found.st_size, found.st_mtime_ns)).encode())
-    return digest.hexdigest()
 
 
 def find_scans(
@@ -153,6 +93,8 @@ def each_scan(
     Arguments and errors are those of `find_scans`; an error further into a folder is raised there.
     """
     if isinstance(source, Sharded):
+        if source.found:
+            return kept_sources(source.found, on_left_out)
         whole = each_scan(source.source, groups, on_left_out, kind)
         return (each for each in whole if source.shard.holds(composed(each.name)))
     found = _each_scan(source, groups, on_left_out, kind)

@@ -146,9 +146,14 @@ class Shard:
             raise ValueError(f"{text} is no shard: give one such as 3/100, the third of a hundred")
         return cls(number, of)
 
+    @staticmethod
+    def index_of(name: str, of: int) -> int:
+        """Return which of so many parts the file of this name belongs to, from 0."""
+        return _digest(name) % of
+
     def holds(self, name: str) -> bool:
         """Tell whether the file of this name belongs to it."""
-        return _digest(name) % self.of == self.number - 1
+        return self.index_of(name, self.of) == self.number - 1
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,9 @@ class Sharded:
     Attributes:
         source: As `find_scans` takes it.
         shard: Which part of its files.
+        found: Where one search of all has written what this shard holds (see `keep_sources`).
     """
 
     source: Any
     shard: Shard
+    found: Path | None = None

@@ -26,7 +26,7 @@ from fanogan.scans.arrays import (
 )
 from fanogan.scans.cytometry import read_fcs
 from fanogan.scans.dicom import read_dicom
-from fanogan.scans.find import Kind, ScanSource, each_scan, split_key
+from fanogan.scans.find import each_scan, split_key
 from fanogan.scans.gather import extension
 from fanogan.scans.heidelberg import read_heidelberg
 from fanogan.scans.heyex import read_e2e, read_vol
@@ -42,6 +42,7 @@ from fanogan.scans.signals import (
     signal_arrays,
     signal_layout,
 )
+from fanogan.scans.source import Kind, ScanSource
 from fanogan.scans.tiff import read_tiff
 from fanogan.scans.volumes import as_volume, volume_scans
 

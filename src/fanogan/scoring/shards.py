@@ -72,7 +72,9 @@ def merge(folders: Sequence[Path], out: Path, *, parquet: bool = False) -> Merge
     _check(parts)
     if out.resolve() in {part.folder.resolve() for part in parts}:
         raise BadFolder(f"{out}: is one of the shards; give --out another folder")
-    about, skipped = parts[0].about, [note for part in parts for note in part.skipped]
+    about = parts[0].about
+    # Each part tells what the search of all left out.
+    skipped = list(dict.fromkeys(note for part in parts for note in part.skipped))
     for name in ("engine", "device"):
         kinds = sorted({part.job[name] for part in parts})
         if len(kinds) > 1:
