@@ -3,24 +3,23 @@
     python benchmarks/serve.py --write
 
 A model of width 8 sees images of 64×64 whole; nothing is learnt, for the cost is the same. One
-process serves, another (this one) asks with httpx over the loopback, so that both share the cores.
+process serves, and hey (Debian's package, in Go) asks over the loopback, so that both share the
+cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
+import csv
 import io
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
 import numpy as np
 import torch
 from PIL import Image
@@ -30,6 +29,7 @@ from fanogan import FAnoGAN
 from fanogan.scoring import Model, score
 
 SIDE = 64
+BOUNDARY = "fanogan-form"
 
 
 def make_model(folder: Path) -> Model:
@@ -49,7 +49,7 @@ def make_model(folder: Path) -> Model:
     return detector.model
 
 
-def bodies(count: int) -> list[bytes]:
+def pictures(count: int) -> list[bytes]:
     """Return images as PNG files."""
     random = np.random.default_rng(1)
     found = []
@@ -68,36 +68,22 @@ def bare_speed(model: Model, files: list[bytes]) -> float:
     return len(files) / (time.perf_counter() - started)
 
 
-async def load(
-    url: str, files: list[bytes], seconds: float, rate: float | None, clients: int
-) -> tuple[dict[str, list[float]], float, float]:
-    """Ask for so long, at a rate or as fast as answers come; returns delays by status."""
+def load(
+    url: str, form: Path, seconds: float, clients: int, rate: float | None = None
+) -> dict[str, list[float]]:
+    """Let so many clients ask for so long, at a rate or as fast as answers come.
+
+    Returns:
+        Seconds of each request by the status of its answer.
+    """
+    pace = ["-q", f"{rate / clients:.4f}"] if rate else []
+    how = ["-z", f"{seconds:g}s", "-c", str(clients), *pace, "-t", "120", "-o", "csv"]
+    body = ["-m", "POST", "-T", f"multipart/form-data; boundary={BOUNDARY}", "-D", str(form)]
+    table = subprocess.run(["hey", *how, *body, url], check=True, capture_output=True, text=True)
     delays: dict[str, list[float]] = {}
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
-
-        async def ask(number: int) -> None:
-            body = files[number % len(files)]
-            begun = time.perf_counter()
-            try:
-                answer = await client.post("/score", files={"file": ("a.png", body)})
-                status = str(answer.status_code)
-            except httpx.TransportError as error:
-                status = type(error).__name__
-            delays.setdefault(status, []).append(time.perf_counter() - begun)
-
-        begun, number, asked = time.perf_counter(), 0, set[asyncio.Task[None]]()
-        while (gone := time.perf_counter() - begun) < seconds:
-            due = gone * rate if rate else number + 1
-            while number < due and (rate or len(asked) < clients):
-                asked.add(task := asyncio.create_task(ask(number)))
-                task.add_done_callback(asked.discard)
-                number += 1
-            await asyncio.sleep(0.001)
-        offered = number / seconds
-        await asyncio.gather(*asked)
-        took = time.perf_counter() - begun
-    return delays, offered, took
+    for row in csv.DictReader(table.stdout.splitlines()):
+        delays.setdefault(row["status-code"], []).append(float(row["response-time"]))
+    return delays
 
 
 def resident(process: int) -> float:
@@ -129,9 +115,7 @@ def serving(folder: Path, *, alone: bool = False) -> Iterator[tuple[str, int]]:
     )
     try:
         assert process.stdout
-        url = process.stdout.readline().split()[1].removesuffix("/score")
-        asyncio.run(load(url, bodies(50), 2, None, 32))
-        yield url, process.pid
+        yield process.stdout.readline().split()[1], process.pid
     finally:
         process.terminate()
         process.wait()
@@ -144,40 +128,45 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--write", action="store_true", help="into docs/service.md")
     given = parser.parse_args()
-    files = bodies(given.images)
+    files = pictures(given.images)
     rows = []
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
+        folder, form = Path(temporary) / "model", Path(temporary) / "form"
         model = make_model(folder)
         bare_speed(model, files[:20])
         bare = bare_speed(model, files)
+        field = b'Content-Disposition: form-data; name="file"; filename="a.png"'
+        mark = b"--" + BOUNDARY.encode()
+        form.write_bytes(b"\r\n".join([mark, field, b"", files[0], mark + b"--", b""]))
 
-        def measured(name: str, url: str, process: int, rate: float | None, clients: int) -> float:
+        def measured(name: str, url: str, process: int, clients: int, rate: float | None) -> float:
             before = resident(process)
-            delays, offered, took = asyncio.run(load(url, files, given.seconds, rate, clients))
+            delays = load(url, form, given.seconds, clients, rate)
             good = np.array(delays.get("200", [np.nan]))
-            counts = Counter({status: len(each) for status, each in delays.items()})
+            counts = {status: len(each) for status, each in sorted(delays.items())}
             rows.append(
                 [
                     name,
-                    f"{offered:.0f}",
-                    f"{len(good) / took:.0f} ({len(good) / took / bare:.2f}×)",
+                    f"{sum(counts.values()) / given.seconds:.0f}",
+                    f"{len(good) / given.seconds:.0f} ({len(good) / given.seconds / bare:.2f}×)",
                     f"{1000 * np.percentile(good, 50):.0f}",
                     f"{1000 * np.percentile(good, 99):.0f}",
-                    ", ".join(f"{count} × {status}" for status, count in sorted(counts.items())),
+                    ", ".join(f"{count} × {status}" for status, count in counts.items()),
                     f"{before:.0f} → {resident(process):.0f}",
                 ]
             )
             print(rows[-1], flush=True)
-            return len(good) / took
+            return len(good) / given.seconds
 
         with serving(folder, alone=True) as (url, process):
-            alone = measured("32 ask, batches not fused", url, process, None, 32)
+            load(url, form, 2, 32)
+            alone = measured("32 ask, batches not fused", url, process, 32, None)
         with serving(folder) as (url, process):
-            measured("one client asks", url, process, None, 1)
-            capacity = measured("32 ask", url, process, None, 32)
-            measured("half of that", url, process, 0.5 * capacity, 500)
-            measured("three times that", url, process, 3 * capacity, 500)
+            load(url, form, 2, 32)
+            measured("one client asks", url, process, 1, None)
+            capacity = measured("32 ask", url, process, 32, None)
+            measured("half of that", url, process, 32, 0.5 * capacity)
+            measured("three times that", url, process, 200, 3 * capacity)
     header = ["requests", "asked a second", "scored a second", "p50 in ms", "p99 in ms"]
     lines = markdown([*header, "answers", "memory in MB"], rows)
     text = (
