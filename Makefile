@@ -20,9 +20,11 @@ test: lint
 	$(BIN)/python -m pytest -q
 
 # dicom3tools has dciodvfy, which says whether DICOM objects are as the standard has them; Orthanc is an image archive,
-# dcmtk another reader, and the pages of `review` are tested in Chromium.
+# dcmtk another reader, and the pages of `review` are tested in Chromium. nvidia-pytriton has a Triton server,
+# which is taken without the Python packages that it asks for beside it.
 test-system: $(VENV)/installed-dev
 	apt-get install --yes --quiet chromium dcmtk dicom3tools orthanc orthanc-dicomweb
+	$(BIN)/python -m pip install --quiet --no-deps nvidia-pytriton==0.7.0
 	$(BIN)/python -m pytest -q -m system
 
 docs: $(VENV)/installed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -277,27 +276,6 @@ def test_a_repository_of_triton(large: Model, tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(out / "1" / "model.onnx")
     names = [one.name for one in (*session.get_inputs(), *session.get_outputs())]
     assert names == re.findall(r'put { name: "(\w+)"', "\n".join(lines))
-
-
-def test_triton_s_own_parser_takes_the_configuration(large: Model, tmp_path: Path) -> None:
-    spec = importlib.util.find_spec("tritonclient")
-    if spec is None or not spec.origin:
-        pytest.skip("needs pip install tritonclient")
-    from google.protobuf import text_format
-
-    # The package's own import would need gRPC too.
-    path = Path(spec.origin).with_name("grpc") / "model_config_pb2.py"
-    found_at = importlib.util.spec_from_file_location("model_config_pb2", path)
-    assert found_at and found_at.loader
-    messages = importlib.util.module_from_spec(found_at)
-    found_at.loader.exec_module(messages)
-    export(large, "triton", tmp_path / "waves")
-    text = (tmp_path / "waves" / "config.pbtxt").read_text()
-    found = text_format.Parse(text, messages.ModelConfig())
-    assert (found.name, found.backend, found.max_batch_size) == ("waves", "onnxruntime", 64)
-    assert [list(one.dims) for one in found.input] == [[1, 24, 20]]
-    assert {one.name: list(one.dims) for one in found.output}["map"] == [24, 20]
-    assert found.dynamic_batching.max_queue_delay_microseconds == 2000
 
 
 def test_only_what_export_wrote_is_written_over(
