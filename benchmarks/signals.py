@@ -21,25 +21,23 @@ from typing import Any
 import numpy as np
 from tables import (
     RESULTS,
+    auc_rows,
     circumstances,
     conditions,
     data_folder,
     done,
     keep,
     kept_results,
+    learnt_and_scored,
     markdown,
-    spread,
-    trained,
+    rows_beside,
     write_section,
 )
 
-from fanogan import FAnoGAN, load_recipe
+from fanogan import load_recipe
 from fanogan.data import Normals
-from fanogan.detectors import linear, new_detector, untrained
-from fanogan.evaluation import compared_rows
 from fanogan.recipes import Recipe
 from fanogan.scans import Signal, read_scans
-from fanogan.scoring import Model, encode, score_encoded
 
 RATE, PER_MILLIVOLT = 125, 2000
 # Of de Chazal's DS1, what is here; the last three are held out for calibration.
@@ -103,11 +101,6 @@ def one(path_of_data: Path, seed: int, recipe: Recipe, path: Path, every: int = 
     learnt = [signal for record in normals[:-HELD_OUT] for signal in record]
     held_out = [signal for record in normals[-HELD_OUT:] for signal in record]
     settled = Normals.of(learnt, held_out, recipe)
-    detector = FAnoGAN(recipe, seed=seed)
-    minutes = trained(detector, settled, path)
-    autoencoder = new_detector("ae", recipe, seed=seed)
-    trained(autoencoder, settled, path.with_name(f"ae_{path.name}"))
-
     tested = [
         pair for r in TESTED for pair in beats(file, r, window, NORMAL + VENTRICULAR + OTHER)
     ][::every]
@@ -115,46 +108,23 @@ def one(path_of_data: Path, seed: int, recipe: Recipe, path: Path, every: int = 
     records = np.array([signal.group for signal in signals])
     values = np.stack([signal.pixels[0, 0] for signal in signals])
     template = np.mean([signal.pixels[0, 0] for signal in learnt], axis=0)
-    model = detector.model
-    projected = linear(model)
-    assert projected is not None
-    terms = scores(model, signals)
-    without_training = scores(untrained(model), signals)["total"]
-    others = {"ae": scores(autoencoder.model, signals)["total"]}
+    scores, minutes = learnt_and_scored(settled, recipe, seed, path, signals)
     trivial = {
         "amplitude": np.ptp(values, axis=1),
         "steepness": np.abs(np.diff(values)).max(1),
         "distance to the mean normal beat": np.square(values - template).mean(1),
-        "PCA residual": scores(projected, signals)["total"],
     }
     result: dict[str, Any] = {}
     for name, abnormal in (("ventricular", VENTRICULAR), ("other", OTHER)):
         chosen = np.isin(kinds, [*NORMAL, *abnormal])
         labels = np.isin(kinds, [*abnormal])[chosen].astype(int)
-        result[name] = {
-            "rows": compared_rows(
-                labels,
-                {key: value[chosen] for key, value in terms.items()},
-                without_training[chosen],
-                {key: value[chosen] for key, value in trivial.items()},
-                records[chosen].tolist(),
-                others={key: value[chosen] for key, value in others.items()},
-            ),
-            "n": len(labels),
-            "n_anomalous": int(labels.sum()),
-        }
+        of_chosen, trivial_of_chosen = (
+            {key: value[chosen] for key, value in each.items()} for each in (scores, trivial)
+        )
+        groups = records[chosen].tolist()
+        result[name] = rows_beside(labels, of_chosen, trivial_of_chosen, groups)
     keep(path, {**result, **conditions(seed=seed, minutes=minutes)})
     print(f"seed {seed}: {result['ventricular']['rows'][0]['auc']:.3f} ventricular", flush=True)
-
-
-def scores(model: Model, signals: Iterable[Signal]) -> dict[str, np.ndarray]:
-    """Total and terms of each signal."""
-    found = [
-        (result.total, result.image, result.feature)
-        for batch in score_encoded(model, encode(model, signals))
-        for result in batch
-    ]
-    return dict(zip(("total", "image", "feature"), np.array(found).T, strict=True))
 
 
 def table(folder: Path, recipe: str) -> None:
@@ -162,19 +132,13 @@ def table(folder: Path, recipe: str) -> None:
     results = kept_results(folder)
     first = results[0]
 
-    def auc(kind: str, name: str) -> str:
-        rows = [row for result in results for row in result[kind]["rows"] if row["name"] == name]
-        return spread([row["auc"] for row in rows])
-
     kinds = ("ventricular", "other")
     heading = ["score"]
     for kind in kinds:
         counts = first[kind]
         normal = counts["n"] - counts["n_anomalous"]
         heading.append(f"{kind} ({counts['n_anomalous']:,} against {normal:,} normal)")
-    shown = {"ae": "autoencoder of equal cost"}
-    names = [row["name"] for row in first["ventricular"]["rows"]]
-    rows = [[shown.get(name, name), *(auc(kind, name) for kind in kinds)] for name in names]
+    rows = auc_rows(*([result[kind] for result in results] for kind in kinds))
     write_section(
         "signals",
         f"MIT-BIH, AUC by beat of {len(TESTED)} records that weren't trained on; normal beats of "
@@ -206,29 +170,13 @@ def sounds(data: Path, seed: int, recipe: Recipe, path: Path, every: int = 1) ->
     settled = Normals.of(
         read("normal", SOUNDS["learnt"]), read("normal", SOUNDS["held_out"]), recipe
     )
-    detector = FAnoGAN(recipe, seed=seed)
-    minutes = trained(detector, settled, path)
-    autoencoder = new_detector("ae", recipe, seed=seed)
-    trained(autoencoder, settled, path.with_name(f"ae_{path.name}"))
     tested = [*read("normal", SOUNDS["tested"]), *read("abnormal")]
     labels = np.array([signal.group.startswith("abnormal") for signal in tested]).astype(int)
-    model = detector.model
-    projected = linear(model)
-    assert projected is not None
-    rows = compared_rows(
-        labels,
-        scores(model, tested),
-        scores(untrained(model), tested)["total"],
-        {
-            **plain_sounds(tested),
-            "PCA residual": scores(projected, tested)["total"],
-        },
-        [signal.group for signal in tested],
-        others={"ae": scores(autoencoder.model, tested)["total"]},
-    )
-    counts = {"n": len(labels), "n_anomalous": int(labels.sum())}
-    keep(path, {"rows": rows, **counts, **conditions(seed=seed, minutes=minutes)})
-    print(f"seed {seed}: {rows[0]['auc']:.3f} heart sounds", flush=True)
+    scores, minutes = learnt_and_scored(settled, recipe, seed, path, tested)
+    groups = [signal.group for signal in tested]
+    result = rows_beside(labels, scores, plain_sounds(tested), groups)
+    keep(path, {**result, **conditions(seed=seed, minutes=minutes)})
+    print(f"seed {seed}: {result['rows'][0]['auc']:.3f} heart sounds", flush=True)
 
 
 def plain_sounds(signals: Iterable[Signal]) -> dict[str, np.ndarray]:
@@ -247,21 +195,13 @@ def plain_sounds(signals: Iterable[Signal]) -> dict[str, np.ndarray]:
 def sounds_table(folder: Path, recipe: str) -> None:
     """Write the table of all results that are there."""
     results = kept_results(folder)
-    shown = {"ae": "autoencoder of equal cost"}
-    rows = [
-        [
-            shown.get(name, name),
-            spread([row["auc"] for of in results for row in of["rows"] if row["name"] == name]),
-        ]
-        for name in (row["name"] for row in results[0]["rows"])
-    ]
     n, ill = results[0]["n"], results[0]["n_anomalous"]
     write_section(
         "heart sounds",
         f"Heart sounds, AUC by recording: {ill} abnormal against {n - ill} normal ones, of "
         f"database e alone; windows of 1,024 samples at 2 kHz, seen at 512; "
         f"{circumstances(results, recipe)}. Data: PhysioNet/CinC Challenge 2016, Open Data "
-        f"Commons Attribution.\n\n{markdown(['score', 'AUC'], rows)}",
+        f"Commons Attribution.\n\n{markdown(['score', 'AUC'], auc_rows(results))}",
     )
 
 

@@ -8,16 +8,18 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fanogan.detectors import Detector, linear, untrained
+from fanogan import FAnoGAN, Recipe, Scan
+from fanogan.data import Normals
+from fanogan.detectors import Detector, linear, new_detector, untrained
 from fanogan.evaluation import calibrated_row, compared_rows, trivial_scores
-from fanogan.scoring import Model, score
+from fanogan.scoring import Model, encode, score, score_encoded
 from fanogan.storage import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,6 +107,68 @@ def evaluated(
         "n": len(labels),
         "n_anomalous": int(labels.sum()),
     }
+
+
+def learnt_and_scored(
+    normals: Normals, recipe: Recipe, seed: int, path: Path, tested: Sequence[Scan]
+) -> tuple[dict[str, np.ndarray], float | None]:
+    """Train f-AnoGAN and an autoencoder of equal cost for a result, and score signals or volumes.
+
+    Returns:
+        Scores, (n,) each: 'total', 'image' and 'feature', 'ae', and of what has learnt nothing
+        'untrained' and 'PCA residual'; and the minutes as `trained` returns them.
+    """
+    detector = FAnoGAN(recipe, seed=seed)
+    minutes = trained(detector, normals, path)
+    autoencoder = new_detector("ae", recipe, seed=seed)
+    trained(autoencoder, normals, path.with_name(f"ae_{path.name}"))
+    projected = linear(detector.model)
+    assert projected is not None
+    others = {
+        "ae": autoencoder.model,
+        "untrained": untrained(detector.model),
+        "PCA residual": projected,
+    }
+    totals = {name: scan_terms(model, tested)["total"] for name, model in others.items()}
+    return {**scan_terms(detector.model, tested), **totals}, minutes
+
+
+def scan_terms(model: Model, scans: Iterable[Scan]) -> dict[str, np.ndarray]:
+    """Total and terms of scans that are one unit each, such as signals or volumes."""
+    found = [
+        (result.total, result.image, result.feature)
+        for batch in score_encoded(model, encode(model, scans))
+        for result in batch
+    ]
+    return dict(zip(("total", "image", "feature"), np.array(found).T, strict=True))
+
+
+def rows_beside(
+    labels: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    trivial: Mapping[str, np.ndarray],
+    groups: Sequence[str],
+) -> dict[str, Any]:
+    """The rows of scores as `learnt_and_scored` returns them, and counts."""
+    rows = compared_rows(
+        labels,
+        scores,
+        scores["untrained"],
+        {**trivial, "PCA residual": scores["PCA residual"]},
+        groups,
+        others={"ae": scores["ae"]},
+    )
+    return {"rows": rows, "n": len(labels), "n_anomalous": int(labels.sum())}
+
+
+def auc_rows(*columns: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A line for each score: its name, and the AUC over the results of each column."""
+    shown = {"ae": "autoencoder of equal cost"}
+    names = [row["name"] for row in columns[0][0]["rows"]]
+    return [
+        [shown.get(name, name), *(spread(column(results, name)) for results in columns)]
+        for name in names
+    ]
 
 
 def trivial_columns(images: np.ndarray) -> dict[str, np.ndarray]:

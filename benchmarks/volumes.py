@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,16 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from tables import (
     RESULTS,
+    auc_rows,
     circumstances,
     conditions,
     data_folder,
     done,
     keep,
     kept_results,
+    learnt_and_scored,
     markdown,
+    rows_beside,
     spread,
     trained,
     write_section,
@@ -35,12 +37,12 @@ from tables import (
 
 from fanogan import FAnoGAN, load_recipe
 from fanogan.data import Normals
-from fanogan.detectors import linear, new_detector, untrained
-from fanogan.evaluation import PixelROC, compared_rows
+from fanogan.detectors import untrained
+from fanogan.evaluation import PixelROC
 from fanogan.phantom import make_vessels
 from fanogan.recipes import Recipe
 from fanogan.scans import Scan
-from fanogan.scoring import Model, encode, score_encoded
+from fanogan.scoring import encode, score_encoded
 from fanogan.training import encoder_cost, gan_cost
 
 LEARNT, HELD_OUT, HEALTHY, DISEASED = (
@@ -92,68 +94,35 @@ def adrenal(data: Path, seed: int, recipe: Recipe, path: Path, every: int = 1) -
 
     recipe = recipe.but(window=[28] * 3, image_size=[16] * 3)
     normals = Normals.of(shapes("train", 0), shapes("val", 0), recipe)
-    detector = FAnoGAN(recipe, seed=seed)
-    minutes = trained(detector, normals, path)
-    autoencoder = new_detector("ae", recipe, seed=seed)
-    trained(autoencoder, normals, path.with_name(f"ae_{path.name}"))
     tested = [*shapes("test", 0), *shapes("test", 1)]
     labels = np.array([scan.group.split()[1] == "1" for scan in tested]).astype(int)
-    model = detector.model
-    projected = linear(model)
-    assert projected is not None
+    scores, minutes = learnt_and_scored(normals, recipe, seed, path, tested)
     marked = np.stack([scan.pixels > 0 for scan in tested])
     # Faces between marked and unmarked voxels.
     surface = sum(np.diff(marked, axis=axis).sum((1, 2, 3)) for axis in (1, 2, 3))
     size = marked.sum((1, 2, 3))
     template = np.mean([scan.pixels / 255 for scan in shapes("train", 0)], axis=0)
-    rows = compared_rows(
-        labels,
-        scores(model, tested),
-        scores(untrained(model), tested)["total"],
-        {
-            "volume of the shape": size,
-            "surface": surface,
-            "surface over volume": surface / size,
-            "distance to the mean normal shape": np.square(marked - template).mean((1, 2, 3)),
-            "PCA residual": scores(projected, tested)["total"],
-        },
-        [scan.group for scan in tested],
-        others={"ae": scores(autoencoder.model, tested)["total"]},
-    )
-    counts = {"n": len(labels), "n_anomalous": int(labels.sum())}
-    keep(path, {"rows": rows, **counts, **conditions(seed=seed, minutes=minutes)})
-    print(f"seed {seed}: {rows[0]['auc']:.3f}", flush=True)
-
-
-def scores(model: Model, scans: Sequence[Scan]) -> dict[str, np.ndarray]:
-    """Total and terms of each volume."""
-    found = [
-        (result.total, result.image, result.feature)
-        for batch in score_encoded(model, encode(model, scans))
-        for result in batch
-    ]
-    return dict(zip(("total", "image", "feature"), np.array(found).T, strict=True))
+    trivial = {
+        "volume of the shape": size,
+        "surface": surface,
+        "surface over volume": surface / size,
+        "distance to the mean normal shape": np.square(marked - template).mean((1, 2, 3)),
+    }
+    result = rows_beside(labels, scores, trivial, [scan.group for scan in tested])
+    keep(path, {**result, **conditions(seed=seed, minutes=minutes)})
+    print(f"seed {seed}: {result['rows'][0]['auc']:.3f}", flush=True)
 
 
 def adrenal_table(folder: Path, recipe: str) -> None:
     """Write the table of all results that are there."""
     results = kept_results(folder)
-    shown = {"ae": "autoencoder of equal cost"}
-    names = [row["name"] for row in results[0]["rows"]]
-    rows = [
-        [
-            shown.get(name, name),
-            spread([row["auc"] for of in results for row in of["rows"] if row["name"] == name]),
-        ]
-        for name in names
-    ]
     n, ill = results[0]["n"], results[0]["n_anomalous"]
     write_section(
         "volumes, adrenal",
         f"AdrenalMNIST3D, test split: {ill} with a mass against {n - ill} normal shapes, 28³ seen "
         f"at 16³; {circumstances(results, recipe)}. The shapes are binary: a score sees form, "
         "and nothing of tissue. Data: MedMNIST v2, CC BY 4.0.\n\n"
-        f"{markdown(['score', 'AUC'], rows)}",
+        f"{markdown(['score', 'AUC'], auc_rows(results))}",
     )
 
 
