@@ -36,7 +36,11 @@ FORKS.set_forkserver_preload(
 
 
 def fit(
-    out: Path, die_at: tuple[str, int] | None = None, seed: int = 0, recipe: Recipe = RECIPE
+    out: Path,
+    die_at: tuple[str, int] | None = None,
+    seed: int = 0,
+    recipe: Recipe = RECIPE,
+    normals: np.ndarray = IMAGES,
 ) -> None:
     """Begin a run, or resume it; SIGKILL on the way where asked for."""
     Run.HEALTH_IMAGES, Run.REESTIMATE_BATCHES = 16, 10
@@ -47,7 +51,7 @@ def fit(
 
     resume = (out / "config.yaml").exists()
     detector = FAnoGAN(recipe, seed=seed, device="cpu")
-    detector.fit(IMAGES, out=out, resume=resume, progress=progress)
+    detector.fit(normals, out=out, resume=resume, progress=progress)
 
 
 def start(*arguments: Any) -> Any:
@@ -135,6 +139,21 @@ def test_killed_with_all_that_a_recipe_can_add(tmp_path: Path) -> None:
         assert process.exitcode == (-signal.SIGKILL if die_at else 0)
     assert weights(out) == weights(whole)
     assert (out / "metrics.jsonl").read_text().count("augmentation") == 3
+
+
+@pytest.mark.parametrize("sides", [(1, 64), (16, 16, 16)])
+def test_killed_with_one_and_with_three_sides(sides: tuple[int, ...], tmp_path: Path) -> None:
+    """Windows of signals and of volumes are drawn at places of their own."""
+    recipe = RECIPE.but(window=sides, image_size=sides, horizontal_flip=False, batch_size=4)
+    shape = [side + 8 for side in sides if side > 1]
+    normals = np.random.default_rng(0).integers(0, 256, (10, *shape), np.uint8)
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    for run, die_at in ((whole, None), (out, ("gan", 6)), (out, ("encoder", 5)), (out, None)):
+        process = FORKS.Process(target=fit, args=(run, die_at, 0, recipe, normals))
+        process.start()
+        process.join()
+        assert process.exitcode == (-signal.SIGKILL if die_at else 0)
+    assert_ended_the_same(out, whole)
 
 
 def test_killed_from_outside_while_it_writes(uninterrupted: Path, tmp_path: Path) -> None:
