@@ -14,6 +14,7 @@ from fanogan.data import SignalView
 from fanogan.evaluation import evaluate
 from fanogan.phantom import make_ecg
 from fanogan.report import Curves, draw_curves
+from fanogan.scans import BadScan
 from fanogan.scoring import Model, results, write_results
 from fanogan.scoring.cases import case_of, pack, unpack_case
 from fanogan.scoring.result import Result
@@ -152,3 +153,29 @@ def test_recordings_are_evaluated_beside_scores_that_need_no_network(
     assert {"low gradient", "PCA residual"} <= {row["name"] for row in found["rows"]}
     assert len(rows_of(tmp_path / "out" / "scores.csv")) == 8
     assert "nearest normal version" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
+def test_masks_of_signals_say_which_samples_are_anomalous(model: Model, tmp_path: Path) -> None:
+    for seed in (100, 101):
+        save_csv(tmp_path / "normal", seed)
+    marked = {}
+    for seed in (200, 201, 202):
+        save_csv(tmp_path / "ill", seed, diseased=True)
+        marked[seed] = make_ecg(seed, seconds=12, diseased=True).ventricular
+    (tmp_path / "masks").mkdir()
+    # As arrays and as a column of a table.
+    np.save(tmp_path / "masks" / "200.npy", marked[200])
+    np.savez(tmp_path / "masks" / "202.npz", marked[202])
+    table = np.column_stack([np.arange(1500) / 125, marked[201]])
+    np.savetxt(tmp_path / "masks" / "201.csv", table, "%g", ",", header="time,marked", comments="")
+    parts = [tmp_path / name for name in ("normal", "ill", "eval")]
+    found = evaluate(model, *parts, masks=tmp_path / "masks")
+    anomalous = sum(each.sum() for each in marked.values())
+    assert found["pixel"]["prevalence"] == anomalous / (5 * 1500)
+    page = (tmp_path / "eval" / "report.html").read_text("utf-8")
+    assert "<h2>Samples</h2>" in page and "sample AUC of gradient, a trivial map" in page
+    np.save(tmp_path / "masks" / "200.npy", marked[200][:-1])
+    with pytest.raises(
+        BadScan, match=r"the mask of 200\.csv has 1×1499 pixels and the image 1×1500"
+    ):
+        evaluate(model, *parts, masks=tmp_path / "masks")

@@ -227,9 +227,38 @@ def test_an_evaluation_with_masks_speaks_of_volumes(model: Model, tmp_path: Path
     assert found["pixel"]["regions"]["lesions"] == 4
     page = (tmp_path / "eval" / "report.html").read_text()
     assert "Evaluation on 8 volumes" in page
-    assert "Per volume, whether it is anomalous" in page
+    assert "Per volume, whether it is anomalous" in page and "voxel AUC of brightness" in page
     with pytest.raises(BadScan, match="the mask of volume 00000 has 24×18 pixels and the image 20"):
         evaluate(model, normal, bad, tmp_path / "eval", masks=[mask[0] for mask in masks])
+
+
+def test_masks_of_several_volumes_are_one_array_file(model: Model, tmp_path: Path) -> None:
+    normal, bad = waves(4, first=80), waves(3, first=90)
+    masks = np.zeros(bad.shape, np.uint8)
+    for number, mask in enumerate(masks):
+        bad[number, 4 + number : 12, 6:14, 5:13] = mask[4 + number : 12, 6:14, 5:13] = 255
+    expected = evaluate(model, normal, bad, tmp_path / "eval", masks=masks)["pixel"]
+    np.savez(tmp_path / "data.npz", ill=bad, masks=masks)
+    for name, volumes in (("ill", bad), ("masks", masks)):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "v.npy", volumes)
+    for ill, marked in (
+        (tmp_path / "ill", tmp_path / "masks"),
+        (f"{tmp_path}/data.npz:ill", f"{tmp_path}/data.npz:masks"),
+    ):
+        found = evaluate(model, normal, ill, tmp_path / "eval", masks=marked)
+        assert found["pixel"]["auc"] == expected["auc"]
+        assert found["pixel"]["regions"] == expected["regions"]
+    file = tmp_path / "masks" / "v.npy"
+    for wrong, said in (
+        (masks[:2], "has 2 volumes and no mask of v.npy#2: give one for each volume"),
+        # As many slices in all.
+        (masks.reshape(6, 10, 24, 18), "the mask of v.npy#0 has 10×24×18 pixels and the image 20"),
+        (masks[0, 0], r"has shape \(24, 18\): give \(slices, rows, columns\), or"),
+    ):
+        np.save(file, wrong)
+        with pytest.raises(BadScan, match=said):
+            evaluate(model, normal, tmp_path / "ill", tmp_path / "eval", masks=tmp_path / "masks")
 
 
 # --- export -------------------------------------------------------------------------------------

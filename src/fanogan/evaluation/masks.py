@@ -13,8 +13,10 @@ from fanogan.data import Preprocessing
 from fanogan.retina import PicturesAs
 from fanogan.scans import (
     EXTENSIONS,
+    SIGNAL_EXTENSIONS,
     Affine,
     BadScan,
+    Kind,
     Note,
     Scan,
     ScanSource,
@@ -26,7 +28,8 @@ from fanogan.scans import (
 )
 from fanogan.scoring import Result
 
-_EXTENSION = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})(:[^/]+)?$", re.IGNORECASE)
+_EXTENSIONS = "|".join(map(re.escape, (*EXTENSIONS, *SIGNAL_EXTENSIONS)))
+_EXTENSION = re.compile(rf"({_EXTENSIONS})(:[^/]+)?$", re.IGNORECASE)
 
 
 def masks_of(
@@ -75,9 +78,12 @@ def masks_of(
         if len(source) != len(images):
             raise BadScan(f"{len(source):,} masks for {len(images):,} images: give one for each")
         return lambda result: of_array(source[result.frame], result)
-    flat = preprocessing.has_patches
-    found = preprocessing.find(source, groups, pictures) if flat else find_scans(source)
-    return _masks_by_name(found, labels, on_note, preprocessing.is_volume)
+    found = (
+        preprocessing.find(source, groups, pictures)
+        if preprocessing.has_patches
+        else find_scans(source, kind=preprocessing.kind)
+    )
+    return _masks_by_name(found, labels, on_note, preprocessing.kind)
 
 
 def are_scans(source: Any) -> TypeGuard[Sequence[Scan]]:
@@ -89,7 +95,7 @@ def _masks_by_name(
     sources: Iterable[ScanSource],
     labels: Collection[int] | None,
     on_note: Callable[[str, Note], None],
-    is_volume: bool,
+    kind: Kind,
 ) -> Callable[[Result], np.ndarray]:
     files: dict[str, ScanSource] = {}
     for file in sources:
@@ -103,8 +109,11 @@ def _masks_by_name(
     def frames_of(file: ScanSource, affine: Affine | None) -> np.ndarray:
         paths = file.parts or [file.path if file.key is None else f"{file.path}:{file.key}"]
         noted = functools.partial(on_note, file.name)
-        masks = (read_mask(path, labels, image_affine=affine, on_note=noted) for path in paths)
-        return np.concatenate(list(masks))
+        masks = [
+            read_mask(path, labels, image_affine=affine, kind=kind, on_note=noted) for path in paths
+        ]
+        # The files of a DICOM series are slices of one volume.
+        return np.concatenate(masks, axis=1 if kind == "volume" else 0)
 
     def by_name(result: Result) -> np.ndarray:
         file = files.get(_without_extension(result.scan_name))
@@ -114,12 +123,13 @@ def _masks_by_name(
                 "where nothing is anomalous"
             )
         frames = frames_of(file, result.affine)
-        if not is_volume and result.frame >= len(frames):
+        if result.frame >= len(frames):
+            unit = "volume" if kind == "volume" else "frame"
             raise BadScan(
-                f"{file.path} has {len(frames):,} frames and no mask of {result.name}: give one "
-                "for each frame"
+                f"{file.path} has {len(frames):,} {unit}s and no mask of {result.name}: give one "
+                f"for each {unit}"
             )
-        return _fitting(frames if is_volume else frames[result.frame], result)
+        return _fitting(frames[result.frame], result)
 
     return by_name
 
@@ -134,7 +144,7 @@ def _without_extension(name: str) -> str:
 
 def _fitting(mask: np.ndarray, result: Result) -> np.ndarray:
     assert result.residual is not None
-    size = result.residual.shape
+    size, mask = result.residual.shape, np.atleast_2d(mask)  # of a signal it may have no rows
     if mask.shape != size:
         raise BadScan(
             f"the mask of {result.name} has {'×'.join(map(str, mask.shape))} pixels and the image "

@@ -287,15 +287,15 @@ def _cell(value: object, key: str = "") -> str:
     return str(value)
 
 
-def _pixel_numbers(pixel: Mapping[str, Any]) -> dict[str, str]:
+def _pixel_numbers(pixel: Mapping[str, Any], unit: str) -> dict[str, str]:
     """Return names and texts of the pixel-level numbers but Youden's, groups of them laid flat."""
     names = {
-        "auc": "pixel AUC",
-        **{name: f"pixel AUC of {name}, a trivial map" for name in pixel["trivial"]},
+        "auc": f"{unit} AUC",
+        **{name: f"{unit} AUC of {name}, a trivial map" for name in pixel["trivial"]},
         "dice": "Dice",
         "mean_dice": "mean Dice",
         "iou": "IoU",
-        "prevalence": "anomalous pixels",
+        "prevalence": f"anomalous {unit}s",
         "lesion_sensitivity": "share of lesions detected",
         "threshold": "threshold of the map",
     }

@@ -55,7 +55,7 @@ from fanogan.scans.scan import (
     empty_frames_note,
     limit_pixels,
 )
-from fanogan.scans.signals import Signal
+from fanogan.scans.signals import SIGNAL_EXTENSIONS, Signal
 from fanogan.scans.source import Kind, ScanSource, identity, keep_sources, kept_sources
 from fanogan.scans.stack import read_volume, stack_bscans
 from fanogan.scans.tiff import is_stack
@@ -64,6 +64,7 @@ from fanogan.scans.walk import natural_key
 __all__ = [
     "EXTENSIONS",
     "PICTURES",
+    "SIGNAL_EXTENSIONS",
     "UNKNOWN_SPACING",
     "Affine",
     "AlphaDropped",

@@ -170,16 +170,16 @@ class ArrayFile:
         return values
 
 
-def read_array(path: Path, key: str | None = None) -> Scan:
+def read_array(path: Path, key: str | None = None, layout: Layout | None = None) -> Scan:
     """Read all of a .npy, or of an array of a .npz, as `ArrayFile` takes it.
 
     Returns:
-        (N, rows, columns[, channels]): each frame is an image of its own.
+        (N, rows, columns[, channels]): each frame is an image of its own, or a slice of a volume.
 
     Raises:
         BadScan: As `ArrayFile`.
     """
-    array = ArrayFile(path, key)
+    array = ArrayFile(path, key, layout)
     (pixels,) = array.pieces(array.shape[0])
     return Scan(pixels)
 

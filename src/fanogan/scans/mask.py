@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.scans.arrays import plain_array
-from fanogan.scans.find import split_key
+from fanogan.scans.arrays import ArrayFile, plain_array, volume_layout
+from fanogan.scans.find import Kind, split_key
 from fanogan.scans.nifti import laid_over
 from fanogan.scans.notes import (
     ConvertedToRGB,
@@ -21,7 +21,7 @@ from fanogan.scans.notes import (
     OneBitGrey,
     SoftMask,
 )
-from fanogan.scans.read import format_of, read_scan
+from fanogan.scans.read import ARRAYS, format_of, read_scan
 from fanogan.scans.scan import (
     Affine,
     BadScan,
@@ -46,6 +46,7 @@ def read_mask(
     labels: Collection[int] | None = None,
     *,
     image_affine: Affine | EllipsisType | None = ...,
+    kind: Kind = "image",
     on_note: Callable[[Note], None] = lambda note: None,
 ) -> NDArray[np.bool_]:
     """Read a ground-truth mask, as `marked` says of its values.
@@ -57,35 +58,40 @@ def read_mask(
         labels: The values that count as anomalous; None: all but 0.
         image_affine: Where its image lies (`Scan.affine`), which a NIfTI is turned by; None where
             the image is of a format that doesn't say, and pixels are paired as they are stored.
+        kind: Of what it is the mask; of volumes an array file may hold several.
         on_note: Called with what a user should know of how the mask was understood.
 
     Returns:
-        (frames, rows, columns) bool; all false in a file of zeros.
+        (frames, rows, columns) bool, or of volumes (N, slices, rows, columns); all false in a file
+        of zeros.
 
     Raises:
         BadScan: As `read_scan` and `marked`; a mask in colours; one whose alpha channel marks
             other pixels than its grey values; or a NIfTI without its image's affine, or that isn't
             on its image's grid.
     """
-    scan = read_scan(path, as_stored=True)
-    file, _ = split_key(Path(path))
-    kind = format_of(file)
-    values = _stored_labels(file, kind, scan)
+    scan = read_scan(path, as_stored=True, kind=kind)
+    file, key = split_key(Path(path))
+    found = format_of(file)
+    values = _stored_labels(file, found, scan)
     if values.ndim == 4:
         values, note = _without_channels(str(path), values)
         if note is not None:
             on_note(note)
-    mask, note = marked(values, str(path), labels, is_lossy=kind == "JPEG")
+    mask, note = marked(values, str(path), labels, is_lossy=found == "JPEG")
     if note is not None:
         on_note(note)
-    if kind != "NIfTI" or scan.affine is None or image_affine is None:
+    if found == "NIfTI" and scan.affine is not None and image_affine is not None:
+        if isinstance(image_affine, EllipsisType):
+            raise BadScan(
+                f"{path} says how it lies in space, which only its image can be held against: give "
+                "image_affine=read_scan(image).affine"
+            )
+        mask = laid_over(str(path), mask, scan.affine, image_affine)
+    if kind != "volume":
         return mask
-    if isinstance(image_affine, EllipsisType):
-        raise BadScan(
-            f"{path} says how it lies in space, which only its image can be held against: give "
-            "image_affine=read_scan(image).affine"
-        )
-    return laid_over(str(path), mask, scan.affine, image_affine)
+    slices = ArrayFile(file, key, volume_layout).each if found in ARRAYS else len(mask)
+    return mask.reshape(-1, slices, *mask.shape[1:])
 
 
 def marked(

@@ -79,7 +79,7 @@ _BY_EXTENSION = {
     **{".xml": "Heidelberg XML", ".vol": "vol", ".e2e": "E2E"},
     **SIGNAL_FORMATS,
 }
-_ARRAYS = ("npy", "npz")
+ARRAYS = ("npy", "npz")
 _LAYOUTS: dict[Kind, Layout] = {
     **{"image": image_layout, "signal": signal_layout, "volume": volume_layout}
 }
@@ -101,6 +101,7 @@ def read_scan(
     as_stored: bool = False,
     parts: Sequence[Path] = (),
     in_parts: bool = False,
+    kind: Kind = "image",
 ) -> Scan:
     """Read one file; its content decides the format.
 
@@ -114,6 +115,7 @@ def read_scan(
         parts: The files of a DICOM series in order, as `find_scans` gives them; `path` is the
             first of them.
         in_parts: Whether a NIfTI too large for memory may stay where it lies, as `read_nifti` says.
+        kind: What an array file holds, all of which is read.
 
     Raises:
         BadScan: The file cannot be used; the message says why, and what to do.
@@ -124,14 +126,16 @@ def read_scan(
     label = str(path) if key is None else f"{path}:{key}"
     name = name or Path(label).name
     with _explained(label, "an image"):
-        kind = format_of(path)
-    with _explained(label, kind):
+        found = format_of(path)
+    with _explained(label, found):
         if parts:
             scan = read_series(parts)
-        elif kind == "NIfTI":
+        elif found == "NIfTI":
             scan = read_nifti(path, in_parts=in_parts)
+        elif found in ARRAYS:
+            scan = read_array(path, key, _LAYOUTS[kind])
         else:
-            scan = read_array(path, key) if kind in _ARRAYS else _READERS[kind](path)
+            scan = _READERS[found](path)
         scan = replace(scan, files=tuple(parts) or (path,))
         if as_stored:
             check(scan, label)
@@ -157,7 +161,7 @@ def scans_of(source: ScanSource, done: Set[str] = frozenset()) -> Iterator[Scan]
     path, key, name, group = source.path, source.key, source.name, source.group
     with _explained(str(path), "an image"):
         kind = format_of(path)
-    if kind in _ARRAYS:
+    if kind in ARRAYS:
         with _explained(str(path) if key is None else f"{path}:{key}", kind):
             found = array_images(path, key, name, group, done, _LAYOUTS[source.kind])
             yield from map(as_signal, found) if source.kind == "signal" else found
