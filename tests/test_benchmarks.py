@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fanogan import FAnoGAN, load_recipe
+from fanogan.phantom import make_ecg
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TOP, BOTTOM = 150, 250
@@ -110,6 +111,21 @@ def test_precision_at_another_prevalence_is_that_of_the_paper(
     point = {"sensitivity": 0.8091, "false_positive_rate": 1 - 0.9049}
     # Its table 1: .7863 and .7975, of 70,000 images of which about 30 % are anomalous.
     assert oct_volumes.at_prevalence(point) == pytest.approx((0.7863, 0.7975), abs=0.002)
+
+
+def test_what_is_inserted_into_an_electrocardiogram_is_where_it_is_marked(
+    tables: ModuleType,
+) -> None:
+    signals = importlib.import_module("signals")
+    samples = make_ecg(0, seconds=8).samples
+    for kind in signals.INSERTED:
+        random = np.random.default_rng(0)
+        found, marked = signals.changed(samples, 500, kind, random)
+        differs = np.flatnonzero(found != samples)
+        assert marked.sum() == (2 if kind == "spike" else 62), kind
+        assert marked[differs].all() and len(differs) > 0.4 * marked.sum(), kind
+        assert marked[500] or not kind.startswith("beat")
+        assert signals.flat_run(found) >= 62 if kind == "flat" else signals.flat_run(found) < 20
 
 
 def test_results_lie_with_the_code_and_networks_where_git_does_not_look(
