@@ -1,0 +1,183 @@
+// The picture: an SVG whose pictures the browser itself scales, so that what is drawn are shapes.
+import { $, all, base, clamp, data, draw, now, picture } from "./shared.js";
+import { choose, label, regionsNow, say, send, verdict } from "./decisions.js";
+import { enFace } from "./en_face.js";
+
+export const stage = $("stage");
+let stretch = 1, view = null, layers = null;
+const grey = data.window ? { ...data.window } : null;
+const [, rowMm, columnMm] = data.spacing;
+const scanUrl = (number) => `${base}/scan/${number}?low=${grey.low}&high=${grey.high}`;
+
+function place() {
+  stage.setAttribute("viewBox", `${view.x} ${view.y} ${view.width} ${view.height}`);
+  layers.all.setAttribute("transform", `scale(1 ${stretch})`);
+}
+export function fit() {
+  view = { x: 0, y: 0, width: data.columns, height: data.rows * stretch };
+  place();
+}
+export function zoom(factor, at = [view.x + view.width / 2, view.y + view.height / 2]) {
+  const width = clamp(view.width / factor, data.columns / 40, data.columns * 2);
+  const by = width / view.width;
+  view = { x: at[0] - (at[0] - view.x) * by, y: at[1] - (at[1] - view.y) * by, width, height: view.height * by };
+  place();
+}
+export function at(event, svg = stage) {
+  const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  return [point.x, point.y];
+}
+const inPixels = ([x, y]) => [clamp(x, 0, data.columns), clamp(y / stretch, 0, data.rows)].map((value) => Math.round(value * 100) / 100);
+
+export async function show(number) {
+  now.frame = clamp(number, 0, data.frames - 1);
+  const wanted = now.frame;
+  if (!stage) return;
+  const score = data.scores[now.frame];
+  $("now").textContent = data.frames > 1 ? `${now.frame} of 0–${data.frames - 1}${score == null ? "" : ` · score ${score.toPrecision(4)}`}` : "";
+  if ($("frame")) $("frame").value = now.frame;
+  shapes();
+  enFace();
+  const [scan, map] = await Promise.all([grey ? picture(scanUrl(wanted)) : "", data.map ? picture(`${base}/map/${wanted}`) : ""]);
+  if (wanted !== now.frame) return;
+  layers.scan.setAttribute("href", scan);
+  layers.map.setAttribute("href", map);
+  stage.dataset.shown = now.frame;
+  for (const step of [1, -1, 2, -2]) {
+    const next = wanted + step;
+    if (next < 0 || next >= data.frames) continue;
+    if (grey) picture(scanUrl(next));
+    if (data.map) picture(`${base}/map/${next}`);
+  }
+}
+
+export function shapes() {
+  if (!stage) return;
+  layers.shapes.replaceChildren();
+  for (const region of regionsNow()) {
+    const style = `${verdict(region.key)}${region.key === now.chosen ? " chosen" : ""}`;
+    const outlines = region.shape ? (region.shape.frame === now.frame ? [region.shape.points] : []) : region.outlines?.[now.frame] ?? [];
+    for (const outline of outlines) {
+      const brush = region.shape?.shape === "brush";
+      const line = brush && outline.length === 1 ? [outline[0], outline[0]] : outline;
+      const made = draw(layers.shapes, brush ? "polyline" : "polygon", { points: line.join(" "), class: `${brush ? "stroke" : "outline"} ${style}` });
+      if (brush) made.setAttribute("stroke-width", region.shape.width);
+      made.addEventListener("click", () => now.tool === "move" && choose(region.key, false));
+      const left = Math.max(...outline.map(([x]) => x)), top = Math.min(...outline.map(([, y]) => y));
+      draw(layers.shapes, "text", { x: Math.min(left + 2, data.columns - 12), y: top + 4, class: "number", transform: `translate(0 ${(top + 4) * (1 - 1 / stretch)}) scale(1 ${1 / stretch})`, "font-size": data.columns / 32 }, region.called);
+    }
+  }
+  sketch();
+}
+
+function sketch() {
+  layers.sketch.replaceChildren();
+  if (now.points.length < 1) return;
+  if (now.tool === "ruler") draw(layers.sketch, "line", { x1: now.points[0][0], y1: now.points[0][1], x2: now.points.at(-1)[0], y2: now.points.at(-1)[1], class: "ruler" });
+  else if (now.tool === "brush") draw(layers.sketch, "polyline", { points: (now.points.length > 1 ? now.points : [now.points[0], now.points[0]]).join(" "), class: "stroke chosen", "stroke-width": $("width").value });
+  else draw(layers.sketch, "polyline", { points: now.points.join(" "), class: "outline chosen open" });
+}
+
+function measure() {
+  const [[x1, y1], [x2, y2]] = [now.points[0], now.points.at(-1)];
+  const [dx, dy] = [x2 - x1, y2 - y1];
+  $("measured").textContent = rowMm && columnMm
+    ? `Ruler: ${Math.hypot(dx * columnMm, dy * rowMm).toFixed(3)} mm (${Math.abs(dx * columnMm).toFixed(3)} across, ${Math.abs(dy * rowMm).toFixed(3)} deep)`
+    : `Ruler: ${Math.hypot(dx, dy).toFixed(1)} pixels; the size of a pixel isn't known`;
+}
+
+export function use(next) {
+  now.tool = next;
+  now.points = [];
+  $("measured").textContent = "";
+  for (const button of all("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === now.tool);
+  document.querySelector(".brush").hidden = now.tool !== "brush";
+  stage.dataset.tool = now.tool;
+  sketch();
+}
+
+export async function finish() {
+  if (now.tool === "polygon" && now.points.length < 3) return say("A polygon has three points or more.");
+  const value = { frame: now.frame, shape: now.tool, points: now.points, width: now.tool === "brush" ? Number($("width").value) : 0, label: $("label").value };
+  const instead = now.redraws;
+  now.points = [];
+  now.redraws = null;
+  sketch();
+  await send("draw", value);
+  if (instead !== null) send("region", { verdict: "redrawn", label: label(instead) }, instead);
+}
+
+if (stage) {
+  layers = { all: draw(stage, "g") };
+  const size = { width: data.columns, height: data.rows, preserveAspectRatio: "none" };
+  layers.scan = draw(layers.all, "image", size);
+  layers.map = draw(layers.all, "image", { ...size, opacity: ($("opacity")?.value ?? 100) / 100 });
+  layers.shapes = draw(layers.all, "g");
+  layers.sketch = draw(layers.all, "g");
+  let dragged = null;
+  stage.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    const point = inPixels(at(event));
+    if (now.tool === "move") dragged = at(event);
+    else if (now.tool === "polygon") now.points.push(point);
+    else now.points = [point];
+    if (now.tool !== "polygon") stage.setPointerCapture(event.pointerId);
+    sketch();
+  });
+  stage.addEventListener("pointermove", (event) => {
+    if (!stage.hasPointerCapture(event.pointerId)) return;
+    if (now.tool === "move" && dragged) {
+      const [x, y] = at(event);
+      view.x -= x - dragged[0];
+      view.y -= y - dragged[1];
+      return place();
+    }
+    if (now.points.length < 5000) now.points.push(inPixels(at(event)));
+    if (now.tool === "ruler") measure();
+    sketch();
+  });
+  stage.addEventListener("pointerup", () => {
+    dragged = null;
+    if (now.tool === "brush" && now.points.length) finish();
+  });
+  stage.addEventListener("dblclick", () => now.tool === "polygon" && finish());
+  stage.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    if (event.ctrlKey || event.shiftKey) zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, at(event));
+    else show(now.frame + Math.sign(event.deltaY));
+  }, { passive: false });
+  for (const button of all("[data-tool]")) button.addEventListener("click", () => use(button.dataset.tool));
+  $("larger").addEventListener("click", () => zoom(1.4));
+  $("smaller").addEventListener("click", () => zoom(1 / 1.4));
+  $("fit").addEventListener("click", fit);
+  $("to-scale")?.addEventListener("click", () => {
+    stretch = stretch === 1 ? rowMm / columnMm : 1;
+    $("to-scale").setAttribute("aria-pressed", stretch !== 1);
+    fit();
+    shapes();
+  });
+  $("overlay")?.addEventListener("click", () => {
+    const off = layers.map.classList.toggle("off");
+    $("overlay").setAttribute("aria-pressed", !off);
+  });
+  $("opacity")?.addEventListener("input", () => layers.map.setAttribute("opacity", $("opacity").value / 100));
+  const initial = grey && { ...grey };
+  let waiting;
+  const shade = () => {
+    const extent = initial.high - initial.low;
+    const width = (extent * $("window").value) / 100;
+    const level = initial.low + (extent * $("level").value) / 100;
+    [grey.low, grey.high] = [level - width / 2, level + width / 2];
+    clearTimeout(waiting);
+    waiting = setTimeout(() => show(now.frame), 60);
+  };
+  for (const id of ["window", "level"]) $(id)?.addEventListener("input", shade);
+  $("frame")?.addEventListener("input", () => show($("frame").valueAsNumber));
+  if ($("bars")) {
+    const most = Math.max(...data.scores.map((score) => score ?? 0), 1e-12);
+    data.scores.forEach((score, number) => score > 0 && draw($("bars"), "rect", { x: number + 0.1, width: 0.8, y: 1 - score / most, height: score / most }));
+  }
+  $("help").addEventListener("click", () => $("keys").showModal());
+  fit();
+}
+
