@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_review import event, row
+from review_made import event, row
 
 from fanogan.review import Database
 from fanogan.scoring import COLUMNS, write_csv

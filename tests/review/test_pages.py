@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import uvicorn
 from dicom_volumes import eye as save_eye
-from test_review import SHAPE, SPACING, write_volume
+from review_made import SHAPE, SPACING, write_volume
 
 from fanogan.review import Database, Settings, User, import_results
 from fanogan.review.access import Sessions

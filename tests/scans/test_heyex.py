@@ -153,6 +153,14 @@ def test_e2e_is_read(e2e_file: Path) -> None:
     assert scan.eye == "right" and scan.en_face is None
 
 
+def test_the_day_of_acquisition_is_read_apart(e2e_file: Path) -> None:
+    pytest.importorskip("fastapi", reason="the extra 'serve' isn't installed")
+    from fanogan.review.dates import day_of
+
+    case = {"scan": {"files": [str(e2e_file)]}, "visit": ""}
+    assert day_of(case) == "1917-11-21"  # 10¹⁷ times 100 ns after 1600
+
+
 def test_both_are_found(vol_file: Path, e2e_file: Path) -> None:
     assert [item.name for item in find_scans(vol_file.parent)] == ["a.E2E", "a.vol"]
 

@@ -94,7 +94,7 @@ def test_writes_a_table_maps_overlays_and_a_page(model, folder, tmp_path):
         "scans.csv",
         "about.json",
         "drift.json",
-        *(f"maps/{name}.tif" for name in names),
+        *(f"{kind}/{name}.tif" for kind in ("maps", "reconstructions") for name in names),
         *(f"overlays/{name}.png" for name in names),
     }
 

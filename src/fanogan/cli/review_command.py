@@ -20,6 +20,7 @@ def review(
     results: Sequence[Path] = (),
     database: Path = Path("review.sqlite"),
     labels: Sequence[str] | None = None,
+    masks: Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8010,
     open: bool = False,
@@ -34,6 +35,8 @@ def review(
         results: folders that score has written; those of an earlier review may be left out.
         database: the file that keeps all decisions.
         labels: what regions may be called, such as fluid drusen artefact.
+        masks: a folder with masks of the truth, named as evaluate --masks takes them. Admins see
+            their outlines by the key t; whoever starts a review without users is one.
         host: the address to listen at; another one than this machine needs users.
         port: where to listen; 0 takes a free one.
         open: open the page in this machine's browser.
@@ -42,7 +45,7 @@ def review(
             sees all and has the last word; or admin, who sees all.
     """
     try:
-        from fanogan.review import LABELS, ROLES, Database, Settings, User, import_results
+        from fanogan.review import LABELS, ROLES, Database, Settings, Truth, User, import_results
         from fanogan.review import add_user as add
         from fanogan.review import review as start
     except ImportError as error:
@@ -69,7 +72,7 @@ def review(
     if host not in LOCAL:
         say(f"passwords go to {host} unencrypted: put a proxy with TLS before it", "yellow")
     owner = None if has_users else User(getpass.getuser(), "admin")
-    settings = Settings(tuple(labels or LABELS))
+    settings = Settings(tuple(labels or LABELS), Truth(masks) if masks else None)
 
     def on_start(address: str) -> None:
         say(f"decisions are kept in {database}")

@@ -4,7 +4,7 @@ from fanogan.evaluation.comparison import calibrated_row, compared_rows
 from fanogan.evaluation.labelled import evaluate
 from fanogan.evaluation.leaks import BadTestSet, Leaks, leak_sentences
 from fanogan.evaluation.localization import PixelROC
-from fanogan.evaluation.masks import masks_of
+from fanogan.evaluation.masks import masks_of, named_masks
 from fanogan.evaluation.metrics import (
     delong,
     image_metrics,
@@ -28,6 +28,7 @@ __all__ = [
     "leak_sentences",
     "masks_of",
     "mean_interval",
+    "named_masks",
     "resampled_aucs",
     "resampled_times",
     "roc_curve_points",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -97,6 +98,49 @@ def _masks_by_name(
     on_note: Callable[[str, Note], None],
     kind: Kind,
 ) -> Callable[[Result], np.ndarray]:
+    mask_of = named_masks(sources, labels, on_note, kind)
+
+    def by_name(result: Result) -> np.ndarray:
+        found = mask_of(result.scan_name, result.affine)
+        if found is None:
+            raise BadScan(
+                f"{result.name} has no mask: put one of the same name among the masks, empty "
+                "where nothing is anomalous"
+            )
+        path, frames = found
+        if result.frame >= len(frames):
+            unit = "volume" if kind == "volume" else "frame"
+            raise BadScan(
+                f"{path} has {len(frames):,} {unit}s and no mask of {result.name}: give one "
+                f"for each {unit}"
+            )
+        return _fitting(frames[result.frame], result)
+
+    return by_name
+
+
+def named_masks(
+    sources: Iterable[ScanSource],
+    labels: Collection[int] | None = None,
+    on_note: Callable[[str, Note], None] = lambda name, note: None,
+    kind: Kind = "image",
+) -> Callable[[str, Affine | None], tuple[Path, np.ndarray] | None]:
+    """Return how to find a scan's mask among files: by the scan's name, whatever the extension.
+
+    Args:
+        sources: the masks' files.
+        labels: the values that count as anomalous; None: all but 0.
+        on_note: as for ``masks_of``.
+        kind: what the masks' files hold.
+
+    Returns:
+        A function of a scan's name and ``affine`` that returns the mask's file and its (frames,
+        rows, columns) bool, of volumes (volumes, slices, rows, columns), or None where no file has
+        the name; it raises BadScan as ``read_mask``.
+
+    Raises:
+        BadScan: two files could be the mask of one scan.
+    """
     files: dict[str, ScanSource] = {}
     for file in sources:
         other = files.setdefault(_without_extension(file.name), file)
@@ -115,23 +159,11 @@ def _masks_by_name(
         # The files of a DICOM series are slices of one volume.
         return np.concatenate(masks, axis=1 if kind == "volume" else 0)
 
-    def by_name(result: Result) -> np.ndarray:
-        file = files.get(_without_extension(result.scan_name))
-        if file is None:
-            raise BadScan(
-                f"{result.name} has no mask: put one of the same name among the masks, empty "
-                "where nothing is anomalous"
-            )
-        frames = frames_of(file, result.affine)
-        if result.frame >= len(frames):
-            unit = "volume" if kind == "volume" else "frame"
-            raise BadScan(
-                f"{file.path} has {len(frames):,} {unit}s and no mask of {result.name}: give one "
-                f"for each {unit}"
-            )
-        return _fitting(frames[result.frame], result)
+    def found(name: str, affine: Affine | None) -> tuple[Path, np.ndarray] | None:
+        file = files.get(_without_extension(name))
+        return None if file is None else (file.path, frames_of(file, affine))
 
-    return by_name
+    return found
 
 
 def _without_extension(name: str) -> str:

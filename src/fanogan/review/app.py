@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -19,11 +20,14 @@ from fanogan.review import outputs
 from fanogan.review.access import COOKIE, Guard, Sessions, User, with_session
 from fanogan.review.answers import attachment, png, rendered, zipped
 from fanogan.review.database import JUDGEMENTS, PAGE, SORTS, Database, Refused
+from fanogan.review.dates import day_of
 from fanogan.review.events import Event
 from fanogan.review.fundus import fundus_of, grid_of
 from fanogan.review.opened import Opened, opened
 from fanogan.review.shown import data_of, fundus_data, print_data, state_of
 from fanogan.review.standing import Standing, agreement, by_reader
+from fanogan.review.truth import Truth
+from fanogan.scans import BadScan
 from fanogan.serve import address_of, listening
 
 HERE = Path(__file__).parent
@@ -34,9 +38,10 @@ FILTERS = ("flag", "state", "eye", "warning", "reader", "search", "sort")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a site sets: the `labels` that regions may have."""
+    """What a site sets: the `labels` that regions may have, and the truth for whoever starts it."""
 
     labels: Sequence[str] = LABELS
+    truth: Truth | None = None
 
 
 def application(database: Database, sessions: Sessions, settings: Settings) -> Guard:
@@ -53,6 +58,10 @@ def application(database: Database, sessions: Sessions, settings: Settings) -> G
     def frame_or_404(case: Opened, frame: int) -> None:
         if not 0 <= frame < case.shape[0]:
             raise HTTPException(404, "there is no such frame")
+
+    def truth_for(request: Request) -> Truth | None:
+        """Return the truth, for the role that whoever starts the review has."""
+        return settings.truth if request.state.user.role == "admin" else None
 
     def only_all(request: Request) -> None:
         if not request.state.user.sees_all:
@@ -126,15 +135,22 @@ def application(database: Database, sessions: Sessions, settings: Settings) -> G
         case = case_or_404(case_id)
         here, user, filters = opened(case), request.state.user, _filters(request)
         done, count = database.progress(user.name)
+        visits = database.visits(case) if case["subject"] else []
+        dated = [{**each, "day": day_of(each)} for each in visits]
         return rendered(
             "case.html",
             request,
             case=case,
+            day=day_of(case),
             here=here,
-            data=data_of(here, settings.labels) | {"state": state_of(database, case_id, user)},
+            data={
+                **data_of(here, settings.labels),
+                "state": state_of(database, case_id, user),
+                "truth": truth_for(request) is not None and not here.is_signal,
+            },
             labels=settings.labels,
             judgements=JUDGEMENTS,
-            visits=database.visits(case) if case["subject"] else [],
+            visits=sorted(dated, key=itemgetter("day")),
             query=urlencode(filters),
             done=done,
             count=count,
@@ -176,6 +192,10 @@ def application(database: Database, sessions: Sessions, settings: Settings) -> G
 
     # --- pictures ---------------------------------------------------------------------------------
 
+    def window(here: Opened, low: float | None, high: float | None) -> tuple[float, float]:
+        usual = here.grey_range
+        return usual[0] if low is None else low, usual[1] if high is None else high
+
     @app.get("/cases/{case_id}/scan/{frame}")
     def scan(
         case_id: int, frame: int, low: float | None = None, high: float | None = None
@@ -184,11 +204,7 @@ def application(database: Database, sessions: Sessions, settings: Settings) -> G
         frame_or_404(here, frame)
         if here.scan is None:
             raise HTTPException(404, here.problem)
-        usual = here.grey_range
-        pixels = here.frame(
-            frame, usual[0] if low is None else low, usual[1] if high is None else high
-        )
-        return png(shrink(pixels, LARGEST))
+        return png(shrink(here.frame(frame, *window(here, low, high)), LARGEST))
 
     @app.get("/cases/{case_id}/map/{frame}")
     def map_layer(case_id: int, frame: int) -> Response:
@@ -198,6 +214,30 @@ def application(database: Database, sessions: Sessions, settings: Settings) -> G
         if residual is None or "scale" not in here.about:
             raise HTTPException(404, "these results hold no map of it")
         return png(residual_layer(shrink(residual, LARGEST), here.about["scale"]))
+
+    @app.get("/cases/{case_id}/normal/{frame}")
+    def nearest_normal(
+        case_id: int, frame: int, low: float | None = None, high: float | None = None
+    ) -> Response:
+        here = opened(case_or_404(case_id))
+        frame_or_404(here, frame)
+        pixels = here.normal(frame, *window(here, low, high))
+        if pixels is None:
+            raise HTTPException(404, "these results hold no nearest normal version of it")
+        return png(shrink(pixels, LARGEST))
+
+    @app.get("/cases/{case_id}/truth/{frame}")
+    def truth(request: Request, case_id: int, frame: int) -> dict[str, Any]:
+        if (known := truth_for(request)) is None:
+            raise HTTPException(403, "the truth is for admins, where the review has masks")
+        here = opened(case_or_404(case_id))
+        frame_or_404(here, frame)
+        try:
+            outlines = known.outlines(here, frame)
+        except BadScan as error:
+            return {"outlines": [], "problem": str(error)}
+        problem = "" if outlines is not None else "There is no mask of this name."
+        return {"outlines": outlines or [], "problem": problem}
 
     @app.get("/cases/{case_id}/fundus")
     def fundus_picture(case_id: int) -> Response:

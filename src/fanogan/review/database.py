@@ -194,12 +194,13 @@ class Database:
         }
 
     def visits(self, case: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the other cases of the same subject's eye in the same results, in their order."""
-        return self.rows(
-            "SELECT id, name, visit, score, flag, regions FROM cases WHERE subject = ? AND eye = ? "
-            "AND folder = ? AND unit = ? AND id <> ? ORDER BY visit, place",
+        """Return the other cases of the same subject's eye in the same results."""
+        found = self.rows(
+            "SELECT id, name, visit, score, flag, regions, scan FROM cases WHERE subject = ? AND "
+            "eye = ? AND folder = ? AND unit = ? AND id <> ? ORDER BY place",
             *(case["subject"], case["eye"], case["folder"], case["unit"], case["id"]),
         )
+        return [{**row, "scan": json.loads(row["scan"])} for row in found]
 
     def decisions(self, case_id: int, who: str | None = None) -> list[dict[str, Any]]:
         """Return what stands of a case, by one reader or by all, in order."""

@@ -16,7 +16,7 @@ from fanogan.scoring import read_csv
 from fanogan.storage import BadFolder
 
 _DATE = re.compile(r"(?<!\d)(19|20)(\d\d)[-_.]?(0[1-9]|1[0-2])[-_.]?(0[1-9]|[12]\d|3[01])(?!\d)")
-"""A day in a name; files' headers have one too, which the readers leave there."""
+"""A day in a name; one in a file's header is read when it is shown (see `dates`)."""
 
 
 def import_results(database: Database, folder: Path) -> int:

@@ -16,6 +16,7 @@ from fanogan.report import VolumeCase, region_mask
 from fanogan.retina import Region, stored_volumes
 from fanogan.scans import (
     BadScan,
+    Kind,
     Scan,
     ScanSource,
     Spacing,
@@ -45,12 +46,12 @@ class Opened:
         self.case, self.folder = case, Path(case["folder"])
         about = self.folder / "about.json"
         self.about: dict[str, Any] = json.loads(about.read_text("utf-8")) if about.exists() else {}
-        self.is_signal = bool(self.about.get("signal"))
+        self.is_signal = self.about.get("kind") == "signal"
         self.scan: Scan | None = None
         self.problem = ""
         try:
             if not self.is_signal:
-                self.scan = _read(case)
+                self.scan = _read(case, self.about.get("kind", "image"))
         except BadScan as error:
             self.problem = str(error).replace(", or leave it out with --skip-bad", "")
         self.shape = self._shape()
@@ -74,9 +75,7 @@ class Opened:
     @cached_property
     def grey_range(self) -> tuple[float, float]:
         """The values that are shown black and white at first."""
-        assert self.scan is not None
-        pixels = self.scan.pixels
-        if pixels.dtype == np.uint8:
+        if self.scan is None or (pixels := self.scan.pixels).dtype == np.uint8:
             return 0.0, 255.0
         low, high = np.percentile(np.asarray(pixels).reshape(-1)[::_SAMPLE], (0.5, 99.5))
         return float(low), max(float(high), float(low) + 1e-6)
@@ -84,25 +83,41 @@ class Opened:
     def frame(self, number: int, low: float, high: float) -> NDArray[np.uint8]:
         """Return a frame as it is shown where `low` is black and `high` white."""
         assert self.scan is not None
-        pixels = np.asarray(self.scan.pixels[number]).astype(np.float32)
-        level = (pixels - low) * (255 / max(high - low, 1e-9))
-        return np.asarray(np.clip(np.rint(level), 0, 255), dtype=np.uint8)
+        return _shaded(np.asarray(self.scan.pixels[number]).astype(np.float32), low, high)
 
     def residual(self, number: int) -> NDArray[np.float32] | None:
         """Return a frame's map (rows, columns), NaN where nothing is known; None without maps."""
-        name, maps = self.case["name"], self.folder / "maps"
-        if (nifti := maps / place_of(name, ".nii.gz")).exists():
+        if (nifti := self.folder / "maps" / place_of(self.case["name"], ".nii.gz")).exists():
             values = _nifti(nifti)
             files = self.case["scan"].get("files") or [""]
             if extension(files[0]) not in (".nii", ".nii.gz", ".hdr"):
                 values = values.transpose(1, 0, 2)
             return np.asarray(values[..., number], dtype=np.float32)
+        stored = self._stored("maps", number)
+        return None if stored is None else np.asarray(stored, dtype=np.float32)
+
+    def normal(self, number: int, low: float, high: float) -> NDArray[np.uint8] | None:
+        """Return what the networks made of a frame, its nearest normal version, as `frame` does.
+
+        Black where they saw nothing. None where the results hold none.
+        """
+        if (pixels := self._stored("reconstructions", number)) is None:
+            return None
+        depth, black, white = self.about["grey"]
+        if self.scan is None or str(self.scan.pixels.dtype) != depth:
+            return pixels  # on the model's own grey scale, for another can't be held against it
+        values = black + pixels.astype(np.float32) / 255 * (white - black)
+        return _shaded(values, low, high)
+
+    def _stored(self, kind: str, number: int) -> NDArray[Any] | None:
+        """Return a frame of what the results hold as TIFF of a scan, whole or frame by frame."""
         import tifffile
 
-        whole, single = maps / place_of(name, ".tif"), maps / place_of(f"{name}#{number}", ".tif")
+        name, folder = self.case["name"], self.folder / kind
+        whole, single = (folder / place_of(f"{name}{end}", ".tif") for end in ("", f"#{number}"))
         if whole.exists():
-            return np.asarray(tifffile.imread(whole, key=number), dtype=np.float32)
-        return np.asarray(tifffile.imread(single), np.float32) if single.exists() else None
+            return np.asarray(tifffile.imread(whole, key=number))
+        return np.asarray(tifffile.imread(single)) if single.exists() else None
 
     @cached_property
     def lines(self) -> NDArray[np.float32] | None:
@@ -226,6 +241,11 @@ class Opened:
         )
 
 
+def _shaded(values: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
+    level = (values - low) * (255 / max(high - low, 1e-9))
+    return np.asarray(np.clip(np.rint(level), 0, 255), dtype=np.uint8)
+
+
 _opening = threading.Lock()
 
 
@@ -242,7 +262,16 @@ def opened(case: Mapping[str, Any]) -> Opened:
         return _opened(case["id"], json.dumps(case, sort_keys=True))
 
 
-def _read(case: Mapping[str, Any]) -> Scan:
+def member_of(case: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the name of a case's file, and which image of an array file it is, or else 0."""
+    base, _, number = case["name"].rpartition("#")
+    files = case["scan"].get("files") or [""]
+    if number.isdecimal() and extension(files[0]) in (".npy", ".npz"):
+        return base, int(number)
+    return case["name"], 0
+
+
+def _read(case: Mapping[str, Any], kind: Kind) -> Scan:
     """Read the scan of a case by the package's own readers.
 
     Raises:
@@ -264,10 +293,9 @@ def _read(case: Mapping[str, Any]) -> Scan:
         pixels = np.stack([volume.original(frame) for frame in range(len(volume.bscans))])
         return Scan(pixels, name, name, volume.scan_spacing, True, en_face=volume.en_face)
     if extension(first) in (".npy", ".npz"):
-        base, _, number = name.rpartition("#")
-        base = base if number.isdecimal() else name
+        base, _ = member_of(case)
         key = base.rpartition(":")[2] if ":" in base else None
-        source = ScanSource(first, base, base, key)
+        source = ScanSource(first, base, base, key, kind=kind)
         return next(scan for scan in scans_of(source) if scan.name == name)
     if len(files) == 1:
         return read_scan(first)

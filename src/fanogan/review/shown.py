@@ -56,6 +56,7 @@ def data_of(here: Opened, labels: Sequence[str]) -> dict[str, Any]:
         "start": start,
         "window": window,
         "map": has_map,
+        "normal": not here.is_signal and here.normal(start, *here.grey_range) is not None,
         "regions": regions,
         "labels": list(labels),
         "fundus": fundus_data(here),

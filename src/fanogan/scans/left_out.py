@@ -66,7 +66,8 @@ def own_names(folder: str | Path, marks: Collection[str]) -> re.Pattern[str]:
     own = ["(?!)"]  # matches nothing
     if {"report.html", "scores.csv"} <= set(marks) or ".unfinished" in marks:
         own.append(
-            r"maps|overlays|en_face|shape|layers|dicom|pixels\.npz|(scores|scans|patches|regions)\.csv"
+            r"maps|reconstructions|overlays|en_face|shape|layers|dicom|pixels\.npz|"
+            r"(scores|scans|patches|regions)\.csv"
         )
     if "config.yaml" in marks and _begins(folder, "config.yaml", b"fanogan:"):
         own.append("samples")

@@ -54,6 +54,7 @@ class VolumeMaps:
         self.median, self.threshold = normal or (0.0, np.inf)
         shape = volume.bscans.shape
         self.residuals = np.full(shape, np.nan, dtype=np.float32)
+        self.normal = np.zeros(shape, np.uint8)
         self.en_face = np.full((shape[0], shape[2]), np.nan, dtype=np.float32)
         self.scores = np.full(shape[0], np.nan)
         self.shape: np.ndarray | None = None  # (B-scans, columns), as `ShapeNormals.lines`
@@ -61,8 +62,9 @@ class VolumeMaps:
 
     def add(self, result: Result, mask: np.ndarray | None = None) -> None:
         """Add a B-scan, and where it is known its truth (rows, columns) bool."""
-        assert result.residual is not None
+        assert result.residual is not None and result.reconstruction is not None
         self.residuals[result.frame] = result.residual
+        self.normal[result.frame] = as_picture(result.reconstruction)
         self.en_face[result.frame] = self.volume.en_face_line(result.frame, result.residual)
         self.scores[result.frame] = result.total
         if result.shape_line is not None:
@@ -116,11 +118,14 @@ class VolumeMaps:
     def files(self, case: VolumeCase, scale: float, maps: MapsAs = "tiff") -> Files:
         """Yield the map in the scan's geometry, the en-face map, the layers, the worst B-scans.
 
+        And what the networks made of it, its nearest normal version.
+
         `layers/` has the retina's inner and outer line, (2, B-scans, columns), in rows of the scan.
         """
         volume = self.volume
         between, _, across = spacing = volume.scan_spacing
         yield map_file(case.name, self.residuals, spacing, volume.affine, volume.files, maps)
+        yield reconstruction_file(case.name, self.normal, spacing)
         yield (
             f"en_face/{place_of(case.name, '.tif')}",
             float_tiff(self.en_face, (None, between, across)),
@@ -170,17 +175,19 @@ def map_file(
 
 
 def image_files(result: Result, scale: float, maps: MapsAs = "tiff") -> Files:
-    """Yield an image's raw map, and the map in colours over the image.
+    """Yield an image's raw map, its nearest normal version, and the map in colours over the image.
 
     As NIfTI the maps of a volume's frames are one file, which follows with the volume.
     """
     assert result.residual is not None and result.picture is not None
+    assert result.reconstruction is not None
     coloured = overlay(as_picture(result.picture), result.residual, scale)
     if result.shape_line is not None:
         coloured = with_strip(coloured, result.shape_line)
     if maps == "tiff" or not result.of_volume:
         place = result.spacing, result.affine, result.files
         yield map_file(result.name, result.residual, *place, maps)
+    yield reconstruction_file(result.name, as_picture(result.reconstruction), result.spacing)
     yield f"overlays/{place_of(result.name, '.png')}", _png(coloured)
 
 
@@ -195,6 +202,10 @@ def voxel_files(result: Result, scale: float, maps: MapsAs) -> Files:
     if residual.nbytes >= MOST_TIFF_BYTES:
         maps = "nifti"
     yield map_file(result.name, residual, result.spacing, result.affine, result.files, maps)
+    assert result.reconstruction is not None
+    slices = np.stack([as_picture(each) for each in result.reconstruction])
+    if slices.nbytes < MOST_TIFF_BYTES:
+        yield reconstruction_file(result.name, slices, result.spacing)
     shown = of_slice(result, shown_slice(result))
     assert shown.residual is not None and shown.picture is not None
     assert shown.reconstruction is not None
@@ -242,20 +253,31 @@ def write_files(folder: Path, files: Files) -> dict[str, str]:
     return written
 
 
+def reconstruction_file(name: str, pixels: np.ndarray, spacing: Spacing) -> tuple[str, bytes]:
+    """Return place and content of what the networks made of a scan: 8 bits, TIFF in any case."""
+    return f"reconstructions/{place_of(name, '.tif')}", _tiff(pixels, spacing)
+
+
 def float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:
     """Return a map as TIFF, its axes and its spacing in mm as ImageJ, Fiji and napari read them."""
+    return _tiff(residual.astype(np.float32), spacing)
+
+
+def _tiff(values: np.ndarray, spacing: Spacing) -> bytes:
     import tifffile
 
     between, row, column = spacing
+    has_colours = values.dtype == np.uint8 and values.ndim > 2 and values.shape[-1] == 3
+    axes = "ZYX"[-(values.ndim - has_colours) :] + "S" * has_colours
     # Without axes tifffile takes the first of three for channels.
-    metadata: dict[str, Any] = {"axes": "ZYX"[-residual.ndim :]}
+    metadata: dict[str, Any] = {"axes": axes}
     if row and column:
-        apart = {"spacing": between} if between and residual.ndim == 3 else {}
+        apart = {"spacing": between} if between and "Z" in axes else {}
         metadata |= {"unit": "mm", **apart}
     buffer = io.BytesIO()
     tifffile.imwrite(
         buffer,
-        residual.astype(np.float32),
+        values,
         imagej=True,
         compression="zlib",
         resolution=(1 / column, 1 / row) if row and column else None,

@@ -10,26 +10,24 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fanogan.calibration import DriftRecord
-from fanogan.report import Found, Maker, dicom_objects, write_score_report
+from fanogan.report import Found, dicom_objects, write_score_report
 from fanogan.retina import FlatVolume, PicturesAs, Region, steps_figure
 from fanogan.scans import BadScan, NoneUsable, Sharded, Spacing, check_source
+from fanogan.scoring.about import ABOUT, SCAN_COLUMNS, SCANS, about_results, maker_of, scan_row
 from fanogan.scoring.cases import (
-    about_model,
     case_of,
     pack,
     region_of,
-    statement_of,
     unpack_case,
     unpack_volume,
 )
-from fanogan.scoring.drift import RECORD, drift_record, today
+from fanogan.scoring.drift import RECORD, today
 from fanogan.scoring.job import COMPLETE, Journal, job_of, open_job
 from fanogan.scoring.model import Model
 from fanogan.scoring.pipeline import result_batches
@@ -65,15 +63,12 @@ CASES = {"image": IN_GALLERY, "volume": VOLUMES_SHOWN, "steps": 1}
 """How many of each kind the page shows at most."""
 ENDS = {"bscans": ("first_bscan", "last_bscan"), "columns": ("first_column", "last_column")}
 IN_PARQUET = ("scores.csv", PATCHES, "regions.csv")
-SCANS, ABOUT = "scans.csv", "about.json"
-"""What ``review`` opens scans with: where each lies, and how the model's maps are coloured."""
-SCAN_COLUMNS = ("name", "folder", "files", "eye", "bscan_mm", "row_mm", "column_mm")
 TABLES = (
     *("scores.csv", "report.html", PATCHES, "regions.csv", "regions.json", RECORD, SCANS, ABOUT),
     *(SHARD, ROWS),
     *(table.replace(".csv", ".parquet") for table in IN_PARQUET),
 )
-WRITES = (*TABLES, "maps", "overlays", "en_face", "shape", "layers", "dicom")
+WRITES = (*TABLES, *("maps", "reconstructions", "overlays", "en_face", "shape", "layers", "dicom"))
 """All that may come into the folder of the results."""
 
 
@@ -181,10 +176,6 @@ def _of_dicom(inputs: Iterable[Any]) -> Iterator[Any]:
         yield each
 
 
-def _maker_of(model: Model) -> Maker:
-    return Maker(model.title, model.recipe.name, version("fanogan"), model.weights_sha256)
-
-
 class _Writer:
     """Writes files of each result as it passes, and keeps its row for the table and the page."""
 
@@ -201,7 +192,7 @@ class _Writer:
         self.model, self.calibration, self.alpha = model, model.calibration, alpha
         self.work, self.folder, self.journal = work, work / "results", journal
         self.scores_only, self.maps_as = scores_only, maps
-        self.maker = _maker_of(model) if dicom else None
+        self.maker = maker_of(model) if dicom else None
         self.batch: list[dict[str, Any]] = []
         self.maps: VolumeMaps | None = None
         self.frames: list[np.ndarray] = []  # the maps so far of a volume that isn't flattened
@@ -247,7 +238,7 @@ class _Writer:
             "input": result.scan_name or result.name,
         }
         if not result.of_volume:
-            row["scan"] = _scan_row(result)
+            row["scan"] = scan_row(result)
         self.batch.append(row)
         if result.unit == "volume":
             self._add_volume(row, result)
@@ -354,33 +345,6 @@ class _Writer:
         """Let a batch be done: its rows, and the cases that the page may show of it."""
         self.journal.add(self.batch)
         self.batch = []
-
-
-def _scan_row(result: Result) -> dict[str, Any]:
-    """Return a line of ``scans.csv``: the files' names are a list in JSON."""
-    files = [os.path.abspath(path) for path in result.files]
-    folder = os.path.commonpath([os.path.dirname(path) for path in files]) if files else ""
-    names = json.dumps([os.path.relpath(path, folder) for path in files])
-    values = (result.name, folder, names, result.eye, *result.spacing)
-    return dict(zip(SCAN_COLUMNS, values, strict=True))
-
-
-def about_results(model: Model, alpha: float, scores_only: bool) -> dict[str, Any]:
-    """Return what the page says beside the rows, as plain values."""
-    held_out = model.calibration.units.get("image")
-    return {
-        "noun": model.preprocessing.noun,
-        "kind": model.preprocessing.kind,
-        "model": about_model(model),
-        "scale": model.calibration.map_scale,
-        "en_face": model.calibration.en_face,
-        "maker": vars(_maker_of(model)),
-        "statements": {unit: statement_of(model, alpha, unit) for unit in ("image", "volume")},
-        "held_out": held_out.scores.tolist() if held_out else [],
-        "warnings": list(model.provenance["warnings"]),
-        "scores_only": scores_only,
-        "drift": record.to_dict() if (record := drift_record(model)) else None,
-    }
 
 
 def write_tables(

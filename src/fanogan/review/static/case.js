@@ -10,6 +10,7 @@ function step(by) {
 }
 const keys = {
   ArrowUp: () => show(now.frame - 1), ArrowDown: () => show(now.frame + 1), o: () => $("overlay")?.click(),
+  r: () => $("normal")?.click(), t: () => $("truth")?.click(),
   "[": () => step(-1), "]": () => step(1), a: () => decide("accepted"), x: () => decide("rejected"),
   n: () => $("note").focus(), u: () => $("undo").click(), g: () => $("grid")?.click(),
   j: () => sending.then(() => $("next").click()), "+": () => stage && zoom(1.4), "-": () => stage && zoom(1 / 1.4), f: () => stage && fit(),

@@ -7,7 +7,9 @@ export const stage = $("stage");
 let stretch = 1, view = null, layers = null;
 const grey = data.window ? { ...data.window } : null;
 const [, rowMm, columnMm] = data.spacing;
-const scanUrl = (number) => `${base}/scan/${number}?low=${grey.low}&high=${grey.high}`;
+let isNormal = false, isTruth = false, asked = 0;
+// Of the scan, or in its place its nearest normal version.
+const scanUrl = (number) => (grey || isNormal) && `${base}/${isNormal ? "normal" : "scan"}/${number}${grey ? `?low=${grey.low}&high=${grey.high}` : ""}`;
 
 function place() {
   stage.setAttribute("viewBox", `${view.x} ${view.y} ${view.width} ${view.height}`);
@@ -31,24 +33,32 @@ const inPixels = ([x, y]) => [clamp(x, 0, data.columns), clamp(y / stretch, 0, d
 
 export async function show(number) {
   now.frame = clamp(number, 0, data.frames - 1);
-  const wanted = now.frame;
+  const [wanted, turn] = [now.frame, ++asked];
   if (!stage) return;
   const score = data.scores[now.frame];
-  $("now").textContent = data.frames > 1 ? `${now.frame} of 0–${data.frames - 1}${score == null ? "" : ` · score ${score.toPrecision(4)}`}` : "";
+  $("now").textContent = [data.frames > 1 && `${now.frame} of 0–${data.frames - 1}`, data.frames > 1 && score != null && `score ${score.toPrecision(4)}`, isNormal && "nearest normal version"].filter(Boolean).join(" · ");
   if ($("frame")) $("frame").value = now.frame;
   shapes();
   enFace();
-  const [scan, map] = await Promise.all([grey ? picture(scanUrl(wanted)) : "", data.map ? picture(`${base}/map/${wanted}`) : ""]);
-  if (wanted !== now.frame) return;
+  const [scan, map, truth] = await Promise.all([scanUrl(wanted) ? picture(scanUrl(wanted)) : "", data.map ? picture(`${base}/map/${wanted}`) : "", isTruth && readTruth(wanted)]);
+  if (turn !== asked) return;
   layers.scan.setAttribute("href", scan);
   layers.map.setAttribute("href", map);
+  layers.truth.replaceChildren();
+  for (const outline of truth?.outlines ?? []) draw(layers.truth, "polygon", { points: outline.join(" "), class: "outline truth" });
+  if (truth?.problem) say(truth.problem);
   stage.dataset.shown = now.frame;
   for (const step of [1, -1, 2, -2]) {
     const next = wanted + step;
     if (next < 0 || next >= data.frames) continue;
-    if (grey) picture(scanUrl(next));
+    if (scanUrl(next)) picture(scanUrl(next));
     if (data.map) picture(`${base}/map/${next}`);
   }
+}
+
+async function readTruth(number) {
+  const answer = await fetch(`${base}/truth/${number}`);
+  return answer.ok ? answer.json() : { problem: "The truth can't be read." };
 }
 
 export function shapes() {
@@ -112,6 +122,7 @@ if (stage) {
   const size = { width: data.columns, height: data.rows, preserveAspectRatio: "none" };
   layers.scan = draw(layers.all, "image", size);
   layers.map = draw(layers.all, "image", { ...size, opacity: ($("opacity")?.value ?? 100) / 100 });
+  layers.truth = draw(layers.all, "g");
   layers.shapes = draw(layers.all, "g");
   layers.sketch = draw(layers.all, "g");
   let dragged = null;
@@ -159,6 +170,16 @@ if (stage) {
   $("overlay")?.addEventListener("click", () => {
     const off = layers.map.classList.toggle("off");
     $("overlay").setAttribute("aria-pressed", !off);
+  });
+  $("normal")?.addEventListener("click", () => {
+    isNormal = !isNormal;
+    $("normal").setAttribute("aria-pressed", isNormal);
+    show(now.frame);
+  });
+  $("truth")?.addEventListener("click", () => {
+    isTruth = !isTruth;
+    $("truth").setAttribute("aria-pressed", isTruth);
+    show(now.frame);
   });
   $("opacity")?.addEventListener("input", () => layers.map.setAttribute("opacity", $("opacity").value / 100));
   const initial = grey && { ...grey };

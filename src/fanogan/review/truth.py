@@ -1,0 +1,63 @@
+"""Masks of the truth, shown to whoever started the review with them, and to nobody else."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fanogan.evaluation import named_masks
+from fanogan.retina import find_volumes
+from fanogan.review.opened import Opened, member_of
+from fanogan.scans import BadScan, find_scans
+
+
+class Truth:
+    """The masks of a folder, found by the scans' names as `evaluate --masks` finds them."""
+
+    def __init__(self, folder: Path):
+        """Look for the masks.
+
+        Raises:
+            BadScan: there are none, or two of one name.
+        """
+        self.folder = folder
+        self.of_images = named_masks(find_scans(folder))
+
+    @cached_property
+    def of_volumes(self) -> Any:
+        """How those of OCT volumes are found, whose pictures in a folder are one volume."""
+        volumes: Any = find_volumes(self.folder)
+        return named_masks(volumes)
+
+    def outlines(self, case: Opened, number: int) -> list[list[list[float]]] | None:
+        """Return the outlines of a frame's mask as (column, row) points; None where none is known.
+
+        Raises:
+            BadScan: the mask can't be read, or isn't of the scan's size.
+        """
+        name, frame = member_of(case.case)
+        find = self.of_images if case.en_face is None else self.of_volumes
+        found = find(name, None if case.scan is None else case.scan.affine)
+        if found is None:
+            return None
+        path, masks = found
+        number += frame
+        if number >= len(masks) or masks.shape[1:] != case.shape[1:]:
+            sides = "×".join(map(str, masks.shape))
+            raise BadScan(f"{path} has {sides} pixels: give a mask of the scan's size")
+        return outlines_of(masks[number])
+
+
+def outlines_of(mask: NDArray[np.bool_]) -> list[list[list[float]]]:
+    """Return the outlines of a mask (rows, columns) as (column, row) points, (0, 0) its corner."""
+    from skimage.measure import find_contours
+
+    contours: Any = find_contours  # it has no types
+    return [
+        np.round(points[:, ::-1] - 0.5, 1).tolist()
+        for points in contours(np.pad(mask, 1).astype(np.float32), 0.5)
+    ]
