@@ -18,7 +18,8 @@ from review_made import REGION, SHAPE, SPACING, decide, row
 from fanogan.review import Database, import_results
 from fanogan.review.fundus import fundus_of, grid_of
 from fanogan.review.opened import Opened, opened
-from fanogan.review.standing import agreement, by_reader, final, mask_of
+from fanogan.review.shapes import mask_of
+from fanogan.review.standing import agreement, by_reader, final
 from fanogan.scoring import COLUMNS, write_csv
 from fanogan.storage import BadFolder
 
@@ -152,7 +153,7 @@ def test_a_region_is_what_lies_in_the_retina_below_it(results: Path, tmp_path: P
     expected[1:3, 10:31, 3:6] = True
     np.testing.assert_array_equal(case.region_volume(1), expected)
     assert case.problem == "" and case.spacing == SPACING
-    assert case.outlines(1).keys() == {1, 2}
+    assert case.region_outlines(1).keys() == {1, 2}
 
 
 def test_a_drawn_shape_holds_the_pixels_whose_centres_lie_in_it() -> None:

@@ -17,8 +17,11 @@ from starlette.testclient import TestClient
 from fanogan.review import Database, Settings, Truth, User, add_user, import_results
 from fanogan.review.access import Sessions
 from fanogan.review.app import application
-from fanogan.review.opened import opened
-from fanogan.review.standing import mask_of
+from fanogan.review.fundus import fundus_of
+from fanogan.review.opened import Opened, opened
+from fanogan.review.outputs import labels_of
+from fanogan.review.shapes import mask_of
+from fanogan.review.standing import by_reader
 from fanogan.scans import BadScan
 
 
@@ -104,6 +107,34 @@ def test_pages_and_pictures_are_served(site: tuple[TestClient, Database]) -> Non
     assert client.get("/static/case.js").status_code == 200
     client.post("/logout")
     assert client.get("/cases/1/state").status_code == 401
+
+
+def test_what_is_drawn_on_the_en_face_map_is_a_region_of_all_b_scans_below(
+    site: tuple[TestClient, Database], results: Path
+) -> None:
+    client, database = site
+    login(client, "anna")
+    fundus = fundus_of(opened(database.case(1)))
+    # Around the A-scans 10 to 14 of the B-scans 0 to 2, half of an A-scan's width from the next.
+    lines = fundus.ground.lines[:, :, ::-1]
+    between = (lines[3, 0, 1] + lines[2, 0, 1]) / 2
+    left, right = (lines[0, 0, 0] + (lines[0, 1, 0] - lines[0, 0, 0]) * c / 24 for c in (10, 15))
+    square = [[left, 0], [right, 0], [right, between], [left, between]]
+    shape = {"frame": None, "shape": "polygon", "points": square, "label": "drusen"}
+    answer = client.post("/cases/1/events", json=event("draw", shape)).json()
+    [drawn] = answer["state"]["mine"]["drawn"].values()
+    assert drawn["outlines"].keys() == {"0", "1", "2"} and drawn["bscan"] in (0, 1, 2)
+    expected = np.zeros(SHAPE, bool)
+    expected[0:3, 10:31, 10:15] = True
+    standing = by_reader(database.decisions(1))["anna"]
+    labels, _ = labels_of(opened(database.case(1)), standing)
+    np.testing.assert_array_equal(labels > 0, expected)
+    assert "en face" in client.get("/cases/1/print").text
+    assert "drusen" in client.get("/out/decisions.csv").text
+    # Without an en-face map there is nothing to draw on.
+    (results / "en_face" / "eye.tif").unlink()
+    opened_again = Opened(database.case(1))
+    assert fundus_of(opened_again) is None
 
 
 def test_the_nearest_normal_version_is_shown_with_the_scans_window(

@@ -218,7 +218,9 @@ def test_shards_together_are_the_whole_row_for_row(model, scans, shards, tmp_pat
         if (tmp_path / "whole" / place).is_file():
             found, expected = (tifffile.imread(tmp_path / n / place) for n in ("out", "whole"))
             assert_allclose(found, expected, atol=1e-5)
-    assert merged.copied == 0 and merged.linked == 66  # a map and an overlay of 33 images
+    assert (
+        merged.copied == 0 and merged.linked == 99
+    )  # a map, a reconstruction and an overlay of 33
     page = (tmp_path / "out/report.html").read_text()
     assert "34" not in page[:200] and "Anomaly scores of 33 images" in page
     assert "all 33 images" in page
@@ -407,7 +409,7 @@ def test_where_there_are_no_links_maps_are_copied(shards, tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "link", refuse)
     merged = merge(shards, tmp_path / "out")
-    assert (merged.linked, merged.copied) == (0, 66)
+    assert (merged.linked, merged.copied) == (0, 99)
     assert len(list((tmp_path / "out/maps").rglob("*.tif"))) == 33
 
 

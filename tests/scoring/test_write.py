@@ -212,7 +212,7 @@ def test_a_bad_file_leaves_what_was_there(model, folder, tmp_path):
     unfinished = out / ".unfinished"
     files = (p for p in out.rglob("*") if p.is_file() and unfinished not in p.parents)
     assert {p: p.read_bytes() for p in files} == before
-    assert len(list(out.iterdir())) == 8 + unfinished.exists()
+    assert len(list(out.iterdir())) == 9 + unfinished.exists()
 
 
 def test_names_never_lead_out_of_the_folder(model, tmp_path, monkeypatch):

@@ -145,7 +145,7 @@ def application(database: Database, sessions: Sessions, settings: Settings) -> G
             here=here,
             data={
                 **data_of(here, settings.labels),
-                "state": state_of(database, case_id, user),
+                "state": state_of(database, case, user),
                 "truth": truth_for(request) is not None and not here.is_signal,
             },
             labels=settings.labels,
@@ -164,20 +164,21 @@ def application(database: Database, sessions: Sessions, settings: Settings) -> G
 
     @app.get("/cases/{case_id}/state")
     def state(request: Request, case_id: int) -> dict[str, Any]:
-        case_or_404(case_id)
-        return state_of(database, case_id, request.state.user)
+        return state_of(database, case_or_404(case_id), request.state.user)
 
     @app.post("/cases/{case_id}/events")
     def add(request: Request, case_id: int, event: Event) -> dict[str, Any]:
         user: User = request.state.user
-        here = opened(case_or_404(case_id))
-        if event.kind == "draw":
-            frame_or_404(here, event.value["frame"])
+        case = case_or_404(case_id)
+        if event.kind == "draw" and event.value["frame"] is not None:
+            frame_or_404(opened(case), event.value["frame"])
+        elif event.kind == "draw" and fundus_of(opened(case)) is None:
+            raise HTTPException(404, "it has no en-face map to draw on")
         try:
             kept = database.add(event.request, user.name, user.role, case_id, event.model_dump())
         except Refused as refused:
             raise HTTPException(409, str(refused)) from None
-        return {"id": kept["id"], "state": state_of(database, case_id, user)}
+        return {"id": kept["id"], "state": state_of(database, case, user)}
 
     @app.get("/cases/{case_id}/grid")
     def grid(case_id: int, column: float, row: float) -> list[dict[str, Any]]:

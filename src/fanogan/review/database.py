@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 import threading
 import time
@@ -202,6 +203,11 @@ class Database:
         )
         return [{**row, "scan": json.loads(row["scan"])} for row in found]
 
+    def members(self, folder: str, name: str) -> int:
+        """Return how many images of an array file these results hold."""
+        query = "SELECT COUNT(*) AS n FROM cases WHERE folder = ? AND name GLOB ? || '#[0-9]*'"
+        return int(self.rows(query, folder, _verbatim(name))[0]["n"])
+
     def decisions(self, case_id: int, who: str | None = None) -> list[dict[str, Any]]:
         """Return what stands of a case, by one reader or by all, in order."""
         query = "SELECT * FROM latest WHERE case_id = ? AND (who = ? OR ? IS NULL) ORDER BY id"
@@ -259,6 +265,11 @@ class Database:
         return bool(
             self.rows("SELECT 1 FROM regions WHERE case_id = ? AND id = ?", case_id, region)
         )
+
+
+def _verbatim(name: str) -> str:
+    """Return a pattern of GLOB that matches this name alone."""
+    return re.sub(r"[*?[]", r"[\g<0>]", name)
 
 
 def _event(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,12 @@ Finite = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 
 
 class Shape(BaseModel):
-    """A region that a reader has drawn on a frame; points are (column, row)."""
+    """A region that a reader has drawn; points are (column, row).
 
-    frame: int = Field(ge=0)
+    On a frame, in its pixels; or where `frame` is None on the en-face map, in those of its picture.
+    """
+
+    frame: int | None = Field(ge=0)
     shape: Literal["polygon", "brush"]
     points: list[tuple[Finite, Finite]] = Field(min_length=1, max_length=5000)
     width: float = Field(default=0, ge=0, le=1000, allow_inf_nan=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from fanogan.report import Ground, residual_layer
 from fanogan.review.opened import Opened
+from fanogan.review.shapes import mask_of
 
 RADII = (0.5, 1.5, 3.0)
 """Millimetres, of the grid of the Early Treatment Diabetic Retinopathy Study."""
@@ -70,6 +72,24 @@ def fundus_of(opened: Opened) -> Fundus | None:
     eye = opened.case["eye"] if case.fundus else ""
     sides = {"right": ("temporal", "nasal"), "left": ("nasal", "temporal")}.get(eye, ("", ""))
     return Fundus(ground, layer, (float(column), float(row)), sides, outlines)
+
+
+def plane_of(opened: Opened, shape: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Return where a shape lies that was drawn on the en-face view, (B-scans, columns).
+
+    It holds the A-scans whose places on the view lie in it.
+    """
+    fundus = fundus_of(opened)
+    plane = np.zeros((opened.shape[0], opened.shape[2]), np.bool_)
+    if fundus is None:
+        return plane
+    mask = mask_of(shape, fundus.ground.bscans.shape)
+    start, end = (fundus.ground.lines[:, None, side] for side in (0, 1))
+    along = ((np.arange(plane.shape[1]) + 0.5) / plane.shape[1])[:, None]
+    at = np.floor(start + (end - start) * along).astype(int)
+    inside = ((at >= 0) & (at < mask.shape)).all(axis=-1)
+    plane[inside] = mask[at[inside, 0], at[inside, 1]]
+    return plane
 
 
 def grid_of(opened: Opened, column: float, row: float) -> list[dict[str, Any]]:

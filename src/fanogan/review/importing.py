@@ -146,10 +146,13 @@ _SPACING = ("bscan_mm", "row_mm", "column_mm")
 
 
 def _regions(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each candidate region and whose it is: of a volume, or spans of a signal."""
+    """Yield each candidate region and whose it is: of OCT, of voxels, or spans of a signal."""
     if (folder / "regions.json").is_file():
         for region in json.loads((folder / "regions.json").read_text("utf-8")):
             yield region.pop("volume"), region
     elif (folder / "regions.csv").is_file():
         for row in read_csv(folder / "regions.csv"):
-            yield row.pop("signal"), {**row, "number": int(row["number"])}
+            numbers = {"number": int(row["number"])}
+            if is_voxels := "volume" in row:
+                numbers["bscan"] = int(row["peak_slice"])
+            yield row.pop("volume" if is_voxels else "signal"), {**row, **numbers}

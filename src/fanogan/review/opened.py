@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fanogan.report import VolumeCase, region_mask
 from fanogan.retina import Region, stored_volumes
+from fanogan.review.voxels import Outlines, Voxels
 from fanogan.scans import (
     BadScan,
     Kind,
@@ -153,8 +154,8 @@ class Opened:
 
     @cached_property
     def regions(self) -> Sequence[tuple[int, Region]]:
-        """The candidate regions of a volume, with their ids in the database."""
-        if self.is_signal:
+        """The candidate regions of an en-face map, with their ids in the database."""
+        if self.about.get("kind", "image") != "image":
             return []
         found = []
         for region in self.case["regions"]:
@@ -173,11 +174,39 @@ class Opened:
             return {}
         return {number: region_mask(self.en_face, region) for number, region in self.regions}
 
+    @cached_property
+    def voxels(self) -> Voxels | None:
+        """The regions of a volume that is seen in three dimensions; of all else None."""
+        if self.about.get("kind") != "volume" or not self.about["en_face"]:
+            return None
+        residual = [self.residual(frame) for frame in range(self.shape[0])]
+        known = [frame for frame in residual if frame is not None]
+        if not known:
+            return None
+        return Voxels(np.stack(known), self.about["en_face"][1], self.case["regions"])
+
     def region_volume(self, number: int) -> NDArray[np.bool_]:
-        """Return what lies in the retina below a region, (B-scans, rows, columns)."""
-        mask = np.zeros(self.shape, dtype=np.bool_)
-        plane, row = self.region_planes.get(number), np.arange(self.shape[1])[:, None]
-        if plane is None or self.lines is None:
+        """Return a candidate region, (frames, rows, columns): what lies in the retina below it."""
+        if self.voxels is not None:
+            return self.voxels.mask(number)
+        plane = self.region_planes.get(number)
+        return np.zeros(self.shape, dtype=np.bool_) if plane is None else self.below(plane)
+
+    def region_outlines(self, number: int) -> Outlines:
+        """Return a candidate region's outlines on the frames that it lies on."""
+        if self.voxels is not None:
+            return self.voxels.outlines(number)
+        plane = self.region_planes.get(number)
+        return {} if plane is None else self.outlines(plane)
+
+    def below(self, plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return what lies in the retina below a part of the en-face map, (frames, rows, columns).
+
+        Args:
+            plane: The part, (B-scans, columns).
+        """
+        mask, row = np.zeros(self.shape, dtype=np.bool_), np.arange(self.shape[1])[:, None]
+        if self.lines is None:
             return mask
         inner, outer = self.lines
         for frame in np.flatnonzero(plane.any(axis=1)):
@@ -185,12 +214,9 @@ class Opened:
             mask[frame] = within & plane[frame]
         return mask
 
-    def outlines(self, number: int) -> dict[int, list[list[list[float]]]]:
-        """Return a region's outlines on the B-scans that it lies on, as (column, row) points."""
-        found: dict[int, list[list[list[float]]]] = {}
-        plane = self.region_planes.get(number)
-        if plane is None:
-            return found
+    def outlines(self, plane: NDArray[np.bool_]) -> Outlines:
+        """Return the outlines of what is `below` by the B-scans, as (column, row) points."""
+        found: Outlines = {}
         _, rows, columns = self.shape
         inner, outer = (
             self.lines

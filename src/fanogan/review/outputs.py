@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 
 from fanogan.report import Found, Maker, dicom_objects
 from fanogan.review.database import Database
-from fanogan.review.opened import Opened, opened
-from fanogan.review.standing import Standing, by_reader, final, mask_of
+from fanogan.review.fundus import plane_of
+from fanogan.review.opened import Opened, member_of, opened
+from fanogan.review.shapes import mask_of
+from fanogan.review.standing import Standing, by_reader, final
 from fanogan.scans import EXTENSIONS, BadScan, as_nifti, check_source, extension
-from fanogan.scoring import float_tiff
+from fanogan.scoring import mask_tiff
 from fanogan.text import as_cells, place_of
 
 COLUMNS = (
@@ -108,9 +110,11 @@ def labels_of(case: Opened, standing: Standing) -> tuple[NDArray[np.uint16], lis
     """Return the number of the accepted region that each pixel lies in, from 1, and their ids."""
     labels, keys = np.zeros(case.shape, np.uint16), standing.accepted
     for number, key in enumerate(keys, start=1):
-        if key in standing.drawn:
-            shape = standing.drawn[key]
+        shape = standing.drawn.get(key)
+        if shape is not None and shape["frame"] is not None:
             labels[shape["frame"]][mask_of(shape, case.shape[1:])] = number
+        elif shape is not None:
+            labels[case.below(plane_of(case, shape))] = number
         else:
             labels[case.region_volume(int(key))] = number
     return labels, keys
@@ -119,45 +123,87 @@ def labels_of(case: Opened, standing: Standing) -> tuple[NDArray[np.uint16], lis
 def masks_zip(database: Database, who: str | None) -> tuple[IO[bytes], int]:
     """Return a zip with the mask of each judged case, as `evaluate --masks` reads them.
 
-    Of a NIfTI it is a NIfTI on the scan's own voxels, of all else a TIFF of 8 bits, 255 where
-    accepted. A case that was judged and has no accepted region has a mask of zeros. What has no
-    scan or no map to lie on is named in `left_out.txt`.
+    Of a NIfTI it is a NIfTI on the scan's own voxels, of a signal an array (1, samples), of all
+    images of an array file one array, of all else a TIFF of 8 bits, 255 where accepted. A case that
+    was judged and has no accepted region has a mask of zeros. What can have no mask is named in
+    `left_out.txt`.
 
     Returns:
         The file, and how many masks it holds.
     """
-    left_out, count = list[str](), 0
+    left_out, arrays = list[str](), dict[tuple[str, str], dict[int, NDArray[np.bool_]]]()
     file = tempfile.TemporaryFile()  # noqa: SIM115 -- closed once it has been sent
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+
+        def add(case: str, place: str, data: bytes) -> None:
+            if place in packed.NameToInfo:
+                left_out.append(f"{case}: another case has a mask of this name")
+            else:
+                packed.writestr(place, data)
+
         for case in _cases(database):
             standing = _standing(database, case["id"], who)
             if standing.judgement is None and not standing.accepted:
                 continue
-            here = opened(case)
-            if here.is_signal or case["name"].rpartition("#")[2].isdecimal():
-                left_out.append(f"{case['name']}: signals and images of array files have no mask")
+            here, (name, number) = opened(case), member_of(case)
+            mask = _span_mask(here, standing) if here.is_signal else None
+            if here.shape == (1, 1, 1) and mask is None:
+                left_out.append(f"{case['name']}: {here.problem or 'these results hold no map'}")
                 continue
-            if here.shape == (1, 1, 1):
-                left_out.append(f"{case['name']}: {here.problem}")
-                continue
-            mask = labels_of(here, standing)[0] > 0
-            packed.writestr(*_mask_file(here, mask))
-            count += 1
+            if mask is None:
+                mask = labels_of(here, standing)[0] > 0
+                mask = mask[0] if len(mask) == 1 else mask
+            if name != case["name"]:
+                arrays.setdefault((case["folder"], name), {})[number] = mask
+            elif here.is_signal:
+                add(name, place_of(_EXTENSION.sub("", name), ".npy"), _npy(mask))
+            else:
+                add(name, *_mask_file(here, mask))
+        for (folder, name), masks in arrays.items():
+            count = database.members(folder, name)
+            if sorted(masks) != [*range(count)]:
+                left_out.append(
+                    f"{name}: {len(masks):,} of its {count:,} images are judged; their mask is one "
+                    "array, of all"
+                )
+            elif next(iter(masks.values())).ndim > 2:
+                left_out.append(f"{name}: save each volume of it as a file, to have its mask")
+            else:
+                stack = np.stack([masks[number] for number in sorted(masks)])
+                add(name, place_of(_EXTENSION.sub("", name), ".npy"), _npy(stack))
+        count = len(packed.namelist())
         if left_out:
             packed.writestr("left_out.txt", "\n".join(left_out) + "\n")
     file.seek(0)
     return file, count
 
 
+def _span_mask(case: Opened, standing: Standing) -> NDArray[np.bool_] | None:
+    """Return the accepted spans of a signal, (1, samples); None where its map isn't kept."""
+    path = case.folder / "maps" / place_of(case.case["name"], ".npy")
+    if not path.exists():
+        return None
+    mask = np.zeros((1, len(np.load(path, mmap_mode="r"))), dtype=np.bool_)
+    for region in case.case["regions"]:
+        if str(region["id"]) in standing.accepted:
+            mask[:, int(region["first_sample"]) : int(region["last_sample"]) + 1] = True
+    return mask
+
+
+def _npy(mask: NDArray[np.bool_]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, mask.astype(np.uint8))
+    return buffer.getvalue()
+
+
 def _mask_file(case: Opened, mask: NDArray[np.bool_]) -> tuple[str, bytes]:
     name = _EXTENSION.sub("", case.case["name"])
     files = case.case["scan"].get("files") or [""]
     if extension(files[0]) in (".nii", ".nii.gz", ".hdr") and case.scan is not None:
-        values = mask.astype(np.float32)
+        values = mask.reshape(case.shape).astype(np.uint8)
         data = as_nifti(values, case.spacing, case.scan.affine, rows_first=True)
         return place_of(name, ".nii.gz"), bytes(data)
-    whole = mask if len(mask) > 1 else mask[0]
-    return place_of(name, ".tif"), float_tiff(whole * np.float32(1), case.spacing)
+    return place_of(name, ".tif"), mask_tiff(mask, case.spacing)
 
 
 def dicom_zip(database: Database, who: str | None) -> tuple[IO[bytes], int]:

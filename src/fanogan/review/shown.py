@@ -10,19 +10,31 @@ import numpy as np
 
 from fanogan.review.access import User
 from fanogan.review.database import Database
-from fanogan.review.fundus import RADII, fundus_of, grid_of
-from fanogan.review.opened import Opened
+from fanogan.review.fundus import RADII, fundus_of, grid_of, plane_of
+from fanogan.review.opened import Opened, opened
 from fanogan.review.standing import Standing, by_reader, final
 
 
-def state_of(database: Database, case_id: int, user: User) -> dict[str, Any]:
+def state_of(database: Database, case: Mapping[str, Any], user: User) -> dict[str, Any]:
     """Return what stands by a user, and by others where they may see it."""
-    events = database.decisions(case_id, None if user.sees_all else user.name)
+    events = database.decisions(case["id"], None if user.sees_all else user.name)
     each = by_reader(events)
+    for standing in each.values():
+        standing.drawn = {key: _with_outlines(case, one) for key, one in standing.drawn.items()}
     mine = each.pop(user.name, Standing())
     others = [{"who": who, **vars(standing)} for who, standing in each.items()]
     can_undo = any(event["who"] == user.name for event in events)
     return {"mine": vars(mine), "others": others, "can_undo": can_undo}
+
+
+def _with_outlines(case: Mapping[str, Any], shape: dict[str, Any]) -> dict[str, Any]:
+    """Return a shape of the en-face map with its outlines on B-scans, and the widest of these."""
+    if shape["frame"] is not None:
+        return shape
+    here = opened(case)
+    plane = plane_of(here, shape)
+    widest = int(plane.sum(axis=1).argmax())
+    return {**shape, "bscan": widest, "outlines": here.outlines(plane)}
 
 
 def data_of(here: Opened, labels: Sequence[str]) -> dict[str, Any]:
@@ -31,11 +43,9 @@ def data_of(here: Opened, labels: Sequence[str]) -> dict[str, Any]:
     scores = [case["frames"].get(frame) for frame in range(frames)]
     known = [score if score is not None else -math.inf for score in scores]
     start = int(np.argmax(known)) if frames > 1 else 0
-    ids = {number for number, _ in here.regions}
-    regions = [
-        {**region, "outlines": here.outlines(region["id"]) if region["id"] in ids else {}}
-        for region in case["regions"]
-    ]
+    regions = [{**each, "outlines": here.region_outlines(each["id"])} for each in case["regions"]]
+    if regions and frames > 1 and not case["frames"]:  # of a volume in three dimensions
+        start = regions[0]["bscan"]
     window = None
     if here.scan is not None:
         low, high = here.grey_range
@@ -91,15 +101,20 @@ def print_data(
     shapes: dict[int, list[dict[str, Any]]] = {}
     numbers = {str(region["id"]): region for region in data["regions"]}
     for key in standing.accepted:
-        if key in standing.drawn:
+        if key in standing.drawn and standing.drawn[key]["frame"] is not None:
             shape = standing.drawn[key]
             shapes.setdefault(shape["frame"], []).append({"key": key, **shape})
+            continue
+        if key in standing.drawn:
+            region = {"number": key, **_with_outlines(here.case, standing.drawn[key])}
         elif key in numbers:
             region = numbers[key]
-            frame = region.get("bscan", 0)
-            for points in region["outlines"].get(frame, ()):
-                drawn = {"key": region["number"], "shape": "polygon", "points": points}
-                shapes.setdefault(frame, []).append(drawn)
+        else:
+            continue
+        frame = region.get("bscan", 0)
+        for points in region["outlines"].get(frame, ()):
+            drawn = {"key": region["number"], "shape": "polygon", "points": points}
+            shapes.setdefault(frame, []).append(drawn)
     fundus = fundus_of(here)
     return {
         "case": here.case,

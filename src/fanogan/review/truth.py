@@ -6,12 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fanogan.evaluation import named_masks
 from fanogan.retina import find_volumes
 from fanogan.review.opened import Opened, member_of
+from fanogan.review.shapes import outlines_of
 from fanogan.scans import BadScan, find_scans
 
 
@@ -50,14 +48,3 @@ class Truth:
             sides = "×".join(map(str, masks.shape))
             raise BadScan(f"{path} has {sides} pixels: give a mask of the scan's size")
         return outlines_of(masks[number])
-
-
-def outlines_of(mask: NDArray[np.bool_]) -> list[list[list[float]]]:
-    """Return the outlines of a mask (rows, columns) as (column, row) points, (0, 0) its corner."""
-    from skimage.measure import find_contours
-
-    contours: Any = find_contours  # it has no types
-    return [
-        np.round(points[:, ::-1] - 0.5, 1).tolist()
-        for points in contours(np.pad(mask, 1).astype(np.float32), 0.5)
-    ]

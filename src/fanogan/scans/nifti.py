@@ -116,7 +116,10 @@ def read_nifti(path: Path, *, in_parts: bool = False) -> Scan:
 
 
 def as_nifti(
-    values: NDArray[np.float32], spacing: Spacing, affine: Affine | None, rows_first: bool
+    values: NDArray[np.float32 | np.uint8],
+    spacing: Spacing,
+    affine: Affine | None,
+    rows_first: bool,
 ) -> bytes | mmap:
     """Return (frames, rows, columns) as the bytes of a compressed NIfTI, large ones in a file.
 
@@ -124,7 +127,7 @@ def as_nifti(
     those of a NIfTI's own map are rows, columns and frames, as `read_nifti` has them.
 
     Args:
-        values: The map.
+        values: The map, or a mask.
         spacing: Millimetres between frames, rows and columns; a length that isn't known becomes 1.
         affine: As `Scan.affine`. Without it columns go to the left and rows to the back, as other
             programs place pictures that say nothing.
@@ -138,7 +141,7 @@ def as_nifti(
         lies[:3, :3] = [(0, -column, 0), (-row, 0, 0), (0, 0, between)]
     axes = (1, 2, 0) if rows_first else (2, 1, 0)
     image = nibabel.Nifti1Image(
-        values.transpose(axes).astype(np.float32, copy=False),
+        values.transpose(axes),
         lies if rows_first else lies[:, [1, 0, 2, 3]],
     )
     image.header.set_xyzt_units("mm" if any(spacing) or affine else "unknown")

@@ -27,7 +27,15 @@ from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.results_folder import WRITTEN, whole_folder
 from fanogan.scoring.shards import Merged, merge
 from fanogan.scoring.table import COLUMNS, Table, read_csv, row_of, write_csv
-from fanogan.scoring.volume_maps import MapsAs, VolumeMaps, float_tiff, image_files, map_file
+from fanogan.scoring.volume_maps import (
+    MapsAs,
+    VolumeMaps,
+    float_tiff,
+    image_files,
+    map_file,
+    mask_tiff,
+)
+from fanogan.scoring.voxel_maps import smoothed, voxel_labels
 from fanogan.scoring.windows import HALF
 from fanogan.scoring.write import VOLUMES_SHOWN, skip_notes, write_results
 
@@ -63,6 +71,7 @@ __all__ = [
     "in_precision",
     "job_of",
     "map_file",
+    "mask_tiff",
     "merge",
     "read",
     "read_csv",
@@ -77,10 +86,12 @@ __all__ = [
     "score_batch",
     "score_encoded",
     "skip_notes",
+    "smoothed",
     "statement_of",
     "today",
     "totals_of",
     "unreadable",
+    "voxel_labels",
     "whole_folder",
     "write_csv",
     "write_results",

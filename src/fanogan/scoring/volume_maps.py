@@ -258,6 +258,11 @@ def reconstruction_file(name: str, pixels: np.ndarray, spacing: Spacing) -> tupl
     return f"reconstructions/{place_of(name, '.tif')}", _tiff(pixels, spacing)
 
 
+def mask_tiff(mask: np.ndarray, spacing: Spacing) -> bytes:
+    """Return a mask ([frames,] rows, columns) as TIFF of 8 bits, 255 where it is true."""
+    return _tiff(mask.astype(np.uint8) * np.uint8(255), spacing)
+
+
 def float_tiff(residual: np.ndarray, spacing: Spacing = UNKNOWN_SPACING) -> bytes:
     """Return a map as TIFF, its axes and its spacing in mm as ImageJ, Fiji and napari read them."""
     return _tiff(residual.astype(np.float32), spacing)

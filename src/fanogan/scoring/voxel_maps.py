@@ -72,10 +72,7 @@ def regions_of(result: Result, calibration: Calibration) -> list[VoxelRegion]:
     values = result.smoothed
     if values is None or calibration.en_face is None:
         return []
-    above, labels = room(values.shape, np.bool_), room(values.shape, np.int32)
-    for number, part in enumerate(values):
-        above[number] = part > calibration.en_face[1]
-    ndimage.label(above, np.ones((3, 3, 3)), labels)
+    labels = voxel_labels(values, calibration.en_face[1])
     found = []
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         inside = labels[box] == number
@@ -104,6 +101,18 @@ def regions_of(result: Result, calibration: Calibration) -> list[VoxelRegion]:
             )
         )
     return sorted(found, key=lambda region: -region.mean * region.voxels)
+
+
+def voxel_labels(values: np.ndarray, threshold: float) -> np.ndarray:
+    """Return which voxels of a smoothed residual are above a threshold and touch.
+
+    Each group has a number, (slices, rows, columns) int32; 0 are those below.
+    """
+    above, labels = room(values.shape, np.bool_), room(values.shape, np.int32)
+    for number, part in enumerate(values):
+        above[number] = part > threshold
+    ndimage.label(above, np.ones((3, 3, 3)), labels)
+    return labels
 
 
 def shown_slice(result: Result) -> int:

@@ -1,8 +1,9 @@
 // The case page: its keys, and its first view.
 import { $, all, clamp, data, now } from "./shared.js";
 import { choose, decide, decided, regionsNow, sending } from "./decisions.js";
+import { finish, use } from "./drawing.js";
 import "./en_face.js";
-import { finish, fit, show, stage, use, zoom } from "./stage.js";
+import { fit, show, stage, zoom } from "./stage.js";
 
 function step(by) {
   const keys = regionsNow().map((region) => region.key);
@@ -15,7 +16,7 @@ const keys = {
   n: () => $("note").focus(), u: () => $("undo").click(), g: () => $("grid")?.click(),
   j: () => sending.then(() => $("next").click()), "+": () => stage && zoom(1.4), "-": () => stage && zoom(1 / 1.4), f: () => stage && fit(),
   l: () => stage && use("ruler"), p: () => stage && use("polygon"), b: () => stage && use("brush"),
-  Enter: () => now.tool === "polygon" && now.points.length && finish(), Escape: () => stage && (now.redraws = null, use("move")), "?": () => $("keys").showModal(),
+  Enter: finish, Escape: () => stage && (now.redraws = null, use("move")), "?": () => $("keys").showModal(),
 };
 all("[data-judge]").forEach((button, i) => (keys[i + 1] = () => button.click()));
 document.addEventListener("keydown", (event) => {

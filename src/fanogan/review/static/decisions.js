@@ -1,7 +1,8 @@
 // What is decided: events that are sent again until they are kept, under one name, and the list of regions.
 import { $, all, base, data, element, now } from "./shared.js";
+import { use } from "./drawing.js";
 import { enFace } from "./en_face.js";
-import { shapes, show, stage, use } from "./stage.js";
+import { shapes, show, stage } from "./stage.js";
 
 export let sending = Promise.resolve();
 export const say = (text) => ($("said").textContent = text);
@@ -34,9 +35,11 @@ addEventListener("beforeunload", (event) => {
 
 export const regionsNow = () => [
   ...data.regions.map((region) => ({ key: String(region.id), called: region.number, frame: region.bscan, ...region })),
-  ...Object.entries(now.state.mine.drawn).map(([key, shape]) => ({ key, called: key, frame: shape.frame, shape })),
-  ...now.state.others.flatMap((other) => Object.entries(other.drawn).map(([key, shape]) => ({ key, called: `${key} (${other.who})`, frame: shape.frame, shape }))),
+  ...Object.entries(now.state.mine.drawn).map(([key, shape]) => drawn(key, key, shape)),
+  ...now.state.others.flatMap((other) => Object.entries(other.drawn).map(([key, shape]) => drawn(key, `${key} (${other.who})`, shape))),
 ];
+// What was drawn on the en-face map has no frame, and outlines on all B-scans that it covers.
+const drawn = (key, called, shape) => (shape.frame === null ? { key, called, frame: shape.bscan, outlines: shape.outlines, plane: shape } : { key, called, frame: shape.frame, shape });
 export const verdict = (key) => now.state.mine.regions[key]?.verdict ?? "";
 export const label = (key) => now.state.mine.regions[key]?.label ?? "";
 
@@ -64,7 +67,7 @@ export function decided() {
     const name = element("th", { scope: "row" });
     const where = region.start_s ? ` ${region.start_s}–${region.end_s} s` : region.frame === undefined ? "" : ` · ${region.frame}`;
     const link = element("button", { class: "link", "aria-pressed": region.key === now.chosen, "data-of": `${region.key}-` }, `${region.called}${where}`);
-    link.title = region.area_mm2 ? `${region.area_mm2.toFixed(3)} mm², mean ${region.mean.toPrecision(3)}` : "";
+    link.title = region.area_mm2 ? `${region.area_mm2.toFixed(3)} mm², mean ${region.mean.toPrecision(3)}` : region.mm3 ? `${region.mm3} mm³` : "";
     link.addEventListener("click", () => choose(region.key));
     name.append(link);
     const words = element("td", { class: "words" });
@@ -73,7 +76,7 @@ export function decided() {
       button.addEventListener("click", () => { now.chosen = region.key; decide(word, region.key); });
       words.append(button);
     }
-    if (!region.shape && !region.start_s && stage) {
+    if (!region.shape && !region.plane && !region.start_s && stage) {
       const button = element("button", { "aria-label": `Redraw region ${region.called}`, "aria-pressed": verdict(region.key) === "redrawn", "data-of": `${region.key}-redraw` }, "✎");
       button.addEventListener("click", () => { choose(region.key); now.redraws = region.key; use("polygon"); say(`Draw region ${region.called} anew, and press Enter.`); });
       words.append(button);

@@ -1,6 +1,7 @@
 // The en-face map over the fundus, the ETDRS grid, and another visit beside it.
 import { $, all, base, clamp, data, draw, element, now, picture } from "./shared.js";
-import { choose, send, verdict } from "./decisions.js";
+import { choose, regionsNow, send, verdict } from "./decisions.js";
+import { begin, drawsOn, end, extend } from "./drawing.js";
 import { at, show } from "./stage.js";
 
 const fundus = $("fundus");
@@ -10,11 +11,13 @@ let ground = null;
 export function enFace() {
   if (!fundus) return;
   ground.regions.replaceChildren();
-  for (const region of data.regions) {
-    const key = String(region.id);
-    for (const path of data.fundus.outlines[region.id] ?? []) {
-      const made = draw(ground.regions, "polygon", { points: path.join(" "), class: `outline ${verdict(key)}${key === now.chosen ? " chosen" : ""}` });
-      made.addEventListener("click", () => choose(key));
+  for (const region of regionsNow()) {
+    const style = `${verdict(region.key)}${region.key === now.chosen ? " chosen" : ""}`;
+    const { shape, points, width } = region.plane ?? {};
+    const isBrush = shape === "brush";
+    for (const path of region.plane ? [points.length > 1 ? points : [points[0], points[0]]] : data.fundus.outlines[region.id] ?? []) {
+      const made = draw(ground.regions, isBrush ? "polyline" : "polygon", { points: path.join(" "), class: `${isBrush ? "stroke" : "outline"} ${style}`, ...(isBrush && { "stroke-width": width }) });
+      made.addEventListener("click", () => now.tool === "move" && choose(region.key));
     }
   }
   const [[x1, y1], [x2, y2]] = data.fundus.lines[now.frame] ?? [[0, 0], [0, 0]];
@@ -80,12 +83,20 @@ if (fundus) {
   ground.regions = draw(fundus, "g");
   ground.lines = ["under", "over"].map((name) => draw(fundus, "line", { class: `scan-line ${name}` }));
   ground.grid = draw(fundus, "g", { class: "etdrs" });
+  drawsOn("fundus", draw(fundus, "g"));
   const [left, right] = data.fundus.sides;
   const text = { y: data.fundus.rows - 10, class: "side", "font-size": data.fundus.columns / 24 };
   if (left) draw(fundus, "text", { x: 8, ...text }, left);
   if (right) draw(fundus, "text", { x: data.fundus.columns - 8, "text-anchor": "end", ...text }, right);
   let held = "";
+  const isDrawn = () => now.tool === "polygon" || now.tool === "brush";
+  const inPicture = (event) => at(event, fundus).map((value, i) => Math.round(100 * clamp(value, 0, [data.fundus.columns, data.fundus.rows][i])) / 100);
   fundus.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    if (isDrawn()) {
+      if (now.tool === "brush") fundus.setPointerCapture(event.pointerId);
+      return begin("fundus", inPicture(event));
+    }
     const [x, y] = at(event, fundus);
     held = Math.hypot(x - centre[0], y - centre[1]) < data.fundus.columns / 20 ? "fovea" : "line";
     fundus.setPointerCapture(event.pointerId);
@@ -105,7 +116,13 @@ if (fundus) {
     const nearest = away.indexOf(Math.min(...away));
     if (nearest !== now.frame) show(nearest);
   };
-  fundus.addEventListener("pointermove", (event) => fundus.hasPointerCapture(event.pointerId) && follow(event));
+  fundus.addEventListener("pointermove", (event) => {
+    if (!fundus.hasPointerCapture(event.pointerId)) return;
+    if (isDrawn()) extend(inPicture(event));
+    else follow(event);
+  });
+  fundus.addEventListener("pointerup", (event) => isDrawn() && end(event));
+  fundus.addEventListener("dblclick", end);
   for (const button of all("[data-fovea]")) button.addEventListener("click", () => {
     const [x, y] = button.dataset.fovea.split(",").map(Number);
     const step = data.fundus.pixel_mm ? 0.1 / data.fundus.pixel_mm : 5;

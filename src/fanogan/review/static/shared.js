@@ -20,7 +20,7 @@ export function element(name, attributes = {}, text = "") {
 }
 
 // What changes while the case is read.
-export const now = { state: data.state, frame: data.start, chosen: null, tool: "move", points: [], redraws: null };
+export const now = { state: data.state, frame: data.start, chosen: null, tool: "move", redraws: null };
 
 // --- pictures: a few are kept as blobs, so that stepping doesn't wait -----------------------------
 

@@ -1,6 +1,7 @@
 // The picture: an SVG whose pictures the browser itself scales, so that what is drawn are shapes.
-import { $, all, base, clamp, data, draw, now, picture } from "./shared.js";
-import { choose, label, regionsNow, say, send, verdict } from "./decisions.js";
+import { $, base, clamp, data, draw, now, picture } from "./shared.js";
+import { choose, regionsNow, say, verdict } from "./decisions.js";
+import { begin, drawsOn, end, extend, sketch } from "./drawing.js";
 import { enFace } from "./en_face.js";
 
 export const stage = $("stage");
@@ -80,43 +81,6 @@ export function shapes() {
   sketch();
 }
 
-function sketch() {
-  layers.sketch.replaceChildren();
-  if (now.points.length < 1) return;
-  if (now.tool === "ruler") draw(layers.sketch, "line", { x1: now.points[0][0], y1: now.points[0][1], x2: now.points.at(-1)[0], y2: now.points.at(-1)[1], class: "ruler" });
-  else if (now.tool === "brush") draw(layers.sketch, "polyline", { points: (now.points.length > 1 ? now.points : [now.points[0], now.points[0]]).join(" "), class: "stroke chosen", "stroke-width": $("width").value });
-  else draw(layers.sketch, "polyline", { points: now.points.join(" "), class: "outline chosen open" });
-}
-
-function measure() {
-  const [[x1, y1], [x2, y2]] = [now.points[0], now.points.at(-1)];
-  const [dx, dy] = [x2 - x1, y2 - y1];
-  $("measured").textContent = rowMm && columnMm
-    ? `Ruler: ${Math.hypot(dx * columnMm, dy * rowMm).toFixed(3)} mm (${Math.abs(dx * columnMm).toFixed(3)} across, ${Math.abs(dy * rowMm).toFixed(3)} deep)`
-    : `Ruler: ${Math.hypot(dx, dy).toFixed(1)} pixels; the size of a pixel isn't known`;
-}
-
-export function use(next) {
-  now.tool = next;
-  now.points = [];
-  $("measured").textContent = "";
-  for (const button of all("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === now.tool);
-  document.querySelector(".brush").hidden = now.tool !== "brush";
-  stage.dataset.tool = now.tool;
-  sketch();
-}
-
-export async function finish() {
-  if (now.tool === "polygon" && now.points.length < 3) return say("A polygon has three points or more.");
-  const value = { frame: now.frame, shape: now.tool, points: now.points, width: now.tool === "brush" ? Number($("width").value) : 0, label: $("label").value };
-  const instead = now.redraws;
-  now.points = [];
-  now.redraws = null;
-  sketch();
-  await send("draw", value);
-  if (instead !== null) send("region", { verdict: "redrawn", label: label(instead) }, instead);
-}
-
 if (stage) {
   layers = { all: draw(stage, "g") };
   const size = { width: data.columns, height: data.rows, preserveAspectRatio: "none" };
@@ -124,40 +88,29 @@ if (stage) {
   layers.map = draw(layers.all, "image", { ...size, opacity: ($("opacity")?.value ?? 100) / 100 });
   layers.truth = draw(layers.all, "g");
   layers.shapes = draw(layers.all, "g");
-  layers.sketch = draw(layers.all, "g");
+  drawsOn("stage", draw(layers.all, "g"));
   let dragged = null;
   stage.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
-    const point = inPixels(at(event));
     if (now.tool === "move") dragged = at(event);
-    else if (now.tool === "polygon") now.points.push(point);
-    else now.points = [point];
+    else begin("stage", inPixels(at(event)));
     if (now.tool !== "polygon") stage.setPointerCapture(event.pointerId);
-    sketch();
   });
   stage.addEventListener("pointermove", (event) => {
     if (!stage.hasPointerCapture(event.pointerId)) return;
-    if (now.tool === "move" && dragged) {
-      const [x, y] = at(event);
-      view.x -= x - dragged[0];
-      view.y -= y - dragged[1];
-      return place();
-    }
-    if (now.points.length < 5000) now.points.push(inPixels(at(event)));
-    if (now.tool === "ruler") measure();
-    sketch();
+    if (!dragged) return extend(inPixels(at(event)));
+    const [x, y] = at(event);
+    view.x -= x - dragged[0];
+    view.y -= y - dragged[1];
+    place();
   });
-  stage.addEventListener("pointerup", () => {
-    dragged = null;
-    if (now.tool === "brush" && now.points.length) finish();
-  });
-  stage.addEventListener("dblclick", () => now.tool === "polygon" && finish());
+  stage.addEventListener("pointerup", () => { dragged = null; end(); });
+  stage.addEventListener("dblclick", end);
   stage.addEventListener("wheel", (event) => {
     event.preventDefault();
     if (event.ctrlKey || event.shiftKey) zoom(event.deltaY < 0 ? 1.2 : 1 / 1.2, at(event));
     else show(now.frame + Math.sign(event.deltaY));
   }, { passive: false });
-  for (const button of all("[data-tool]")) button.addEventListener("click", () => use(button.dataset.tool));
   $("larger").addEventListener("click", () => zoom(1.4));
   $("smaller").addEventListener("click", () => zoom(1 / 1.4));
   $("fit").addEventListener("click", fit);
