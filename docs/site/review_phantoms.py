@@ -3,7 +3,8 @@
 Usage: python docs/site/review_phantoms.py OUT
 
 OUT/exports/PATIENT_EYE_DAY/ is a Heidelberg export (XML, B-scans, picture of the fundus), and
-OUT/results what `fanogan score` finds in them. The pictures of docs/review.md, and the tests of
+OUT/results what `fanogan score` finds in them; OUT/masks/PATIENT_EYE_DAY.tif holds where lesions
+were made. The pictures of docs/review.md, and the tests of
 the pages, are made of these.
 """
 
@@ -54,8 +55,8 @@ def image(number: int, kind: str, name: str, eye: str, y: float) -> str:
     )
 
 
-def export(folder: Path, seed: int, lesions: list[str] | None) -> None:
-    """Write one eye."""
+def export(folder: Path, seed: int, lesions: list[str] | None) -> np.ndarray:
+    """Write one eye; returns where its lesions are, (B-scans, rows, columns) bool."""
     folder.mkdir(parents=True, exist_ok=True)
     eye = "R" if "_OD" in folder.name else "L"
     made = make_phantom(
@@ -80,14 +81,17 @@ def export(folder: Path, seed: int, lesions: list[str] | None) -> None:
     body = "".join([image(0, "LOCALIZER", "fundus.tif", eye, 0), *images])
     text = f"<HEDX><BODY><Patient><Study><Series>{body}</Series></Study></Patient></BODY></HEDX>"
     (folder / "export.xml").write_text(text)
+    return made.mask[::-1]
 
 
 def make(out: Path) -> Path:
     """Write the exports, learn healthy eyes by their principal components, and score the others."""
     for seed in range(100, 112):
         export(out / "healthy" / f"healthy_{seed}_OD", seed, None)
+    (out / "masks").mkdir(exist_ok=True)
     for name, seed, lesions in EYES:
-        export(out / "exports" / name, seed, lesions)
+        mask = export(out / "exports" / name, seed, lesions).astype(np.uint8) * 255
+        tifffile.imwrite(out / "masks" / f"{name}.tif", mask, photometric="minisblack")
     recipe = load_recipe("small").but(held_out_fraction=0.34)
     detector: Detector = new_detector("pca", recipe, device="cpu")
     detector.fit([out / "healthy"])

@@ -47,6 +47,7 @@ def drive(browser: Any, link: str) -> None:
     dark.goto(link)
     dark.goto(base + "/cases/2")
     dark.wait_for_selector("#stage[data-shown]")
+    dark.keyboard.press("t")
     shot(dark, "dark")
 
 
@@ -60,7 +61,10 @@ def main() -> None:
         database = str(Path(temporary, "review.sqlite"))
         command = [sys.executable, "-m", "fanogan", "review", str(results), "--port", "0"]
         process = subprocess.Popen(
-            [*command, "--database", database], stdout=subprocess.PIPE, text=True, bufsize=1
+            [*command, "--database", database, "--masks", str(folder / "masks")],
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
         try:
             link = next(line[5:].strip() for line in process.stdout or () if line[:5] == "open ")

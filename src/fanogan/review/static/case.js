@@ -16,14 +16,14 @@ const keys = {
   n: () => $("note").focus(), u: () => $("undo").click(), g: () => $("grid")?.click(),
   j: () => sending.then(() => $("next").click()), "+": () => stage && zoom(1.4), "-": () => stage && zoom(1 / 1.4), f: () => stage && fit(),
   l: () => stage && use("ruler"), p: () => stage && use("polygon"), b: () => stage && use("brush"),
-  Enter: finish, Escape: () => stage && (now.redraws = null, use("move")), "?": () => $("keys").showModal(),
+  Enter: finish, Escape: () => { if ($("view")?.open) $("view").open = false; else if (stage) { now.redraws = null; use("move"); } }, "?": () => $("keys").showModal(),
 };
 all("[data-judge]").forEach((button, i) => (keys[i + 1] = () => button.click()));
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
   const inText = event.target.closest("textarea, select, input:not([type=range])");
   if (inText) { if (event.key === "Escape") event.target.blur(); return; }
-  if (event.target.closest("button, a") && event.key === "Enter") return;
+  if (event.target.closest("button, a, summary") && event.key === "Enter") return;
   if (event.target.closest("input") && event.key.startsWith("Arrow") && event.target.id !== "frame") return;
   const done = keys[event.key];
   if (!done) return;

@@ -151,6 +151,7 @@ if (stage) {
     const most = Math.max(...data.scores.map((score) => score ?? 0), 1e-12);
     data.scores.forEach((score, number) => score > 0 && draw($("bars"), "rect", { x: number + 0.1, width: 0.8, y: 1 - score / most, height: score / most }));
   }
+  document.addEventListener("pointerdown", (event) => $("view")?.open && !$("view").contains(event.target) && ($("view").open = false));
   $("help").addEventListener("click", () => $("keys").showModal());
   fit();
 }
