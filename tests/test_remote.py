@@ -7,71 +7,25 @@ import io
 import shutil
 import threading
 import zipfile
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import fsspec
 import numpy as np
 import pytest
+from noise import model_in, picture
 from PIL import Image
-from stripes import fitted
+from s3_server import permissions_after
 
-from fanogan import remote
 from fanogan.cli.parser import main
-from fanogan.remote import BadRemote, Target, fetch
+from fanogan.remote import BadRemote, fetch, files, written_at
 from fanogan.scans import BadScan, FileList, find_scans, read_scans
-
-
-def picture(number: int) -> bytes:
-    pixels = np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("remote") / "model"
-    fitted("izi_f").model.save(folder)
-    return folder
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """An S3 server with an empty bucket."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    urlopen(Request(f"{address}/moto-api/reset", method="POST"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "WAITS", (0.0,))
-    kind = fsspec.get_filesystem_class("s3")
-    kind.clear_instance_cache()
-    found = fsspec.filesystem("s3")
-    found.mkdir("bucket")
-    found.server = server
-    yield found
-    server.stop()
-    kind.clear_instance_cache()
-
-
-def permissions_after(s3: Any, calls: bytes) -> None:
-    """Let the server ask for permissions, which nobody has, after so many calls."""
-    host, port = s3.server.get_host_and_port()
-    plain = {"Content-Type": "text/plain"}
-    urlopen(Request(f"http://{host}:{port}/moto-api/reset-auth", calls, plain, method="POST"))
-    s3.invalidate_cache()
+    return model_in(tmp_path_factory.mktemp("remote") / "model")
 
 
 def scores(file: Any) -> dict[str, str]:
@@ -168,26 +122,30 @@ def test_what_is_wrong_in_s3_is_a_sentence(
     assert "s3://bucket/scans can't be read, after 2 attempts" in refused("s3://bucket/scans", *out)
 
 
-def test_results_that_cannot_be_written_are_kept_and_nothing_is_there_in_part(
-    s3: Any, tmp_path: Path
-) -> None:
+def test_results_that_cannot_be_written_are_kept_and_nothing_is_there_in_part(s3: Any) -> None:
     s3.mkdir("gone")
-    target = Target("s3://gone/results", "list")
-    target.folder.mkdir(parents=True)
-    (target.folder / "large").write_bytes(bytes(110 << 20))  # in parts
-    (target.folder / "list").write_text('["large", ""]\n')
-    s3.rmdir("gone")
-    with pytest.raises(BadRemote, match=r"s3://gone/results/large .*the results are whole in "):
-        target.put()
-    assert (target.folder / "large").exists()
+
+    def write(permissions: bytes = b"inf", bucket: bool = True) -> None:
+        with written_at("s3://gone/results") as place:
+            place.mkdir(exist_ok=True)
+            (place / "large").write_bytes(bytes(110 << 20))  # in parts
+            (place / ".fanogan-results").write_text('["large", ""]\n')
+            if not bucket:
+                s3.rmdir("gone")
+            permissions_after(s3, permissions)
+
+    with pytest.raises(BadRemote, match=r"s3://gone/results/large .*all is whole in ") as told:
+        write(bucket=False)
+    kept = Path(str(told.value).rpartition(" in ")[2], "results", "large")
+    assert kept.stat().st_size == 110 << 20
     s3.mkdir("gone")
-    permissions_after(s3, b"2")  # in the middle
     with pytest.raises(BadRemote, match="may not be written"):
-        target.put()
+        write(b"2")  # in the middle
     permissions_after(s3, b"inf")
     assert s3.find("gone") == []
-    target.put()
+    write()
     assert s3.info("gone/results/large")["size"] == 110 << 20
+    assert not kept.exists()
 
 
 def test_archives_and_memory(tmp_path: Path) -> None:
@@ -200,15 +158,12 @@ def test_archives_and_memory(tmp_path: Path) -> None:
     memory.pipe_file("/those/results/scores.csv", b"name")
     memory.pipe_file("/those/results/report.html", b"<html>")
     memory.pipe_file("/those/results/maps/0.tiff", b"ours, and no scan")
-    memory.pipe_file("/those/series/1.dcm", b"")
-    left_out: list[BadScan] = []
     for source in (f"zip://scans::file://{archive}", "memory://those"):
-        found = list(read_scans(source, on_bad=left_out.append))
+        found = list(read_scans(source))
         assert [scan.name.rpartition("/")[2] for scan in found] == ["0.png", "1.png", "2.png"]
         np.testing.assert_array_equal(
             found[1].pixels[0], np.asarray(Image.open(io.BytesIO(picture(1))))
         )
-    assert ["1 file at URLs (1 .dcm)" in str(each) for each in left_out] == [True]
     (tmp_path / "list").write_text(f"{archive}\nmemory://those/scans/1.png\n")
     names = [name for _, name, _ in FileList(tmp_path / "list").named()]
     assert names == [archive.as_posix(), "memory://those/scans/1.png"]
@@ -247,7 +202,7 @@ class Half(BaseHTTPRequestHandler):
 
 
 def test_half_a_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "WAITS", (0.0,))
+    monkeypatch.setattr(files, "WAITS", (0.0,))
     server = HTTPServer(("127.0.0.1", 0), Half)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/0.png"

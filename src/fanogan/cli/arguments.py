@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanogan.errors import FanoganError
-from fanogan.remote import fetch, is_url
+from fanogan.remote import copy_of, is_url
 
 if TYPE_CHECKING:
     from fanogan.retina import PicturesAs
@@ -81,10 +81,9 @@ def scans_in(images: Sequence[str], listed: str | None, shard: str | None) -> It
     with value_errors_as_usage():
         part = Shard.parse(shard) if shard else None
     with tempfile.NamedTemporaryFile(prefix="fanogan-list-") as copy:
-        source: Any = FileList(Path(listed)) if listed else list(images)
-        if listed and is_url(listed):
-            fetch(listed, Path(copy.name))
-            source = FileList(Path(copy.name), listed)
+        source: Any = list(images)
+        if listed:
+            source = FileList(copy_of(listed), listed) if is_url(listed) else FileList(Path(listed))
         if listed == "-":  # it is read more than once
             shutil.copyfileobj(sys.stdin.buffer, copy)
             copy.flush()

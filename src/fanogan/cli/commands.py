@@ -97,7 +97,7 @@ def fit(
     recipe: str = "small",
     set: Sequence[str] = (),
     detector: str | None = None,
-    gan: Path | None = None,
+    gan: str | None = None,
     out: Path | None = None,
     resume: Path | None = None,
     groups: str | None = None,
@@ -226,7 +226,7 @@ def fit(
     say(f"model: {out}/model · recipe {chosen.name}{about}")
 
 
-def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | None]:
+def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, str | None]:
     """Return recipe, seed, images, detector and GAN that a run was begun with."""
     from fanogan.recipes import Recipe
     from fanogan.storage import BadFolder
@@ -244,13 +244,13 @@ def _begun(run: Path) -> tuple[Recipe, int, dict[str, Any], str | None, Path | N
             f"{run}: this run was begun in Python, with {what}; resume it there, with "
             "fit(normals, out=…, resume=True)"
         )
-    return recipe, seed, origin, config.get("detector"), Path(gan_path) if gan_path else None
+    return recipe, seed, origin, config.get("detector"), gan_path or None
 
 
 def score(
-    model: str,
+    model: Path,
     images: Sequence[str] = (),
-    out: str = "results",
+    out: Path = Path("results"),
     list: str | None = None,
     shard: str | None = None,
     alpha: float = 0.05,
@@ -273,9 +273,9 @@ def score(
     Example: fanogan score runs/retina scans/new --out results
 
     Args:
-        model: a run folder or a model folder, or the URL of one.
+        model: a run folder or a model folder.
         images: folders, files or globs of images, or URLs of these, such as s3://bucket/scans.
-        out: the folder for scores.csv, maps/, overlays/ and report.html, or a URL.
+        out: the folder for scores.csv, maps/, overlays/ and report.html.
         list: a file that lists the images in place of IMAGES, or - for standard input; a path a
             line, paths with NULs between them, or a CSV file with the columns path and subject.
         shard: score only a part of the images, such as 3/100, the third of a hundred; merge puts
@@ -299,8 +299,7 @@ def score(
             objects of its own study with its patient; the scans must be DICOM.
     """
     from fanogan.detectors import Detector
-    from fanogan.remote import model_at, results_at
-    from fanogan.scoring import WRITTEN, images_done, in_precision, write_results
+    from fanogan.scoring import images_done, in_precision, write_results
 
     check_alpha(alpha)
     if devices < 1 or (devices > 1 and shard):
@@ -310,15 +309,10 @@ def score(
         check_cluster(on, devices, shard, list)
     pictures, written = pictures_as(bscans, volumes), maps_as(maps, scores_only)
     check_dicom(dicom, scores_only)
-    with (
-        scans_in(images, list, shard) as source,
-        model_at(model) as path,
-        results_at(out, WRITTEN) as target,
-    ):
-        folder = target.folder
+    with scans_in(images, list, shard) as source:
         with value_errors_as_usage():
             several = devices_for(devices, device) if devices > 1 else []
-            trained = Detector.load(path, device=device).model
+            trained = Detector.load(model, device=device).model
         trained, chosen = in_precision(trained, precision)
         if precision != "fp32":
             say(chosen)
@@ -333,20 +327,19 @@ def score(
         how |= {"scores_only": scores_only, "maps": written, "dicom": dicom}
         files = count_images(trained, source, groups, pictures)
         if on:
-            rows = score_on_ray(trained, path, source, folder, on, files, **how)
+            rows = score_on_ray(trained, model, source, out, on, files, **how)
         elif devices > 1:
-            rows = score_in_parts(trained, path, source, folder, several, files, **how)
+            rows = score_in_parts(trained, model, source, out, several, files, **how)
         else:
-            files = max(files - images_done(folder), 0)
+            files = max(files - images_done(out), 0)
             with console.counting_bar("scoring", files) as on_result:
-                rows = write_results(trained, source, folder, **how, on_result=on_result)
-        target.put()
-        console.say_calibration(trained, alpha)
-        say("look first at:")
-        console.say_scores(rows, most=3)
-        drawn = "" if scores_only else f" · {target}/maps/ · {target}/overlays/"
-        say(f"the page: {target}/report.html · {target}/scores.csv{drawn}")
-        say(RESEARCH_ONLY)
+                rows = write_results(trained, source, out, **how, on_result=on_result)
+    console.say_calibration(trained, alpha)
+    say("look first at:")
+    console.say_scores(rows, most=3)
+    drawn = "" if scores_only else f" · {out}/maps/ · {out}/overlays/"
+    say(f"the page: {out}/report.html · {out}/scores.csv{drawn}")
+    say(RESEARCH_ONLY)
 
 
 def evaluate(

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fanogan.remote import named
 from fanogan.text import harmless
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def console() -> Any:
 def say(text: str, style: str = "") -> None:
     """Print a line; a terminal breaks it between words, and no name in it can."""
     screen = console()
-    screen.print(harmless(text), style=style, markup=False, soft_wrap=not screen.is_terminal)
+    screen.print(harmless(named(text)), style=style, markup=False, soft_wrap=not screen.is_terminal)
 
 
 class LogHandler(logging.Handler):

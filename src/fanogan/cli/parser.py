@@ -29,10 +29,12 @@ from fanogan.cli import (
     review_command,
     serving,
     study_commands,
+    urls,
     watch_commands,
     written_commands,
 )
 from fanogan.errors import FanoganError
+from fanogan.remote import named
 from fanogan.text import harmless
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt
@@ -129,7 +131,7 @@ def _add_arguments(
             options["action"] = "store_true"
         else:
             # jsonargparse would read a Path as YAML, which takes no bytes that aren't UTF-8.
-            options["type"] = (lambda text: Path(text)) if kind is Path else kind
+            options["type"] = urls.path_or_url if kind is Path else kind
             if not required and not several:
                 options["default"] = parameter.default
                 if name in positional:
@@ -170,13 +172,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from fanogan.scans import silence_decoders
 
     silence_decoders()
+    local = given[verb]
     try:
-        VERBS[verb][0](**given[verb])
+        with urls.on_this_machine(verb, local) as local:
+            VERBS[verb][0](**local)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(harmless(_stopped(verb, given[verb]))) from None
+        raise KeyboardInterrupt(harmless(named(_stopped(verb, local)))) from None
     except (FanoganError, OSError) as error:
-        folder = given[verb].get("out") or given[verb].get("resume")
-        print(f"fanogan: {harmless(_sentence(error, folder))}", file=sys.stderr)
+        folder = local.get("out") or local.get("resume")
+        print(f"fanogan: {harmless(named(_sentence(error, folder)))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -34,8 +34,8 @@ def serve(
     Example: fanogan serve runs/retina --port 8000
 
     Args:
-        models: run folders or model folders, under names as NAME=MODEL where there are several;
-            clients choose with ?model=NAME, and without it have the first.
+        models: run folders or model folders, or URLs of these; under names as NAME=MODEL where
+            there are several; clients choose with ?model=NAME, and without it have the first.
         host: the address to listen at; 0.0.0.0 is all of this machine's.
         port: where to listen; 0 takes a free one.
         alpha: the false-positive rate wanted of the flags.
@@ -49,6 +49,7 @@ def serve(
         drift: a folder for records of what each model is shown, as fanogan drift reads them.
     """
     from fanogan.detectors import Detector
+    from fanogan.remote import model_at
 
     check_alpha(alpha)
     if min(megabytes, megapixels, seconds, queue) <= 0:
@@ -65,9 +66,9 @@ def serve(
             raise UsageError(f"{token_file}: holds no token; write one into it")
     settings = Settings(alpha, megabytes, megapixels, seconds, queue, token=token, drift=drift)
 
-    def load(path: Path) -> Model:
-        with value_errors_as_usage():
-            trained = Detector.load(path, device=device).model
+    def load(path: str) -> Model:
+        with value_errors_as_usage(), model_at(path) as folder:
+            trained = Detector.load(folder, device=device).model
         if engine != "torch":
             from fanogan.export import use_engine
 
@@ -83,7 +84,7 @@ def serve(
     serve_models(sources, settings, host, port, on_start=lambda at: say(f"POST {at}/score"))
 
 
-def _named(models: Sequence[str]) -> Iterator[tuple[str, Path]]:
+def _named(models: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield the name and the path of each model."""
     if not models:
         raise UsageError("no model: fanogan serve MODEL, or NAME=MODEL NAME=MODEL …")
@@ -99,4 +100,4 @@ def _named(models: Sequence[str]) -> Iterator[tuple[str, Path]]:
         if name in names:
             raise UsageError(f"{text}: the name {name} is given twice")
         names.add(name)
-        yield name, Path(path)
+        yield name, path

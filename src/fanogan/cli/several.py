@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanogan.cli import console
+from fanogan.remote import is_url
 from fanogan.storage import write_whole
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def divided(
 ) -> list[Sharded]:
     """Search once for all shards, and keep in the folder of each what it is to read.
 
-    A prepared store says itself what it holds, and each shard looks it up there.
+    Each searches for itself in a prepared store, which says what it holds, and in the copy of what
+    lies at a URL, which other machines don't have.
     """
     from fanogan.scans import ScanSource, Shard, Sharded, composed, keep_sources
 
@@ -109,9 +111,12 @@ def divided(
         lambda sentence: left_out.append(str(sentence)),
     )
     shards = [Sharded(source, Shard(number, count)) for number in range(1, count + 1)]
-    if model.preprocessing.retina:
+    entries = source if isinstance(source, list) else [source]
+    if model.preprocessing.retina or any(map(is_url, entries)):
         found = list(found)
         if not all(isinstance(each, ScanSource) for each in found):
+            return shards
+        if any(map(is_url, entries)) and not all(each.url for each in found):
             return shards
     files = [part / FOUND for part in parts]
     keep_sources(

@@ -72,7 +72,7 @@ def turing(
     images: Sequence[str] = (),
     out: Path | None = None,
     seed: int = 0,
-    score: Sequence[str] = (),
+    score: Sequence[Path] = (),
     key: Path | None = None,
     device: str = "auto",
 ) -> None:

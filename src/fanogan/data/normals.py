@@ -349,7 +349,7 @@ def _origin(
     if not all(isinstance(path, str | Path) for path in paths):
         return None
     normals = [path if is_url(path) else str(Path(path).absolute()) for path in paths]
-    if groups is not None and groups.lower().endswith(".csv"):
+    if groups is not None and groups.lower().endswith(".csv") and not is_url(groups):
         groups = str(Path(groups).absolute())
     return {
         "normals": normals,

@@ -32,6 +32,7 @@ from fanogan.detectors.gan import Gan, given_gan, own_gan_of
 from fanogan.detectors.projection import BESIDE, Projection
 from fanogan.detectors.registry import name_of, registered
 from fanogan.recipes import Recipe, load_recipe
+from fanogan.remote import is_url
 from fanogan.report import describe
 from fanogan.retina import PicturesAs
 from fanogan.scans import Spacing
@@ -166,7 +167,9 @@ class Detector(Definition, BaseEstimator):  # type: ignore[misc]  # scikit-learn
             "origin": normals.origin,
             "logger": logger,
             "gan": given.identity if given else None,
-            "gan_path": str(Path(gan).absolute()) if isinstance(gan, (str, Path)) else None,
+            "gan_path": (gan if is_url(gan) else str(Path(gan).absolute()))
+            if isinstance(gan, (str, Path))
+            else None,
         }
         with others_there(fabric), contextlib.ExitStack() as held:
             check_agreement(fabric, config)

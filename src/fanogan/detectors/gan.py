@@ -18,6 +18,7 @@ from fanogan.detectors.registry import name_of
 from fanogan.errors import FanoganError
 from fanogan.models import Discriminator, Generator, lay_out, widened
 from fanogan.recipes import Recipe
+from fanogan.remote import model_at
 from fanogan.scoring import ModelFile, read_model
 from fanogan.storage import BadFolder
 
@@ -97,8 +98,8 @@ def read_gan(
     """Return a trained GAN, if it is one for these normals.
 
     Args:
-        gan: the folder of a model or run of ours; or your own (G, D), whose images are in [−1, 1]:
-            G maps z (B, ``G.latent``) ~ N(0, I) to images (B, C, rows, columns), and
+        gan: the folder of a model or run of ours, or its URL; or your own (G, D), whose images are
+            in [−1, 1]: G maps z (B, ``G.latent``) ~ N(0, I) to images (B, C, rows, columns), and
             ``D.features(x)`` are f(x). They are put in eval mode, take no gradients, and stay as
             they are.
         normals: what the detector learns from.
@@ -110,7 +111,8 @@ def read_gan(
         BadGan: a generator of images of another size.
     """
     if isinstance(gan, (str, Path)):
-        return _our_gan(gan, normals, recipe, device)
+        with model_at(str(gan)) as folder:
+            return _our_gan(folder, normals, recipe, device)
     own, seen = own_gan(gan[0], gan[1], device), normals.preprocessing
     with torch.no_grad():
         images = own.G(torch.zeros(2, own.G.latent, device=device))

@@ -25,6 +25,7 @@ from fanogan.scans import (
     find_scans,
     is_array_like,
     marked,
+    on_this_machine,
     read_mask,
 )
 from fanogan.scoring import Result
@@ -151,11 +152,13 @@ def named_masks(
 
     @functools.lru_cache(maxsize=1)  # a volume asks for the same file with each of its frames
     def frames_of(file: ScanSource, affine: Affine | None) -> np.ndarray:
-        paths = file.parts or [file.path if file.key is None else f"{file.path}:{file.key}"]
         noted = functools.partial(on_note, file.name)
-        masks = [
-            read_mask(path, labels, image_affine=affine, kind=kind, on_note=noted) for path in paths
-        ]
+        with on_this_machine(file) as here:
+            paths = here.parts or [here.path if here.key is None else f"{here.path}:{here.key}"]
+            masks = [
+                read_mask(path, labels, image_affine=affine, kind=kind, on_note=noted)
+                for path in paths
+            ]
         # The files of a DICOM series are slices of one volume.
         return np.concatenate(masks, axis=1 if kind == "volume" else 0)
 

@@ -16,6 +16,7 @@ import yaml
 
 from fanogan.errors import FanoganError
 from fanogan.recipes.image_size import blocks_of
+from fanogan.remote import copy_of, is_url
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -288,7 +289,8 @@ def _text(recipe: str) -> str:
     if recipe in recipe_names():
         return (files(__package__) / f"{recipe}.yaml").read_text(encoding="utf-8")
     try:
-        return Path(recipe).read_text(encoding="utf-8")
+        path = copy_of(recipe) if is_url(recipe) else Path(recipe)
+        return path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
         raise BadRecipe(
             f"no recipe {recipe!r}: give one of {', '.join(recipe_names())}, "

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fanogan.remote import BadRemote, below, copy_of, is_file_at, is_url
 from fanogan.retina.flat_volume import FlatVolume, make_flat
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.layers import Boundaries
@@ -143,6 +144,8 @@ def is_store(path: Any) -> bool:
     """Return whether a path is a Zarr store, of whatever program."""
     if not isinstance(path, str | os.PathLike):
         return False
+    if is_url(path):  # of those that prepare makes, which are Zarr 3
+        return is_file_at(below(path, "zarr.json"))
     return any((Path(path) / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
@@ -159,12 +162,13 @@ def read_store(path: str | Path, space: FlatSpace | None = None) -> Iterator[Fla
     return (volume.read(space or volume.space) for volume in stored)
 
 
-def settings_of(path: Path) -> dict[str, Any]:
+def settings_of(path: str | Path) -> dict[str, Any]:
     """Return the settings that a store was made with, from its attributes.
 
     Raises:
         BadScan: The store is damaged, of a newer version, or of another kind.
     """
+    path = _here(path)
     body = _attributes(path)
     if body is not None and not isinstance(body.get("fanogan"), dict):
         raise BadScan(
@@ -192,7 +196,7 @@ def given_spacing(source: Any) -> Spacing | None:
     """Return the spacing that was given to `prepare` for the first store among the entries."""
     for entry in source if isinstance(source, list | tuple) else [source]:
         if is_store(entry):
-            between, row, column = settings_of(Path(entry)).get("spacing") or (None, None, None)
+            between, row, column = settings_of(entry).get("spacing") or (None, None, None)
             return between, row, column
     return None
 
@@ -203,7 +207,7 @@ def stored_volumes(path: str | Path, *, may_be_empty: bool = False) -> list[Stor
     Raises:
         BadScan: The store is damaged, of a newer version, of another kind, or empty.
     """
-    path = Path(path)
+    path = _here(path)
     try:
         space = FlatSpace.from_dict(settings_of(path)["space"])
     except (KeyError, TypeError) as error:
@@ -225,6 +229,14 @@ def stored_volumes(path: str | Path, *, may_be_empty: bool = False) -> list[Stor
     if not volumes and not may_be_empty:
         raise BadScan(f"{path} holds no prepared volumes: run fanogan prepare again")
     return volumes
+
+
+def _here(store: str | Path) -> Path:
+    """Return a store on this machine, a copy of one at a URL."""
+    try:
+        return copy_of(store) if is_url(store) else Path(store)
+    except BadRemote as error:
+        raise BadScan(str(error)) from error
 
 
 def _attributes(group: Path) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from fanogan.remote import copy_of
 from fanogan.retina.flat_volume import FlatVolume, straighten
 from fanogan.retina.flatten import FlatSpace
 from fanogan.retina.pictures import PicturesAs, join_pictures
@@ -143,17 +144,25 @@ def find_volumes(
         else:
             paths = list(run)
             files = find_scans(paths, groups, on_left_out)
-            remote = [file for file in files if file.url]
-            if picture := next((f.url for f in remote if extension(f.path) in PICTURES), None):
-                raise BadScan(
-                    f"{picture}: pictures of retinal OCT are read from this machine alone, since "
-                    "those of a folder may be a volume; copy their folder here"
-                )
+            if pictures != "bscans" and any(_is_remote_picture(file) for file in files):
+                if isinstance(paths[0], FileList):
+                    raise BadScan(
+                        f"{paths[0]} lists pictures at URLs, which may be a volume together: give "
+                        "their folders, or --bscans"
+                    )
+                # Their sizes and names tell.
+                files = find_scans([copy_of(path) for path in paths], groups, on_left_out)
             # Of a list whose own column names the subjects.
             has_subjects = isinstance(paths[0], FileList) and files[0].group != files[0].name
             by_subject = groups is not None or has_subjects
-            found += remote or join_pictures(files, pictures, by_subject, on_left_out)
+            found += (file for file in files if file.url)
+            here = [file for file in files if not file.url]
+            found += join_pictures(here, pictures, by_subject, on_left_out)
     return found
+
+
+def _is_remote_picture(file: ScanSource) -> bool:
+    return file.url is not None and extension(file.path) in PICTURES
 
 
 def straightened(

@@ -16,7 +16,7 @@ from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
-from fanogan.remote import is_url
+from fanogan.remote import BadRemote, copy_of, is_url
 from fanogan.scans.gather import (
     EXTENSIONS,
     Found,
@@ -26,7 +26,7 @@ from fanogan.scans.gather import (
 )
 from fanogan.scans.left_out import DEMO, STORE, LeftOut, own_in
 from fanogan.scans.lists import FileList, Sharded
-from fanogan.scans.remote import named_at
+from fanogan.scans.remote import here, named_at
 from fanogan.scans.scan import BadScan
 from fanogan.scans.signals import SIGNAL_EXTENSIONS, SIGNAL_FORMATS
 from fanogan.scans.source import Kind, ScanSource, kept_sources
@@ -117,7 +117,9 @@ def _each_scan(
         yield from _each_listed(entries[0], subject if groups else None, kind)
         return
     if any(map(is_url, entries)):
-        for url, name in named_at(entries, kind == "signal", on_left_out):
+        entries = here(entries, kind == "signal")
+    if is_url(entries[0]):
+        for url, name in named_at(entries, kind == "signal"):
             path = Path(name.rpartition("/")[2])
             yield ScanSource(path, name, subject(Found(path, name), name), kind=kind, url=url)
         return
@@ -297,7 +299,8 @@ def _read_table(table: str) -> dict[str, str]:
     """Read a CSV of path and subject."""
     subjects: dict[str, str] = {}
     try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
+        path_here = copy_of(table) if is_url(table) else table
+        with open(path_here, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"path", "subject"} <= set(reader.fieldnames or ()):
                 raise BadScan(f"{table} has no columns 'path' and 'subject': add this header line")
@@ -309,6 +312,8 @@ def _read_table(table: str) -> dict[str, str]:
                 path = composed(Path(path.replace("\\", "/")).as_posix())
                 if subjects.setdefault(path, subject) != subject:
                     raise BadScan(f"{table} gives {path} two subjects: leave one of the rows")
+    except BadRemote as error:
+        raise BadScan(str(error)) from error
     except OSError as error:
         raise BadScan(f"{table} cannot be read ({error.strerror}): check the path") from error
     except (UnicodeDecodeError, csv.Error) as error:

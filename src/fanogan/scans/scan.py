@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fanogan.errors import FanoganError
+from fanogan.remote import named
 from fanogan.scans.notes import AlphaDropped, EmptyFrames, GreyStoredAsColour, Note
 
 Pixels = NDArray[Any]
@@ -39,6 +40,10 @@ _KEPT_DTYPES = (np.uint8, np.uint16, np.int16, np.float32)
 
 class BadScan(FanoganError):
     """A scan that cannot be used; one sentence says which file, what is wrong, what to do."""
+
+    def __init__(self, sentence: str):
+        """Call copies of files at URLs by these."""
+        super().__init__(named(sentence))
 
 
 class NoneUsable(BadScan):

@@ -7,6 +7,7 @@ import os
 from importlib.metadata import version
 from typing import Any
 
+from fanogan.remote import named
 from fanogan.report import Maker
 from fanogan.scoring.cases import about_model, statement_of
 from fanogan.scoring.drift import drift_record
@@ -28,7 +29,7 @@ def scan_row(result: Result) -> dict[str, Any]:
     files = [os.path.abspath(path) for path in result.files]
     folder = os.path.commonpath([os.path.dirname(path) for path in files]) if files else ""
     names = json.dumps([os.path.relpath(path, folder) for path in files])
-    values = (result.name, folder, names, result.eye, *result.spacing)
+    values = (result.name, named(folder), names, result.eye, *result.spacing)
     return dict(zip(SCAN_COLUMNS, values, strict=True))
 
 
