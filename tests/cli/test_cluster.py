@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 import subprocess
@@ -11,11 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
-from PIL import Image
-from stripes import fitted
+from noise import pictures, scores
 
 from fanogan.cli.cluster import shards_of
 from fanogan.cli.parser import main
@@ -26,28 +23,9 @@ from fanogan.scoring.table import COLUMNS, to_parquet
 IMAGES = 600
 
 
-def scores(folder: Path) -> dict[str, float]:
-    with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
-        rows = [(row["name"], float(row["score"])) for row in csv.DictReader(file)]
-    assert len(dict(rows)) == len(rows)
-    return dict(rows)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cluster") / "model"
-    fitted("izi_f").model.save(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for number in range(IMAGES):
-        pixels = random.integers(0, 256, (16, 16), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
-    return folder
+    return pictures(tmp_path_factory.mktemp("images"), IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -142,13 +120,10 @@ def test_a_worker_and_a_machine_are_killed_and_every_row_is_there_once(
 
 @pytest.mark.slow
 def test_what_was_scored_before_a_stop_is_kept(
-    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    few = tmp_path / "few"
-    few.mkdir()
-    for path in sorted(images.iterdir())[:40]:
-        (few / path.name).write_bytes(path.read_bytes())
+    few = pictures(tmp_path / "few", 40)
     last = Shard(8, 8)
     bad = next(few / name for name in map("bad{}.png".format, range(100)) if last.holds(name))
     bad.write_bytes(b"\x89PNG\r\n\x1a\n")

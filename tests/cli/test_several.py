@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from noise import pictures, scores
 from PIL import Image
-from stripes import fitted
 
 from fanogan.cli.parser import main
 from fanogan.cli.several import devices_for
@@ -18,25 +17,8 @@ from fanogan.scans import Shard
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("several") / "model"
-    fitted("izi_f").model.save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for number in range(12):
-        pixels = random.integers(0, 256, (16, 16), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
-    return folder
-
-
-def scores(folder: Path) -> dict[str, float]:
-    with (folder / "scores.csv").open(encoding="utf-8", newline="") as file:
-        return {row["name"]: float(row["score"]) for row in csv.DictReader(file)}
+    return pictures(tmp_path_factory.mktemp("images"), 12)
 
 
 def test_two_processes_score_as_one_does(model: Path, images: Path, tmp_path: Path) -> None:
@@ -52,25 +34,13 @@ def test_two_processes_score_as_one_does(model: Path, images: Path, tmp_path: Pa
 
 
 def test_a_bad_file_stops_and_the_same_command_goes_on(
-    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad = tmp_path / "images"
-    bad.mkdir()
-    for path in images.iterdir():
-        (bad / path.name).write_bytes(path.read_bytes())
+    bad = pictures(tmp_path / "images", 12)
     (bad / "12.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     out = tmp_path / "out"
-    command = [
-        "score",
-        str(model),
-        str(bad),
-        "--device",
-        "cpu",
-        "--devices",
-        "2",
-        "--out",
-        str(out),
-    ]
+    command = ["score", str(model), str(bad), "--device", "cpu", "--devices", "2"]
+    command += ["--out", str(out)]
     with pytest.raises(SystemExit):
         main(command)
     assert "12.png" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from noise import pictures
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -24,12 +24,7 @@ SMALL = ["--recipe", "smoke", "--set", "critic_updates=16", "encoder_updates=8",
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    random = np.random.default_rng(0)
-    for number in range(40):
-        pixels = random.integers(0, 256, (16, 16), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
-    return folder
+    return pictures(tmp_path_factory.mktemp("images"), 40)
 
 
 def start(command: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
