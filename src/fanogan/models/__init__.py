@@ -32,7 +32,7 @@ from fanogan.models.networks import (
     initialise_near_zero,
     widened,
 )
-from fanogan.models.score import ReconstructionScore
+from fanogan.models.score_module import ReconstructionScore
 
 __all__ = [
     "BatchNorm",

@@ -260,7 +260,7 @@ def _check_decodable(path: Path, dataset: Dataset) -> None:
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         is_available = get_decoder(syntax).is_available
-    except NotImplementedError:
+    except NotImplementedError:  # as pydicom says that it has no decoder of this syntax
         is_available = False
     if not is_available:
         # A private UID could identify a site; a registered one has a name.
