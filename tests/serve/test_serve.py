@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import tifffile
 import torch
@@ -365,7 +366,9 @@ def test_a_thousand_hostile_requests(folder: Path) -> None:
     ):
         assert process.stderr  # a log that nobody reads stops the service once the pipe is full
         threading.Thread(target=process.stderr.read, daemon=True).start()
+        memory = []
         for _ in range(1000):
+            memory.append(psutil.Process(process.pid).memory_info().rss)
             body, name, query, headers = hostile(random)
             try:
                 answer = client.post(
@@ -381,6 +384,8 @@ def test_a_thousand_hostile_requests(folder: Path) -> None:
         assert 'status="500"' not in client.get("/metrics").text
         assert post(client, png(images_of(1)[0])).status_code == 200
     assert statuses[422] > 300 and statuses[0] < 400, statuses
+    first, last = max(memory[:500]), max(memory[500:])
+    assert last - first < 50 << 20, (first, last)
 
 
 def test_bombs_are_refused_before_they_are_decoded(client: Any) -> None:
