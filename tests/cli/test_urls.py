@@ -18,6 +18,7 @@ import pytest
 from dicom_volumes import ct_series
 from noise import picture
 from PIL import Image
+from s3_server import permissions_after
 
 from fanogan.cli.parser import main
 from fanogan.phantom import make_phantom
@@ -84,6 +85,8 @@ def test_each_command_on_urls_alone(
     main(["compare", f"{b}/run", f"{b}/other", "--out", f"{b}/beside"])
     assert at(s3, "other") == {"card.md", "model.json", "model.safetensors"}
     assert "report.html" in at(s3, "beside")
+    main(["info", f"{b}/merged"])
+    assert "results: 24 images" in capsys.readouterr().out
     main(["drift", f"{b}/merged", "--out", f"{b}/drift.html"])
     assert s3.cat_file("bucket/drift.html").startswith(b"<!")
     main(["fit", f"{b}/normal", *run, "--gan", f"{b}/run", "--out", f"{b}/second"])
@@ -221,6 +224,7 @@ def test_paths_that_are_never_urls(
     monkeypatch.chdir(tmp_path)
     with zipfile.ZipFile("y.zip", "w") as archive:
         archive.writestr("scans/0.png", picture(0))
+    s3.pipe_file("bucket/scans/0.png", picture(0))
     for command, words in (
         (["review", "s3://bucket/results"], "s3://bucket/results can't be a URL: a review reads"),
         (["review", "x", "--database", "s3://bucket/d"], "can't be a URL: a review writes"),
@@ -236,6 +240,8 @@ def test_paths_that_are_never_urls(
             "https://x/scans/: HTTP doesn't say which files",
         ),
         (["score", "m", "i", "--on", "ray:1.2.3.4:5", "--out", "s3://b/d"], "several machines"),
+        (["info", "s3://bucket/scans"], "s3://bucket/scans: no model, run, prepared store or"),
+        (["drift", "s3://bucket/scans"], "s3://bucket/scans: no drift.json here"),
         (["info", "s3://bucket/nothing"], "s3://bucket/nothing does not exist"),
         (["score", "s3://bucket/nothing", "i"], "s3://bucket/nothing/model/model.json does not"),
     ):
@@ -244,6 +250,21 @@ def test_paths_that_are_never_urls(
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == 1, said
     assert sorted(os.listdir()) == ["cache", "y.zip"]
+
+
+def test_a_copy_that_is_cut_off_goes_on(s3: Any, tmp_path: Path) -> None:
+    for number in range(60):
+        s3.pipe_file(f"bucket/scans/{number}.dcm", bytes([number]))
+    permissions_after(s3, b"25")
+    with pytest.raises(BadRemote, match=r"^s3://bucket/scans/\d+.dcm may not be read"):
+        copy_of("s3://bucket/scans")
+    permissions_after(s3, b"inf")
+    (place,) = (tmp_path / "cache").rglob("scans")
+    whole = {path: path.stat().st_ino for path in place.iterdir() if path.stat().st_mtime < 1e9}
+    assert 0 < len(whole) < 60
+    assert copy_of("s3://bucket/scans") == place
+    assert {path.read_bytes()[0] for path in place.iterdir()} == {*range(60)}
+    assert {path: path.stat().st_ino for path in whole} == whole
 
 
 def test_a_copy_keeps_within_its_place(s3: Any, tmp_path: Path) -> None:

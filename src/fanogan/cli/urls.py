@@ -14,6 +14,14 @@ from fanogan.remote import copy_of, is_url, model_at, written_at
 WRITTEN = ("out", "resume")
 MODELS = ("model", "models", "beside")
 """Of a run folder they need the model alone, not its checkpoints."""
+LISTED = {
+    "info": (
+        *("model.json", "model.safetensors", "config.yaml", "metrics.jsonl", "metrics.json"),
+        *("zarr.json", "scores.csv"),
+    ),
+    "drift": ("drift.json",),
+}
+"""Of a folder, what those commands read that need little of it."""
 HERE = {
     ("fetch", "out"): "scans are fetched into a folder that lies here",
     ("fetch", "codes"): "who is who stays on this machine",
@@ -54,6 +62,8 @@ def on_this_machine(verb: str, given: Mapping[str, Any]) -> Iterator[dict[str, A
                 raise UsageError(f"{value}: several machines need a path that all of them share")
             if name in WRITTEN:
                 return stack.enter_context(written_at(value))
-            return stack.enter_context(model_at(value)) if name in MODELS else copy_of(value)
+            if name in MODELS:
+                return stack.enter_context(model_at(value))
+            return copy_of(value, LISTED.get(verb, ()))
 
         yield {name: local(name, value) for name, value in given.items()}

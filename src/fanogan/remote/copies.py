@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -102,24 +102,34 @@ _held: dict[Path, int] = {}
 """Locks on the copies that this process reads."""
 
 
-def copy_of(url: str) -> Path:
+def copy_of(url: str, only: Collection[str] = ()) -> Path:
     """Return a copy of the file or the folder at a URL, up to date.
 
     The last process that has asked for it removes it when it ends.
+
+    Args:
+        url: of a file, a folder or a glob.
+        only: names of the files in a folder that are needed; all of them where none is given.
 
     Raises:
         BadRemote: it can't be read, or nothing is there.
         OSError: it can't be written here.
     """
-    folder = _place(url, "read")
+    folder = _place(url, f"read {' '.join(only)}")
     place = folder / name_of(url)
     _hold(folder)
     with FileLock(f"{folder}.copying"):
         files = stamped(url)
         if not files:
             raise BadRemote(f"{url} does not exist, or holds no file: check bucket and path")
-        _copy(url, files, place)
+        if "" not in files:
+            place.mkdir(parents=True, exist_ok=True)
+        _copy(url, {n: file for n, file in files.items() if _is_needed(n, only)}, place)
     return call(place, url)
+
+
+def _is_needed(name: str, only: Collection[str]) -> bool:
+    return not (only and name) or name.rpartition("/")[2] in only
 
 
 def _hold(folder: Path) -> None:
