@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fanogan.scans.arrays import ArrayFile, plain_array, volume_layout
-from fanogan.scans.find import Kind, split_key
+from fanogan.scans.find import split_key
 from fanogan.scans.nifti import laid_over
 from fanogan.scans.notes import (
     ConvertedToRGB,
@@ -33,6 +33,7 @@ from fanogan.scans.scan import (
     drop_alpha,
     is_constant,
 )
+from fanogan.scans.source import Kind
 
 _ROUNDING = 1e-3
 """Labels that a NIfTI's slope has been applied to are whole numbers to within this."""
