@@ -7,7 +7,7 @@ patients held out; the other pneumonias aren't used. Beside them stands what nee
 Resumable: what is done is not done again, and a killed training goes on.
 
     python benchmarks/chest.py --recipe small --seeds 3
-    python benchmarks/chest.py --sets larger
+    python benchmarks/chest.py --sets chest_xray
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def pneumoniamnist(data: Path, recipe: Recipe) -> Data:
     )
 
 
-def larger(data: Path, recipe: Recipe) -> Data:
+def chest_xray(data: Path, recipe: Recipe) -> Data:
     """The split of the manifest, by patient."""
     with (data / "chest_xray" / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -101,7 +101,7 @@ def larger(data: Path, recipe: Recipe) -> Data:
 
 SETS: dict[str, Callable[[Path, Recipe], Data]] = {
     "pneumoniamnist": pneumoniamnist,
-    "larger": larger,
+    "chest_xray": chest_xray,
 }
 
 

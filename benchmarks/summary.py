@@ -42,7 +42,7 @@ ROWS = (
     ("oct, small", 0, 6, "two healthy eyes, flattened", "the same by pixel"),
     ("oct_patches, healthy", 0, 1, "two healthy eyes, not flattened", "any fluid, by patch"),
     ("pneumoniamnist", 0, 1, "normal chests", "pneumonia, by picture"),
-    ("larger", 0, 1, "normal chests at 224×224", "pneumonia, by picture"),
+    ("chest_xray", 0, 1, "normal chests at 224×224", "pneumonia, by picture"),
     ("lgg", 0, 1, "brain MRI without glioma", "glioma, by slice"),
     ("lgg", 1, 1, "brain MRI without glioma", "glioma, by pixel"),
     ("brain_tumor", 0, 1, "normal brain MRI", "tumour, by slice, as published"),
