@@ -140,7 +140,7 @@ def test_what_is_drawn_on_the_en_face_map_is_a_region_of_all_b_scans_below(
 def test_the_nearest_normal_version_is_shown_with_the_scans_window(
     site: tuple[TestClient, Database],
 ) -> None:
-    client, _ = site
+    client, database = site
     login(client, "anna")
 
     def shown(path: str) -> np.ndarray:
@@ -151,6 +151,12 @@ def test_the_nearest_normal_version_is_shown_with_the_scans_window(
     narrow = shown("normal/2?low=42&high=62")
     np.testing.assert_array_equal(narrow, np.full(SHAPE[1:], round(255 / 2)))
     assert client.get("/cases/1/normal/4").status_code == 404
+    # Of another grey range, it is brought to the scan's; of another depth it can't be.
+    here = Opened(database.case(1))
+    here.about["grey"] = ["uint8", 100.0, 200.0]
+    np.testing.assert_array_equal(here.normal(2, 110, 135), np.full(SHAPE[1:], 106))
+    here.about["grey"] = ["uint16", 100.0, 200.0]
+    np.testing.assert_array_equal(here.normal(2, 110, 135), np.full(SHAPE[1:], 52))
 
 
 def test_the_truth_is_for_whoever_started_with_it(results: Path, tmp_path: Path) -> None:

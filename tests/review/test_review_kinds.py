@@ -20,7 +20,7 @@ from fanogan import FAnoGAN
 from fanogan.cli import main
 from fanogan.phantom import make_ecg
 from fanogan.recipes import load_recipe
-from fanogan.review import Database, Settings, User, import_results
+from fanogan.review import Database, Settings, Truth, User, import_results
 from fanogan.review.access import Sessions
 from fanogan.review.app import application
 from fanogan.review.opened import opened
@@ -84,8 +84,8 @@ def test_spans_of_signals_go_out_as_masks_over_time(tmp_path: Path) -> None:
     accepted = event("region", {"verdict": "accepted"}, str(region["id"]))
     assert client.post("/cases/1/events", json=accepted).status_code == 200
     client.post("/cases/2/events", json=event("case", "normal"))
-    assert unpacked(client, tmp_path / "masks") == ["100.csv.npy", "101.csv.npy"]
-    mask = np.load(tmp_path / "masks" / f"{case['name']}.npy")
+    assert unpacked(client, tmp_path / "masks") == ["100.npy", "101.npy"]
+    mask = np.load(tmp_path / "masks" / f"{Path(case['name']).stem}.npy")
     expected = np.zeros((1, 1500), np.uint8)
     expected[:, int(region["first_sample"]) : int(region["last_sample"]) + 1] = 1
     np.testing.assert_array_equal(mask, expected)
@@ -150,6 +150,8 @@ def test_regions_of_voxels_go_out_on_the_scans_own_voxels(tmp_path: Path) -> Non
     assert unpacked(client, tmp_path / "masks") == ["v.nii.gz"]
     found = nibabel.load(tmp_path / "masks" / "v.nii.gz")
     assert found.get_data_dtype() == np.uint8
+    truth = Truth(tmp_path / "masks").outlines(here, int(region["peak_slice"]))
+    assert truth == outlines[int(region["peak_slice"])]
     np.testing.assert_allclose(found.affine, AFFINE, atol=1e-6)
     np.testing.assert_array_equal(np.asarray(found.dataobj) > 0, mask.transpose(1, 2, 0))
     scan, other = (

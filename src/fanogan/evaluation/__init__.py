@@ -4,7 +4,7 @@ from fanogan.evaluation.comparison import calibrated_row, compared_rows
 from fanogan.evaluation.labelled import evaluate
 from fanogan.evaluation.leaks import BadTestSet, Leaks, leak_sentences
 from fanogan.evaluation.localization import PixelROC
-from fanogan.evaluation.masks import masks_of, named_masks
+from fanogan.evaluation.masks import masks_of, named_masks, without_extension
 from fanogan.evaluation.metrics import (
     delong,
     image_metrics,
@@ -33,4 +33,5 @@ __all__ = [
     "resampled_times",
     "roc_curve_points",
     "trivial_scores",
+    "without_extension",
 ]

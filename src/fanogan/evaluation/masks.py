@@ -144,7 +144,7 @@ def named_masks(
     """
     files: dict[str, ScanSource] = {}
     for file in sources:
-        other = files.setdefault(_without_extension(file.name), file)
+        other = files.setdefault(without_extension(file.name), file)
         if other is not file:
             raise BadScan(
                 f"{other.path} and {file.path} could both be the mask of one image: leave one out"
@@ -163,13 +163,13 @@ def named_masks(
         return np.concatenate(masks, axis=1 if kind == "volume" else 0)
 
     def found(name: str, affine: Affine | None) -> tuple[Path, np.ndarray] | None:
-        file = files.get(_without_extension(name))
+        file = files.get(without_extension(name))
         return None if file is None else (file.path, frames_of(file, affine))
 
     return found
 
 
-def _without_extension(name: str) -> str:
+def without_extension(name: str) -> str:
     """Return a name without extension and ':key'; what else follows a dot is part of a name.
 
     Letters with marks are composed: macOS stores them in two characters, others in one.

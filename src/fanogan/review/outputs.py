@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -16,13 +15,14 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fanogan.evaluation import without_extension
 from fanogan.report import Found, Maker, dicom_objects
 from fanogan.review.database import Database
 from fanogan.review.fundus import plane_of
 from fanogan.review.opened import Opened, member_of, opened
 from fanogan.review.shapes import mask_of
 from fanogan.review.standing import Standing, by_reader, final
-from fanogan.scans import EXTENSIONS, BadScan, as_nifti, check_source, extension
+from fanogan.scans import BadScan, as_nifti, check_source, extension
 from fanogan.scoring import mask_tiff
 from fanogan.text import as_cells, place_of
 
@@ -30,7 +30,6 @@ COLUMNS = (
     *("case", "subject", "eye", "visit", "results", "score", "reader", "what", "region"),
     *("decision", "label", "bscan", "area_mm2", "note", "at"),
 )
-_EXTENSION = re.compile(rf"({'|'.join(map(re.escape, EXTENSIONS))})(:[^/]+)?$", re.IGNORECASE)
 
 
 def _cases(database: Database) -> Iterator[dict[str, Any]]:
@@ -156,7 +155,7 @@ def masks_zip(database: Database, who: str | None) -> tuple[IO[bytes], int]:
             if name != case["name"]:
                 arrays.setdefault((case["folder"], name), {})[number] = mask
             elif here.is_signal:
-                add(name, place_of(_EXTENSION.sub("", name), ".npy"), _npy(mask))
+                add(name, place_of(without_extension(name), ".npy"), _npy(mask))
             else:
                 add(name, *_mask_file(here, mask))
         for (folder, name), masks in arrays.items():
@@ -166,11 +165,9 @@ def masks_zip(database: Database, who: str | None) -> tuple[IO[bytes], int]:
                     f"{name}: {len(masks):,} of its {count:,} images are judged; their mask is one "
                     "array, of all"
                 )
-            elif next(iter(masks.values())).ndim > 2:
-                left_out.append(f"{name}: save each volume of it as a file, to have its mask")
             else:
                 stack = np.stack([masks[number] for number in sorted(masks)])
-                add(name, place_of(_EXTENSION.sub("", name), ".npy"), _npy(stack))
+                add(name, place_of(without_extension(name), ".npy"), _npy(stack))
         count = len(packed.namelist())
         if left_out:
             packed.writestr("left_out.txt", "\n".join(left_out) + "\n")
@@ -197,7 +194,7 @@ def _npy(mask: NDArray[np.bool_]) -> bytes:
 
 
 def _mask_file(case: Opened, mask: NDArray[np.bool_]) -> tuple[str, bytes]:
-    name = _EXTENSION.sub("", case.case["name"])
+    name = without_extension(case.case["name"])
     files = case.case["scan"].get("files") or [""]
     if extension(files[0]) in (".nii", ".nii.gz", ".hdr") and case.scan is not None:
         values = mask.reshape(case.shape).astype(np.uint8)

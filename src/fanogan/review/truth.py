@@ -31,19 +31,29 @@ class Truth:
         volumes: Any = find_volumes(self.folder)
         return named_masks(volumes)
 
+    @cached_property
+    def of_voxels(self) -> Any:
+        """How those of volumes in three dimensions are found, several in an array file."""
+        return named_masks(find_scans(self.folder, kind="volume"), kind="volume")
+
     def outlines(self, case: Opened, number: int) -> list[list[list[float]]] | None:
         """Return the outlines of a frame's mask as (column, row) points; None where none is known.
 
         Raises:
             BadScan: the mask can't be read, or isn't of the scan's size.
         """
-        name, frame = member_of(case.case)
-        find = self.of_images if case.en_face is None else self.of_volumes
+        name, member = member_of(case.case)
+        is_voxels = case.about.get("kind") == "volume"
+        flat = self.of_images if case.en_face is None else self.of_volumes
+        find = self.of_voxels if is_voxels else flat
         found = find(name, None if case.scan is None else case.scan.affine)
         if found is None:
             return None
         path, masks = found
-        number += frame
+        if is_voxels:
+            masks = masks[member : member + 1].reshape(-1, *masks.shape[2:])
+        else:
+            number += member
         if number >= len(masks) or masks.shape[1:] != case.shape[1:]:
             sides = "×".join(map(str, masks.shape))
             raise BadScan(f"{path} has {sides} pixels: give a mask of the scan's size")
