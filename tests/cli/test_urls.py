@@ -194,6 +194,35 @@ def test_what_others_have_written_stays(
         written_at("s3://bucket/twice").__enter__()
 
 
+WRITING = """
+from pathlib import Path
+from fanogan.remote import written_at
+with written_at("s3://bucket/results") as place:
+    assert KILLED or sorted(path.name for path in place.iterdir()) == [".fanogan-results", "a", "b"]
+    for name in (".fanogan-results", "a", "b"):
+        place.mkdir(exist_ok=True)
+        (place / name).write_text('["a", ""]')
+"""
+KILLED = """
+import os
+from s3fs import S3FileSystem
+put = S3FileSystem._put_file
+async def killed(self, source, target, **options):
+    await put(self, source, target, **options)
+    os._exit(9)
+S3FileSystem._put_file = killed
+"""
+
+
+def test_what_is_killed_while_it_is_put_there_goes_on(s3: Any) -> None:
+    command = [sys.executable, "-c", f"{KILLED}KILLED = True{WRITING}"]
+    assert subprocess.run(command, check=False).returncode == 9
+    assert at(s3, "results") in ({"a"}, {"b"}, {"a", "b"})  # and not what says that all is there
+    subprocess.run([sys.executable, "-c", f"KILLED = False{WRITING}"], check=True)
+    s3.invalidate_cache()
+    assert at(s3, "results") == {".fanogan-results", "a", "b"}
+
+
 def test_an_exit_status_is_no_failure(s3: Any) -> None:
     with pytest.raises(SystemExit), written_at("s3://bucket/page.html") as place:
         place.write_text("a page")
