@@ -241,6 +241,7 @@ def test_what_is_read_by_two_processes_is_removed_by_the_last(s3: Any, tmp_path:
     )
     assert first.stdout
     path = Path(first.stdout.readline().strip())
+    assert path.parents[1].stat().st_mode & 0o777 == 0o700  # scans are patients'
     subprocess.run([sys.executable, "-c", read], check=True)
     assert path.exists()
     first.communicate("\n")

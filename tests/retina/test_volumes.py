@@ -18,7 +18,7 @@ from fanogan.phantom.eye import make_phantom
 from fanogan.retina import FlatSpace, FlatVolume, make_flat, prepare, straighten
 from fanogan.retina import volumes as read
 from fanogan.retina.volumes import find_volumes, read_volumes
-from fanogan.scans import BadScan, EmptyFrames, Scan, find_scans
+from fanogan.scans import BadScan, EmptyFrames, FileList, Scan, find_scans
 
 SPACE = FlatSpace()
 SPACING = (0.5, 0.00387, 0.022)
@@ -331,6 +331,8 @@ def test_volumes_at_a_url_are_those_of_this_machine(eyes: list[Scan], tmp_path: 
     store = tmp_path / "prepared.zarr"
     assert prepare("memory://eyes", store, spacing=SPACING).kept == 0
     assert prepare("memory://eyes", store, spacing=SPACING).kept == 1
-    memory.pipe_file("/eyes/0.png", b"")
-    with pytest.raises(BadScan, match=r"eyes/0\.png: pictures of retinal OCT are read from this"):
-        find_volumes("memory://eyes")
+    (tmp_path / "list.txt").write_text("memory://eyes/0.png\n")
+    listed = FileList(tmp_path / "list.txt")
+    with pytest.raises(BadScan, match=r"list\.txt lists pictures at URLs, .* give their folders"):
+        find_volumes(listed)
+    assert [each.url for each in find_volumes(listed, pictures="bscans")] == ["memory://eyes/0.png"]

@@ -49,9 +49,10 @@ _BEFORE, _PUTTING = ".before.json", ".putting"
 
 
 def _place(url: str, purpose: str) -> Path:
-    """Return the folder in the cache for copies from a URL."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "fanogan" / hashlib.sha256(f"{purpose} {url}".encode()).hexdigest()[:16]
+    """Return the folder for copies from a URL: in the cache, where others may not look."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fanogan")
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return cache / hashlib.sha256(f"{purpose} {url}".encode()).hexdigest()[:16]
 
 
 def _time(stamp: str) -> int:
@@ -136,7 +137,6 @@ def _hold(folder: Path) -> None:
     import fcntl  # which Windows lacks
 
     if folder not in _held:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         _held[folder] = os.open(f"{folder}.lock", os.O_CREAT | os.O_WRONLY)
         fcntl.flock(_held[folder], fcntl.LOCK_SH)
         atexit.register(_let_go, folder)
@@ -177,7 +177,7 @@ def written_at(url: str) -> Iterator[Path]:
         yield place
         return
     busy = BadRemote(f"{url}: another process is writing there; wait for it")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     with exclusive(Path(f"{folder}{LOCK}"), busy):
         before, replaced = _begin(url, folder, place)
         try:
