@@ -189,7 +189,7 @@ def _stopped(verb: str, given: Mapping[str, Any]) -> str:
     if verb in ("prepare", "score", "study", "fetch", "send"):
         return "stopped; the same command resumes"
     run = (given.get("resume") or given.get("out")) if verb == "fit" else None
-    if run and (run / "config.yaml").exists():
+    if run and Path(run, "config.yaml").exists():
         return f"stopped; resume with: fanogan fit --resume {run}"
     return "stopped"
 
