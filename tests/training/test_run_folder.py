@@ -212,3 +212,20 @@ def test_a_sample_grid_shows_every_image(
         assert np.abs(cell - np.moveaxis(expected[number], 0, -1)).max() <= 0.51
     left = grid[-6:, (count - 1) % across * 5 + 5 :]
     assert bool((left == 128).all())
+
+
+def test_whole_bscans_lie_below_each_other_and_signals_are_curves(run: RunFolder) -> None:
+    bscans = np.random.default_rng(0).uniform(-1, 1, (6, 1, 16, 128))
+    run.sample_grid("wide", bscans)
+    wave = np.sin(np.arange(128) / 8)
+    run.sample_grid("waves", np.stack([wave, -wave, 0.5 * wave])[:, None, None])
+    wide, waves = (
+        np.asarray(Image.open(run.path / "samples" / f"{name}.png"))[::2, ::2]
+        for name in ("wide", "waves")
+    )
+    assert np.abs(wide.reshape(6, 16, 128) - (bscans[:, 0] + 1) * 127.5).max() <= 0.51
+    for number, sign in enumerate((1, -1, 0.5)):
+        drawn = waves[:64, number * 128 : (number + 1) * 128]
+        assert set(np.unique(drawn)) == {0, 255}
+        middle = (drawn == 255).argmax(0) / 2 + (63 - (drawn[::-1] == 255).argmax(0)) / 2
+        assert np.abs(middle - (1 - sign * wave) / 2 * 63).max() < 3

@@ -53,9 +53,9 @@ def plain_maps(statistics: Statistics | None, result: Result) -> dict[str, NDArr
     assert result.picture is not None and result.residual is not None
     picture, volume = result.picture, result.volume
     grey = picture if picture.ndim == result.residual.ndim else picture.mean(-1)
-    along = [axis for axis, side in enumerate(grey.shape) if side > 1]  # a signal has one row
-    slopes = [np.abs(np.gradient(grey, axis=axis)) for axis in along]
-    found = {"brightness": grey, "gradient": np.mean(slopes, axis=0)}
+    longer = (axis for axis, side in enumerate(grey.shape) if side > 1)  # a signal has one
+    steps = [np.abs(np.gradient(grey, axis=axis)) for axis in longer]
+    found = {"brightness": grey, "gradient": np.mean(steps, axis=0)}
     if statistics is not None and statistics.rows is not None and volume is not None:
         away = np.abs(statistics.z_scores(volume.pixels[result.frame] / np.float32(255)))
         found[ROW_MEANS] = volume.to_original(result.frame, away.astype(np.float32))

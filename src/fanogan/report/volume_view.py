@@ -65,6 +65,8 @@ def _panel(case: VolumeCase, rank: int, scale: float) -> dict[str, Any]:
     regions = list(case.regions[:REGIONS_NUMBERED])
     between, row_mm, column_mm = case.spacing
     has_scale = math.isfinite(case.en_face_scale)
+    # The outer bars reach beyond the strip by half their width, for which there is little room.
+    half = min(0.4, 0.01 * max(len(bscans) - 1, 1))
     data = {
         "lines": lines,
         "scores": texts,
@@ -81,7 +83,8 @@ def _panel(case: VolumeCase, rank: int, scale: float) -> dict[str, Any]:
         "map_shape": picture.shape,
         "shape_map": _shape_map(case, ground),
         "line": lines[worst],
-        "bars": _bars(case.scores),
+        "bars": _bars(case.scores, half),
+        "half": half,
         "texts": texts,
         "to_scale": ground.pixel_mm is not None and between is not None,
         "regions": regions,
@@ -134,12 +137,12 @@ def _narrow(pixels: np.ndarray, columns: int = PAGE_SIDE) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
 
-def _bars(scores: np.ndarray) -> str:
-    """Draw scores as an SVG path: bar i around x = i, from y = 1 up to 0 at the highest."""
+def _bars(scores: np.ndarray, half: float) -> str:
+    """Draw scores as an SVG path: bar i from x = i − half to i + half, of y = 0 at the highest."""
     known = np.nan_to_num(scores, nan=0.0)
     heights = np.maximum(known, 0) / max(float(known.max()), 1e-12)
     return "".join(
-        f"M{frame - 0.4:.1f} 1V{1 - height:.3f}h.8V1z"
+        f"M{frame - half:.3g} 1V{1 - height:.3f}h{2 * half:.3g}V1z"
         for frame, height in enumerate(heights)
         if height > 0
     )

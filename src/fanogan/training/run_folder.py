@@ -25,6 +25,8 @@ State = dict[str, nn.Module | optim.Optimizer]
 """Networks and optimisers by name."""
 
 LOSSES = "losses."
+CURVE_ROWS = 64
+"""Height of the curves that a grid shows of signals."""
 """With what the names of the losses in a checkpoint begin."""
 
 
@@ -141,15 +143,18 @@ class RunFolder:
         write_whole(path, b"".join(kept))
 
     def sample_grid(self, name: str, images: np.ndarray) -> None:
-        """Write images (n, C, H, W) in [−1, 1] as one PNG, eight a row, unused places grey.
+        """Write images (n, C, H, W) in [−1, 1] as one PNG, unused places grey.
 
-        Of volumes it is the middle slice of each.
+        Eight are a row, of wide ones fewer. Of volumes it is the middle slice of each, of signals
+        the first channel as a curve.
         """
         if images.ndim == 5:
             images = images[:, :, images.shape[2] // 2]
+        if images.shape[2] == 1:
+            images = _curves(images[:, 0, 0])
         grey = np.clip(np.round((images + 1) * 127.5), 0, 255).astype(np.uint8)
         n, channels, rows, columns = grey.shape
-        across = min(n, 8)
+        across = min(n, 8, max(1, 8 * rows // columns))
         unused = np.full((-n % across, channels, rows, columns), 128, np.uint8)
         grid = np.concatenate([grey, unused]).reshape(-1, across, channels, rows, columns)
         grid = grid.transpose(0, 3, 1, 4, 2).reshape(-1, across * columns, channels)
@@ -172,6 +177,15 @@ class RunFolder:
         if self._tracker:
             self._tracker.close()
             self._tracker = None
+
+
+def _curves(signals: np.ndarray) -> np.ndarray:
+    """Draw signals (n, samples) as images (n, 1, CURVE_ROWS, samples) in [−1, 1]."""
+    places = np.round((1 - np.clip(signals, -1, 1)) / 2 * (CURVE_ROWS - 1))
+    before = np.concatenate([places[:, :1], places[:, :-1]], axis=1)
+    low, high = np.minimum(before, places)[:, None], np.maximum(before, places)[:, None]
+    rows = np.arange(CURVE_ROWS)[:, None]
+    return np.where((rows >= low) & (rows <= high), 1.0, -1.0)[:, None]
 
 
 def _digest(step: int, tensors: Mapping[str, Tensor]) -> str:
