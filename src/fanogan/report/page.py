@@ -333,6 +333,7 @@ def _gallery(
         "heading": f"{noun[0].upper()}{plural(noun)[1:]}",
         "extent": extent,
         "nouns": plural(noun),
+        "curves": any(case.curves is not None for case in ordered),
         "cards": [_card(case, scale, n_held_out) for case in ordered],
         "flagged": sum(case.flag is True for case in ordered),
         "warned": sum(bool(case.warnings) for case in ordered),

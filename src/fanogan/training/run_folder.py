@@ -180,12 +180,14 @@ class RunFolder:
 
 
 def _curves(signals: np.ndarray) -> np.ndarray:
-    """Draw signals (n, samples) as images (n, 1, CURVE_ROWS, samples) in [−1, 1]."""
-    places = np.round((1 - np.clip(signals, -1, 1)) / 2 * (CURVE_ROWS - 1))
+    """Draw signals (n, samples) in [−1, 1] as images (n, 1, CURVE_ROWS, samples), lines between."""
+    places = np.round((1 - np.clip(signals, -1, 1)) / 2 * (CURVE_ROWS - 2))
     before = np.concatenate([places[:, :1], places[:, :-1]], axis=1)
     low, high = np.minimum(before, places)[:, None], np.maximum(before, places)[:, None]
     rows = np.arange(CURVE_ROWS)[:, None]
-    return np.where((rows >= low) & (rows <= high), 1.0, -1.0)[:, None]
+    found = np.where((rows >= low) & (rows <= high), 1.0, -1.0)
+    found[:, -1] = found[:, :, -1] = 0.0
+    return found[:, None]
 
 
 def _digest(step: int, tensors: Mapping[str, Tensor]) -> str:
