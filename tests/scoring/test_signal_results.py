@@ -165,7 +165,7 @@ def test_masks_of_signals_say_which_samples_are_anomalous(model: Model, tmp_path
     (tmp_path / "masks").mkdir()
     # As arrays and as a column of a table.
     np.save(tmp_path / "masks" / "200.npy", marked[200])
-    np.savez(tmp_path / "masks" / "202.csv.npz", marked[202])
+    np.savez(tmp_path / "masks" / "202.npz", marked[202])
     table = np.column_stack([np.arange(1500) / 125, marked[201]])
     np.savetxt(tmp_path / "masks" / "201.csv", table, "%g", ",", header="time,marked", comments="")
     parts = [tmp_path / name for name in ("normal", "ill", "eval")]
