@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -153,6 +154,23 @@ def test_regions_are_what_touches_and_their_place_is_the_scanners(model: Model) 
         regions_of(dataclasses.replace(result, spacing=(None, 3.0, 2.0)), calibration)[0].mm3
         is None
     )
+
+
+def test_a_region_may_fill_a_volume_that_is_larger_than_memory(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (result,) = results(model, waves(1))
+    full = np.ones((64, 128, 128), np.float32)
+    full[40, 50, 60] = 2.0
+    result = dataclasses.replace(result, smoothed=full, affine=None)
+    monkeypatch.setattr(storage, "IN_MEMORY", 0)
+    tracemalloc.start()
+    (region,) = regions_of(result, Calibration({}, 1.0, en_face=(0.0, 0.5)))
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (region.voxels, region.peak, region.peak_at) == (full.size, 2.0, (40, 50, 60))
+    assert region.mean == pytest.approx(full.mean(dtype=np.float64))
+    assert held < full.size  # bytes
 
 
 # --- what is written ----------------------------------------------------------------------------

@@ -75,14 +75,20 @@ def regions_of(result: Result, calibration: Calibration) -> list[VoxelRegion]:
     labels = voxel_labels(values, calibration.en_face[1])
     found = []
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
-        inside = labels[box] == number
-        count = int(inside.sum())
+        count, total, peak, at = 0, 0.0, -math.inf, (0, 0, 0)
+        first, *corner = (side.start for side in box)
+        # Slice by slice: a region may fill a volume that is larger than memory.
+        for slice_, (own, line) in enumerate(zip(labels[box], values[box], strict=True), first):
+            inside = own == number
+            strengths = np.where(inside, line, -np.inf)
+            if (strongest := float(strengths.max())) > peak:
+                place_in = np.unravel_index(int(strengths.argmax()), inside.shape)
+                row, column = (int(i + start) for i, start in zip(place_in, corner, strict=True))
+                peak, at = strongest, (slice_, row, column)
+            count += int(inside.sum())
+            total += float(line[inside].sum(dtype=np.float64))
         if count < LEAST_VOXELS:
             continue
-        strengths = np.where(inside, values[box], -np.inf)
-        peak = np.unravel_index(int(strengths.argmax()), inside.shape)
-        starts = [side.start for side in box]
-        at = tuple(int(start + inner) for start, inner in zip(starts, peak, strict=True))
         place = None
         if result.affine is not None:
             slice_, row, column = at
@@ -96,8 +102,8 @@ def regions_of(result: Result, calibration: Calibration) -> list[VoxelRegion]:
                 place=place,
                 voxels=count,
                 mm3=count * voxel if all(result.spacing) else None,
-                mean=float(values[box][inside].mean()),
-                peak=float(strengths.max()),
+                mean=total / count,
+                peak=peak,
             )
         )
     return sorted(found, key=lambda region: -region.mean * region.voxels)
