@@ -28,6 +28,10 @@ NO_NETWORK = (
     "amplitude",
     "steepness",
     "distance to the mean normal beat",
+    "volume of the shape",
+    "surface",
+    "surface over volume",
+    "distance to the mean normal shape",
 )
 # The section, which of its tables that have a row of f-AnoGAN, the column (from behind: negative),
 # what was trained on and what was tested.
@@ -49,6 +53,13 @@ ROWS = (
     ("brain_tumor", 0, 2, "normal brain MRI", "the same without leaks"),
     ("signals", 0, 1, "normal heart beats (MIT-BIH)", "ventricular ones of other people, by beat"),
     ("signals", 0, 2, "normal heart beats (MIT-BIH)", "other abnormal ones, by beat"),
+    (
+        "volumes, adrenal",
+        0,
+        1,
+        "normal adrenal glands, shapes of 28³",
+        "those with a mass, by volume",
+    ),
 )
 
 
