@@ -195,7 +195,7 @@ def _explained(label: str, kind: str) -> Iterator[None]:
     except BadScan:
         raise
     except ImportError as error:
-        extra = f"pip install 'fanogan[{_EXTRAS.get(kind, 'dev')}]'"
+        extra = f"pip install 'fanogan[{_EXTRAS.get(kind, 'dev')}]' ({error})"
         raise BadScan(f"{label} is a {kind} file, which needs an extra: {extra}") from error
     except MemoryError as error:
         raise BadScan(f"{label} does not fit into memory: split it into smaller files") from error
