@@ -119,7 +119,21 @@ def test_an_eye_has_segmentation_map_and_report_in_its_study(tmp_path: Path, fou
             assert_missing_frames_are_empty=True,
         )
         np.testing.assert_array_equal(values[..., 0], found.labels == number)
-    assert segmentation.get_segment_description(2).tracking_id == "Region 2"
+    second = segmentation.get_segment_description(2)
+    assert (second.tracking_id, second.segment_label) == ("Region 2", "Region 2")
+    assert [each.meaning for each in second.anatomic_regions] == ["Retina"]
+
+
+def test_only_what_shows_an_eye_is_said_to_be_retina(tmp_path: Path, found: Found) -> None:
+    path = eye(tmp_path / "eye.dcm", PIXELS, SPACING)
+    other = dcmread(path)
+    other.Modality = "US"
+    other.save_as(path)
+    objects = made([path], found, tmp_path / "out")
+    segmentation = highdicom.seg.segread(objects[".seg.dcm"])
+    assert not segmentation.get_segment_description(1).anatomic_regions
+    report = str(dcmread(objects[".sr.dcm"]))
+    assert "Retina" not in report and "Candidate region" in report
 
 
 def test_the_mask_lies_on_the_right_side(tmp_path: Path, found: Found) -> None:

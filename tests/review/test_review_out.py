@@ -14,10 +14,12 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="the extra 'serve' isn't installed")
+from pydicom import dcmread
 from review_made import SHAPE, event, login
 from starlette.testclient import TestClient
 
 from fanogan import FAnoGAN
+from fanogan.archive import objects_in
 from fanogan.cli import main
 from fanogan.recipes import load_recipe
 from fanogan.review import Database, Settings, User, import_results
@@ -53,10 +55,12 @@ def test_accepted_regions_go_out_as_table_masks_and_dicom(
         assert name == "eye.tif"
         packed.extract(name, tmp_path)
     np.testing.assert_array_equal(read_scan(tmp_path / name, as_stored=True).pixels > 0, expected)
-    with zipfile.ZipFile(io.BytesIO(client.get("/out/dicom.zip").content)) as packed:
-        [name] = packed.namelist()
-        packed.extract(name, tmp_path)
-    segmentation = highdicom.seg.segread(tmp_path / name)
+    path = sent_back(client, tmp_path / "read")
+    segmentation = highdicom.seg.segread(path)
+    assert segmentation.SeriesDescription == "fanogan: accepted regions, research use only"
+    segments = [segmentation.get_segment_description(n) for n in segmentation.segment_numbers]
+    assert [each.segment_label for each in segments] == ["fluid", "=drusen"]
+    assert {each.algorithm_type.value for each in segments} == {"SEMIAUTOMATIC"}
     source = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]
     found = segmentation.get_pixels_by_source_frame(
         source.ReferencedSOPInstanceUID,
@@ -65,6 +69,23 @@ def test_accepted_regions_go_out_as_table_masks_and_dicom(
         assert_missing_frames_are_empty=True,
     )
     np.testing.assert_array_equal(found > 0, expected)
+
+    # What is the same has the same UID, by which `send` sends it once; another shape has another.
+    uid = segmentation.SOPInstanceUID
+    assert dcmread(sent_back(client, tmp_path / "again")).SOPInstanceUID == uid
+    client.post("/cases/1/events", json=event("undo"))
+    client.post("/cases/1/events", json=event("undo"))
+    moved = {**shape, "points": [[2, 3], [7, 3], [7, 5], [2, 5]], "label": "=drusen"}
+    client.post("/cases/1/events", json=event("draw", moved))
+    assert dcmread(sent_back(client, tmp_path / "moved")).SOPInstanceUID != uid
+
+
+def sent_back(client: TestClient, folder: Path) -> Path:
+    """The one object that `fanogan send` would find in the unpacked zip."""
+    with zipfile.ZipFile(io.BytesIO(client.get("/out/dicom.zip").content)) as packed:
+        packed.extractall(folder)
+    [path] = objects_in([folder])
+    return path
 
 
 def test_masks_of_a_review_are_read_by_evaluate(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def _objects_in(folder: Path) -> Iterator[Path]:
     if not found:
         raise ArchiveError(
             f"{folder} has no DICOM objects to send: fanogan score MODEL SCANS --out {folder} "
-            "--dicom writes them"
+            "--dicom writes them, and dicom.zip of fanogan review holds them"
         )
     yield from found
 

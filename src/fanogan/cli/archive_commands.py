@@ -104,7 +104,8 @@ def send(
 
     Args:
         archive: as for fetch.
-        results: folders that score --dicom has written; what the archive has isn't sent again.
+        results: folders that score --dicom has written, or dicom.zip of review unpacked; what the
+            archive has isn't sent again.
         aet: our own AE title, for dimse.
         timeout: how many seconds an answer may take.
     """

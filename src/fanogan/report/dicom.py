@@ -10,7 +10,7 @@ import hashlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,9 @@ _RETINA = ("5665001", "SCT", "Retina")
 _SIDES = {"R": ("24028007", "SCT", "Right"), "L": ("7771000", "SCT", "Left")}
 _ABNORMAL = ("49755003", "SCT", "Morphologically Abnormal Structure")
 _CANDIDATE = ("candidate", _SCHEME, "Candidate region, residual above held-out normals")
+_ACCEPTED = ("accepted", _SCHEME, "Region that a reader has accepted or drawn")
+_OF_THE_RETINA = ("OPT", "OP")
+"""Modalities: tomography of the eye and its photographs."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Found:
         p_value: None where no normals were held out.
         regions: The candidate regions.
         labels: Like `residual`, the number of the region that a pixel lies in, or 0.
+        accepted: What readers call each region, by its number, where these are what they have
+            accepted or drawn; None: candidates.
     """
 
     residual: NDArray[np.float32]
@@ -67,6 +72,7 @@ class Found:
     p_value: float | None
     regions: Sequence[Region] = ()
     labels: NDArray[np.uint16] | None = None
+    accepted: Mapping[int, str] | None = None
 
 
 def dicom_objects(files: Sequence[Path], found: Found, maker: Maker) -> Iterator[tuple[str, bytes]]:
@@ -116,8 +122,12 @@ class _Objects:
     def __init__(self, source: DicomSource, found: Found, maker: Maker):
         """Find the numbers that UIDs are made of."""
         self.source, self.found, self.maker = source, found, maker
+        self.is_of_retina = source.frames[0].Modality in _OF_THE_RETINA
         digest = hashlib.sha256(np.ascontiguousarray(found.residual).data)
-        known = (found.score, found.p_value, found.scale, found.regions, maker)
+        if found.labels is not None:
+            digest.update(np.ascontiguousarray(found.labels).data)
+        names = None if found.accepted is None else sorted(found.accepted.items())
+        known = (found.score, found.p_value, found.scale, found.regions, names, maker)
         instances = [frame.SOPInstanceUID for frame in source.frames]
         digest.update(repr((known, instances)).encode())
         self.digest = digest.hexdigest()
@@ -154,7 +164,8 @@ class _Objects:
         return str(generate_uid(entropy_srcs=[self.digest, *map(str, what)]))
 
     def _instance(self, kind: str, number: int) -> dict[str, Any]:
-        what = {"PM": "residual", "SEG": "candidate regions", "SR": "scores"}[kind]
+        regions = "candidate regions" if self.found.accepted is None else "accepted regions"
+        what = {"PM": "residual", "SEG": regions, "SR": "scores"}[kind]
         return {
             "series_instance_uid": self.uid(kind),
             "series_number": _SERIES[kind],
@@ -206,14 +217,15 @@ class _Objects:
         from pydicom.sr.codedict import codes
 
         numbers = np.unique(labels[labels > 0])
-        concept = highdicom.sr.CodedConcept
+        concept, accepted = highdicom.sr.CodedConcept, self.found.accepted
+        names = {} if accepted is None else accepted
         segments = [
             highdicom.seg.SegmentDescription(
                 segment_number=place,
-                segment_label=f"Region {region}",
+                segment_label=(names.get(region) or f"Region {region}")[:64],
                 segmented_property_category=concept(*_ABNORMAL),
-                segmented_property_type=concept(*_CANDIDATE),
-                algorithm_type="AUTOMATIC",
+                segmented_property_type=concept(*(_CANDIDATE if accepted is None else _ACCEPTED)),
+                algorithm_type="AUTOMATIC" if accepted is None else "SEMIAUTOMATIC",
                 algorithm_identification=highdicom.AlgorithmIdentificationSequence(
                     name=f"fanogan {self.maker.detector}",
                     family=codes.cid7162.ArtificialIntelligence,
@@ -221,7 +233,7 @@ class _Objects:
                 ),
                 tracking_uid=self.uid("region", region),
                 tracking_id=f"Region {region}",
-                anatomic_regions=[concept(*_RETINA)],
+                anatomic_regions=[concept(*_RETINA)] if self.is_of_retina else None,
             )
             for place, region in enumerate(numbers.tolist(), start=1)
         ]
@@ -318,6 +330,7 @@ class _Objects:
         from highdicom import sr
 
         concept, side = sr.CodedConcept, self.source.laterality
+        site = sr.FindingSite(concept(*_RETINA), concept(*_SIDES[side]) if side else None)
         measured = [
             _number(("mean", _SCHEME, "Mean residual on the en-face map"), region.mean),
             _number(("peak", _SCHEME, "Peak residual on the en-face map"), region.peak),
@@ -331,9 +344,7 @@ class _Objects:
             ),
             "finding_category": concept(*_ABNORMAL),
             "finding_type": concept(*_CANDIDATE),
-            "finding_sites": [
-                sr.FindingSite(concept(*_RETINA), concept(*_SIDES[side]) if side else None)
-            ],
+            "finding_sites": [site] if self.is_of_retina else None,
             "algorithm_id": algorithm,
             "measurements": measured,
         }

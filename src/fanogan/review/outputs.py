@@ -206,7 +206,8 @@ def _mask_file(case: Opened, mask: NDArray[np.bool_]) -> tuple[str, bytes]:
 def dicom_zip(database: Database, who: str | None) -> tuple[IO[bytes], int]:
     """Return a zip with a DICOM segmentation of the accepted regions of each case of DICOM files.
 
-    Segments are named after their labels. Cases of other files are left out, and named.
+    Segments are named after their labels. Cases of other files are left out, and named. Unpacked,
+    it is a folder that `fanogan send` takes.
 
     Returns:
         The file, and how many segmentations it holds.
@@ -221,7 +222,7 @@ def dicom_zip(database: Database, who: str | None) -> tuple[IO[bytes], int]:
             here = opened(case)
             try:
                 for place, data in _segmentations(here, standing):
-                    packed.writestr(place, data)
+                    packed.writestr(f"dicom/{place}", data)
                     count += 1
             except BadScan as error:
                 left_out.append(f"{case['name']}: {error}")
@@ -253,6 +254,7 @@ def _segmentations(case: Opened, standing: Standing) -> Iterator[tuple[str, byte
         case.case["p_value"],
         regions,
         labels,
+        {number: standing.regions[key]["label"] for number, key in enumerate(keys, start=1)},
     )
     maker = Maker(**case.about["maker"])
     for end, data in dicom_objects(files, found, maker):
