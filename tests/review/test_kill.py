@@ -55,7 +55,7 @@ def test_two_hundred_decisions_under_a_kill_loop(tmp_path: Path) -> None:
         with server(tmp_path) as (process, link), httpx.Client(timeout=10) as client:
             client.get(link, follow_redirects=True)
             base = link.rpartition("/enter")[0]
-            killer = threading.Timer(moments.uniform(0.2, 1.5), process.kill)
+            killer = threading.Timer(moments.uniform(0.02, 0.25), process.kill)
             killer.start()
             with contextlib.suppress(httpx.TransportError):
                 while waiting:
