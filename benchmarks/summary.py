@@ -28,6 +28,9 @@ NO_NETWORK = (
     "amplitude",
     "steepness",
     "distance to the mean normal beat",
+    "loudness",
+    "crest",
+    "share above 150 Hz",
     "volume of the shape",
     "surface",
     "surface over volume",
@@ -53,6 +56,7 @@ ROWS = (
     ("brain_tumor", 0, 2, "normal brain MRI", "the same without leaks"),
     ("signals", 0, 1, "normal heart beats (MIT-BIH)", "ventricular ones of other people, by beat"),
     ("signals", 0, 2, "normal heart beats (MIT-BIH)", "other abnormal ones, by beat"),
+    ("heart sounds", 0, 1, "normal heart sounds", "abnormal ones, by recording"),
     (
         "volumes, adrenal",
         0,
