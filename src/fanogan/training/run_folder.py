@@ -25,9 +25,9 @@ State = dict[str, nn.Module | optim.Optimizer]
 """Networks and optimisers by name."""
 
 LOSSES = "losses."
+"""With what the names of the losses in a checkpoint begin."""
 CURVE_ROWS = 64
 """Height of the curves that a grid shows of signals."""
-"""With what the names of the losses in a checkpoint begin."""
 
 
 class RunFolder:
