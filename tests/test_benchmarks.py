@@ -14,9 +14,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from ecg import make_ecg
 
 from fanogan import FAnoGAN, load_recipe
-from fanogan.phantom import make_ecg
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TOP, BOTTOM = 150, 250

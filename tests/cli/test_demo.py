@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fanogan.cli import demo, main
-from fanogan.cli.demo import CREDIT, KINDS, OCTDL, OCTDL_GROUPS
+from fanogan.cli.demo import CREDIT, GROUPS, KINDS, MITBIH, OCTDL
 
 RECIPE = """
 base: demo
@@ -26,7 +26,7 @@ held_out_fraction: 0.5
 
 
 def patients(kind: str) -> set[str]:
-    return {re.search(OCTDL_GROUPS, file.name)[1] for file in (OCTDL / kind).glob("*.jpg")}
+    return {re.search(GROUPS["octdl"], file.name)[1] for file in (OCTDL / kind).glob("*.jpg")}
 
 
 # --- the pictures that ship -------------------------------------------------------------------
@@ -69,6 +69,26 @@ def test_pictures_are_small_grey_and_of_one_size() -> None:
             assert image.mode == "L" and 540 <= image.width <= 546 and 305 <= image.height <= 330
 
 
+# --- the heart beats that ship ----------------------------------------------------------------
+
+
+def test_the_people_whose_beats_are_learnt_are_not_tested_and_the_source_says_how_many() -> None:
+    files = {kind: sorted((MITBIH / kind).glob("*.npy")) for kind in KINDS}
+    people = {kind: {file.stem for file in files[kind]} for kind in KINDS}
+    assert not people["train"] & (people["normal"] | people["anomalous"])
+    assert people["anomalous"] <= people["normal"]
+    text = (MITBIH / "SOURCE.md").read_text(encoding="utf-8")
+    assert "https://opendatacommons.org/licenses/by/1-0/" in text and "10.1109/51.932724" in text
+    for kind in KINDS:
+        beats = np.concatenate([np.load(file) for file in files[kind]])
+        count, of = re.search(rf"`{kind}` \| (\d+) .*, of (\d+) ", text).groups()
+        assert (len(beats), len(files[kind])) == (int(count), int(of))
+        assert beats.shape[1:] == (1, 128) and beats.dtype == np.float32
+        # A beat lies in the middle, on average higher than a fifth of a second before it.
+        heights = np.abs(beats[:, 0] - np.median(beats[:, 0], axis=1, keepdims=True)).mean(0)
+        assert heights[59:70].max() > 2 * heights[34:45].max()
+
+
 # --- the demo ---------------------------------------------------------------------------------
 
 
@@ -95,7 +115,7 @@ def scores(folder: str) -> dict[str, float]:
 def test_each_step_can_be_done_by_hand(few, capsys) -> None:
     main(["demo"])
     printed = capsys.readouterr().out
-    assert CREDIT in printed and "learning from 4 B-scans of 4 healthy people" in printed
+    assert CREDIT["octdl"] in printed and "learning from 4 B-scans of 4 healthy people" in printed
     page = Path("demo", "report.html").read_text(encoding="utf-8")
     assert "Kulyabin" in page and "CC BY 4.0" in page
     assert '<th scope="row">ae' in page  # the autoencoder has its row beside the others
@@ -129,22 +149,31 @@ def test_a_missing_extra_is_named(few, monkeypatch: pytest.MonkeyPatch, capsys) 
     assert "pip install 'fanogan[oct]'" in capsys.readouterr().err
 
 
-def test_signals_are_made_up_and_each_step_can_be_done_by_hand(
+def test_heart_beats_are_real_and_each_step_can_be_done_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     (tmp_path / "tiny.yaml").write_text(RECIPE.replace("demo", "signal"))
     monkeypatch.setitem(demo.RECIPES, "signal", str(tmp_path / "tiny.yaml"))
-    people = {"train": range(4), "normal": range(10, 12), "anomalous": range(20, 22)}
-    monkeypatch.setattr(demo, "PEOPLE", people)
-    monkeypatch.setattr(demo, "SECONDS", 4)
+    for kind, people in (("train", "11*"), ("normal", "10*"), ("anomalous", "10*")):
+        (tmp_path / "mitbih" / kind).mkdir(parents=True)
+        for file in (MITBIH / kind).glob(f"{people}.npy"):
+            np.save(tmp_path / "mitbih" / kind / file.name, np.load(file)[:5])
+    monkeypatch.setattr(demo, "MITBIH", tmp_path / "mitbih")
     monkeypatch.chdir(tmp_path)
     main(["demo", "--signal"])
-    printed = capsys.readouterr().out
-    assert "synthetic" in printed and "4 signals of 4 subjects · ECG at 125 Hz" in printed
-    commands = [line.strip() for line in printed.splitlines() if line.startswith("  fanogan ")]
-    for command in commands[:2]:
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        CREDIT["signal"],
+        "learning from 15 normal beats of 3 people; testing on 10 normal and 6 ventricular ones of "
+        "2 others",
+    ]
+    found = json.loads(Path("demo", "metrics.json").read_text())
+    assert (found["n"], found["n_anomalous"], found["n_subjects"]) == (16, 6, 2)
+    commands = [line.strip() for line in lines if line.startswith("  fanogan ")]
+    for command in commands:
         main(shlex.split(command)[1:])
     by_demo = scores("demo")
+    assert scores("evaluation") == pytest.approx(by_demo, rel=1e-4)
     for name, value in scores("results/signal").items():
         assert value == pytest.approx(by_demo[name], rel=1e-4)
 

@@ -13,12 +13,12 @@ import pytest
 import SimpleITK
 
 pytest.importorskip("fastapi", reason="the extra 'serve' isn't installed")
+from ecg import make_ecg
 from review_made import event
 from starlette.testclient import TestClient
 
 from fanogan import FAnoGAN
 from fanogan.cli import main
-from fanogan.phantom import make_ecg
 from fanogan.recipes import load_recipe
 from fanogan.review import Database, Settings, Truth, User, import_results
 from fanogan.review.access import Sessions

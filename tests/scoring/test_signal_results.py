@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ecg import make_ecg
 from PIL import Image
 from small_runs import RECIPE
 
@@ -12,7 +13,6 @@ from fanogan import FAnoGAN
 from fanogan.calibration import Calibration
 from fanogan.data import SignalView
 from fanogan.evaluation import evaluate
-from fanogan.phantom import make_ecg
 from fanogan.report import Curves, draw_curves
 from fanogan.scans import BadScan
 from fanogan.scoring import Model, results, write_results

@@ -433,7 +433,7 @@ def demo(
         out: the folder for the images, the runs and the report; made anew.
         phantom: use made-up eyes instead, in which each pixel of a lesion is known.
         digits: use handwritten digits instead: one is normal, the others anomalous.
-        signal: use made-up electrocardiograms instead: some have ventricular beats.
+        signal: use heart beats instead, of electrocardiograms: some are ventricular.
         seed: of the split, the weights and all of training.
         device: auto, cpu, cuda, one of several GPUs as cuda:1, or mps.
     """

@@ -19,7 +19,7 @@ from fanogan.cli.console import say
 from fanogan.data import Normals
 from fanogan.detectors import Detector, new_detector
 from fanogan.evaluation import evaluate
-from fanogan.phantom import Phantom, make_ecg, make_phantom
+from fanogan.phantom import Phantom, make_phantom
 from fanogan.recipes import load_recipe
 from fanogan.retina import Boundaries, FlatSpace, FlatVolume, make_flat, read_volumes
 from fanogan.scans import Scan
@@ -27,20 +27,25 @@ from fanogan.storage import BadFolder
 from fanogan.training import Progress, no_progress, shared_threads
 
 Data: TypeAlias = Literal["octdl", "phantom", "digits", "signal"]
-"""What a demo is of: pictures of real retinas, made-up eyes, handwritten digits, made-up ECGs."""
+"""What a demo is of: pictures of real retinas, made-up eyes, handwritten digits, heart beats."""
 
 RECIPES: dict[Data, str] = {
     **{"octdl": "demo", "phantom": "phantom", "digits": "digits", "signal": "signal"}
 }
 KINDS = ("train", "normal", "anomalous")
 
-# Beside this file; SOURCE.md there says where the pictures are from and what was changed.
-OCTDL = Path(__file__).with_name("octdl")
-CREDIT = (
-    "Pictures: a part of OCTDL (Kulyabin et al., OCTDL: Optical Coherence Tomography Dataset for "
-    "Image-Based Deep Learning Methods, Scientific Data 11:365, 2024), CC BY 4.0, made smaller."
-)
-OCTDL_GROUPS, OCTDL_SPACING = r"_(\d+)_", (None, 0.0054, 0.022)
+# Beside this file; SOURCE.md there says where they are from and what was changed.
+OCTDL, MITBIH = (Path(__file__).with_name(name) for name in ("octdl", "mitbih"))
+CREDIT: dict[Data, str] = {
+    "octdl": "Pictures: a part of OCTDL (Kulyabin et al., OCTDL: Optical Coherence Tomography "
+    "Dataset for Image-Based Deep Learning Methods, Scientific Data 11:365, 2024), CC BY 4.0, made "
+    "smaller.",
+    "signal": "Heart beats: a part of the MIT-BIH Arrhythmia Database (Moody and Mark, IEEE "
+    "Engineering in Medicine and Biology 20(3):45-50, 2001; PhysioNet), Open Data Commons "
+    "Attribution License 1.0, one lead at 125 Hz.",
+}
+GROUPS: dict[Data, str] = {"octdl": r"_(\d+)_", "signal": r"(\d+)\.npy"}
+OCTDL_SPACING = (None, 0.0054, 0.022)
 
 # A made-up eye: B-scans, rows and columns, and their distances in mm. Columns are as wide as
 # resampling makes them, so nothing is resampled.
@@ -50,10 +55,6 @@ LEARNT, HEALTHY, DISEASED = range(12), range(100, 103), range(200, 206)
 
 MADE = ("images", "volumes", "run", "autoencoder")
 """Folders of a demo, made anew each time; the evaluation's files replace those of the last one."""
-
-# Made-up electrocardiograms: whose are learnt from and tested, and how long they are.
-PEOPLE = {"train": range(100), "normal": range(1000, 1030), "anomalous": range(2000, 2030)}
-SECONDS = 20
 
 NORMAL_DIGIT = 4
 TRAINED_SHARE = 0.8
@@ -72,9 +73,9 @@ def run_demo(
     'octdl': real B-scans of healthy people are learnt, those of others and of patients with six
     diseases tested, picture by picture. 'phantom': twelve made-up healthy eyes are learnt, three
     others and six with lesions tested, patch by patch; their boundaries are the phantoms' own.
-    'digits': one digit is learnt, the others are anomalous. 'signal': made-up electrocardiograms
-    with a normal rhythm are learnt, and others tested, some with ventricular beats. Writes the
-    images as files, the runs and the evaluation.
+    'digits': one digit is learnt, the others are anomalous. 'signal': real heart beats, a
+    second of an electrocardiogram each, are learnt, and those of other people tested, some of them
+    ventricular. Writes the images as files, the runs and the evaluation.
 
     Args:
         out: the folder; what an earlier demo made there is made anew.
@@ -110,7 +111,10 @@ def run_demo(
     detector = new_detector("izi_f", RECIPES[data], seed=seed, device=device)
     autoencoder = new_detector("ae", RECIPES[data], seed=seed, device=device)
     spacing = OCTDL_SPACING if data == "octdl" else None
-    normals = Normals.read(images["train"], detector.recipe, spacing=spacing, seed=seed)
+    groups = GROUPS.get(data)
+    normals = Normals.read(
+        images["train"], detector.recipe, groups=groups, spacing=spacing, seed=seed
+    )
     for line in normals.summary.splitlines():
         say(line)
     with _beside(autoencoder, normals, out / "autoencoder", progress):
@@ -124,7 +128,8 @@ def run_demo(
         out,
         masks=images["masks"],
         beside=[autoencoder.model],
-        credit=CREDIT if data == "octdl" else "",
+        groups=groups,
+        credit=CREDIT.get(data, ""),
         on_result=lambda result: progress("scoring", next(scored), to_score, {}),
     )
 
@@ -132,8 +137,9 @@ def run_demo(
 def by_hand(out: Path, data: Data) -> list[str]:
     """Return commands that do the demo's steps on the images that it wrote."""
     recipe, images = RECIPES[data], out / ("volumes" if data == "phantom" else "images")
-    groups = ("--groups", OCTDL_GROUPS) if data == "octdl" else ()
-    spacing = ("--spacing", ",".join(str(mm or "") for mm in OCTDL_SPACING)) if groups else ()
+    groups = ("--groups", GROUPS[data]) if data in GROUPS else ()
+    mm = ",".join(str(mm or "") for mm in OCTDL_SPACING)
+    spacing = ("--spacing", mm) if data == "octdl" else ()
     masks = ("--masks", images / "masks") if data == "phantom" else ()
     run, train, normal, anomalous = Path("runs", data), *(images / kind for kind in KINDS)
     commands = (
@@ -170,7 +176,7 @@ def _octdl(folder: Path, progress: Progress) -> dict[str, Any]:
     found = read_volumes(
         [folder / kind for kind in KINDS],
         _space(RECIPES["octdl"]),
-        groups=OCTDL_GROUPS,
+        groups=GROUPS["octdl"],
         pictures="bscans",
         spacing=OCTDL_SPACING,
     )
@@ -179,7 +185,7 @@ def _octdl(folder: Path, progress: Progress) -> dict[str, Any]:
         flat[kinds[volume.name]].append(volume)
         progress("flattening", done, len(kinds), {})
     people = {kind: len({volume.group for volume in flat[kind]}) for kind in KINDS}
-    say(CREDIT)
+    say(CREDIT["octdl"])
     say(
         f"learning from {len(flat['train'])} B-scans of {people['train']} healthy people; testing "
         f"on {len(flat['normal'])} of {people['normal']} others, and on {len(flat['anomalous'])} "
@@ -241,20 +247,18 @@ def _write_stack(path: Path, pixels: np.ndarray) -> None:
 
 
 def _signals(folder: Path) -> dict[str, Any]:
-    """Write each person's electrocardiogram as a table."""
-    for kind, seeds in PEOPLE.items():
-        (folder / kind).mkdir(parents=True)
-        for seed in seeds:
-            ecg = make_ecg(seed, seconds=SECONDS, diseased=kind == "anomalous")
-            table = np.column_stack([np.arange(len(ecg.samples)) / ecg.rate, ecg.samples])
-            path = folder / kind / f"{seed}.csv"
-            np.savetxt(path, table, "%.6g", ",", header="time,ECG", comments="")
-    say("electrocardiograms: synthetic, made for this demo; they say nothing about real ones")
-    return {
-        **{kind: [folder / kind] for kind in KINDS},
-        "masks": None,
-        "count": len(PEOPLE["normal"]) + len(PEOPLE["anomalous"]),
-    }
+    """Copy the heart beats, each person's in a file."""
+    shutil.copytree(MITBIH, folder)
+    say(CREDIT["signal"])
+    files = {kind: [*(folder / kind).glob("*.npy")] for kind in KINDS}
+    beats = {kind: sum(len(np.load(file)) for file in files[kind]) for kind in KINDS}
+    say(
+        f"learning from {beats['train']} normal beats of {len(files['train'])} people; testing on "
+        f"{beats['normal']} normal and {beats['anomalous']} ventricular ones of "
+        f"{len(files['normal'])} others"
+    )
+    kinds = {kind: [folder / kind] for kind in KINDS}
+    return {**kinds, "masks": None, "count": beats["normal"] + beats["anomalous"]}
 
 
 def _digits(folder: Path, seed: int) -> dict[str, Any]:
