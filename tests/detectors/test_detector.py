@@ -34,7 +34,7 @@ from fanogan.data import Normals
 from fanogan.detectors import Detector, FAnoGAN, detector_names, new_detector
 from fanogan.detectors.timing import seconds_to_fit
 from fanogan.errors import FanoganError
-from fanogan.recipes import Recipe
+from fanogan.recipes import Recipe, load_recipe
 from fanogan.scoring import COLUMNS, pipeline, score_batch
 from fanogan.storage import BadFolder, read_model_folder, write_model_folder
 
@@ -153,6 +153,24 @@ def test_every_stage_is_timed_and_reported(name: str) -> None:
     assert calibration == [(step, len(calibration)) for step in range(1, len(calibration) + 1)]
     steps = {stage: of for stage, each in seen.items() for _, of in each}
     assert steps == detector.steps(normals.preprocessing)
+
+
+def test_of_calibration_each_held_out_volume_counts_once() -> None:
+    recipe = load_recipe("volume").but(
+        critic_updates=2,
+        encoder_updates=1,
+        base_width=4,
+        batch_size=4,
+        held_out_fraction=0.5,
+        reestimate_batch_norm=False,
+    )
+    volumes = np.random.default_rng(0).integers(0, 256, (4, 18, 18, 18), dtype=np.uint8)
+    seen: list[tuple[str, int, int]] = []
+    FAnoGAN(recipe, device="cpu").fit(
+        volumes, progress=lambda stage, step, of, _: seen.append((stage, step, of))
+    )
+    stage, step, of = seen[-1]
+    assert stage == "calibrating izi_f" and step == of in (2, 4)  # in bfloat16 too
 
 
 # --- what is loaded -------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ class Detector(Definition, BaseEstimator):  # type: ignore[misc]  # scikit-learn
             if given and given.seen:
                 images = images.trained_too(given.seen)
             passes, scored = calibration_passes(self, fabric.device), itertools.count(1)
-            to_score = passes * sum(len(scan.pixels) for scan in normals.held_out)
+            to_score = passes * normals.fingerprint["held_out_images"]
 
             def on_result(result: Result) -> None:
                 if fabric.is_global_zero and result.unit == "image":
