@@ -19,7 +19,7 @@ from PIL import Image
 from s3_server import permissions_after
 
 from fanogan.cli.parser import main
-from fanogan.remote import BadRemote, fetch, files, written_at
+from fanogan.remote import BadRemote, fetch, files, files_at, written_at
 from fanogan.scans import BadScan, FileList, find_scans, read_scans
 
 
@@ -213,3 +213,17 @@ def test_half_a_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         server.shutdown()
         server.server_close()
     assert not (tmp_path / "0.png").exists()
+
+
+def test_a_server_that_does_not_answer_is_not_said_to_lack_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(files, "WAITS", (0.0,))
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # knows no HEAD, no GET
+        port = server.server_port
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(BadRemote, match=r"0\.png does not exist"):
+            files_at(f"http://127.0.0.1:{port}/0.png")
+        server.shutdown()
+    with pytest.raises(BadRemote, match=r"0\.png can't be read, after 2 attempts .*Connect"):
+        files_at(f"http://127.0.0.1:{port}/0.png")

@@ -98,7 +98,10 @@ def tried(url: str, step: Callable[[], T], doing: str = "read") -> T:
         try:
             return step()
         except FileNotFoundError as error:
-            raise BadRemote(f"{url} does not exist: check bucket and path") from error
+            cause = error.__cause__  # fsspec calls it so too where no server of HTTP answers
+            if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
+                raise BadRemote(f"{url} does not exist: check bucket and path") from error
+            failure: Exception = cause
         except PermissionError as error:
             raise BadRemote(
                 f"{url} may not be {doing} ({_said(error)}): check credentials and permissions"
@@ -106,12 +109,13 @@ def tried(url: str, step: Callable[[], T], doing: str = "read") -> T:
         except Exception as error:  # each protocol's library has errors of its own
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            if wait is None:
-                raise BadRemote(
-                    f"{url} can't be {doing}, after {len(WAITS) + 1} attempts ({_said(error)}): "
-                    "check that the store can be reached, and repeat the command"
-                ) from error
-            time.sleep(wait)
+            failure = error
+        if wait is None:
+            raise BadRemote(
+                f"{url} can't be {doing}, after {len(WAITS) + 1} attempts ({_said(failure)}): "
+                "check that the store can be reached, and repeat the command"
+            ) from failure
+        time.sleep(wait)
     raise AssertionError
 
 
@@ -158,7 +162,8 @@ def stamped(url: str) -> dict[str, tuple[str, str]]:
             matches = fs.glob(path, detail=True)
             kept = {each: info for each, info in matches.items() if info["type"] == "file"}
             return path.partition("*")[0].rpartition("/")[0], kept
-        if fs.isfile(path):
+        # HTTP has no folders, and asked whether something is a file it says no of all that fails.
+        if protocol in _HTTP or fs.isfile(path):
             return path, {path: fs.info(path)}
         return path, fs.find(path, detail=True)
 
