@@ -31,6 +31,8 @@ NO_NETWORK = (
     "loudness",
     "crest",
     "share above 150 Hz",
+    "share above 20 Hz",
+    "longest flat run",
     "volume of the shape",
     "surface",
     "surface over volume",
@@ -56,6 +58,7 @@ ROWS = (
     ("brain_tumor", 0, 2, "normal brain MRI", "the same without leaks"),
     ("signals", 0, 1, "normal heart beats (MIT-BIH)", "ventricular ones of other people, by beat"),
     ("signals", 0, 2, "normal heart beats (MIT-BIH)", "other abnormal ones, by beat"),
+    ("signals, ecg", 0, 1, "the same records, eight seconds", "inserted changes (synthetic)"),
     ("heart sounds", 0, 1, "normal heart sounds", "abnormal ones, by recording"),
     (
         "volumes, adrenal",
@@ -64,6 +67,10 @@ ROWS = (
         "normal adrenal glands, shapes of 28³",
         "those with a mass, by volume",
     ),
+    ("volumes, vessels", 0, 1, "made-up vessels, in three dimensions", "nodules, by volume"),
+    ("volumes, vessels", 0, 2, "the same slice by slice, at equal cost", "nodules, by volume"),
+    ("volumes, vessels", 0, 3, "made-up vessels, in three dimensions", "nodules, by voxel"),
+    ("volumes, vessels", 0, 4, "the same slice by slice, at equal cost", "nodules, by voxel"),
 )
 
 

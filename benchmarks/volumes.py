@@ -189,10 +189,18 @@ def vessels(seed: int, recipe: Recipe, path: Path, every: int = 1) -> None:
 def vessels_table(folder: Path, recipe: str) -> None:
     """Write the table of all results that are there."""
     results = kept_results(folder)
-    names = [name for name, of in results[0].items() if isinstance(of, dict) and "voxels" in of]
     rows = [
-        [name, *(spread([result[name][key] for result in results]) for key in ("auc", "voxels"))]
-        for name in names
+        [
+            name,
+            *(
+                spread(
+                    [result.get(f"{name}, {sides}", result.get(name))[key] for result in results]
+                )
+                for key in ("auc", "voxels")
+                for sides in ("3-D", "2-D")
+            ),
+        ]
+        for name in ("f-AnoGAN", "untrained", "brightness")
     ]
     updates = "; ".join(
         f"{name}: {results[0][f'updates {name}'][0]:,} critic and "
@@ -204,7 +212,11 @@ def vessels_table(folder: Path, recipe: str) -> None:
         f"Synthetic: {results[0]['n']} made-up volumes of vessels, 48³, half of them with nodules "
         f"as bright as the vessels; AUC by volume and by voxel. 3-D sees windows of 16×16×16, 2-D "
         f"windows of 32×32 slice by slice, at equal cost in multiply-adds ({updates}); "
-        f"{circumstances(results, recipe)}.\n\n{markdown(['score', 'volumes', 'voxels'], rows)}",
+        f"{circumstances(results, recipe)}.\n\n"
+        + markdown(
+            ["score", "volumes, 3-D", "volumes, 2-D", "voxels, 3-D", "voxels, 2-D"],
+            rows,
+        ),
     )
 
 
