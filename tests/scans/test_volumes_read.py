@@ -8,8 +8,7 @@ import pytest
 import tifffile
 import torch
 
-from fanogan.scans import BadScan, read_scan, read_scans
-from fanogan.scans import scan as scans
+from fanogan.scans import BadScan, checks, read_scan, read_scans
 
 RNG = np.random.default_rng(0)
 VOXELS = RNG.integers(0, 256, (2, 5, 6, 7)).astype(np.uint8)  # two volumes
@@ -75,7 +74,7 @@ def test_what_is_too_large_for_memory_stays_where_it_lies(
     np.save(tmp_path / "f.npy", np.asfortranarray(VOXELS[0]))
     stored = VOXELS[0].transpose(1, 2, 0)
     nibabel.save(nibabel.Nifti1Image(stored, np.eye(4)), tmp_path / "n.nii")
-    monkeypatch.setattr(scans, "MAX_BYTES", 100)
+    monkeypatch.setattr(checks, "MAX_BYTES", 100)
     for name in ("c.npy", "f.npy", "n.nii"):
         (scan,) = read_scans([tmp_path / name], kind="volume")
         assert isinstance(scan.pixels, np.memmap) and np.array_equal(scan.pixels, VOXELS[0])

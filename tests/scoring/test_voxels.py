@@ -122,7 +122,7 @@ def test_what_lies_in_temporary_files_gives_the_same(
     np.save(tmp_path / "v.npy", waves(1, first=50)[0])
     (expected,) = results(model, [tmp_path / "v.npy"])
     monkeypatch.setattr(storage, "IN_MEMORY", 0)
-    monkeypatch.setattr("fanogan.scans.scan.MAX_BYTES", 100)
+    monkeypatch.setattr("fanogan.scans.checks.MAX_BYTES", 100)
     (found,) = results(model, [tmp_path / "v.npy"])
     assert isinstance(found.residual, np.memmap) and isinstance(found.picture, np.memmap)
     assert found.residual is not None and np.array_equal(found.residual, expected.residual)

@@ -1,6 +1,7 @@
 """A scan comes in: files are found, named, grouped by subject, and read, whatever their format."""
 
 from fanogan.scans.arrays import is_array_like
+from fanogan.scans.checks import BadScan, NoneUsable, limit_pixels
 from fanogan.scans.dicom_source import DicomSource, check_source, read_source
 from fanogan.scans.find import composed, each_scan, find_scans
 from fanogan.scans.gather import EXTENSIONS, PICTURES, extension, is_dicom
@@ -35,6 +36,7 @@ from fanogan.scans.notes import (
     note_from_json,
     note_to_json,
 )
+from fanogan.scans.pixels import empty_frames_note
 from fanogan.scans.read import (
     format_of,
     good_ones,
@@ -44,17 +46,7 @@ from fanogan.scans.read import (
     scans_of,
     silence_decoders,
 )
-from fanogan.scans.scan import (
-    UNKNOWN_SPACING,
-    Affine,
-    BadScan,
-    EnFace,
-    NoneUsable,
-    Scan,
-    Spacing,
-    empty_frames_note,
-    limit_pixels,
-)
+from fanogan.scans.scan import UNKNOWN_SPACING, Affine, EnFace, Scan, Spacing
 from fanogan.scans.signals import SIGNAL_EXTENSIONS, Signal
 from fanogan.scans.source import Kind, ScanSource, identity, keep_sources, kept_sources
 from fanogan.scans.stack import read_volume, stack_bscans

@@ -11,23 +11,10 @@ from typing import IO, Any, Literal, TypeGuard
 import numpy as np
 from numpy.lib import format as npy_format
 
+from fanogan.scans.checks import BadScan, check_dtype, check_finite, check_size, damaged, mapped
 from fanogan.scans.notes import GreyStoredAsColour, Note
-from fanogan.scans.scan import (
-    BadScan,
-    Pixels,
-    Scan,
-    Whole,
-    channels_are_equal,
-    check_dtype,
-    check_finite,
-    check_size,
-    convert,
-    damaged,
-    drop_alpha,
-    finish,
-    mapped,
-    wide_range,
-)
+from fanogan.scans.pixels import Whole, channels_are_equal, convert, drop_alpha, finish, wide_range
+from fanogan.scans.scan import Pixels, Scan
 
 _CHANNELS = (1, 3, 4)
 

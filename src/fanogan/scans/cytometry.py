@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.scans.scan import BadScan, Scan, unusable
+from fanogan.scans.checks import BadScan, unusable
+from fanogan.scans.scan import Scan
 
 BINS = 64
 """Of a plot, along each side."""

@@ -13,18 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fanogan.scans.checks import BadScan, check_size, damaged, unusable
 from fanogan.scans.dicom_display import Range, as_shown, declared_range, look_up, window_note
 from fanogan.scans.dicom_place import frame_affine, joined, position, spacing_of, uneven_slices
 from fanogan.scans.notes import ConvertedToRGB, Note, UndeclaredFrames
-from fanogan.scans.scan import (
-    BadScan,
-    EnFace,
-    Pixels,
-    Scan,
-    check_size,
-    damaged,
-    unusable,
-)
+from fanogan.scans.scan import EnFace, Pixels, Scan
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

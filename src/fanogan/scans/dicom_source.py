@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fanogan.scans.checks import BadScan
 from fanogan.scans.dicom import FRAME_TAGS, frame_header, read_elements
 from fanogan.scans.dicom_place import frame_affine
 from fanogan.scans.gather import is_dicom
-from fanogan.scans.scan import BadScan
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

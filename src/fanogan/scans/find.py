@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fanogan.remote import BadRemote, copy_of, is_url
+from fanogan.scans.checks import BadScan
 from fanogan.scans.gather import (
     EXTENSIONS,
     Found,
@@ -27,7 +28,6 @@ from fanogan.scans.gather import (
 from fanogan.scans.left_out import DEMO, STORE, LeftOut, own_in
 from fanogan.scans.lists import FileList, Sharded
 from fanogan.scans.remote import here, named_at
-from fanogan.scans.scan import BadScan
 from fanogan.scans.signals import SIGNAL_EXTENSIONS, SIGNAL_FORMATS
 from fanogan.scans.source import Kind, ScanSource, kept_sources
 from fanogan.scans.walk import natural_key, search

@@ -15,20 +15,11 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from fanogan.scans.checks import BadScan, check_size, damaged
 from fanogan.scans.notes import Note, UnevenBScans
+from fanogan.scans.pixels import channels_are_equal, drop_alpha
 from fanogan.scans.raster import read_raster
-from fanogan.scans.scan import (
-    EYES,
-    BadScan,
-    EnFace,
-    Pixels,
-    Scan,
-    channels_are_equal,
-    check_size,
-    damaged,
-    drop_alpha,
-    known_length,
-)
+from fanogan.scans.scan import EYES, EnFace, Pixels, Scan, known_length
 from fanogan.scans.tiff import read_tiff
 
 MAX_XML_BYTES = 200_000_000

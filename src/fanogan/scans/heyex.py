@@ -12,17 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from fanogan.scans.checks import BadScan, check_size, damaged
 from fanogan.scans.notes import FirstVolumeOnly, Note, ReflectivityAsShown
-from fanogan.scans.scan import (
-    EYES,
-    BadScan,
-    EnFace,
-    Pixels,
-    Scan,
-    check_size,
-    damaged,
-    known_length,
-)
+from fanogan.scans.scan import EYES, EnFace, Pixels, Scan, known_length
 
 _VOL_HEADER = 2048
 _VOL_SIZES = struct.Struct("<12s3I24x2I")

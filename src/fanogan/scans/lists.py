@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fanogan.remote import is_url
-from fanogan.scans.scan import BadScan
+from fanogan.scans.checks import BadScan
 from fanogan.text import place_of
 
 _PIECE = 1 << 20  # bytes

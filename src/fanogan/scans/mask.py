@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fanogan.scans.arrays import ArrayFile, plain_array, volume_layout
+from fanogan.scans.checks import BadScan, check_dtype, check_finite
 from fanogan.scans.find import split_key
 from fanogan.scans.nifti import laid_over
 from fanogan.scans.notes import (
@@ -21,18 +22,9 @@ from fanogan.scans.notes import (
     OneBitGrey,
     SoftMask,
 )
+from fanogan.scans.pixels import channels_are_equal, drop_alpha, is_constant
 from fanogan.scans.read import ARRAYS, format_of, read_scan
-from fanogan.scans.scan import (
-    Affine,
-    BadScan,
-    Pixels,
-    Scan,
-    channels_are_equal,
-    check_dtype,
-    check_finite,
-    drop_alpha,
-    is_constant,
-)
+from fanogan.scans.scan import Affine, Pixels, Scan
 from fanogan.scans.source import Kind
 
 _ROUNDING = 1e-3

@@ -12,19 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fanogan.scans.scan import (
-    UNKNOWN_SPACING,
-    Affine,
-    BadScan,
-    Pixels,
-    Scan,
-    Spacing,
-    check_dtype,
-    check_size,
-    damaged,
-    known_length,
-    mapped,
-)
+from fanogan.scans.checks import BadScan, check_dtype, check_size, damaged, mapped
+from fanogan.scans.scan import UNKNOWN_SPACING, Affine, Pixels, Scan, Spacing, known_length
 from fanogan.storage import IN_MEMORY
 
 _BYTES_AFTER_PIXELS = 1 << 20

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from fanogan.scans.checks import check_size, too_large, unusable
 from fanogan.scans.notes import AlphaDropped, ConvertedToRGB, FirstFrameOnly, Note, OneBitGrey
-from fanogan.scans.scan import Pixels, Scan, check_size, too_large, turned, unusable
+from fanogan.scans.pixels import turned
+from fanogan.scans.scan import Pixels, Scan
 
 if TYPE_CHECKING:
     from PIL.Image import Image

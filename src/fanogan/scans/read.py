@@ -24,6 +24,7 @@ from fanogan.scans.arrays import (
     read_array,
     volume_layout,
 )
+from fanogan.scans.checks import BadScan, NoneUsable, check, damaged, unusable
 from fanogan.scans.cytometry import read_fcs
 from fanogan.scans.dicom import read_dicom
 from fanogan.scans.find import each_scan, split_key
@@ -31,8 +32,9 @@ from fanogan.scans.gather import extension
 from fanogan.scans.heidelberg import read_heidelberg
 from fanogan.scans.heyex import read_e2e, read_vol
 from fanogan.scans.nifti import read_nifti
+from fanogan.scans.pixels import finish
 from fanogan.scans.raster import read_raster
-from fanogan.scans.scan import BadScan, NoneUsable, Scan, check, damaged, finish, unusable
+from fanogan.scans.scan import Scan
 from fanogan.scans.series import read_series
 from fanogan.scans.signals import (
     SIGNAL_FORMATS,

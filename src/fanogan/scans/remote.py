@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fanogan.remote import BadRemote, copy_of, files_at, first_bytes, is_url
+from fanogan.scans.checks import BadScan
 from fanogan.scans.gather import ALONE, EXTENSIONS, extension
 from fanogan.scans.left_out import DEMO, MARKS, STORE, own_names
-from fanogan.scans.scan import BadScan
 from fanogan.scans.signals import SIGNAL_EXTENSIONS
 from fanogan.scans.walk import natural_key
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fanogan.scans.checks import check_size, unusable
 from fanogan.scans.dicom import (
     FRAME_TAGS,
     frame_header,
@@ -22,7 +23,7 @@ from fanogan.scans.dicom import (
 from fanogan.scans.dicom_display import Range, declared_range
 from fanogan.scans.dicom_place import distance_between, joined, position, uneven_slices
 from fanogan.scans.notes import Note, SlicesByName
-from fanogan.scans.scan import Scan, check_size, unusable
+from fanogan.scans.scan import Scan
 
 _TOMOGRAPHY = ("OPT", "CT", "MR", "PT")
 _SHARED = ("Rows", "Columns", "ImageType", "EchoNumbers")

@@ -11,14 +11,8 @@ from typing import Any
 import numpy as np
 
 from fanogan.scans.arrays import plain_array
-from fanogan.scans.scan import (
-    MAX_FRAME_PIXELS,
-    BadScan,
-    Pixels,
-    Scan,
-    damaged,
-    unusable,
-)
+from fanogan.scans.checks import MAX_FRAME_PIXELS, BadScan, damaged, unusable
+from fanogan.scans.scan import Pixels, Scan
 from fanogan.text import counted
 
 _TIMES = ("time", "t", "seconds", "s", "time (s)", "time [s]")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fanogan.remote import stamp
+from fanogan.scans.checks import BadScan
 from fanogan.scans.dicom import photograph_of
 from fanogan.scans.gather import PICTURES, extension, is_dicom
-from fanogan.scans.scan import BadScan
 
 Kind = Literal["image", "signal", "volume"]
 """What files are taken for: a volume is seen in three dimensions, not slice by slice."""

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fanogan.scans.checks import BadScan, check_size
 from fanogan.scans.gather import PICTURES, extension
+from fanogan.scans.pixels import finish
 from fanogan.scans.read import read_scan
-from fanogan.scans.scan import UNKNOWN_SPACING, BadScan, Scan, Spacing, check_size, finish
+from fanogan.scans.scan import UNKNOWN_SPACING, Scan, Spacing
 from fanogan.scans.walk import natural_key
 
 

@@ -13,21 +13,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from fanogan.scans.checks import BadScan, check_dtype, check_size, damaged, unusable
 from fanogan.scans.notes import ConvertedToRGB
-from fanogan.scans.scan import (
-    TRANSPOSED,
-    UNKNOWN_SPACING,
-    BadScan,
-    Pixels,
-    Scan,
-    Spacing,
-    check_dtype,
-    check_size,
-    damaged,
-    known_length,
-    turned,
-    unusable,
-)
+from fanogan.scans.pixels import TRANSPOSED, turned
+from fanogan.scans.scan import UNKNOWN_SPACING, Pixels, Scan, Spacing, known_length
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from fanogan.scans.arrays import plain_array, volume_layout
-from fanogan.scans.scan import BadScan, Scan, Whole, check_dtype
+from fanogan.scans.checks import BadScan, check_dtype
+from fanogan.scans.pixels import Whole
+from fanogan.scans.scan import Scan
 
 _STACK = "the given array"
 
