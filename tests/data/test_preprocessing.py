@@ -12,7 +12,8 @@ import tifffile
 import torch
 from PIL import Image
 
-from fanogan.data.preprocessing import GreyRangeDoubtful, Preprocessing
+from fanogan.data.grey import GreyRangeDoubtful
+from fanogan.data.preprocessing import Preprocessing
 from fanogan.recipes.recipe import Recipe, load_recipe
 from fanogan.scans import BadScan, Note, Scan, read_scan, read_scans
 

@@ -17,7 +17,7 @@ from fanogan import FAnoGAN, load_recipe, storage
 from fanogan.calibration import Calibration
 from fanogan.cli.parser import main
 from fanogan.data import Patches, Preprocessing
-from fanogan.data.preprocessing import resized
+from fanogan.data.geometry import resized
 from fanogan.evaluation import evaluate
 from fanogan.export import BadExport, export
 from fanogan.export.graph import Resample

@@ -1,5 +1,6 @@
 """From scans to what networks see: preprocessing, patches, the training set split by subject."""
 
+from fanogan.data.grey import GreyRangeDoubtful
 from fanogan.data.normals import (
     DuplicateImages,
     FewHeldOut,
@@ -12,7 +13,7 @@ from fanogan.data.normals import (
     is_retina,
 )
 from fanogan.data.patches import Patches, seeded
-from fanogan.data.preprocessing import GreyRangeDoubtful, Preprocessing
+from fanogan.data.preprocessing import Preprocessing
 from fanogan.data.seen import BLANK, Seen, SeenBefore, short_hashes
 from fanogan.data.signal_view import ChannelsNotSeen, SamplingRateUnknown, SignalView
 

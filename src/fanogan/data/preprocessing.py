@@ -10,15 +10,15 @@ volumes that are seen in three dimensions, windows of several slices.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from fanogan.data.geometry import check_window, extent, resized, sides_of, window_and_size
+from fanogan.data.grey import factor_of, grey_doubts, grey_range, was_colour
 from fanogan.data.signal_view import SignalView
 from fanogan.recipes import Recipe, Sides, blocks_of
 from fanogan.retina import (
@@ -30,32 +30,8 @@ from fanogan.retina import (
     ShapeNormals,
     median_thickness,
 )
-from fanogan.scans import (
-    BadScan,
-    GreyStoredAsColour,
-    Kind,
-    Note,
-    Scan,
-    Spacing,
-    each_scan,
-    read_scans,
-)
+from fanogan.scans import BadScan, Kind, Note, Scan, Spacing, each_scan, read_scans
 from fanogan.storage import room
-from fanogan.text import counted
-
-UNLIKE_RANGE = 8
-"""Times by which white may be above the largest value without a doubt; it is 16 with 12 bits."""
-
-_UNSIGNED = ("uint8", "uint16")
-
-
-@dataclasses.dataclass(frozen=True)
-class GreyRangeDoubtful(Note):
-    """The largest value of a scan of 16 bits, and the value that was taken for white."""
-
-    highest: int
-    white: int
-
 
 MOST_GREY_VALUES = 1 << 24
 """Of a volume, from which its histogram and statistics are made."""
@@ -99,7 +75,7 @@ class Preprocessing:
         if recipe.is_signal:
             signal = SignalView.of(normals, len(scans))
             least, most, channels = min(signal.lows), max(signal.highs), len(signal.lows)
-            sizes = _geometry(normals, recipe)
+            sizes = window_and_size(normals, recipe)
             return cls("float32", least, most, channels, *sizes, signal=signal)
         channels = max(scan.channels for scan in normals)
         for scan in normals:
@@ -114,8 +90,8 @@ class Preprocessing:
                     f"{first.name} is {first.pixels.dtype} and {scan.name} is "
                     f"{scan.pixels.dtype}: train on images of one bit depth"
                 )
-        window, image_size = _geometry(normals, recipe)
-        low, high = _grey_range(scans)
+        window, image_size = window_and_size(normals, recipe)
+        low, high = grey_range(scans)
         if not high > low:
             raise BadScan(
                 f"the training images hold one grey value ({low:g}) and nothing else: there is "
@@ -129,7 +105,7 @@ class Preprocessing:
         flat = [volume for volume in volumes if isinstance(volume, FlatVolume)]
         assert len(flat) == len(volumes)
         for volume in flat:
-            _check_window(volume, recipe)
+            check_window(volume, recipe)
         thicknesses = [median_thickness(volume) for volume in flat[:learnt]]
         view = RetinalView(
             FlatSpace(recipe.flat_rows, recipe.flat_base, recipe.stretch_retina),
@@ -237,7 +213,8 @@ class Preprocessing:
                     f"{scan.name} is {depth}, the model was trained on {self.depth}: their grey "
                     f"values can't be compared; convert it to {self.depth}"
                 )
-            factor, dtype = self._factor(scan), np.uint8 if self.levels == 255 else np.uint16
+            factor = factor_of(scan, self.depth, self.high)
+            dtype = np.uint8 if self.levels == 255 else np.uint16
             stored = room(pixels.shape, dtype)
             for frame, values in zip(stored, pixels, strict=True):
                 share = (values.astype(np.float64) * factor - self.low) / (self.high - self.low)
@@ -245,20 +222,6 @@ class Preprocessing:
         if self.is_volume:
             return np.moveaxis(stored, -1, 0)[None]
         return np.ascontiguousarray(np.moveaxis(stored, -1, 1))
-
-    def _factor(self, scan: Scan) -> float:
-        """Return what a scan's grey values are multiplied by to be in the model's unit.
-
-        The full ranges of 8 and 16 bits correspond, unless 16 bits hold what 8 could: programs
-        store 0 to 255 in wider integers. Other depths hold values in one unit.
-        """
-        given = str(scan.pixels.dtype)
-        if {given, self.depth} != {"uint8", "uint16"}:
-            return 1.0
-        highest = self.high if self.depth == "uint16" else _highest(scan)
-        if highest <= 255:
-            return 1.0
-        return 65535 / 255 if given == "uint8" else 255 / 65535
 
     def doubts(self, scan: Scan) -> Iterator[Note]:
         """Yield in what way a scan's spacing or grey range may not be what it is taken for."""
@@ -269,19 +232,14 @@ class Preprocessing:
         if self.signal:
             yield from self.signal.doubts(scan)
             return
-        if str(scan.pixels.dtype) != "uint16" or self.depth not in _UNSIGNED:
-            return
-        highest, white = _highest(scan), round(self.high / self._factor(scan))
-        is_guess = self.depth == "uint8" and white == 255
-        if is_guess or highest * UNLIKE_RANGE < white:
-            yield GreyRangeDoubtful(highest, white)
+        yield from grey_doubts(scan, self.depth, self.high)
 
     def _check_size(self, scan: Scan) -> None:
-        sides = _sides(scan, self.is_volume)
+        sides = sides_of(scan, self.is_volume)
         if self.window and any(side < of for side, of in zip(sides, self.window, strict=True)):
             raise BadScan(
-                f"{scan.name} has {_extent(sides)}, fewer than the window that the model "
-                f"looks through ({_extent(self.window)}): give the {self.noun} in the size that "
+                f"{scan.name} has {extent(sides)}, fewer than the window that the model "
+                f"looks through ({extent(self.window)}): give the {self.noun} in the size that "
                 "it was taken in"
             )
 
@@ -404,79 +362,5 @@ class Preprocessing:
         return cls(**{**values, **found})
 
 
-def resized(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resample (B, C, *sides) to (B, C, *size): linear along each side, antialiased."""
-    size = tuple(size)
-    if x.shape[2:] == size:
-        return x
-    if len(size) == 2:
-        return F.interpolate(x, size=size, mode="bilinear", antialias=True)
-    # torch has it of two sides only: rows and columns of each slice, then the slices.
-    slices, *plane = size
-    within = resized(x.flatten(1, 2), plane).reshape(*x.shape[:3], math.prod(plane))
-    return resized(within, (slices, math.prod(plane))).reshape(*x.shape[:2], *size)
-
-
-def _highest(scan: Scan) -> int:
-    return int(scan.pixels.max()) if scan.highest is None else scan.highest
-
-
 def _kind(channels: int) -> str:
     return {1: "grey", 3: "RGB"}.get(channels, f"of {channels} channels")
-
-
-def was_colour(scan: Scan) -> bool:
-    """Whether a grey scan was stored with equal colour channels."""
-    return GreyStoredAsColour() in scan.notes
-
-
-def _geometry(scans: Sequence[Scan], recipe: Recipe) -> tuple[Sides | None, Sides]:
-    sizes = {_sides(scan, recipe.is_volume) for scan in scans}
-    size = next(iter(sizes))
-    if len(sizes) == 1 and all(side <= of for side, of in zip(size, recipe.window, strict=True)):
-        # A volume isn't resized to another's size, as images are.
-        window = size if recipe.is_volume else None
-        try:
-            blocks_of(size)
-        except ValueError:
-            return window, recipe.image_size
-        as_it_is = all(side <= of for side, of in zip(size, recipe.image_size, strict=True))
-        return window, size if as_it_is else recipe.image_size
-    for scan in scans:
-        _check_window(scan, recipe)
-    return recipe.window, recipe.image_size
-
-
-def _sides(scan: Scan, is_volume: bool) -> Sides:
-    """Return [slices,] rows and columns of what windows are cut from."""
-    return tuple(scan.pixels.shape[0 if is_volume else 1 : 3])
-
-
-def _extent(sides: Sides) -> str:
-    if sides[0] == 1 and len(sides) == 2:
-        return counted(sides[1], "sample")
-    return f"{'×'.join(map(str, sides))} {'voxels' if len(sides) == 3 else 'pixels'}"
-
-
-def _check_window(scan: Scan, recipe: Recipe) -> None:
-    sides = _sides(scan, recipe.is_volume)
-    if any(side < of for side, of in zip(sides, recipe.window, strict=True)):
-        what = "signals" if recipe.is_signal else "volumes" if recipe.is_volume else "images"
-        raise BadScan(
-            f"{scan.name} has {_extent(sides)}, fewer than the window of the recipe "
-            f"({_extent(recipe.window)}), and the {what} "
-            "differ in size or are too large to be seen whole: give a recipe with a smaller window"
-        )
-
-
-def _grey_range(scans: Sequence[Scan], most: int = 20_000_000) -> tuple[float, float]:
-    if scans[0].pixels.dtype == np.uint8:
-        low, high = min(s.pixels.min() for s in scans), max(s.pixels.max() for s in scans)
-        return (0.0, 255.0) if high > low else (float(low), float(high))
-    total = sum(scan.pixels.size for scan in scans)
-    step = -(-total // most)
-    values = np.concatenate([scan.pixels.reshape(-1)[::step] for scan in scans])
-    low, high = np.percentile(values.astype(np.float64), [0.1, 99.9])
-    if low == high:  # a few bright pixels on a flat ground
-        low, high = float(values.min()), float(values.max())
-    return float(low), float(high)
