@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from fanogan.data.normals import (
+from fanogan.data.normals import Normals
+from fanogan.data.notes import (
     DuplicateImages,
     FewHeldOut,
     FewImages,
     FewSubjects,
     HeldOutDuplicates,
-    Normals,
     VolumesAsImages,
 )
 from fanogan.recipes.recipe import load_recipe

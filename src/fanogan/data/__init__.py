@@ -1,16 +1,15 @@
 """From scans to what networks see: preprocessing, patches, the training set split by subject."""
 
 from fanogan.data.grey import GreyRangeDoubtful
-from fanogan.data.normals import (
+from fanogan.data.normals import Normals, is_retina
+from fanogan.data.notes import (
     DuplicateImages,
     FewHeldOut,
     FewImages,
     FewSubjects,
     HeldOutDuplicates,
-    Normals,
     NoteOfScans,
     VolumesAsImages,
-    is_retina,
 )
 from fanogan.data.patches import Patches, seeded
 from fanogan.data.preprocessing import Preprocessing

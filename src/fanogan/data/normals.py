@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fanogan.calibration import ALPHA, Profile, ProfileBuilder, held_out_needed, split_subjects
+from fanogan.calibration import Profile, ProfileBuilder, split_subjects
+from fanogan.data.notes import notes_on
 from fanogan.data.patches import Patches
 from fanogan.data.preprocessing import Preprocessing
 from fanogan.data.seen import Seen, digest_of
@@ -38,62 +38,6 @@ from fanogan.scans import (
     scans_of,
 )
 from fanogan.text import counted
-
-FEW_IMAGES = 200
-FEW_SUBJECTS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class VolumesAsImages(Note):
-    """Volumes are seen slice by slice, as plain images."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DuplicateImages(Note):
-    """Training images that repeat another exactly."""
-
-    count: int
-    of: int
-
-
-@dataclasses.dataclass(frozen=True)
-class HeldOutDuplicates(Note):
-    """Held-out images that are among the training images too."""
-
-    count: int
-    of: int
-
-
-@dataclasses.dataclass(frozen=True)
-class FewImages(Note):
-    """Fewer training images, or signals or volumes, than ``FEW_IMAGES``."""
-
-    count: int
-    noun: Kind = "image"
-
-
-@dataclasses.dataclass(frozen=True)
-class FewSubjects(Note):
-    """Fewer training subjects than ``FEW_SUBJECTS``."""
-
-    count: int
-
-
-@dataclasses.dataclass(frozen=True)
-class FewHeldOut(Note):
-    """Fewer held-out subjects than a flag at a false-positive rate of ``ALPHA`` needs."""
-
-    count: int
-    needed: int
-
-
-@dataclasses.dataclass(frozen=True)
-class NoteOfScans(Note):
-    """A reader's note, and how many of the scans have it."""
-
-    note: Note
-    count: int
-    of: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +158,7 @@ class Normals:
             list(held_out),
             fingerprint,
             Seen.of(digests, held_digests),
-            tuple(_notes([*kept, *held_out], fingerprint, recipe)),
+            tuple(notes_on([*kept, *held_out], fingerprint, recipe)),
             tuple(skipped),
             usable or None,
         )
@@ -382,24 +326,3 @@ def _fingerprint(
         ).hexdigest(),
         **({"retina_found": float(np.mean(retinas))} if retinas else {}),
     }
-
-
-def _notes(scans: Sequence[Scan], fingerprint: dict[str, Any], recipe: Recipe) -> Iterator[Note]:
-    """Yield what to know of the normals: what is few or odd, and readers' notes, each once."""
-    images, subjects = fingerprint["images"], fingerprint["subjects"]
-    if fingerprint["volumes"] and recipe.geometry == "auto" and "retina_found" not in fingerprint:
-        yield VolumesAsImages()
-    if fingerprint["duplicates"]:
-        yield DuplicateImages(fingerprint["duplicates"], images)
-    if fingerprint["held_out_duplicates"]:
-        yield HeldOutDuplicates(fingerprint["held_out_duplicates"], fingerprint["held_out_images"])
-    if images < FEW_IMAGES:
-        noun: Kind = "signal" if recipe.is_signal else "volume" if recipe.is_volume else "image"
-        yield FewImages(images, noun)
-    if subjects < FEW_SUBJECTS:
-        yield FewSubjects(subjects)
-    held_out, needed = fingerprint["held_out_subjects"], held_out_needed(ALPHA)
-    if held_out < needed:
-        yield FewHeldOut(held_out, needed)
-    for note, count in Counter(note for scan in scans for note in scan.notes).items():
-        yield NoteOfScans(note, count, len(scans))
