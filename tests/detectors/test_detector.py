@@ -35,7 +35,7 @@ from fanogan.detectors import Detector, FAnoGAN, detector_names, new_detector
 from fanogan.detectors.timing import seconds_to_fit
 from fanogan.errors import FanoganError
 from fanogan.recipes import Recipe, load_recipe
-from fanogan.scoring import COLUMNS, pipeline, score_batch
+from fanogan.scoring import COLUMNS, frames, score_batch
 from fanogan.storage import BadFolder, read_model_folder, write_model_folder
 
 NAMES = detector_names()
@@ -68,7 +68,7 @@ def test_scores_depend_on_neither_batch_nor_order(
     mixed = detector.score(IMAGES[order])
     np.testing.assert_allclose(mixed.total, expected.total[order], 1e-5, tolerance)
     for batch in (1, 4):
-        monkeypatch.setattr(pipeline, "BATCH", batch)
+        monkeypatch.setattr(frames, "BATCH", batch)
         found = detector.score(IMAGES)
         np.testing.assert_allclose(found.total, expected.total, 1e-5, tolerance)
         np.testing.assert_allclose(found.feature, expected.feature, 1e-5, tolerance)

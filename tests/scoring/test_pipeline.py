@@ -15,7 +15,7 @@ from stripes import TINY, assert_same_scores, fit, fitted, stripes
 from fanogan.calibration import GreyValuesUnseen
 from fanogan.detectors import Detector
 from fanogan.scans import BadScan
-from fanogan.scoring import pipeline, score
+from fanogan.scoring import frames, score
 
 IMAGES = stripes(23, seed=1)
 
@@ -42,7 +42,7 @@ def test_each_image_is_scored_once_whatever_the_batch(
     expected = whole.score(IMAGES)
     assert expected.names == tuple(f"image {index:05d}" for index in range(23))
     assert len(np.unique(expected.total)) == 23
-    monkeypatch.setattr(pipeline, "BATCH", batch)
+    monkeypatch.setattr(frames, "BATCH", batch)
     found = whole.score(IMAGES)
     assert found.names == expected.names
     assert_same_scores(found, expected, rtol=1e-5)
@@ -94,7 +94,7 @@ def test_windows_are_scored_once_whatever_the_batch(
 ) -> None:
     images = stripes(3, 45, 50, seed=2)  # sides that no number of strides makes up
     expected = list(windowed.results(images))
-    monkeypatch.setattr(pipeline, "BATCH", batch)
+    monkeypatch.setattr(frames, "BATCH", batch)
     for found, result in zip(windowed.results(images), expected, strict=True):
         assert found.windows == result.windows == 5 * 6
         for name in ("total", "image", "feature", "largest", "mean"):

@@ -267,7 +267,7 @@ def test_volumes_patches_and_regions_come_together(tmp_path):
 
 
 def test_a_killed_shard_resumes_and_merges(model, scans, tmp_path, monkeypatch):
-    monkeypatch.setattr("fanogan.scoring.pipeline.BATCH", 4)
+    monkeypatch.setattr("fanogan.scoring.frames.BATCH", 4)
     monkeypatch.setattr("fanogan.scoring.job.BATCH", 4)
     source = Sharded([str(scans)], Shard(1, 2))
     count = itertools.count(1)

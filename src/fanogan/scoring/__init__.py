@@ -7,10 +7,10 @@ Read → encode → windows → networks → fuse → Result; calibration by hel
 from fanogan.scoring.calibrating import calibrate, recalibrate
 from fanogan.scoring.cases import Gallery, about_model, as_picture, case_of, statement_of
 from fanogan.scoring.drift import drift_record, read_drift, today
+from fanogan.scoring.frames import BATCH, score_batch
 from fanogan.scoring.job import images_done, job_of
 from fanogan.scoring.model import Model, ModelFile, read_model, unreadable
 from fanogan.scoring.pipeline import (
-    BATCH,
     encode,
     frame_name,
     read,
@@ -18,7 +18,6 @@ from fanogan.scoring.pipeline import (
     result_of,
     results,
     score,
-    score_batch,
     score_encoded,
     totals_of,
 )

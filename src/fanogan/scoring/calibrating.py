@@ -19,8 +19,9 @@ from fanogan.calibration import (
 )
 from fanogan.data import Seen
 from fanogan.scans import BadScan, Scan
+from fanogan.scoring.frames import score_frames
 from fanogan.scoring.model import Model
-from fanogan.scoring.pipeline import encode, score_encoded, score_frames
+from fanogan.scoring.pipeline import encode, score_encoded
 from fanogan.scoring.result import Result
 
 

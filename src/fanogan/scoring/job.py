@@ -27,8 +27,8 @@ import numpy as np
 
 from fanogan.remote import is_url
 from fanogan.scans import FileList, Sharded
+from fanogan.scoring.frames import BATCH
 from fanogan.scoring.model import Model, identity_of
-from fanogan.scoring.pipeline import BATCH
 from fanogan.scoring.results_folder import put_results, results_folder
 from fanogan.storage import write_whole
 
