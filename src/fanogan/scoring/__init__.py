@@ -25,6 +25,7 @@ from fanogan.scoring.precision import PRECISIONS, BadPrecision, in_precision
 from fanogan.scoring.result import Encoded, FrameScore, Result, Scores
 from fanogan.scoring.results_folder import WRITTEN, whole_folder
 from fanogan.scoring.shards import Merged, merge
+from fanogan.scoring.summary import VOLUMES_SHOWN
 from fanogan.scoring.table import COLUMNS, Table, read_csv, row_of, write_csv
 from fanogan.scoring.volume_maps import (
     MapsAs,
@@ -36,7 +37,7 @@ from fanogan.scoring.volume_maps import (
 )
 from fanogan.scoring.voxel_maps import smoothed, voxel_labels
 from fanogan.scoring.windows import HALF
-from fanogan.scoring.write import VOLUMES_SHOWN, skip_notes, write_results
+from fanogan.scoring.write import skip_notes, write_results
 
 __all__ = [
     "BATCH",

@@ -20,8 +20,9 @@ from urllib.parse import quote
 from fanogan.scans import Shard
 from fanogan.scoring.job import DATABASE, UNFINISHED, Journal
 from fanogan.scoring.results_folder import digest_of, put_results, results_folder, written
+from fanogan.scoring.summary import CASES, PATCHES, ROWS, SHARD, write_tables
 from fanogan.scoring.table import Table
-from fanogan.scoring.write import CASES, PATCHES, ROWS, SHARD, WRITES, write_tables
+from fanogan.scoring.write import WRITES
 from fanogan.storage import TEMPORARY, BadFolder
 from fanogan.text import counted
 
