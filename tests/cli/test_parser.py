@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from fanogan import FAnoGAN
-from fanogan.cli import console
+from fanogan.cli import bars, console
 from fanogan.cli import parser as cli
 from fanogan.cli.parser import main, parser
 
@@ -446,13 +446,13 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch):
     ],
 )
 def test_duration(seconds, text):
-    assert console.duration(seconds) == text
+    assert bars.duration(seconds) == text
 
 
 def test_what_is_left_in_all_follows_the_pace_of_this_run(monkeypatch):
     clock = 0.0
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock)
-    pace = console.Pace({"gan": 100.0, "encoder": 50.0, "calibrating izi_f": 10.0})
+    monkeypatch.setattr(bars.time, "monotonic", lambda: clock)
+    pace = bars.Pace({"gan": 100.0, "encoder": 50.0, "calibrating izi_f": 10.0})
     assert pace.update("gan", 1, 101) is None
     clock = 20.0  # ten rounds of 2 seconds, twice as slow as expected
     assert pace.update("gan", 11, 101) == pytest.approx(2 * 90 + 2.02 * (50 + 10))
@@ -466,8 +466,8 @@ def test_what_is_left_in_all_follows_the_pace_of_this_run(monkeypatch):
 
 def test_a_log_hears_how_far_long_work_is(monkeypatch, capsys):
     clock = 0.0
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock)
-    line = console.milestones("scoring")
+    monkeypatch.setattr(bars.time, "monotonic", lambda: clock)
+    line = bars.milestones("scoring")
     for minute in range(10):
         clock = 60.0 * minute
         line(100 * minute + 50, 1050)  # 50 were done before

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import date as day
 from pathlib import Path
 
-from fanogan.cli import console
+from fanogan.cli import bars, console
 from fanogan.cli.arguments import UsageError
 from fanogan.cli.console import say
 from fanogan.errors import FanoganError
@@ -74,7 +74,7 @@ def fetch(
         say(summary)
         _raise_failed(failed, len(found))
         return
-    with console.count_bar("fetching", total) as show:
+    with bars.count_bar("fetching", total) as show:
         made = fetch_series(
             opened, found, out, Codes(table), pseudonymise=pseudonymise, on_file=show
         )
@@ -116,7 +116,7 @@ def send(
         raise UsageError("no results: fanogan send ARCHIVE RESULTS")
     files = objects_in(results)
     opened = open_archive(archive, aet, None, timeout)
-    with console.count_bar("sending", len(files)) as show:
+    with bars.count_bar("sending", len(files)) as show:
         made = send_objects(opened, files, on_file=show)
     there = f" · {made.there:,} were there already" if made.there else ""
     say(f"{counted(made.sent, 'object')} sent{there}")

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fanogan.cli import console
+from fanogan.cli import bars
 from fanogan.cli.arguments import UsageError
 from fanogan.cli.several import divided, loaded, merged_parts, score_part
 from fanogan.errors import FanoganError
@@ -89,7 +89,7 @@ def score_on_ray(
             for shard, part in zip(divided(model, source, parts, options), parts, strict=True)
         ]
         done = 0
-        with console.count_bar(f"scoring, {count} shards", files) as show:
+        with bars.count_bar(f"scoring, {count} shards", files) as show:
             while waiting:
                 finished, waiting = ray.wait(waiting)
                 done += sum(ray.get(finished))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fanogan.cli import console
+from fanogan.cli import bars, console
 from fanogan.cli.arguments import (
     UsageError,
     check_alpha,
@@ -76,7 +76,7 @@ def prepare(
     pictures, known = pictures_as(bscans, volumes), spacing_in(spacing)
     with console.status("looking for volumes"):
         count = len(find_volumes(list(scans), groups, pictures=pictures))
-    with console.volumes_bar(count) as on_volume:
+    with bars.volumes_bar(count) as on_volume:
         summary = prepare_store(
             list(scans),
             out,
@@ -194,7 +194,7 @@ def fit(
         learner = new_detector(name, chosen, seed=seed, device=device, devices=started or devices)
 
     def read_normals() -> Normals:
-        with console.reading_bar("reading") as on_scan:
+        with bars.reading_bar("reading") as on_scan:
             return Normals.read(list(normals), chosen, seed=seed, on_scan=on_scan, **reading)
 
     # Of processes that wait for each other already, none ends alone.
@@ -212,12 +212,12 @@ def fit(
         with console.status("timing a few updates"):
             expected = seconds_to_fit(learner, read, gan=gan)
         within = "" if chosen.precision == "fp32" else f", in {chosen.precision}"
-        seconds = console.duration(sum(expected.values()))
+        seconds = bars.duration(sum(expected.values()))
         included = ", calibration included" if learner.exportable else ""
         say(f"about {seconds} on this machine{within}{included}")
     if dry_run:
         return
-    with console.training_bars(expected) as progress:
+    with bars.training_bars(expected) as progress:
         learner.fit(read, gan=gan, out=out, resume=bool(resume), logger=logger, progress=progress)
     console.say_calibration(learner.model, 0.05)
     if stands := out and standing(read_metrics(out)):
@@ -332,7 +332,7 @@ def score(
             rows = score_in_parts(trained, model, source, out, several, files, **how)
         else:
             files = max(files - images_done(out), 0)
-            with console.counting_bar("scoring", files) as on_result:
+            with bars.counting_bar("scoring", files) as on_result:
                 rows = write_results(trained, source, out, **how, on_result=on_result)
     console.say_calibration(trained, alpha)
     say("look first at:")
@@ -395,7 +395,7 @@ def evaluate(
     pictures = pictures_as(bscans, volumes)
     files = sum(count_images(trained, source, groups, pictures) for source in (normal, anomalous))
     passes = 2 + (linear(trained) is not None) + len(others)
-    with console.counting_bar("scoring, trained and untrained", passes * files) as on_result:
+    with bars.counting_bar("scoring, trained and untrained", passes * files) as on_result:
         metrics = evaluate_model(
             trained,
             list(normal),
@@ -443,7 +443,7 @@ def demo(
     data, *others = [*(kind for kind, is_asked in kinds.items() if is_asked), "octdl"]
     if len(others) > 1:
         raise UsageError(f"--{data} and --{others[0]} contradict each other: give one of them")
-    with console.training_bars() as progress:
+    with bars.training_bars() as progress:
         found = run_demo(out, data, seed=seed, device=device, progress=progress)
     console.say_evaluation(found)
     say(f"the report: {out}/report.html")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fanogan.cli import console
+from fanogan.cli import bars, console
 from fanogan.cli.arguments import UsageError, pictures_as, value_errors_as_usage
 from fanogan.cli.commands import RESEARCH_ONLY, count_images
 from fanogan.cli.console import say
@@ -217,7 +217,7 @@ def _scores(
     passes = 2 + (linear(first) is not None) + len(others)
     with (
         tempfile.TemporaryDirectory() as page,
-        console.counting_bar("scoring, trained and untrained", passes * files) as on_result,
+        bars.counting_bar("scoring, trained and untrained", passes * files) as on_result,
     ):
         found = evaluate(
             first, normal, anomalous, page, beside=others, on_result=on_result, **reading

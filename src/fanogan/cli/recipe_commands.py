@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fanogan.cli import console
+from fanogan.cli import bars, console
 from fanogan.cli.arguments import UsageError, value_errors_as_usage
 
 
@@ -37,4 +37,4 @@ def recipes(what: Sequence[str] = (), device: str = "auto") -> None:
         with console.status(f"timing a few updates of {recipe.name}"), value_errors_as_usage():
             detector = new_detector(recipe.encoder_loss, recipe, device=device)
             seconds = seconds_to_fit_any(detector)
-        console.say(f"{recipe.name:<10} about {console.duration(seconds):<13} {recipe.about}")
+        console.say(f"{recipe.name:<10} about {bars.duration(seconds):<13} {recipe.about}")

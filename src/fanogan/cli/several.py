@@ -16,7 +16,7 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fanogan.cli import console
+from fanogan.cli import bars
 from fanogan.remote import is_url
 from fanogan.storage import write_whole
 
@@ -79,7 +79,7 @@ def score_in_parts(
     threads = max(1, (os.cpu_count() or 1) // count)
     left = max(files - sum(map(images_done, parts)), 0)
     with (
-        console.count_bar(f"scoring, {count} processes", left) as show,
+        bars.count_bar(f"scoring, {count} processes", left) as show,
         ProcessPoolExecutor(count, context, _share, (done, threads)) as pool,
     ):
         scored = [
