@@ -25,6 +25,7 @@ from fanogan.cli import (
     commands,
     compare,
     console,
+    fit_command,
     recipe_commands,
     review_command,
     serving,
@@ -43,7 +44,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt
 VERBS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
     "demo": (commands.demo, ()),
     "prepare": (commands.prepare, ("scans",)),
-    "fit": (commands.fit, ("normals",)),
+    "fit": (fit_command.fit, ("normals",)),
     "score": (commands.score, ("model", "images")),
     "fetch": (archive_commands.fetch, ("archive",)),
     "send": (archive_commands.send, ("archive", "results")),
