@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Control characters, line and paragraph separators, marks and overrides of the direction, and
@@ -35,6 +35,19 @@ def plural(noun: str) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun: 1 image, 1,200 images."""
     return f"{count:,} {noun if count == 1 else plural(noun)}"
+
+
+def extent(sides: Sequence[int]) -> str:
+    """Return sides with their unit: 128 samples, 16×16 pixels, 16×16×16 voxels."""
+    if sides[0] == 1 and len(sides) == 2:
+        return counted(sides[1], "sample")
+    return f"{'×'.join(map(str, sides))} {'voxels' if len(sides) == 3 else 'pixels'}"
+
+
+def seen_through(window: Sequence[int] | None, image_size: Sequence[int], noun: str) -> str:
+    """Say how networks see images, signals or volumes: through windows, or whole."""
+    through = f"windows of {extent(window)}" if window else f"whole {plural(noun)}"
+    return f"{through}, seen at {extent(image_size)}"
 
 
 def number(value: float | None) -> str:

@@ -78,7 +78,8 @@ def run(fitted):
 def test_fit_says_what_it_does_and_leaves_a_run(fitted):
     run, shown = fitted
     for line in (
-        "60 images of 60 subjects · grey, uint8 · whole images of 16×16, seen at 16×16",
+        "60 images of 60 subjects · grey, uint8 · whole images of 16×16 pixels, seen at 16×16 "
+        "pixels",
         "held out for calibration: 6 images of 6 subjects",
         "note: only 54 training images: the model may learn them by heart",
     ):
@@ -136,7 +137,7 @@ def test_a_recipe_that_is_shown_can_be_trained_with(digits, tmp_path, monkeypatc
     main(["recipes", "show", "smoke"])
     Path("mine.yaml").write_text(capsys.readouterr().out)
     main(["fit", str(digits / "train"), "--recipe", "mine.yaml", "--dry-run"])
-    assert "whole images of 16×16, seen at 16×16" in capsys.readouterr().out
+    assert "whole images of 16×16 pixels, seen at 16×16 pixels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

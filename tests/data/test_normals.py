@@ -254,10 +254,10 @@ def test_the_fingerprint_holds_no_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "seen"),
     [
-        ((20, 16, 16), "grey, uint8 · whole images of 16×16, seen at 16×16"),
-        ((20, 24, 40), "grey, uint8 · patches of 16×16, seen at 16×16"),
-        ((20, 16, 16, 3), "RGB, uint8 · whole images of 16×16, seen at 16×16"),
-        ((20, 8, 8), "grey, uint8 · whole images of 8×8, seen at 16×16"),
+        ((20, 16, 16), "grey, uint8 · whole images of 16×16 pixels, seen at 16×16 pixels"),
+        ((20, 24, 40), "grey, uint8 · windows of 16×16 pixels, seen at 16×16 pixels"),
+        ((20, 16, 16, 3), "RGB, uint8 · whole images of 16×16 pixels, seen at 16×16 pixels"),
+        ((20, 8, 8), "grey, uint8 · whole images of 8×8 pixels, seen at 16×16 pixels"),
     ],
 )
 def test_the_summary_says_what_was_found(shape: tuple[int, ...], seen: str) -> None:

@@ -111,8 +111,9 @@ def test_an_eye_without_any_place_for_a_patch_is_refused(eye: FlatVolume) -> Non
 def test_the_summary_is_what_a_user_can_check(eyes: list[FlatVolume]) -> None:
     normals = Normals.read(eyes, RECIPE)
     assert normals.summary == (
-        "3 volumes, 9 B-scans of 3 subjects · retina found in 100.0 % of columns · patches of "
-        "64×64 at 3.9 µm × 22 µm, seen at 16×16\nheld out for calibration: 1 volume of 1 subject"
+        "3 volumes, 9 B-scans of 3 subjects · retina found in 100.0 % of columns · windows of "
+        "64×64 pixels at 3.9 µm × 22 µm, seen at 16×16 pixels\nheld out for "
+        "calibration: 1 volume of 1 subject"
     )
     assert normals.usable is not None and len(normals.usable) == len(normals.training) == 6
 

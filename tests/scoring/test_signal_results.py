@@ -77,7 +77,7 @@ def test_maps_lie_over_time_beside_signal_and_nearest_normal(model: Model, tmp_p
     assert picture.size == (900, 420)
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "1,500 samples: signal, nearest normal version, and what differs" in page
-    assert "windows of 1×128 at 1×128 samples" in page
+    assert "windows of 128 samples, seen at 128 samples" in page
 
 
 def test_a_score_is_the_same_alone_and_among_others(model: Model, tmp_path: Path) -> None:

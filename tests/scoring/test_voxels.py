@@ -197,7 +197,7 @@ def test_results_lie_on_the_scans_own_voxels(model: Model, tmp_path: Path) -> No
     assert len(regions) == sum(counts.values())
     page = (out / "report.html").read_text()
     assert "Anomaly scores of 2 volumes" in page and "Volumes <span" in page
-    assert "of 0 to 19," in page and "windows of 16×16×16 at 16×16×16 voxels" in page
+    assert "of 0 to 19," in page and "windows of 16×16×16 voxels, seen at 16×16×16 voxels" in page
     assert (
         "between volumes" in page
         and "images" not in page.split("<h2>Volumes")[0].split("<main")[-1]

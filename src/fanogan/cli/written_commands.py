@@ -12,7 +12,7 @@ from fanogan.cli import console
 from fanogan.cli.arguments import UsageError
 from fanogan.cli.commands import RESEARCH_ONLY
 from fanogan.cli.console import say
-from fanogan.text import counted, plural
+from fanogan.text import counted, plural, seen_through
 
 if TYPE_CHECKING:
     from fanogan.recipes import Recipe
@@ -104,10 +104,8 @@ def _model(path: Path) -> None:
         f"learned from {images} of {subjects}: {sides}, {counted(seen.channels, 'channel')}, "
         f"{seen.depth}, grey values from {seen.low:g} to {seen.high:g}"
     )
-    unit = "voxels" if seen.is_volume else "pixels"
-    through = f"windows of {_size(seen.window)} {unit}" if seen.window else "whole images"
     flat = ", the retina flattened" if seen.retina else ""
-    say(f"sees {through}{flat}, at {_size(seen.image_size)}")
+    say(f"{seen_through(seen.window, seen.image_size, seen.kind)}{flat}")
     every = {"fp32": model.calibration, **model.calibrations}
     for precision, calibration in every.items():
         within = f" in {precision}" if len(every) > 1 else ""
@@ -138,10 +136,6 @@ def _recipe(recipe: Recipe) -> str:
         if key not in ("name", "about") and value != shipped[key]
     ]
     return f"{base}, {', '.join(changed) or 'as it is shipped'}"
-
-
-def _size(sides: Sequence[int]) -> str:
-    return "×".join(map(str, sides))
 
 
 def _unfinished(path: Path) -> None:

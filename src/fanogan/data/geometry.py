@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fanogan.recipes import Recipe, Sides, blocks_of
 from fanogan.scans import BadScan, Scan
-from fanogan.text import counted
+from fanogan.text import extent
 
 
 def resized(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -51,13 +51,6 @@ def window_and_size(scans: Sequence[Scan], recipe: Recipe) -> tuple[Sides | None
 def sides_of(scan: Scan, is_volume: bool) -> Sides:
     """Return [slices,] rows and columns of what windows are cut from."""
     return tuple(scan.pixels.shape[0 if is_volume else 1 : 3])
-
-
-def extent(sides: Sides) -> str:
-    """Return sides as messages say them."""
-    if sides[0] == 1 and len(sides) == 2:
-        return counted(sides[1], "sample")
-    return f"{'×'.join(map(str, sides))} {'voxels' if len(sides) == 3 else 'pixels'}"
 
 
 def check_window(scan: Scan, recipe: Recipe) -> None:

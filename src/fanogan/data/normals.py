@@ -37,7 +37,7 @@ from fanogan.scans import (
     read_scans,
     scans_of,
 )
-from fanogan.text import counted
+from fanogan.text import counted, extent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,14 +192,13 @@ class Normals:
         else:
             kind = {1: "grey", 3: "RGB"}.get(p.channels, f"{p.channels} channels")
             channels = f"{kind}, {p.depth}"
-        if p.window is None:
-            seen = f"whole {p.noun}s of {'×'.join(map(str, self.training[0].shape[1:]))}"
-        else:
-            seen = f"patches of {'×'.join(map(str, p.window))}"
+        seen = f"whole {p.noun}s of {extent(self.training[0].shape[1:])}"
+        if p.window:
+            seen = f"windows of {extent(p.window)}"
         return (
             f"{volumes}{counted(f['images'] + f['held_out_images'], p.noun)} of "
             f"{counted(f['subjects'] + f['held_out_subjects'], 'subject')} · {channels} · "
-            f"{seen}, seen at {'×'.join(map(str, p.image_size))}\nheld out for calibration: "
+            f"{seen}, seen at {extent(p.image_size)}\nheld out for calibration: "
             f"{counted(f['held_out_images'], p.noun)} of "
             f"{counted(f['held_out_subjects'], 'subject')}"
         )
@@ -214,8 +213,8 @@ class Normals:
         return (
             f"{volumes}{counted(f['images'] + f['held_out_images'], 'B-scan')} of "
             f"{counted(f['subjects'] + f['held_out_subjects'], 'subject')} · retina found in "
-            f"{100 * f['retina_found']:.1f} % of columns · patches of "
-            f"{p.window[0]}×{p.window[1]}{pixel}, seen at {p.image_size[0]}×{p.image_size[1]}\n"
+            f"{100 * f['retina_found']:.1f} % of columns · windows of "
+            f"{extent(p.window)}{pixel}, seen at {extent(p.image_size)}\n"
             f"held out for calibration: {counted(len(self.held_out), unit)} of "
             f"{counted(f['held_out_subjects'], 'subject')}"
         )

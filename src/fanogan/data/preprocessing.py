@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fanogan.data.geometry import check_window, extent, resized, sides_of, window_and_size
+from fanogan.data.geometry import check_window, resized, sides_of, window_and_size
 from fanogan.data.grey import factor_of, grey_doubts, grey_range, was_colour
 from fanogan.data.signal_view import SignalView
 from fanogan.recipes import Recipe, Sides, blocks_of
@@ -32,6 +32,7 @@ from fanogan.retina import (
 )
 from fanogan.scans import BadScan, Kind, Note, Scan, Spacing, each_scan, read_scans
 from fanogan.storage import room
+from fanogan.text import extent
 
 MOST_GREY_VALUES = 1 << 24
 """Of a volume, from which its histogram and statistics are made."""

@@ -6,17 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fanogan.calibration import ALPHA, HeldOut
-from fanogan.text import counted, plural
+from fanogan.text import counted, plural, seen_through
 
 
 def model_card(facts: Mapping[str, Any]) -> str:
     """Return the card as Markdown, from what ``model.json`` holds."""
     data, recipe, seen = facts["fingerprint"], facts["recipe"], facts["preprocessing"]
     window, noun = seen["window"], "signal" if seen.get("signal") else "image"
-    unit = "pixels"
     if len(seen["image_size"]) == 3:
-        noun, unit = "volume", "voxels"
-    through = f"windows of {'×'.join(map(str, window))} {unit}" if window else f"whole {noun}s"
+        noun = "volume"
     held_out = "\n".join(
         f"- {plural(unit)}{scored}: {HeldOut.from_dict(values).describe(ALPHA, unit)}"
         for scored, calibration in (
@@ -42,7 +40,7 @@ Research use only, not a medical device.
 
 ## How
 
-- {through}, seen at {"×".join(map(str, seen["image_size"]))}; base width \
+- {seen_through(window, seen["image_size"], noun)}; base width \
 {recipe["base_width"]}, latent size {recipe["latent_size"]}
 {training}
 - fanogan {facts["fanogan"]}, torch {facts["libraries"]["torch"]}

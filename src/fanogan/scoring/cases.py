@@ -19,7 +19,7 @@ from fanogan.scoring.model import Model
 from fanogan.scoring.result import Result
 from fanogan.scoring.signal_maps import curves_of
 from fanogan.scoring.voxel_maps import shown_slice
-from fanogan.text import counted, plural
+from fanogan.text import counted, plural, seen_through
 
 
 def as_picture(image: np.ndarray) -> np.ndarray:
@@ -93,16 +93,12 @@ def about_model(model: Model) -> dict[str, str]:
     """Say on a page what the model is."""
     data, seen = model.provenance["fingerprint"], model.preprocessing
     noun = seen.kind
-    unit = {"image": "pixels", "signal": "samples", "volume": "voxels"}[noun]
-    window = f"whole {plural(noun)}"
-    if seen.window:
-        window = f"windows of {'×'.join(map(str, seen.window))}"
     return {
         "detector": model.title,
         "recipe": " · ".join(filter(None, (model.recipe.name, model.recipe.about))),
         "trained on": f"{counted(data['images'], f'normal {noun}')} of "
         f"{counted(data['subjects'], 'subject')}",
-        "sees": f"{window} at {'×'.join(map(str, seen.image_size))} {unit}",
+        "sees": seen_through(seen.window, seen.image_size, noun),
         "scores in": model.precision,
         "seed": str(model.provenance["seed"]),
     }
