@@ -151,6 +151,7 @@ def test_recordings_are_evaluated_beside_scores_that_need_no_network(
             save_csv(tmp_path / kind, seed, diseased=diseased)
     found = evaluate(model, tmp_path / "normal", tmp_path / "anomalous", tmp_path / "out")
     assert {"low gradient", "PCA residual"} <= {row["name"] for row in found["rows"]}
+    assert "held-out signals of 2 subjects" in found["calibrated"]["note"]
     assert len(rows_of(tmp_path / "out" / "scores.csv")) == 8
     assert "nearest normal version" in (tmp_path / "out" / "report.html").read_text("utf-8")
 

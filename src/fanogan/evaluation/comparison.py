@@ -119,12 +119,16 @@ def ahead_of_best(
 
 
 def calibrated_row(
-    labels: np.ndarray, totals: np.ndarray, held_out: HeldOut | None, alpha: float
+    labels: np.ndarray,
+    totals: np.ndarray,
+    held_out: HeldOut | None,
+    alpha: float,
+    noun: str = "image",
 ) -> dict[str, Any]:
     """Return what the calibrated threshold reaches, beside the false-positive rate asked for."""
     threshold = held_out.threshold(alpha) if held_out else None
     row: dict[str, Any] = {"alpha": alpha, "threshold": threshold}
-    row["note"] = held_out.describe(alpha) if held_out else "no held-out normals of this kind"
+    row["note"] = held_out.describe(alpha, noun) if held_out else "no held-out normals of this kind"
     if threshold is not None:
         # Flagged is what lies above the threshold, not on it.
         above = float(np.nextafter(threshold, np.inf))

@@ -346,7 +346,7 @@ class _Evaluation:
             "rows": rows,
             "ahead_of_best": ahead_of_best(labels, totals, rows, honest, self.subjects),
             "larger": figures_of_larger(self.larger),
-            "calibrated": calibrated_row(labels, totals, self.held_out, self.alpha),
+            "calibrated": calibrated_row(labels, totals, self.held_out, self.alpha, self.noun),
             "pixel": self.pixels.figures() if self.pixels else None,
             "roc": roc_curve_points(labels, totals).as_lists(),
             "pixel_roc": self.pixels.roc.curve().as_lists() if self.pixels else None,
