@@ -130,7 +130,12 @@ def test_citation_names_the_paper() -> None:
     paper = CITATION["preferred-citation"]
     assert CITATION["cff-version"] == "1.2.0"
     assert CITATION["license"] == "Apache-2.0"
-    assert PROJECT["license"] == "Apache-2.0 AND CC-BY-4.0"  # the demo's pictures are OCTDL's
+    # The demo's pictures are OCTDL's, its heart beats MIT-BIH's.
+    assert PROJECT["license"] == "Apache-2.0 AND CC-BY-4.0 AND ODC-By-1.0"
+    assert [*PROJECT["license-files"]] == [
+        "LICENSE",
+        *(f"src/fanogan/cli/{name}/SOURCE.md" for name in ("octdl", "mitbih")),
+    ]
     assert paper["title"] == (
         "f-AnoGAN: Fast unsupervised anomaly detection with generative adversarial networks"
     )

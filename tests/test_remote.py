@@ -19,7 +19,7 @@ from PIL import Image
 from s3_server import permissions_after
 
 from fanogan.cli.parser import main
-from fanogan.remote import BadRemote, fetch, files, files_at, written_at
+from fanogan.remote import BadRemote, fetch, files, files_at, is_file_at, written_at
 from fanogan.scans import BadScan, FileList, find_scans, read_scans
 
 
@@ -215,15 +215,30 @@ def test_half_a_file_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not (tmp_path / "0.png").exists()
 
 
-def test_a_server_that_does_not_answer_is_not_said_to_lack_the_file(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class Answers(BaseHTTPRequestHandler):
+    """Has no file, and fails where it is asked for one that is called so."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(503 if "fails" in self.path else 404)
+
+    do_GET = do_HEAD
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+def test_a_server_that_fails_is_not_said_to_lack_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "WAITS", (0.0,))
-    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # knows no HEAD, no GET
-        port = server.server_port
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        place = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(BadRemote, match=r"0\.png does not exist"):
-            files_at(f"http://127.0.0.1:{port}/0.png")
+            files_at(f"{place}/0.png")
+        assert not is_file_at(f"{place}/0.png")
+        for ask in (files_at, is_file_at):
+            with pytest.raises(BadRemote, match=r"fails\.png can't be read, after 2 .*503"):
+                ask(f"{place}/fails.png")
         server.shutdown()
-    with pytest.raises(BadRemote, match=r"0\.png can't be read, after 2 attempts .*Connect"):
-        files_at(f"http://127.0.0.1:{port}/0.png")
+    for ask in (files_at, is_file_at):
+        with pytest.raises(BadRemote, match=r"0\.png can't be read, after 2 attempts .*Connect"):
+            ask(f"{place}/0.png")

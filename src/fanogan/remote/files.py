@@ -81,7 +81,7 @@ def protocol_of(fs: Any) -> str:
     return str(fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0])
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     """Return what an error says, in a line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())[:200] or type(error).__name__
@@ -98,10 +98,9 @@ def tried(url: str, step: Callable[[], T], doing: str = "read") -> T:
         try:
             return step()
         except FileNotFoundError as error:
-            cause = error.__cause__  # fsspec calls it so too where no server of HTTP answers
-            if not isinstance(cause, OSError) or isinstance(cause, FileNotFoundError):
+            if _is_missing(url, error):
                 raise BadRemote(f"{url} does not exist: check bucket and path") from error
-            failure: Exception = cause
+            failure: BaseException = error.__cause__ or error
         except PermissionError as error:
             raise BadRemote(
                 f"{url} may not be {doing} ({_said(error)}): check credentials and permissions"
@@ -119,6 +118,13 @@ def tried(url: str, step: Callable[[], T], doing: str = "read") -> T:
     raise AssertionError
 
 
+def _is_missing(url: str, error: FileNotFoundError) -> bool:
+    """Tell whether nothing is there; of HTTP, fsspec says so of all that fails."""
+    if url.partition(":")[0] not in _HTTP or error.__cause__ is None:
+        return True
+    return getattr(error.__cause__, "status", None) in (404, 410)
+
+
 def _stamp(info: dict[str, Any]) -> str:
     return repr([str(info[kind]) for kind in _STAMPS if kind in info])
 
@@ -132,7 +138,18 @@ def stamp(url: str) -> str:
 def is_file_at(url: str) -> bool:
     """Tell whether a file lies at a URL."""
     fs, path = opened(url)
-    return bool(tried(url, lambda: fs.isfile(path)))
+
+    def found() -> bool:
+        try:
+            return bool(fs.info(path)["type"] == "file")  # isfile would say no of all that fails
+        except PermissionError:  # S3 says so of what isn't there, where nobody may list
+            return False
+        except FileNotFoundError as error:
+            if not _is_missing(url, error):
+                raise
+            return False
+
+    return tried(url, found)
 
 
 def first_bytes(url: str, count: int) -> bytes:
