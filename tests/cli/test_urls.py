@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -265,10 +267,6 @@ def test_paths_that_are_never_urls(
             ["score", "m", "i", "--out", f"zip://x::file://{tmp_path}/y.zip"],
             "nothing can be written there",
         ),
-        (
-            ["prepare", "https://x/scans/", "--out", "y"],
-            "https://x/scans/: HTTP doesn't say which files",
-        ),
         (["score", "m", "i", "--on", "ray:1.2.3.4:5", "--out", "s3://b/d"], "several machines"),
         (["info", "s3://bucket/scans"], "s3://bucket/scans: no model, run, prepared store or"),
         (["drift", "s3://bucket/scans"], "s3://bucket/scans: no drift.json here"),
@@ -280,6 +278,19 @@ def test_paths_that_are_never_urls(
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == 1, said
     assert sorted(os.listdir()) == ["cache", "y.zip"]
+
+
+def test_a_folder_of_http_does_not_say_what_it_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as server:
+        url = f"http://127.0.0.1:{server.server_port}/scans/"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(SystemExit):
+            main(["prepare", url, "--out", str(tmp_path / "y")])
+        server.shutdown()
+    assert f"{url}: HTTP doesn't say which files" in capsys.readouterr().err
+    assert not (tmp_path / "y").exists()
 
 
 def test_a_copy_that_is_cut_off_goes_on(s3: Any, tmp_path: Path) -> None:
