@@ -355,8 +355,10 @@ class Preprocessing:
         values.pop("sides", None)
         size = tuple(values["image_size"])
         blocks_of(size)
-        if not 0 < values["channels"] <= MOST_CHANNELS or min(window or (1,)) < 1:
-            raise ValueError(f"no image has {values['channels']} channels or the window {window}")
+        if not 0 < values["channels"] <= MOST_CHANNELS:
+            raise ValueError(f"no image has {values['channels']} channels")
+        if window and (min(window) < 1 or len(window) != len(size)):
+            raise ValueError(f"no window is {window}, beside {size} that the networks see")
         if values["depth"] not in ("uint8", "uint16", "int16", "float32"):
             raise ValueError(f"no image has pixels of type {values['depth']}")
         found = {"window": window, "image_size": size, "retina": view, "signal": signal}
