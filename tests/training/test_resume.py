@@ -395,9 +395,10 @@ def test_two_processes_stay_in_step(tmp_path: Path) -> None:
     assert not (tmp_path / "progress1.txt").exists()  # a single bar
     ranks = [load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2)]
     model = load_file(tmp_path / "run" / "model" / "model.safetensors")
-    for name, tensor in model.items():
-        for rank in ranks:
-            np.testing.assert_array_equal(rank[name], tensor)
+    for rank in ranks:
+        assert set(rank) == {name for name in model if not name.startswith("seen.")}
+        for name, tensor in rank.items():
+            np.testing.assert_array_equal(tensor, model[name])
     ticks = [*(("gan", step) for step in (4, 8)), *(("encoder", step) for step in (4, 8, 12))]
     assert metric_steps(tmp_path / "run") == ticks
     scores = FAnoGAN.load(tmp_path / "run", device="cpu").score(IMAGES)
