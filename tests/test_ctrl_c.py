@@ -182,3 +182,19 @@ def test_stopped_at_many_moments(folder: Path, verb: str, presses: int, capsys) 
         stopped += 1
     with capsys.disabled():
         print(f"\n{verb}: {stopped} times stopped by {presses}")
+
+
+def test_compiled_code_that_catches_it_does_not_keep_it() -> None:
+    """The code has the file name that Cython gives, and catches all, as imagecodecs does."""
+    catching = "try:\n    os.kill(os.getpid(), 2); time.sleep(9)\nexcept BaseException:\n    pass"
+    script = f"""
+        import os, time
+        import fanogan.cli
+        from fanogan.__main__ import main
+        fanogan.cli.main = lambda: exec(compile({catching!r}, "codec.pyx", "exec"))
+        main()
+        print("went on")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout) == (130, "stopped\n")

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 STOPPED = 130  # 128 and the number of SIGINT, as shells have it
 SHOW_CURSOR = "\x1b[?25h"
+CATCHING = "<frozen importlib._bootstrap>", ".pyx"
 
 asked = False
 
@@ -36,14 +37,15 @@ def main() -> None:
 def _on_ctrl_c(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, so that all is tidied up, where that can't be lost.
 
-    Libraries catch it while they are being imported. There, and when it is asked for twice, the
-    process ends at once; like a kill that leaves nothing half-written under a final name.
+    Libraries catch it while they are being imported, and in code compiled by Cython, as
+    imagecodecs. There, and when it is asked for twice, the process ends at once; like a kill that
+    leaves nothing half-written under a final name.
     """
     global asked
-    importing = frame
-    while importing and importing.f_code.co_filename != "<frozen importlib._bootstrap>":
-        importing = importing.f_back
-    if asked or importing:
+    catching = frame
+    while catching and not catching.f_code.co_filename.endswith(CATCHING):
+        catching = catching.f_back
+    if asked or catching:
         _end()
     asked = True
     raise KeyboardInterrupt
