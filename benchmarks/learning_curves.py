@@ -214,7 +214,7 @@ def draw(found: Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]) -> N
     counts = sorted({kept[0]["normals"] for kept in found.values()})
     left.set_xticks(counts, labels=map(str, counts))
     left.minorticks_off()
-    left.legend(fontsize=8, loc="center right")
+    left.legend(fontsize=8, loc="lower right")
     for (name, _, variant), kept in found.items():
         if name == "kermany" and variant == "as it is":
             steps = [line["step"] for line in kept[0]["encoder"]]
