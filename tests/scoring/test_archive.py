@@ -489,7 +489,8 @@ def test_a_killed_process_is_resumed(undisturbed, tmp_path, ending, least):
     shown, status = ended_by(ending, command, out / ".unfinished" / "results", least)
     if ending == signal.SIGINT:
         assert status == 130
-        assert shown.splitlines()[-1] == "stopped; the same command resumes"
+        # The first where a map was just being compressed (see fanogan.__main__).
+        assert shown.splitlines()[-1] in ("stopped", "stopped; the same command resumes")
     done = images_done(out)
     assert least - 128 < done < 1500 and done % 64 == 0
     ended = subprocess.run(command, check=True, capture_output=True, text=True)
