@@ -212,14 +212,15 @@ def interval(edges: Sequence[float] | None) -> str:
 
 
 def circumstances(results: Sequence[Mapping[str, Any]], recipe: str, each: str = "seed") -> str:
-    """Recipe, seeds, time, machine and commit of results, as half a sentence."""
+    """Recipe, seeds, time, machines and commits of results, as half a sentence."""
     first = results[0]
     minutes = [result["minutes"] for result in results if result["minutes"] is not None]
     took = f"{np.mean(minutes):.1f} minutes a {each}" if minutes else "resumed"
     seeds = sorted({result["seed"] for result in results})
+    machines = sorted({result["machine"] for result in results})
     return (
         f"recipe `{recipe}`, seeds {', '.join(map(str, seeds))}, "
-        f"last checkpoint, {took} on {first['machine']} with "
+        f"last checkpoint, {took} on {' or '.join(machines)} with "
         f"{first['threads']} thread(s), torch {first['torch']}, "
         f"commit {', '.join(sorted({result['commit'] for result in results}))}"
     )

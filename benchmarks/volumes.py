@@ -181,7 +181,8 @@ def vessels(seed: int, recipe: Recipe, path: Path, every: int = 1) -> None:
     for each in made:
         roc.update(each.voxels.astype(np.float32), each.nodules)
     result["brightness"] = {"auc": float(roc_auc_score(labels, brightness)), "voxels": roc.auc()}
-    minutes = sum(result[f"minutes {name}"] or 0 for name in ("3-D", "2-D"))
+    parts = [result[f"minutes {name}"] for name in ("3-D", "2-D")]
+    minutes = None if None in parts else sum(parts)  # of one that was resumed nobody knows
     keep(path, {**result, "n": len(labels), **conditions(seed=seed, minutes=minutes)})
     print(f"seed {seed}: {result['f-AnoGAN, 3-D']} {result['f-AnoGAN, 2-D']}", flush=True)
 
