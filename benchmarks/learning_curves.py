@@ -1,9 +1,10 @@
-"""How many normals, and which changes to the recipe: Kermany's B-scans by picture, and digits.
+"""How many normals, and which changes to the recipe: B-scans by picture, digits, radiographs.
 
 The split, pictures and scores of Kermany's are those of `oct_pictures.py`; fewer normals are those
 whose patients come first by a stable hash. Of MNIST one digit is normal, seen at 16×16; fewer
-normals are the first. The same held-out normals calibrate throughout. All runs have half of the
-recipe `small`'s updates, so that many fit into a night; a variant is a change to that.
+normals are the first. PneumoniaMNIST is that of `chest.py`. The same held-out normals calibrate
+throughout. All runs have half of the recipe `small`'s updates, so that many fit into a night; a
+variant is a change to that.
 
 Resumable: a result that is in ``benchmarks/results/`` isn't made again.
 
@@ -23,6 +24,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from chest import pneumoniamnist as radiographs
 from oct_pictures import FULL_DEPTH, auc, flat, of_model, part_of, second_numbers, split
 from tables import (
     RESULTS,
@@ -49,46 +51,76 @@ HALF = {"critic_updates": 875, "encoder_updates": 1000}
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "critic augmented": {"augment_critic": True},
+    "critic and normals augmented": {"augment_critic": True, "augment_normals": True},
     "generator averaged": {"generator_average": 0.99},
     # A round of width 16 takes twice as long as one of width 8, in either precision.
     "wider, as long": {"base_width": 16, "critic_updates": 438, "encoder_updates": 500},
 }
-COUNTS = {"kermany": ("10", "30", "100", "all"), "mnist": ("30", "100", "1000", "all")}
-DIGIT = 8  # one of the hardest two
-TITLES = {"kermany": "Kermany, by picture", "mnist": f"MNIST, digit {DIGIT} at 16×16"}
+PLAIN = ("as it is",)
+AUGMENTED = ("as it is", "critic augmented", "critic and normals augmented")
+# Which variants are tried, by set and number of normals.
+TRIED: dict[str, dict[str, Sequence[str]]] = {
+    "kermany": {"10": PLAIN, "30": AUGMENTED, "100": PLAIN, "all": (*AUGMENTED, "wider, as long")},
+    "mnist_8": {
+        "30": (*AUGMENTED, "generator averaged"),
+        "100": PLAIN,
+        "1000": PLAIN,
+        "all": AUGMENTED,
+    },
+    "mnist_2": {"30": AUGMENTED, "all": AUGMENTED},
+    "pneumoniamnist": {"all": AUGMENTED},
+}
+CURVES = ("kermany", "mnist_8")
+TITLES = {
+    "kermany": "Kermany, by picture",
+    "mnist_8": "MNIST, digit 8 at 16×16",
+    "mnist_2": "MNIST, digit 2 at 16×16",
+    "pneumoniamnist": "PneumoniaMNIST",
+}
 
 
 def main() -> None:
     """Train and test what isn't done yet, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", help="folder that holds oct/ and mnist.npz")
+    parser.add_argument("--data", help="folder that holds oct/, mnist.npz and more")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--sets", nargs="+", choices=[*COUNTS], default=[*COUNTS])
+    parser.add_argument("--sets", nargs="+", choices=[*TRIED], default=[*TRIED])
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS])
-    parser.add_argument("--counts", nargs="+", help="of normals; default: all that the docs show")
+    parser.add_argument("--counts", nargs="+", help="of normals; default: all")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     data = data_folder(options.data)
     for seed in options.seeds:
         for name in options.sets:
-            for count in options.counts or COUNTS[name]:
-                for variant in options.variants:
+            for count, variants in TRIED[name].items():
+                for variant in variants:
                     path = RESULTS / "learning_curves" / name / variant / count / f"seed{seed}.json"
-                    if done(path) is None:
+                    wanted = variant in options.variants and count in (options.counts or [count])
+                    if wanted and done(path) is None:
                         one(name, variant, count, seed, data, path)
     table()
 
 
 def one(name: str, variant: str, count: str, seed: int, data: Path, path: Path) -> None:
     """Train on so many normals, and test."""
-    recipe = load_recipe("small").but(**HALF)
+    recipe = load_recipe("small").but(**{**HALF, **VARIANTS[variant]})
+    many = None if count == "all" else int(count)
     if name == "kermany":
         recipe = recipe.but(**FULL_DEPTH, held_out_fraction=0.2)
+        keep(path, kermany(recipe, many, seed, data, path))
+        return
+    recipe = recipe.but(horizontal_flip=False)
+    if name == "pneumoniamnist":
+        chests = radiographs(data, recipe)
+        normals = Normals.read(chests.normals, recipe)
+        images, labels = chests.images, chests.labels
     else:
-        recipe = recipe.but(image_size=16, horizontal_flip=False)
-    recipe = recipe.but(**VARIANTS[variant])
-    of = kermany if name == "kermany" else mnist
-    keep(path, of(recipe, None if count == "all" else int(count), seed, data, path))
+        recipe = recipe.but(image_size=16)
+        digit = int(name.removeprefix("mnist_"))
+        file = np.load(data / "mnist.npz")
+        normals = digits(file["train_images"][file["train_labels"] == digit], many, recipe)
+        images, labels = file["test_images"], (file["test_labels"] != digit).astype(int)
+    keep(path, by_image(recipe, normals, images, labels, seed, path))
 
 
 def kermany(recipe: Recipe, count: int | None, seed: int, data: Path, path: Path) -> dict[str, Any]:
@@ -116,17 +148,19 @@ def kermany(recipe: Recipe, count: int | None, seed: int, data: Path, path: Path
     }
 
 
-def mnist(recipe: Recipe, count: int | None, seed: int, data: Path, path: Path) -> dict[str, Any]:
-    """Learn so many images of one digit; AUC of the other nine."""
-    file = np.load(data / "mnist.npz")
-    images = file["train_images"][file["train_labels"] == DIGIT]
+def digits(images: np.ndarray, count: int | None, recipe: Recipe) -> Normals:
+    """The first so many images of a digit; 500 others are held out."""
     scans = [Scan(image[None], f"{at:05d}", f"{at:05d}") for at, image in enumerate(images)]
-    held_out, learnt = scans[:500], scans[500:]
-    normals = Normals.of(learnt[:count], held_out, recipe)
+    return Normals.of(scans[500:][:count], scans[:500], recipe)
+
+
+def by_image(
+    recipe: Recipe, normals: Normals, images: np.ndarray, labels: np.ndarray, seed: int, path: Path
+) -> dict[str, Any]:
+    """Learn the normals; AUC of the anomalous images."""
     detector = FAnoGAN(recipe, seed=seed)
     minutes = trained(detector, normals, path)
-    scores = score(detector.model, file["test_images"])
-    labels = (file["test_labels"] != DIGIT).astype(int)
+    scores = score(detector.model, images)
     aucs = {"total": auc(labels, scores.total), "image": auc(labels, scores.image)}
     return {
         "auc": aucs,
@@ -152,9 +186,9 @@ def table() -> None:
     """Write the section from all results that are there, and draw how training went."""
     rows = []
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for name, counts in COUNTS.items():
-        for count in counts:
-            for variant in VARIANTS:
+    for name, counts in TRIED.items():
+        for count, variants in counts.items():
+            for variant in variants:
                 kept = kept_results(RESULTS / "learning_curves" / name / variant / count)
                 if kept:
                     found[name, count, variant] = kept
@@ -196,7 +230,7 @@ def last(lines: Sequence[Mapping[str, float]], key: str) -> float:
 def draw(found: Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]) -> None:
     """Draw AUC over the number of normals, and residuals over the encoder's updates."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for name in COUNTS:
+    for name in CURVES:
         for variant in ("as it is", "critic augmented"):
             lines = [
                 (kept[0]["normals"], [each["auc"]["total"] for each in kept])
@@ -211,7 +245,7 @@ def draw(found: Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]) -> N
                 low, high = ([edge(of) for of in aucs] for edge in (min, max))
                 left.fill_between(counts, low, high, color=line.get_color(), alpha=0.15)
     left.set(xscale="log", xlabel="normals to learn from", ylabel="AUC, mean and range of seeds")
-    counts = sorted({kept[0]["normals"] for kept in found.values()})
+    counts = sorted({kept[0]["normals"] for (name, *_), kept in found.items() if name in CURVES})
     left.set_xticks(counts, labels=map(str, counts))
     left.minorticks_off()
     left.legend(fontsize=8, loc="lower right")
