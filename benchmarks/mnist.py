@@ -3,7 +3,7 @@
 For each digit: train on that digit's training images, test on the whole test set, the other nine
 digits being anomalous. Resumable: what is done is not done again, and a killed training goes on.
 
-    python benchmarks/mnist.py --recipe small --seeds 1
+    python benchmarks/mnist.py --recipe small --seeds 3
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ from fanogan import Recipe, Scan, load_recipe
 from fanogan.calibration import UNCALIBRATED
 from fanogan.data import Normals
 from fanogan.detectors import new_detector, untrained
-from fanogan.evaluation import PixelROC, calibrated_row, trivial_scores
+from fanogan.evaluation import PixelROC, calibrated_row
+from fanogan.evaluation.plain import PCA_RESIDUAL, ROW_MEANS, plain_scores_of_patch
 from fanogan.retina import FlatSpace, FlatVolume, prepare, read_store, read_volumes
 from fanogan.scans import read_scan
 from fanogan.scoring import Model, calibrate, results
@@ -79,8 +80,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full depth, three times longer, twice as wide": {**FULL_DEPTH, "base_width": 16},
 }
 LONGER = {name: 3 for name in VARIANTS if "three times longer" in name}
-AUTOENCODERS: dict[str, dict[str, Any]] = {"ae": {}, "ae, full depth": FULL_DEPTH}
-NAMES = [*VARIANTS, *AUTOENCODERS]
+# Other detectors, which have one term.
+OTHERS: dict[str, dict[str, Any]] = {
+    f"{name}{depth}": change
+    for name in ("ae", "pca")
+    for depth, change in {"": {}, ", full depth": FULL_DEPTH}.items()
+}
+NAMES = [*VARIANTS, *OTHERS]
 SCORED: dict[str, dict[str, Any]] = {
     "": {},
     ", retina alone scored": {"score_retina_only": True},
@@ -168,7 +174,7 @@ def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path, devices
         return
     longer = LONGER.get(variant, 1)
     recipe = recipe.but(
-        **{**VARIANTS, **AUTOENCODERS}[variant],
+        **{**VARIANTS, **OTHERS}[variant],
         critic_updates=longer * recipe.critic_updates,
         encoder_updates=longer * recipe.encoder_updates,
     )
@@ -178,7 +184,7 @@ def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path, devices
     held_out = [eye for eye in eyes if HELD_OUT in eye.name]
     normals = Normals.of(kept, held_out, recipe)
     tested = list(edema(data, space))
-    name = "ae" if variant in AUTOENCODERS else "izi_f"
+    name = variant.split(",")[0] if variant in OTHERS else "izi_f"
     detector = new_detector(name, recipe, seed=seed, devices=devices)
     minutes = trained(detector, normals, path)
     if not is_first():
@@ -186,7 +192,7 @@ def one(variant: str, seed: int, recipe: Recipe, data: Path, path: Path, devices
     scored = {
         f"{variant}{way}": result(scored_as(detector.model, normals, change), tested)
         for way, change in SCORED.items()
-        if not (variant in AUTOENCODERS and "standardise_terms" in change)  # they have one term
+        if not (variant in OTHERS and "standardise_terms" in change)
     }
     keep(path, {"variants": scored, **conditions(seed=seed, minutes=minutes, devices=devices)})
     first = scored[variant]["levels"]["any"]["rows"][0]
@@ -266,12 +272,13 @@ def patches_of(model: Model, tested: Sequence[tuple[FlatVolume, np.ndarray]]) ->
         known = np.isfinite(one.residual)
         pixels[one.volume.name].update(one.residual[known], mask[known])
         dark[one.volume.name].update(-one.picture[known], mask[known])
-        flat, fluid = one.volume.pixels[one.frame], one.volume.forward(one.frame, mask)
+        fluid = one.volume.forward(one.frame, mask)
         for row, at, *scores in one.patches:
             place = np.s_[int(row) : int(row) + window[0], int(at) : int(at) + window[1]]
             found.append((fluid[place].mean(), *scores))
             subjects.append(one.volume.name)
-            trivial.append(trivial_scores(flat[place] / 255))
+            statistics = model.profile.statistics
+            trivial.append(plain_scores_of_patch(statistics, one.volume, one.frame, place))
     columns = np.array(found).T
     return Patches(
         share=columns[0],
@@ -292,8 +299,8 @@ third held out; tested on the flattened graded columns of six eyes with diabetic
 another setting of the scanner. Patches of 64×64 flat pixels on the scoring grid (stride 32), at \
 least half of retina in them. Anomalous: fluid in at least one pixel, 1 % or 5 % of the patch, \
 against patches with none (which may hold other lesions). Within an eye: mean of the eyes' own \
-AUCs. Per pixel: over what the patches cover. 'ae' is an autoencoder of equal budget. Intervals \
-resample the six eyes and are rough."""
+AUCs. Per pixel: over what the patches cover. 'ae' is an autoencoder of equal budget, 'pca' the \
+residual of principal components. Intervals resample the six eyes and are rough."""
 
 
 def table(folder: Path, recipe: str) -> None:
@@ -302,7 +309,8 @@ def table(folder: Path, recipe: str) -> None:
     results = {name: kept for name, kept in found.items() if kept}
     parts = [PREAMBLE, variants_table(results, recipe)]
     if "as_published" in results:
-        parts.append(rows_table("as published", results["as_published"], recipe))
+        plain = results.get("pca", [])
+        parts.append(rows_table("as published", results["as_published"], plain))
     write_section(f"oct, {recipe}", "\n\n".join(parts))
 
 
@@ -315,18 +323,23 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
         for variant in results[name][0]["variants"]:
             found = [one["variants"][variant] for one in results[name]]
             levels = {level: [one["levels"][level] for one in found] for level in LEVELS}
-            rows.append(
-                [
-                    variant,
-                    str(len(found)),
-                    *(spread(column(levels[level], METHOD)) for level in LEVELS),
-                    spread(column(levels["any"], RESIDUAL)),
-                    spread(column(levels["any"], METHOD, "within")),
-                    spread([one["pixel"][METHOD] for one in found]),
-                    " · ".join(f"{column(levels[level], 'darkness')[0]:.3f}" for level in LEVELS),
-                    f"{np.mean(minutes):.0f}" if minutes else "–",
-                ]
-            )
+            scores = {variant: METHOD}
+            if variant in OTHERS and name.startswith("pca"):
+                scores[variant.replace("pca", ROW_MEANS)] = ROW_MEANS
+            for title, scored in scores.items():
+                own = scored == METHOD
+                rows.append(
+                    [
+                        title,
+                        str(len(found)),
+                        *(spread(column(levels[level], scored)) for level in LEVELS),
+                        spread(column(levels["any"], RESIDUAL)) if own else "–",
+                        spread(column(levels["any"], scored, "within")),
+                        spread([one["pixel"][METHOD] for one in found]) if own else "–",
+                        " · ".join(f"{column(levels[at], 'darkness')[0]:.3f}" for at in LEVELS),
+                        f"{np.mean(minutes):.0f}" if own and minutes else "–",
+                    ]
+                )
     header = ["variant", "seeds", *LEVELS, "any, A_R alone", "within an eye", "per pixel"]
     header += ["darkness there", "minutes"]
     every = [one for each in results.values() for one in each]
@@ -337,9 +350,25 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
     )
 
 
-def rows_table(variant: str, results: Sequence[Mapping[str, Any]], recipe: str) -> str:
-    """All rows of one variant, the honest ones too, and each eye."""
-    found = [one["variants"][variant] for one in results]
+def rows_table(
+    variant: str,
+    results: Sequence[Mapping[str, Any]],
+    plain: Sequence[Mapping[str, Any]],
+) -> str:
+    """All rows of one variant, the honest ones too, and each eye.
+
+    ``plain`` are results of principal components on the same patches, which came later.
+    """
+    found = [copy.deepcopy(one["variants"][variant]) for one in results]
+    for one, other in zip(found, (each["variants"]["pca"] for each in plain), strict=False):
+        for level in LEVELS:
+            same = {row["name"]: row for row in other["levels"][level]["rows"]}
+            assert other["levels"][level]["n"] == one["levels"][level]["n"]
+            one["levels"][level]["rows"] += [
+                same[ROW_MEANS],
+                {**same[METHOD], "name": PCA_RESIDUAL},
+            ]
+        one["pixel"][PCA_RESIDUAL] = other["pixel"][METHOD]
     some = found[0]["levels"]["any"]
     calibrated = [{**one, "seed": each["seed"]} for one, each in zip(found, results, strict=True)]
     return (

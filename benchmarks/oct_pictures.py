@@ -69,7 +69,12 @@ SAME_PICTURE = 0.97
 Named = TypeVar("Named", Scan, FlatVolume)
 SCORES = ("total", "mean", "image", "feature", "shape", "combined")
 WITHOUT = "without_network.json"
-SHOWN = {"izi_f": "f-AnoGAN", "ae": "autoencoder of equal cost", "critic": "its critic alone"}
+SHOWN = {
+    "izi_f": "f-AnoGAN",
+    "ae": "autoencoder of equal cost",
+    "critic": "its critic alone",
+    "pca": "PCA residual",
+}
 
 
 def main() -> None:
@@ -406,7 +411,7 @@ def rows_of(
         titles = {"total": "", "mean": ", mean over windows"}
         if kind == "izi_f":
             titles |= {"image": ": A_R", "feature": ": A_D"}
-        if kind != "critic":
+        if kind in ("izi_f", "ae"):
             titles["combined"] = " and shape combined"
         groups += [
             (f"{SHOWN[kind]}{title}", tested, "trained", key) for key, title in titles.items()

@@ -13,7 +13,7 @@ from fanogan.retina import FlatVolume
 from fanogan.scoring import Result
 
 PCA_RESIDUAL = "PCA residual"
-"""The image residual of principal components in place of networks (see ``detectors.linear``)."""
+"""The image residual of principal components in place of networks (see ``detectors.pca``)."""
 
 THREE_STATISTICS, ROW_MEANS = "three statistics", "row means as z-scores"
 """Distances from plain statistics of the training normals, which some models don't keep."""
