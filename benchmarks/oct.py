@@ -357,17 +357,14 @@ def rows_table(
 ) -> str:
     """All rows of one variant, the honest ones too, and each eye.
 
-    ``plain`` are results of principal components on the same patches, which came later.
+    ``plain`` are results of principal components on the same patches.
     """
     found = [copy.deepcopy(one["variants"][variant]) for one in results]
     for one, other in zip(found, (each["variants"]["pca"] for each in plain), strict=False):
         for level in LEVELS:
             same = {row["name"]: row for row in other["levels"][level]["rows"]}
             assert other["levels"][level]["n"] == one["levels"][level]["n"]
-            one["levels"][level]["rows"] += [
-                same[ROW_MEANS],
-                {**same[METHOD], "name": PCA_RESIDUAL},
-            ]
+            one["levels"][level]["rows"].append({**same[METHOD], "name": PCA_RESIDUAL})
         one["pixel"][PCA_RESIDUAL] = other["pixel"][METHOD]
     some = found[0]["levels"]["any"]
     calibrated = [{**one, "seed": each["seed"]} for one, each in zip(found, results, strict=True)]
