@@ -357,20 +357,31 @@ def rows_table(
 ) -> str:
     """All rows of one variant, the honest ones too, and each eye.
 
-    ``plain`` are results of principal components on the same patches.
+    ``plain`` are results of principal components in the same geometry.
     """
     found = [copy.deepcopy(one["variants"][variant]) for one in results]
-    for one, other in zip(found, (each["variants"]["pca"] for each in plain), strict=False):
+    others = [each["variants"]["pca"] for each in plain]
+    for one, other in zip(found, others, strict=False):
         for level in LEVELS:
+            rows = one["levels"][level]["rows"]
             same = {row["name"]: row for row in other["levels"][level]["rows"]}
-            assert other["levels"][level]["n"] == one["levels"][level]["n"]
-            one["levels"][level]["rows"].append({**same[METHOD], "name": PCA_RESIDUAL})
+            rows.append({**same[METHOD], "name": PCA_RESIDUAL})
+            if ROW_MEANS not in {row["name"] for row in rows}:  # older results
+                rows.append(same[ROW_MEANS])
         one["pixel"][PCA_RESIDUAL] = other["pixel"][METHOD]
     some = found[0]["levels"]["any"]
     calibrated = [{**one, "seed": each["seed"]} for one, each in zip(found, results, strict=True)]
+    # Two versions of the flattening leave other patches.
+    counts = {other["levels"]["any"]["n"] for other in others} - {some["n"]}
+    apart = (
+        f" '{PCA_RESIDUAL}' and '{ROW_MEANS}': flattened by a later version, "
+        f"{', '.join(map(str, counts))} patches."
+        if counts
+        else ""
+    )
     return (
         f"Variant '{variant}', AUC: {some['n'] - some['n_anomalous']} patches without fluid, "
-        f"{some['n_anomalous']} with.\n\n"
+        f"{some['n_anomalous']} with.{apart}\n\n"
         f"{all_rows(found, results[0]['seed'])}\n\n"
         f"{reached(calibrated)}\n\n"
         f"{eyes_table(found)}\n\n"
