@@ -13,7 +13,7 @@ import torch
 from fanogan.detectors import Detector, new_detector
 from fanogan.recipes import load_recipe
 from fanogan.scoring import Model, Scores
-from fanogan.training import Run
+from fanogan.training import Run, lacking_bf16
 
 TINY = load_recipe("smoke").but(
     critic_updates=4,
@@ -35,6 +35,9 @@ def stripes(count: int, rows: int = 16, columns: int = 16, seed: int = 0) -> np.
 
 NORMALS = stripes(40)
 IMAGES = stripes(11, seed=1)
+
+_lacking = lacking_bf16(torch.device("cpu"))
+has_bf16 = pytest.mark.skipif(bool(_lacking), reason=_lacking)
 
 
 def fit(name: str, normals: Any = NORMALS, recipe: Any = TINY, **options: Any) -> Detector:

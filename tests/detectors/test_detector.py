@@ -25,6 +25,7 @@ from stripes import (
     assert_same_weights,
     fit,
     fitted,
+    has_bf16,
     stripes,
     weights,
 )
@@ -311,7 +312,7 @@ def test_same_seed_same_model_and_another_another(name: str) -> None:
     assert len(digests) == 2
 
 
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", pytest.param("bf16", marks=has_bf16)])
 def test_tf32_is_for_recipes_that_ask_for_it_and_for_training_only(precision: Any) -> None:
     allowed: set[tuple[str, bool]] = set()
 

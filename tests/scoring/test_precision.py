@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from PIL import Image
-from stripes import IMAGES, NORMALS, TINY, as_seen, assert_same_scores, fit, fitted
+from stripes import IMAGES, NORMALS, TINY, as_seen, assert_same_scores, fit, fitted, has_bf16
 
 from fanogan.cli import main
 from fanogan.data import Normals
@@ -20,11 +20,6 @@ from fanogan.models import Discriminator, Encoder, Generator
 from fanogan.models.layers import LayerNorm
 from fanogan.recipes import BadRecipe
 from fanogan.scoring import BadPrecision, Model, in_precision, results, score, score_batch
-from fanogan.training import lacking_bf16
-
-has_bf16 = pytest.mark.skipif(
-    bool(lacking_bf16(torch.device("cpu"))), reason=lacking_bf16(torch.device("cpu"))
-)
 
 
 @pytest.fixture
