@@ -342,7 +342,12 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
                 )
     header = ["variant", "seeds", *LEVELS, "any, A_R alone", "within an eye", "per pixel"]
     header += ["darkness there", "minutes"]
-    every = [one for each in results.values() for one in each]
+    # Principal components take seconds, which say nothing of a training.
+    every = [
+        {**one, "minutes": None} if name.startswith("pca") else one
+        for name, each in results.items()
+        for one in each
+    ]
     processes = max(one.get("devices", 1) for one in every)
     return (
         f"AUC; {circumstances(every, recipe, 'training')}; {processes} process(es) a training."
