@@ -332,6 +332,7 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
                     [
                         title,
                         str(len(found)),
+                        f"{levels['any'][0]['n']:,}",
                         *(spread(column(levels[level], scored)) for level in LEVELS),
                         spread(column(levels["any"], RESIDUAL)) if own else "–",
                         spread(column(levels["any"], scored, "within")),
@@ -340,7 +341,7 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
                         f"{np.mean(minutes):.0f}" if own and minutes else "–",
                     ]
                 )
-    header = ["variant", "seeds", *LEVELS, "any, A_R alone", "within an eye", "per pixel"]
+    header = ["variant", "seeds", "patches", *LEVELS, "any, A_R alone", "within an eye", "per pixel"]
     header += ["darkness there", "minutes"]
     # Principal components take seconds, which say nothing of a training.
     every = [
@@ -371,22 +372,12 @@ def rows_table(
             rows = one["levels"][level]["rows"]
             same = {row["name"]: row for row in other["levels"][level]["rows"]}
             rows.append({**same[METHOD], "name": PCA_RESIDUAL})
-            if ROW_MEANS not in {row["name"] for row in rows}:  # older results
-                rows.append(same[ROW_MEANS])
         one["pixel"][PCA_RESIDUAL] = other["pixel"][METHOD]
     some = found[0]["levels"]["any"]
     calibrated = [{**one, "seed": each["seed"]} for one, each in zip(found, results, strict=True)]
-    # Two versions of the flattening leave other patches.
-    counts = {other["levels"]["any"]["n"] for other in others} - {some["n"]}
-    apart = (
-        f" '{PCA_RESIDUAL}' and '{ROW_MEANS}': flattened by a later version, "
-        f"{', '.join(map(str, counts))} patches."
-        if counts
-        else ""
-    )
     return (
         f"Variant '{variant}', AUC: {some['n'] - some['n_anomalous']} patches without fluid, "
-        f"{some['n_anomalous']} with.{apart}\n\n"
+        f"{some['n_anomalous']} with.\n\n"
         f"{all_rows(found, results[0]['seed'])}\n\n"
         f"{reached(calibrated)}\n\n"
         f"{eyes_table(found)}\n\n"
