@@ -341,8 +341,8 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
                         f"{np.mean(minutes):.0f}" if own and minutes else "–",
                     ]
                 )
-    header = ["variant", "seeds", "patches", *LEVELS, "any, A_R alone", "within an eye", "per pixel"]
-    header += ["darkness there", "minutes"]
+    header = ["variant", "seeds", "patches", *LEVELS, "any, A_R alone", "within an eye"]
+    header += ["per pixel", "darkness there", "minutes"]
     # Principal components take seconds, which say nothing of a training.
     every = [
         {**one, "minutes": None} if name.startswith("pca") else one
