@@ -225,7 +225,7 @@ class GanHealth:
         seen, unseen = figures["wasserstein_seen"], figures["wasserstein_held_out"]
         if seen > 0 and unseen < 0.5 * seen:
             # Where the critic did, both together were no worse in AUC, or better: digits 2 and 8
-            # with 30 normals, and OCT of two eyes (docs/benchmark_details.md). Elsewhere they cost.
+            # with 30 normals, and OCT of two eyes (docs/benchmark_details.md). With many they cost.
             warnings += stage.warn(
                 "overfit",
                 f"the critic overfits: it sets training normals {seen:.2f} apart from samples and "
