@@ -69,13 +69,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full retinal depth": FULL_DEPTH,
     "full depth, layers matched": {**FULL_DEPTH, "match_layers": True},
     "full depth, depth channel": {**FULL_DEPTH, "depth_channel": True},
-    "as published, critic augmented": {"augment_critic": True},
-    "as published, critic and normals augmented": {"augment_critic": True, "augment_normals": True},
+    "full depth, critic augmented": {**FULL_DEPTH, "augment_critic": True},
     "full depth, critic and normals augmented": {
         **FULL_DEPTH,
         "augment_critic": True,
         "augment_normals": True,
     },
+    "full depth, generator averaged": {**FULL_DEPTH, "generator_average": 0.99},
     "full depth, three times longer": FULL_DEPTH,
     "full depth, three times longer, twice as wide": {**FULL_DEPTH, "base_width": 16},
 }
