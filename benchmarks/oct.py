@@ -35,6 +35,7 @@ from tables import (
     conditions,
     data_folder,
     done,
+    every_result,
     keep,
     kept_results,
     markdown,
@@ -343,12 +344,7 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
                 )
     header = ["variant", "seeds", "patches", *LEVELS, "any, A_R alone", "within an eye"]
     header += ["per pixel", "darkness there", "minutes"]
-    # Principal components take seconds, which say nothing of a training.
-    every = [
-        {**one, "minutes": None} if name.startswith("pca") else one
-        for name, each in results.items()
-        for one in each
-    ]
+    every = every_result(results)
     processes = max(one.get("devices", 1) for one in every)
     return (
         f"AUC; {circumstances(every, recipe, 'training')}; {processes} process(es) a training."
@@ -363,15 +359,14 @@ def rows_table(
 ) -> str:
     """All rows of one variant, the honest ones too, and each eye.
 
-    ``plain`` are results of principal components in the same geometry.
+    ``plain`` are results of principal components on the same patches.
     """
     found = [copy.deepcopy(one["variants"][variant]) for one in results]
-    others = [each["variants"]["pca"] for each in plain]
-    for one, other in zip(found, others, strict=False):
+    for one, other in zip(found, (each["variants"]["pca"] for each in plain), strict=False):
         for level in LEVELS:
-            rows = one["levels"][level]["rows"]
             same = {row["name"]: row for row in other["levels"][level]["rows"]}
-            rows.append({**same[METHOD], "name": PCA_RESIDUAL})
+            assert other["levels"][level]["n"] == one["levels"][level]["n"]
+            one["levels"][level]["rows"].append({**same[METHOD], "name": PCA_RESIDUAL})
         one["pixel"][PCA_RESIDUAL] = other["pixel"][METHOD]
     some = found[0]["levels"]["any"]
     calibrated = [{**one, "seed": each["seed"]} for one, each in zip(found, results, strict=True)]

@@ -36,6 +36,7 @@ from tables import (
     conditions,
     data_folder,
     done,
+    every_result,
     keep,
     kept_results,
     markdown,
@@ -348,12 +349,7 @@ def table(folder: Path, recipe: str) -> None:
         runs = {kind: found for kind, found in runs.items() if found}
         if not runs:
             continue
-        # Principal components take seconds, which say nothing of a training.
-        every = [
-            {**result, "minutes": None} if kind == "pca" else result
-            for kind, found in runs.items()
-            for result in found
-        ]
+        every = every_result(runs)
         plain = done(folder / name / WITHOUT)
         assert plain is not None
         parts.append(

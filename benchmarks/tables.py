@@ -211,6 +211,15 @@ def interval(edges: Sequence[float] | None) -> str:
     return f"{edges[0]:.3f} to {edges[1]:.3f}" if edges else "–"
 
 
+def every_result(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """The results of all detectors; principal components take seconds, which no training does."""
+    return [
+        {**result, "minutes": None} if name.startswith("pca") else result
+        for name, results in runs.items()
+        for result in results
+    ]
+
+
 def circumstances(results: Sequence[Mapping[str, Any]], recipe: str, each: str = "seed") -> str:
     """Recipe, seeds, time, machines and commits of results, as half a sentence."""
     first = results[0]

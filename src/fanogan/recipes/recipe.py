@@ -166,7 +166,7 @@ class Recipe:
                 f"recipe {self.name}: window and image_size are (1, samples) for signals, both; "
                 "for images neither has one row"
             )
-        if self.augment_normals and (self.is_signal or self.is_volume or self.depth_channel):
+        if self.augment_normals and not self.can_augment_normals:
             raise BadRecipe(
                 f"recipe {self.name}: augment_normals is for images without a depth channel; "
                 "set it to false"
@@ -191,6 +191,11 @@ class Recipe:
                 f"recipe {self.name}: flat_base is {self.flat_base}, it must be less than "
                 f"flat_rows ({self.flat_rows})"
             )
+
+    @property
+    def can_augment_normals(self) -> bool:
+        """Whether ``augment_normals`` can be set: for images without a depth channel."""
+        return not (self.is_signal or self.is_volume or self.depth_channel)
 
     @property
     def is_signal(self) -> bool:

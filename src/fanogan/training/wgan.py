@@ -224,12 +224,15 @@ class GanHealth:
             warnings += stage.warn_of_collapse("diversity", "samples", figures["diversity"])
         seen, unseen = figures["wasserstein_seen"], figures["wasserstein_held_out"]
         if seen > 0 and unseen < 0.5 * seen:
-            # Where the critic did, both together were no worse in AUC, or better: digits 2 and 8
-            # with 30 normals, and OCT of two eyes (docs/benchmark_details.md). With many they cost.
+            # With 30 digits and with OCT of two eyes, where the critic did, both together were no
+            # worse in AUC, or better; with hundreds of normals, where it didn't, they cost
+            # (docs/benchmark_details.md, "How many normals, and what helps").
+            recipe, remedy = stage.run.recipe, "more normals"
+            if recipe.can_augment_normals and not recipe.augment_normals:
+                remedy += ", or, for few images, augment_critic and augment_normals together"
             warnings += stage.warn(
                 "overfit",
                 f"the critic overfits: it sets training normals {seen:.2f} apart from samples and "
-                f"held-out normals only {unseen:.2f}; more normals, or, for few images, "
-                "augment_critic and augment_normals together",
+                f"held-out normals only {unseen:.2f}; {remedy}",
             )
         return warnings
