@@ -88,6 +88,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     for depth, change in {"": {}, ", full depth": FULL_DEPTH}.items()
 }
 NAMES = [*VARIANTS, *OTHERS]
+BESIDE = {"pca": PCA_RESIDUAL, "ae": "autoencoder of equal cost"}
 SCORED: dict[str, dict[str, Any]] = {
     "": {},
     ", retina alone scored": {"score_retina_only": True},
@@ -310,8 +311,7 @@ def table(folder: Path, recipe: str) -> None:
     results = {name: kept for name, kept in found.items() if kept}
     parts = [PREAMBLE, variants_table(results, recipe)]
     if "as_published" in results:
-        plain = results.get("pca", [])
-        parts.append(rows_table("as published", results["as_published"], plain))
+        parts.append(rows_table("as published", results["as_published"], results))
     write_section(f"oct, {recipe}", "\n\n".join(parts))
 
 
@@ -355,19 +355,21 @@ def variants_table(results: Mapping[str, Sequence[Mapping[str, Any]]], recipe: s
 def rows_table(
     variant: str,
     results: Sequence[Mapping[str, Any]],
-    plain: Sequence[Mapping[str, Any]],
+    others: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> str:
     """All rows of one variant, the honest ones too, and each eye.
 
-    ``plain`` are results of principal components on the same patches.
+    ``others`` are results by variant; those of other detectors, on the same patches, join in.
     """
     found = [copy.deepcopy(one["variants"][variant]) for one in results]
-    for one, other in zip(found, (each["variants"]["pca"] for each in plain), strict=False):
-        for level in LEVELS:
-            same = {row["name"]: row for row in other["levels"][level]["rows"]}
-            assert other["levels"][level]["n"] == one["levels"][level]["n"]
-            one["levels"][level]["rows"].append({**same[METHOD], "name": PCA_RESIDUAL})
-        one["pixel"][PCA_RESIDUAL] = other["pixel"][METHOD]
+    for name, title in BESIDE.items():
+        for one, each in zip(found, others.get(name, []), strict=False):
+            other = each["variants"][name]
+            for level in LEVELS:
+                same = {row["name"]: row for row in other["levels"][level]["rows"]}
+                assert other["levels"][level]["n"] == one["levels"][level]["n"]
+                one["levels"][level]["rows"].append({**same[METHOD], "name": title})
+            one["pixel"][title] = other["pixel"][METHOD]
     some = found[0]["levels"]["any"]
     calibrated = [{**one, "seed": each["seed"]} for one, each in zip(found, results, strict=True)]
     return (
